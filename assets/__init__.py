@@ -1,0 +1,1 @@
+"""The lineage: this project's assets, gates and previews, derived from dvc.yaml."""

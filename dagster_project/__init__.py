@@ -1,0 +1,1 @@
+"""The platform: definitions, jobs, schedules, sensors and the `reel` command."""

@@ -1,0 +1,1 @@
+"""The data contract: manifest, shards, catalog, video files."""

@@ -1,0 +1,1 @@
+"""Stages evaluation and report."""

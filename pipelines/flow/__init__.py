@@ -1,0 +1,1 @@
+"""The mathematics of paths between data and noise. Torch only."""

@@ -1,0 +1,1 @@
+"""Stage raw_video: clips rendered by the program, or cut from a user's own footage."""

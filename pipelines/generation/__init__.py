@@ -1,0 +1,1 @@
+"""Stages that train generators: anchored_flow_identity, anchored_flow_motion, rectified_flow."""

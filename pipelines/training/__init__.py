@@ -1,0 +1,1 @@
+"""One loop, one objective interface, one checkpoint format."""
