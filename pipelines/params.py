@@ -1,0 +1,309 @@
+"""Strict parameters: every value visible in ``params.yaml``, every mistake reported with file and line.
+
+``params.yaml`` owns values. A stage's section is a :class:`Params` subclass without defaults, because a value that is
+not in the file is a value DVC cannot see change. All sections are validated together before anything starts:
+``python -m pipelines.params`` prints every mistake at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+PARAMS_FILE = Path("params.yaml")
+
+
+class ParamsError(ValueError):
+    """A mistake in the parameters, told in one or two lines per mistake: file, line, key, remedy."""
+
+
+class Params(BaseModel):
+    """A block of parameters: unknown keys are errors, values are frozen, numbers are finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+
+def _number(value: Any) -> Any:
+    """Refuse a number that YAML 1.1 reads as text (``1e-4`` has no dot) with the spelling that works."""
+    if isinstance(value, str):
+        try:
+            parsed = float(value)
+        except ValueError:
+            return value
+        mantissa, _, exponent = f"{parsed:e}".partition("e")
+        raise ValueError(f"YAML reads {value} as text; write {float(mantissa)}e{int(exponent):+d}")
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Real = Annotated[float, BeforeValidator(_number)]
+Positive = Annotated[float, BeforeValidator(_number), Field(gt=0)]
+NonNegative = Annotated[float, BeforeValidator(_number), Field(ge=0)]
+Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Pair = Annotated[tuple[Real, Real], BeforeValidator(_tuple)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
+
+
+class AdamW(Params):
+    """Decoupled weight decay, arXiv:1711.05101."""
+
+    name: Literal["adamw"]
+    learning_rate: Positive
+    betas: Pair
+    weight_decay: NonNegative
+
+
+class Muon(Params):
+    """Orthogonalised momentum for matrices (convolution kernels flattened); AdamW for everything else."""
+
+    name: Literal["muon"]
+    learning_rate: Positive
+    momentum: Share
+    weight_decay: NonNegative
+    others: AdamW
+
+
+Optimizer = Annotated[AdamW | Muon, Field(discriminator="name")]
+
+
+class Schedule(Params):
+    """Learning-rate factor over steps: linear warm-up to 1, then ``shape`` down to ``floor`` at the last step."""
+
+    shape: Literal["constant", "linear", "cosine"]
+    warmup_steps: Whole
+    floor: Share
+
+
+class Ema(Params):
+    """Exponential moving average of the weights in float32; decay warms up as (1 + step) / (warmup + step)."""
+
+    decay: Annotated[float, Field(ge=0, lt=1)]
+    warmup_steps: Count
+
+
+class Training(Params):
+    """What every training stage states. ``batch_size`` is global; ``micro_batch`` is per process and forward."""
+
+    seed: Whole
+    steps: Count
+    batch_size: Count
+    micro_batch: Count
+    precision: Literal["fp32", "bf16"]
+    max_grad_norm: Positive
+    ema: Ema | None
+    optimizer: Optimizer
+    schedule: Schedule
+    log_every: Count
+    save_every: Count
+    validate_every: Count
+
+
+class Wandb(Params):
+    """Experiment tracking by wandb; ``offline`` needs neither network nor account."""
+
+    project: str
+    mode: Literal["offline", "online"]
+
+
+class TrackingParams(Params):
+    """Where training rows go besides the JSONL file. No stage tracks this section: switching it retrains nothing."""
+
+    wandb: Wandb | None
+
+
+# ---- loading with file:line ---------------------------------------------------------------------------------------
+
+
+def _lines(node: yaml.Node, path: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], int]:
+    """The line (from 1) of every key path of a composed YAML document."""
+    found = {path: node.start_mark.line + 1}
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            found |= _lines(value, (*path, key.value))
+            found[(*path, key.value)] = key.start_mark.line + 1
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            found |= _lines(value, (*path, index))
+    return found
+
+
+def _duplicates(node: yaml.Node, path: tuple[Any, ...] = ()) -> list[tuple[int, str]]:
+    """Keys that stand twice in one mapping: YAML silently keeps the last."""
+    found: list[tuple[int, str]] = []
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                found.append((key.start_mark.line + 1, ".".join(map(str, (*path, key.value)))))
+            seen.add(key.value)
+            found += _duplicates(value, (*path, key.value))
+    return found
+
+
+def read_document(path: Path = PARAMS_FILE) -> tuple[dict[str, Any], dict[tuple[Any, ...], int]]:
+    """The parameters file as a dictionary, and the line of every key.
+
+    Raises:
+        ParamsError: the file is missing, not YAML, not a mapping, or states a key twice.
+    """
+    if not path.is_file():
+        raise ParamsError(f"{path}: no such file. Run from the project's root, where params.yaml and dvc.yaml are.")
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ParamsError(f"{where}: not readable as YAML: {getattr(error, 'problem', error)}.") from None
+    if node is None or not isinstance(values, dict):
+        raise ParamsError(f"{path}: expected sections (a mapping), found {type(values).__name__}.")
+    twice = _duplicates(node)
+    if twice:
+        raise ParamsError("\n".join(f"{path}:{line}: {key} is stated twice; keep one." for line, key in twice))
+    return values, _lines(node)
+
+
+def _known_keys(kind: Any) -> list[str]:
+    """Field names of a Params class, or of the members of a union."""
+    if isinstance(kind, type) and issubclass(kind, Params):
+        return list(kind.model_fields)
+    return [name for part in getattr(kind, "__args__", ()) for name in _known_keys(part)]
+
+
+def _annotation_at(kind: Any, location: Sequence[Any]) -> Any:
+    """Follow a pydantic error location into nested Params classes, as far as it names fields."""
+    for name in location:
+        if isinstance(kind, type) and issubclass(kind, Params) and name in kind.model_fields:
+            kind = kind.model_fields[name].annotation
+            continue
+        for part in getattr(kind, "__args__", ()):
+            if isinstance(part, type) and issubclass(part, Params) and name in part.model_fields:
+                kind = part.model_fields[name].annotation
+                break
+    return kind
+
+
+def _message(path: Path, section: str, error: Mapping[str, Any], kind: type[Params], lines: Mapping[Any, int]) -> str:
+    """One line: ``params.yaml:12: autoencoder.training.step: unknown key; did you mean steps?``"""
+    location = [part for part in error["loc"] if (section, *error["loc"]) or part]
+    key: tuple[Any, ...] = (section,)
+    for part in location:  # union branch names are in the location but not in the file
+        if (*key, part) in lines or part == location[-1]:
+            key = (*key, part)
+    line = next(lines[key[:n]] for n in range(len(key), -1, -1) if key[:n] in lines)
+    name = ".".join(map(str, key))
+    if error["type"] == "extra_forbidden":
+        parent = _annotation_at(kind, location[:-1])
+        known = _known_keys(parent)
+        close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}."
+        return f"{path}:{line}: {name}: unknown key; {hint}"
+    if error["type"] == "missing":
+        return f"{path}:{line}: {name}: missing; state it (no value is hidden in the code)."
+    text = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ").rstrip(".")
+    if isinstance(error["input"], (dict, list)):
+        return f"{path}:{line}: {name}: {text}."
+    return f"{path}:{line}: {name}: got {error['input']!r}: {text}."
+
+
+def parse_section(kind: type[Params], section: str, path: Path = PARAMS_FILE) -> Params:
+    """The section as its class.
+
+    Raises:
+        ParamsError: all mistakes of the section, a line each, with file:line.
+    """
+    values, lines = read_document(path)
+    if section not in values:
+        close = difflib.get_close_matches(section, map(str, values), n=1)
+        hint = f" Did you mean {close[0]}?" if close else f" Sections: {', '.join(map(str, values))}."
+        raise ParamsError(f"{path}: no section {section}.{hint}")
+    try:
+        return kind.model_validate(values[section])
+    except ValidationError as problem:
+        errors = problem.errors(include_url=False)
+        raise ParamsError(
+            "\n".join(dict.fromkeys(_message(path, section, error, kind, lines) for error in errors))
+        ) from None
+
+
+def section_class(module: str, function: str, root: Path = Path()) -> type[Params]:
+    """The Params class that a stage function's ``params`` argument names, found without importing the stage.
+
+    The stage module may import torch; its parameters live in a torch-free ``params`` module, named by a
+    ``from … import XParams`` line that this function reads from the source.
+    """
+    source = root / Path(*module.split(".")).with_suffix(".py")
+    if not source.is_file():
+        raise ParamsError(f"{module}: no such stage module ({source}); see `cmd` in dvc.yaml.")
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    found = next((node for node in functions if node.name == function), None)
+    if found is None:
+        raise ParamsError(f"{source}: no function {function}; it has {', '.join(f.name for f in functions)}.")
+    names = {argument.arg: argument.annotation for argument in found.args.args}
+    annotation = names.get("params")
+    if not isinstance(annotation, ast.Name):
+        raise ParamsError(f"{source}: {function}() must take `params: <Stage>Params`.")
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and any(alias.name == annotation.id for alias in node.names):
+            return getattr(importlib.import_module(str(node.module)), annotation.id)
+    raise ParamsError(f"{source}: import {annotation.id} with a `from pipelines.<room>.params import` line.")
+
+
+def stage_commands(path: Path = Path("dvc.yaml")) -> dict[str, tuple[str, str, str]]:
+    """Of every stage in dvc.yaml: (module, function, params section), read from its literal ``cmd``."""
+    stages = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("stages", {})
+    commands = {}
+    for name, stage in stages.items():
+        words = str(stage.get("cmd", "")).split()
+        if "pipelines.launch" in words and "--params" in words:
+            at = words.index("pipelines.launch")
+            commands[name] = (words[at + 1], words[at + 2], words[words.index("--params") + 1])
+    return commands
+
+
+def check(path: Path = PARAMS_FILE, graph: Path = Path("dvc.yaml")) -> None:
+    """Validate every section against its stage.
+
+    Raises:
+        ParamsError: every mistake of the whole file, a line each.
+    """
+    values, lines = read_document(path)
+    expected = {
+        section: section_class(module, function) for module, function, section in stage_commands(graph).values()
+    }
+    expected["tracking"] = TrackingParams
+    mistakes = []
+    for section in values:
+        if section not in expected:
+            close = difflib.get_close_matches(str(section), expected, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]}?" if close else "no stage in dvc.yaml reads it."
+            mistakes.append(f"{path}:{lines[(section,)]}: {section}: unknown section; {hint}")
+    for section, kind in expected.items():
+        try:
+            parse_section(kind, section, path)
+        except ParamsError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise ParamsError("\n".join(mistakes))
+
+
+if __name__ == "__main__":
+    try:
+        check()
+    except ParamsError as error:
+        sys.exit(str(error))
+    print("params.yaml: every section is valid.")

@@ -1,0 +1,92 @@
+"""What a running stage says: lines on a terminal, messages in Dagster. Never carriage returns.
+
+The training code imports no Dagster: ``dagster_pipes`` is imported only where its variables are set, and a report that
+cannot be delivered never stops a stage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from typing import Any, Protocol
+
+LINE_EVERY_SECONDS = 4.0
+
+
+class Messages(Protocol):
+    """The part of a Dagster Pipes context that a stage uses."""
+
+    log: Any
+
+    def report_custom_message(self, payload: Any) -> None: ...
+    def close(self) -> None: ...
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: ``8.4 s``, ``3 min 12 s``, ``2 h 05 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _open_pipes() -> Messages | None:
+    if "DAGSTER_PIPES_CONTEXT" not in os.environ or os.environ.get("RANK", "0") != "0":
+        return None
+    try:
+        from dagster_pipes import PipesEnvVarParamsLoader, open_dagster_pipes
+
+        return open_dagster_pipes(params_loader=PipesEnvVarParamsLoader())
+    except Exception as error:  # a broken channel must not stop the work
+        print(f"progress will not reach Dagster: {error}", file=sys.stderr)
+        return None
+
+
+class Progress:
+    """Throttled progress of one stage: at most one line every few seconds, with the time that is left."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+        self.pipes = _open_pipes()
+        self._began: dict[str, tuple[float, int]] = {}
+        self._last_line = 0.0
+
+    def say(self, text: str) -> None:
+        """One line now."""
+        if os.environ.get("RANK", "0") != "0":
+            return
+        print(f"{self.stage}: {text}", flush=True)
+        if self.pipes is not None:
+            with contextlib.suppress(Exception):
+                self.pipes.log.info(text)
+
+    def report(self, done: int, total: int, unit: str = "step", **numbers: float) -> None:
+        """``done`` of ``total`` units are finished; printed when the last line is old enough, or at the end."""
+        now = time.monotonic()
+        began, first = self._began.setdefault(unit, (now, done))
+        if done < first or done >= total:
+            self._began.pop(unit, None)
+        if now - self._last_line < LINE_EVERY_SECONDS and done < total:
+            return
+        self._last_line = now
+        rate = (done - first) / (now - began) if now > began and done > first else 0.0
+        left = (total - done) / rate if rate else None
+        parts = [f"{unit} {done}/{total}", *(f"{name} {value:.4g}" for name, value in numbers.items())]
+        if rate:
+            parts.append(f"{rate:.3g} {unit}/s")
+        if left and done < total:
+            parts.append(f"about {duration(left)} left")
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{self.stage}: {', '.join(parts)}", flush=True)
+        if self.pipes is not None:
+            payload = {"done": done, "total": total, "unit": unit, "seconds_left": left, "numbers": numbers}
+            with contextlib.suppress(Exception):
+                self.pipes.report_custom_message({"progress": payload})
+
+    def close(self) -> None:
+        """End the channel to Dagster, if there is one."""
+        if self.pipes is not None:
+            with contextlib.suppress(Exception):
+                self.pipes.close()

@@ -1,0 +1,242 @@
+"""A stage is a function: a section of the parameters and path flags become one call.
+
+``python -m pipelines <module> <function> --params <section> --<flag> <path> …`` is what the launcher starts on every
+process. A test calls the function directly; then :func:`current` gives a context with the same abilities.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import inspect
+import json
+import math
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipelines.params import PARAMS_FILE, ParamsError, TrackingParams, parse_section, read_document, section_class
+from pipelines.progress import Progress
+
+STOPPED = 143
+"""Exit code of a stage that was asked to stop and saved its state."""
+
+
+class StageError(ValueError):
+    """A stage cannot do its work, told in one or two lines: what, where, why, what to do."""
+
+
+class Stopped(BaseException):
+    """A signal asked the stage to stop; its state is saved."""
+
+
+@dataclass
+class Context:
+    """What surrounds a running stage. ``work`` is None when the stage is called without a command line."""
+
+    name: str = "stage"
+    work: Path | None = None
+    command: tuple[str, ...] = ()
+    tracking: TrackingParams = field(default_factory=lambda: TrackingParams(wandb=None))
+    progress: Progress = field(default_factory=lambda: Progress("stage"))
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def work_folder(self, out: Path) -> Path:
+        """Where resume state of the stage that makes ``out`` lives: never inside an output, DVC deletes those."""
+        return self.work if self.work is not None else out.parent / ".work" / out.name
+
+
+_CURRENT: ContextVar[Context | None] = ContextVar("stage", default=None)
+_SAVES_ON_STOP = threading.Event()
+
+
+def current() -> Context:
+    """The running stage's context; a default one where no launcher set it."""
+    context = _CURRENT.get()
+    if context is None:
+        context = Context()
+        _CURRENT.set(context)
+    return context
+
+
+def say(text: str) -> None:
+    """One line about the running stage, to the terminal and to Dagster."""
+    current().progress.say(text)
+
+
+def report(done: int, total: int, unit: str = "step", **numbers: float) -> None:
+    """Progress of the running stage: throttled, with an estimate of the time left."""
+    current().progress.report(done, total, unit, **numbers)
+
+
+# ---- outputs ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A temporary sibling of ``out`` that becomes ``out`` when the block ends well; nothing appears otherwise."""
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if out.exists():
+            shutil.rmtree(out)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _finite(value: Any, where: str) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(part, f"{where}.{key}") for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part, f"{where}[{index}]") for index, part in enumerate(value)]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise StageError(f"metric {where} is {value}: leave it out and name the reason under `unavailable`.")
+    return value
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write whole or not at all, keys sorted, every number finite.
+
+    Raises:
+        StageError: a number is NaN or infinite (JSON has no word for it, and zero would be a lie).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_finite(content, path.stem), indent=2, sort_keys=True, allow_nan=False) + "\n"
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def write_metrics(path: Path, content: Mapping[str, Any]) -> None:
+    """The stage's metrics file: finite numbers, ``gates`` and ``unavailable: {name: reason}``."""
+    write_json(path, content)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest(path: Path) -> str:
+    """What identifies an artifact: the hash of the file in which it describes its own content.
+
+    A checkpoint is its weights (times and hosts in its record do not count), a data set is its manifest, clips are
+    their catalog; any other folder is the names and bytes of its files.
+    """
+    if (path / "checkpoint.json").is_file():
+        weights = json.loads((path / "checkpoint.json").read_text(encoding="utf-8")).get("weights")
+        return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()
+    for name in ("manifest.json", "catalog.parquet"):
+        if (path / name).is_file():
+            return file_digest(path / name)
+    if path.is_dir():
+        names = sorted(part for part in path.rglob("*") if part.is_file())
+        lines = [f"{part.relative_to(path).as_posix()} {file_digest(part)}" for part in names]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return file_digest(path)
+
+
+# ---- stopping -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def saves_on_stop() -> Iterator[threading.Event]:
+    """Inside, a first SIGTERM or SIGINT only sets the event: the caller saves and raises :class:`Stopped`."""
+    _SAVES_ON_STOP.set()
+    try:
+        yield current().stop
+    finally:
+        _SAVES_ON_STOP.clear()
+
+
+def _on_signal(number: int, _frame: object) -> None:
+    stop = current().stop
+    again = stop.is_set()
+    stop.set()
+    if again or not _SAVES_ON_STOP.is_set():
+        raise Stopped(f"stopped by {signal.Signals(number).name}")
+
+
+# ---- the call -----------------------------------------------------------------------------------------------------
+
+
+def path_flags(arguments: list[str]) -> dict[str, str]:
+    """``--latents data/latents --out x`` as a dictionary.
+
+    Raises:
+        StageError: a word is not a flag, or a flag has no value.
+    """
+    flags = {}
+    words = iter(arguments)
+    for word in words:
+        value = next(words, None)
+        if not word.startswith("--") or value is None:
+            raise StageError(f"cannot read {word!r}: stage commands are pairs of --flag and path.")
+        flags[word[2:].replace("-", "_")] = value
+    return flags
+
+
+def call(module: str, function: str, arguments: list[str]) -> None:
+    """Read the parameters, import the stage and call it.
+
+    Raises:
+        ParamsError: the section is wrong. StageError: the flags do not fit the function's signature.
+    """
+    flags = path_flags(arguments)
+    section = flags.pop("params", None)
+    if section is None:
+        raise StageError(f"{module} {function}: --params <section> is missing.")
+    kind = section_class(module, function)
+    params = parse_section(kind, section)
+    stage_function = getattr(importlib.import_module(module), function)
+    paths = {name: Path(value) for name, value in flags.items()}
+    try:
+        inspect.signature(stage_function).bind(params, **paths)
+    except TypeError as error:
+        raise StageError(f"{module} {function}: {error}; the flags of `cmd` in dvc.yaml name its arguments.") from None
+    stage_function(params, **paths)
+
+
+def _tracking() -> TrackingParams:
+    if "tracking" not in read_document(PARAMS_FILE)[0]:
+        return TrackingParams(wandb=None)
+    tracking = parse_section(TrackingParams, "tracking")
+    assert isinstance(tracking, TrackingParams)
+    return tracking
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one stage in this process; returns the exit code."""
+    module, function, *arguments = sys.argv[1:] if argv is None else argv
+    name = os.environ.get("REEL_STAGE") or path_flags(arguments).get("params", function)
+    command = (module, function, *arguments)
+    context = Context(name, Path(".work") / name, command, progress=Progress(name))
+    _CURRENT.set(context)
+    signal.signal(signal.SIGTERM, _on_signal)
+    signal.signal(signal.SIGINT, _on_signal)
+    try:
+        context.tracking = _tracking()
+        call(module, function, arguments)
+        return 0
+    except (ParamsError, StageError) as error:
+        print(f"{name}: {error}", file=sys.stderr, flush=True)
+        return 2
+    except Stopped as stopped:
+        print(f"{name}: {stopped}", file=sys.stderr, flush=True)
+        return STOPPED
+    finally:
+        context.progress.close()

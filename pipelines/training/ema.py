@@ -1,0 +1,46 @@
+"""Exponential moving average of weights, in float32 whatever the training precision."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from pipelines.params import Ema as EmaParams
+
+
+class Ema:
+    """theta_ema <- d theta_ema + (1 - d) theta, with d = min(decay, (1 + step) / (warmup_steps + step)).
+
+    A bf16 average with decay 0.9999 loses its updates (seed B, fault 3): averages stay float32.
+    """
+
+    def __init__(self, network: nn.Module, params: EmaParams) -> None:
+        self.params = params
+        self.network = network
+        self.weights = {name: p.detach().float().clone() for name, p in network.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after update number ``step`` (from 1)."""
+        decay = min(self.params.decay, (1 + step) / (self.params.warmup_steps + step))
+        for name, parameter in self.network.named_parameters():
+            self.weights[name].lerp_(parameter.detach().float(), 1.0 - decay)
+
+    @contextlib.contextmanager
+    @torch.no_grad()
+    def swapped(self) -> Iterator[nn.Module]:
+        """Inside, the network carries the averaged weights."""
+        trained = {name: p.detach().clone() for name, p in self.network.named_parameters()}
+        try:
+            self._put(self.weights)
+            yield self.network
+        finally:
+            self._put(trained)
+
+    @torch.no_grad()
+    def _put(self, weights: dict[str, Tensor]) -> None:
+        for name, parameter in self.network.named_parameters():
+            parameter.copy_(weights[name])

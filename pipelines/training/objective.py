@@ -1,0 +1,55 @@
+"""The interface between what a system minimises and the loop that minimises it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+from torch import Tensor
+
+Batch: TypeAlias = dict[str, Any]
+"""Field name to tensor (moved to the device by the loop) or list of strings."""
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """What one network is asked to reduce on one batch: per sample, the loop averages.
+
+    Attributes:
+        loss: [B], with a gradient.
+        sigma: [B] in [0, 1], where the loss was taken; gives the loss by sigma bucket for free.
+        metrics: scalars to log, without gradient.
+    """
+
+    loss: Tensor
+    sigma: Tensor | None = None
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """What a system minimises. A GAN returns two keys; freezing is a name missing from ``trained``.
+
+    An objective with memory (queues, running statistics) also has ``state_dict`` and ``load_state_dict``.
+    """
+
+    trained: tuple[str, ...]
+    """Attributes that hold the networks to update, in update order."""
+    reads: tuple[str, ...]
+    """Batch fields that the losses use, checked against the manifest before a model is built."""
+
+    def losses(self, batch: Batch, step: int) -> dict[str, LossOutput]:
+        """Per network of ``trained``, its loss on the batch at optimizer step ``step`` (from 0)."""
+        ...
+
+
+class Batches(Protocol):
+    """A training reader whose content is a pure function of the step: resume needs no state."""
+
+    def keys(self, step: int) -> Sequence[str]:
+        """Keys of the global batch of this step, in order."""
+        ...
+
+    def read(self, step: int, start: int, stop: int) -> Batch:
+        """Samples [start, stop) of the global batch of this step."""
+        ...

@@ -1,0 +1,186 @@
+"""One training run of one stage: where it resumes, what it logs, what it leaves.
+
+Resume is "run the same command again": state lives in ``.work/<stage>/<fingerprint>``, where the fingerprint hashes the
+parameters (without the number of steps, so that a longer run continues) and the content of everything the run reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from pipelines import stage
+from pipelines.params import Params, Training
+from pipelines.training import checkpoint, state
+from pipelines.training.ema import Ema
+from pipelines.training.tracking import Rows, WandbRun, draw_training, read_rows, write_table
+
+
+def fingerprint(params: Params, inputs: Mapping[str, checkpoint.Source]) -> str:
+    """Identity of a run: its parameters without the number of steps, and the content of what it reads."""
+    values = params.model_dump(mode="json")
+    values.get("training", {}).pop("steps", None)
+    content = {"params": values, "inputs": {name: source.digest for name, source in inputs.items()}}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass
+class Run:
+    """State of one run around the loop."""
+
+    name: str
+    params: Params
+    training: Training
+    out: Path
+    metrics: Path
+    plots: Path
+    work: Path
+    inputs: dict[str, checkpoint.Source]
+    parent: checkpoint.Source | None
+    accelerator: Accelerator
+    run_id: str
+    emas: dict[str, Ema] = field(default_factory=dict)
+    step: int = 0
+    resumes: int = 0
+    seconds_before: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+    began_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    rows: Rows | None = None
+    wandb: WandbRun | None = None
+
+    @classmethod
+    def open(
+        cls,
+        params: Any,
+        inputs: Mapping[str, Path],
+        *,
+        out: Path,
+        metrics: Path,
+        plots: Path,
+        parent: Path | None = None,
+    ) -> Run:
+        """Prepare a run of the section ``params`` (which has a ``training`` block) that reads ``inputs``."""
+        training: Training = params.training
+        # Built before any network, so that weights are a function of the seed alone.
+        set_seed(training.seed)
+        accelerator = Accelerator(mixed_precision="bf16" if training.precision == "bf16" else "no")
+        read = checkpoint.sources(inputs)
+        start = checkpoint.Source(str(parent), stage.digest(parent)) if parent else None
+        identity = fingerprint(params, {**read, "parent": start} if start else read)
+        context = stage.current()
+        name = context.name if context.work else out.name
+        work = context.work_folder(out) / identity
+        return cls(name, params, training, out, metrics, plots, work, read, start, accelerator, identity)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks live."""
+        return self.accelerator.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files."""
+        return self.accelerator.is_main_process
+
+    # ---- resume ----
+
+    def restore(self) -> dict[str, Any] | None:
+        """The newest complete state, or None at a fresh start."""
+        found = state.newest(self.work)
+        if found is not None:
+            self.step = int(found["step"])
+            self.resumes = int(found["resumes"]) + 1
+            self.seconds_before = float(found["seconds"])
+            stage.say(f"continues at step {self.step} of {self.training.steps}")
+        if self.is_main:
+            self.rows = Rows(self.work / "rows.jsonl", self.step)
+            tracking = stage.current().tracking.wandb
+            if tracking is not None:
+                values = self.params.model_dump(mode="json")
+                self.wandb = WandbRun(tracking, self.name, f"{self.name}-{self.run_id}", values, Path(".work/wandb"))
+        return found
+
+    def save(self, tree: dict[str, Any]) -> None:
+        """Store the state of this step: whole or not at all."""
+        if self.is_main:
+            facts = {"step": self.step, "resumes": self.resumes, "seconds": self.seconds}
+            state.write(self.work, self.step, {**tree, **facts})
+        self.accelerator.wait_for_everyone()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent on this run, earlier starts included."""
+        return self.seconds_before + time.monotonic() - self.began
+
+    def log(self, row: Mapping[str, float]) -> None:
+        """One row to the JSONL file, and to wandb where that is on."""
+        if self.rows is not None:
+            self.rows.write(row)
+        if self.wandb is not None:
+            self.wandb.log(row)
+
+    def averaged(self, name: str) -> Any:
+        """A context in which network ``name`` carries its averaged weights; None when there is no average."""
+        return self.emas[name].swapped() if name in self.emas else None
+
+    def ema_weights(self, name: str) -> Any:
+        """As :meth:`averaged`, and a context that does nothing when there is no average."""
+        return self.averaged(name) or contextlib.nullcontext()
+
+    # ---- the end ----
+
+    def record(self, results: Mapping[str, Any]) -> dict[str, Any]:
+        """Everything a later reader asks about this run."""
+        return {
+            "stage": self.name,
+            "step": self.step,
+            "run_id": self.run_id,
+            "params": self.params.model_dump(mode="json"),
+            "seed": self.training.seed,
+            "inputs": {name: asdict(source) for name, source in self.inputs.items()},
+            "parent": asdict(self.parent) if self.parent else None,
+            "command": list(stage.current().command),
+            "code": checkpoint.code(),
+            "environment": checkpoint.environment(),
+            "hardware": checkpoint.hardware(self.device, self.accelerator.num_processes),
+            "began_at": self.began_at,
+            "seconds": round(self.seconds, 3),
+            "resumes": self.resumes,
+            "results": dict(results),
+        }
+
+    def finish(
+        self,
+        networks: Mapping[str, Any],
+        results: Mapping[str, Any],
+        extra_files: Callable[[Path], None] | None = None,
+    ) -> None:
+        """Write checkpoint, metrics, table and curves. ``results`` may nest; only its finite numbers are metrics."""
+        self.accelerator.wait_for_everyone()
+        if not self.is_main:
+            return
+        rows = read_rows(self.work / "rows.jsonl")
+        with stage.whole_folder(self.out) as folder:
+            checkpoint.save_networks(folder, networks, self.averaged)
+            if extra_files is not None:
+                extra_files(folder)
+            shutil.copyfile(self.work / "rows.jsonl", folder / "metrics.jsonl")
+            checkpoint.write_record(folder, self.record(results))
+        last = {name: value for name, value in rows[-1].items() if name != "seconds"} if rows else {}
+        stage.write_metrics(self.metrics, {**last, **results, "steps": self.step, "seconds": round(self.seconds, 1)})
+        write_table(rows, self.plots / "training.csv")
+        draw_training(rows, self.name, self.plots / "training.png")
+        if self.wandb is not None:
+            self.wandb.close()

@@ -1,0 +1,104 @@
+"""Resume state on disk: complete, whole or absent, and never a pickle.
+
+A tree of dictionaries and lists is stored as ``state.json`` (structure and plain values) and ``state.safetensors``
+(the tensors, named by their place). A state folder is written beside its final place, flushed and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipelines.stage import file_digest, say
+
+KEEP = 2
+"""How many complete states stay; the last good one is never removed first."""
+
+
+def split(tree: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """The tree with each tensor replaced by a reference to its place; dictionaries keep non-string keys."""
+    if isinstance(tree, torch.Tensor):
+        tensors[place] = tree.detach().cpu().contiguous()
+        return {"tensor": place}
+    if isinstance(tree, dict):
+        return {"items": [[key, split(value, f"{place}/{key}", tensors)] for key, value in tree.items()]}
+    if isinstance(tree, (list, tuple)):
+        return {"list": [split(value, f"{place}/{index}", tensors) for index, value in enumerate(tree)]}
+    if tree is None or isinstance(tree, (bool, int, float, str)):
+        return {"value": tree}
+    raise TypeError(f"{place}: a {type(tree).__name__} cannot be part of a resume state.")
+
+
+def join(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """Inverse of :func:`split` (tuples come back as lists)."""
+    if "tensor" in node:
+        return tensors[node["tensor"]]
+    if "items" in node:
+        return {key: join(value, tensors) for key, value in node["items"]}
+    if "list" in node:
+        return [join(value, tensors) for value in node["list"]]
+    return node["value"]
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write(folder: Path, step: int, tree: dict[str, Any]) -> Path:
+    """Write the state of ``step``; older complete states are removed only after it is safe on disk."""
+    final = folder / f"state-{step:09d}"
+    partial = folder / f".state-{step:09d}.partial-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        tensors: dict[str, torch.Tensor] = {}
+        structure = split(tree, "", tensors)
+        save_file(tensors, partial / "state.safetensors")
+        digest = file_digest(partial / "state.safetensors")
+        text = json.dumps({"step": step, "tensors": digest, "tree": structure})
+        check = hashlib.sha256(text.encode()).hexdigest()
+        (partial / "state.json").write_text(json.dumps({"check": check, "content": text}), encoding="utf-8")
+        for path in (partial / "state.safetensors", partial / "state.json", partial):
+            _flush(path)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        _flush(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    for old in sorted(folder.glob("state-*"))[:-KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def _load(path: Path) -> dict[str, Any]:
+    outer = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    text = outer["content"]
+    if hashlib.sha256(text.encode()).hexdigest() != outer["check"]:
+        raise ValueError("state.json is damaged")
+    content = json.loads(text)
+    if file_digest(path / "state.safetensors") != content["tensors"]:
+        raise ValueError("state.safetensors is damaged")
+    return join(content["tree"], load_file(path / "state.safetensors"))
+
+
+def newest(folder: Path) -> dict[str, Any] | None:
+    """The newest complete state; a broken one is named and set aside as ``broken-…``. None where there is none."""
+    for path in sorted(folder.glob("state-*"), reverse=True):
+        try:
+            return _load(path)
+        except Exception as error:
+            aside = path.with_name(f"broken-{path.name}-{os.getpid()}")
+            path.rename(aside)
+            say(f"resume state {path.name} is not usable ({error}); set aside as {aside.name}")
+    return None

@@ -1,0 +1,114 @@
+"""Training rows: JSONL always, a table and a picture at the end, wandb when its block is there."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.params import Wandb
+
+OURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+"""Okabe and Ito's palette: told apart by colour-blind readers too."""
+
+
+class Rows:
+    """``rows.jsonl``: one row per logged step. A resumed run drops rows after the step it resumes from."""
+
+    def __init__(self, path: Path, resumed_step: int) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [row for row in read_rows(path) if row["step"] <= resumed_step] if path.exists() else []
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        partial.replace(path)
+
+    def write(self, row: Mapping[str, float]) -> None:
+        """Append one row; a number that is not finite is left out, for JSON has no word for it."""
+        finite = {name: value for name, value in row.items() if math.isfinite(value)}
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(finite) + "\n")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All complete rows; a last line cut off by a kill is dropped."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """The rows as CSV for ``dvc plots``: a column per name, empty where a row has no value."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _panel(axes: Any, rows: Sequence[Mapping[str, Any]], names: Sequence[str], title: str, log: bool) -> None:
+    for name, colour in zip(names, OURS * 4, strict=False):
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        style = "-" if len(points) > 1 else "o"
+        axes.plot([x for x, _ in points], [y for _, y in points], style, color=colour, label=name, linewidth=1.6)
+    axes.set_title(title, fontsize=11, loc="left")
+    axes.set_xlabel("step")
+    if log:
+        axes.set_yscale("log")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False)
+
+
+def draw_training(rows: Sequence[Mapping[str, Any]], stage: str, path: Path) -> None:
+    """Losses, gradient norms and learning rate over steps, side by side, as one PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    # validation curves are losses too, and belong on the same axes
+    losses = [name for name in names if name.startswith(("loss/", "validation/loss"))]
+    panels = [("losses", losses), ("gradient norm", [n for n in names if n.startswith("grad_norm/")])]
+    panels += [("learning rate", [n for n in names if n.startswith("lr/")])]
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (title, shown) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        positive = all(row[name] > 0 for row in rows for name in shown if name in row)
+        _panel(axes, rows, shown, title, positive and title != "learning rate")
+    figure.suptitle(f"{stage}: training", fontsize=13, x=0.01, ha="left")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=90)
+
+
+class WandbRun:
+    """The same rows in wandb; a resumed run continues under the same id. Offline needs no account and no network."""
+
+    def __init__(self, params: Wandb, stage: str, run_id: str, config: Mapping[str, Any], folder: Path) -> None:
+        import wandb
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self.run = wandb.init(
+            project=params.project,
+            mode=params.mode,
+            id=run_id,
+            name=stage,
+            resume="allow",
+            config=dict(config),
+            dir=str(folder),
+        )
+
+    def log(self, row: Mapping[str, float]) -> None:
+        """One row at its step."""
+        self.run.log({name: value for name, value in row.items() if name != "step"}, step=int(row["step"]))
+
+    def close(self) -> None:
+        """Finish the run."""
+        self.run.finish(quiet=True)
