@@ -1,7 +1,7 @@
 """From a stage's command to its processes on this machine: checked first, one writer, no orphans, no false lineage.
 
-``python -m pipelines.launch [--alone] <module> <function> --params <section> --<flag> <path> …`` is the ``cmd`` of every
-stage in ``dvc.yaml``. It
+``python -m pipelines.launch [--alone] <module> <function> --params <section> --<flag> <path> …`` is the ``cmd`` of
+every stage in ``dvc.yaml``. It
 
 1. validates all of ``params.yaml`` and the stage's input paths before anything heavy is imported;
 2. refuses a second writer of the same output, naming the first (:mod:`pipelines.ownership`);

@@ -198,7 +198,7 @@ def _annotation_at(kind: Any, location: Sequence[Any]) -> Any:
 
 def _message(path: Path, section: str, error: Mapping[str, Any], kind: type[Params], lines: Mapping[Any, int]) -> str:
     """One line: ``params.yaml:12: autoencoder.training.step: unknown key; did you mean steps?``"""
-    location = [part for part in error["loc"] if (section, *error["loc"]) or part]
+    location = list(error["loc"])
     key: tuple[Any, ...] = (section,)
     for part in location:  # union branch names are in the location but not in the file
         if (*key, part) in lines or part == location[-1]:
@@ -268,7 +268,7 @@ def stage_commands(path: Path = Path("dvc.yaml")) -> dict[str, tuple[str, str, s
     stages = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("stages", {})
     commands = {}
     for name, stage in stages.items():
-        words = str(stage.get("cmd", "")).split()
+        words = [word for word in str(stage.get("cmd", "")).split() if word != "--alone"]
         if "pipelines.launch" in words and "--params" in words:
             at = words.index("pipelines.launch")
             commands[name] = (words[at + 1], words[at + 2], words[words.index("--params") + 1])
@@ -285,7 +285,8 @@ def check(path: Path = PARAMS_FILE, graph: Path = Path("dvc.yaml")) -> None:
     expected = {
         section: section_class(module, function) for module, function, section in stage_commands(graph).values()
     }
-    expected["tracking"] = TrackingParams
+    if "tracking" in values:
+        expected["tracking"] = TrackingParams
     mistakes = []
     for section in values:
         if section not in expected:

@@ -71,6 +71,11 @@ class Averages:
         total[0] += value * weight
         total[1] += weight
 
+    def peek(self, prefix: str, most: int = 3) -> dict[str, float]:
+        """The first few means whose names start with ``prefix``."""
+        named = [(name, total / weight) for name, (total, weight) in self.sums.items() if name.startswith(prefix)]
+        return dict(named[:most])
+
     def take(self) -> dict[str, float]:
         """The means, and start anew."""
         means = {name: total / weight for name, (total, weight) in self.sums.items() if weight}
@@ -302,10 +307,7 @@ def train(objective: Objective, batches: Batches, run: Run, validate: Validate |
             trainer.update()
             clock.steps += 1
             finished = run.step == params.steps
-            shown = {
-                name: total / weight for name, (total, weight) in trainer.averages.sums.items() if name[:5] == "loss/"
-            }
-            stage.report(run.step, params.steps, **dict(list(shown.items())[:3]))
+            stage.report(run.step, params.steps, "step", **trainer.averages.peek("loss/"))
             if run.step % params.log_every == 0 or finished:
                 _log(trainer, clock)
             if run.step % params.validate_every == 0 or finished:

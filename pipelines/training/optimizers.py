@@ -47,7 +47,8 @@ class NetworkOptimizer:
                 )
             named = [(name, p) for name, p in named if not is_hidden_matrix(name, p)]
             block = block.others
-        self._add_adamw([p for _, p in named], block)
+        self.plain = [p for _, p in named]
+        self._add_adamw(self.plain, block)
         self.base = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
 
     def _add_adamw(self, parameters: list[nn.Parameter], block: AdamW) -> None:
@@ -73,11 +74,8 @@ class NetworkOptimizer:
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The network's own parameters (not the flattened views)."""
-        views = {id(view): parameter for parameter, view in self.views}
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    yield views.get(id(parameter), parameter)
+        yield from (parameter for parameter, _ in self.views)
+        yield from self.plain
 
     @property
     def learning_rate(self) -> float:

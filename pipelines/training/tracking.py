@@ -103,6 +103,7 @@ class WandbRun:
             resume="allow",
             config=dict(config),
             dir=str(folder),
+            settings=wandb.Settings(silent=True),
         )
 
     def log(self, row: Mapping[str, float]) -> None:
@@ -111,4 +112,4 @@ class WandbRun:
 
     def close(self) -> None:
         """Finish the run."""
-        self.run.finish(quiet=True)
+        self.run.finish()

@@ -1,0 +1,256 @@
+"""The launcher: inputs checked first, one writer, no orphans, no false lineage, earlier results kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.launch import descendants
+
+ROOT = Path(__file__).parents[1]
+
+STAGE = '''
+"""A toy stage in the shape of a real one."""
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from pipelines import stage
+from pipelines.toy.params import ToyParams
+
+
+def make(params: ToyParams, out: Path, metrics: Path) -> None:
+    Path("pid").write_text(str(os.getpid()))
+    if params.child:
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    if params.stubborn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    until = time.monotonic() + params.seconds
+    while time.monotonic() < until:
+        time.sleep(0.05)
+    if params.fails:
+        raise stage.StageError("shard 3, member x.npy: not what the index says; run it again.")
+    with stage.whole_folder(out) as folder:
+        (folder / "value.txt").write_text(str(params.value))
+    stage.write_metrics(metrics, {"value": params.value})
+'''
+
+PARAMS = '''
+from pipelines.params import NonNegative, Params, Whole
+
+class ToyParams(Params):
+    """Values of the toy."""
+    value: Whole
+    seconds: NonNegative
+    fails: bool
+    child: bool
+    stubborn: bool
+'''
+
+CMD = "python -m pipelines.launch --alone pipelines.toy.toy make --params toy --out data/toy --metrics metrics/toy.json"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A DVC project of one stage that uses our real launcher."""
+    package = tmp_path / "pipelines"
+    package.mkdir()
+    for name in ("__init__", "__main__", "params", "stage", "progress", "launch", "ownership"):
+        (package / f"{name}.py").write_text((ROOT / "pipelines" / f"{name}.py").read_text())
+    (package / "toy").mkdir()
+    (package / "toy" / "__init__.py").write_text("")
+    (package / "toy" / "toy.py").write_text(STAGE)
+    (package / "toy" / "params.py").write_text(PARAMS)
+    graph = {
+        "cmd": CMD,
+        "deps": ["pipelines/toy"],
+        "params": ["toy"],
+        "outs": ["data/toy"],
+        "metrics": ["metrics/toy.json"],
+    }
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"toy": graph}}))
+    (tmp_path / ".dvcignore").write_text("__pycache__\n*.pyc\n.work\n")
+    write_params(tmp_path)
+    dvc(tmp_path, "init", "--no-scm", "-q")
+    return tmp_path
+
+
+def write_params(project: Path, **changes: object) -> None:
+    values = {"value": 1, "seconds": 0, "fails": False, "child": False, "stubborn": False, **changes}
+    (project / "params.yaml").write_text(yaml.safe_dump({"toy": values}))
+
+
+def environment() -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {"REEL_GRACE_SECONDS": "1", **os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+
+
+def dvc(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dvc", *words]
+    return subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True, timeout=100)
+
+
+def start(project: Path, *words: str) -> subprocess.Popen[str]:
+    command = list(words) or [sys.executable, *CMD.split()[1:]]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=project, env=environment(), stdout=pipe, stderr=pipe, text=True)
+
+
+def wait_for(path: Path, seconds: float = 15) -> str:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if path.is_file() and path.read_text():
+            return path.read_text()
+        time.sleep(0.05)
+    raise AssertionError(f"{path.name} did not appear in {seconds} s")
+
+
+def gone(pids: list[int], seconds: float = 10) -> list[int]:
+    """Those of the processes that still live after at most ``seconds``."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        left = [pid for pid in pids if Path(f"/proc/{pid}").exists() and "Z" not in state_of(pid)]
+        if not left:
+            return []
+        time.sleep(0.1)
+    return left
+
+
+def state_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
+
+
+@pytest.fixture
+def no_survivors() -> Iterator[list[int]]:
+    pids: list[int] = []
+    yield pids
+    for pid in pids:
+        if state_of(pid) != "Z":
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_stage_runs_through_dvc_and_is_up_to_date_after(project: Path) -> None:
+    done = dvc(project, "repro")
+    assert done.returncode == 0, done.stderr
+    assert (project / "data/toy/value.txt").read_text() == "1"
+    assert "up to date" in dvc(project, "repro").stdout
+
+
+def test_mistakes_in_params_leave_earlier_results_in_place(project: Path) -> None:
+    assert dvc(project, "repro").returncode == 0
+    write_params(project, value=2, secnods=3)
+    failed = dvc(project, "repro")
+    assert failed.returncode != 0
+    assert "params.yaml:" in failed.stderr and "did you mean seconds?" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert (project / "data/toy/value.txt").read_text() == "1"
+    assert (project / "metrics/toy.json").is_file()
+
+
+def test_a_stage_that_fails_puts_its_earlier_outputs_back(project: Path) -> None:
+    assert dvc(project, "repro").returncode == 0
+    write_params(project, value=2, fails=True)
+    failed = dvc(project, "repro")
+    assert "toy: shard 3, member x.npy" in failed.stderr and "back in place" in failed.stderr
+    assert (project / "data/toy/value.txt").read_text() == "1"
+    write_params(project, value=2)
+    assert dvc(project, "repro").returncode == 0
+    assert (project / "data/toy/value.txt").read_text() == "2"
+
+
+def test_an_edit_during_the_run_fails_the_stage_and_records_nothing(project: Path) -> None:
+    assert dvc(project, "repro").returncode == 0
+    lock = (project / "dvc.lock").read_text()
+    (project / "pid").unlink()
+    write_params(project, value=2, seconds=2)
+    running = start(project, sys.executable, "-m", "dvc", "repro")
+    wait_for(project / "pid")
+    write_params(project, value=3, seconds=2)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode != 0
+    assert "params.yaml: toy changed while the stage was running" in errors
+    assert (project / "dvc.lock").read_text() == lock
+    assert (project / "data/toy/value.txt").read_text() == "1"
+
+
+def test_a_second_writer_is_refused_with_pid_and_since(project: Path, no_survivors: list[int]) -> None:
+    write_params(project, seconds=20)
+    first = start(project)
+    no_survivors.append(int(wait_for(project / "pid")))
+    second = start(project)
+    _, errors = second.communicate(timeout=20)
+    assert second.returncode == 2
+    assert f"process {first.pid} on " in errors and " since 20" in errors
+    first.terminate()
+    first.communicate(timeout=20)
+
+
+def test_a_killed_launcher_whose_stage_lives_still_owns_the_output(
+    project: Path, no_survivors: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REEL_GRACE_SECONDS", "6")
+    write_params(project, seconds=30, stubborn=True)
+    first = start(project)
+    pid = int(wait_for(project / "pid"))
+    no_survivors.append(pid)
+    first.kill()
+    first.wait(10)
+    refused = start(project)
+    assert refused.communicate(timeout=20)[1].count("being written by") == 1
+    assert not gone([pid], seconds=20)
+    first.communicate(timeout=10)
+    write_params(project)
+    assert start(project).wait(30) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_stopping_the_launcher_leaves_no_process(project: Path, no_survivors: list[int], number: int) -> None:
+    write_params(project, seconds=60, child=number != signal.SIGKILL)
+    first = start(project)
+    wait_for(project / "pid")
+    time.sleep(0.5)
+    pids = descendants(first.pid)
+    no_survivors.extend(pids)
+    assert len(pids) >= 1
+    first.send_signal(number)
+    first.communicate(timeout=15)
+    assert gone(pids) == []
+
+
+def test_killing_dvc_stops_its_stage(project: Path, no_survivors: list[int]) -> None:
+    write_params(project, seconds=60)
+    running = start(project, sys.executable, "-m", "dvc", "repro")
+    wait_for(project / "pid")
+    pids = descendants(running.pid)
+    no_survivors.extend(pids)
+    running.kill()
+    running.communicate(timeout=15)
+    assert gone(pids) == []
+
+
+def test_a_missing_input_says_who_makes_it(project: Path) -> None:
+    words = [sys.executable, *CMD.split()[1:], "--latents", "data/latents"]
+    failed = start(project, *words)
+    _, errors = failed.communicate(timeout=20)
+    assert failed.returncode == 2
+    assert "--latents data/latents: not there" in errors
+
+
+def test_a_flag_that_the_stage_does_not_take_is_one_line(project: Path) -> None:
+    (project / "data").mkdir()
+    failed = start(project, sys.executable, *CMD.split()[1:], "--latnets", "data")
+    _, errors = failed.communicate(timeout=20)
+    assert failed.returncode == 2 and "latnets" in errors and "Traceback" not in errors

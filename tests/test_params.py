@@ -1,0 +1,148 @@
+"""params.yaml: every mistake at once, with file and line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.params import (
+    Count,
+    Muon,
+    Names,
+    Optimizer,
+    Pair,
+    Params,
+    ParamsError,
+    Real,
+    Share,
+    parse_section,
+    read_document,
+    section_class,
+)
+
+
+class Block(Params):
+    """A nested block."""
+
+    weight: Real
+    every: Count
+
+
+class Section(Params):
+    """A section with all kinds of values."""
+
+    steps: Count
+    share: Share
+    window: Pair
+    names: Names
+    block: Block | None
+    optimizer: Optimizer
+
+
+GOOD = """\
+section:
+  steps: 3
+  share: 0.25
+  window: [0, 1.0e-3]
+  names: [a, b]
+  block: {weight: 0, every: 2}
+  optimizer: {name: adamw, learning_rate: 1.0e-4, betas: [0.9, 0.99], weight_decay: 0}
+"""
+
+
+def parse(tmp_path: Path, text: str) -> Section:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    section = parse_section(Section, "section", path)
+    assert isinstance(section, Section)
+    return section
+
+
+def mistakes(tmp_path: Path, text: str) -> list[str]:
+    with pytest.raises(ParamsError) as caught:
+        parse(tmp_path, text)
+    return str(caught.value).replace(str(tmp_path) + "/", "").splitlines()
+
+
+def test_zero_is_a_value_and_lists_become_tuples(tmp_path: Path) -> None:
+    section = parse(tmp_path, GOOD)
+    assert section.block is not None and section.block.weight == 0.0
+    assert section.window == (0.0, 1.0e-3) and section.names == ("a", "b")
+
+
+def test_null_means_a_feature_is_absent(tmp_path: Path) -> None:
+    assert parse(tmp_path, GOOD.replace("{weight: 0, every: 2}", "null")).block is None
+
+
+def test_an_unknown_key_is_named_with_its_line_and_a_suggestion(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, GOOD.replace("{weight: 0, every: 2}", "{weigth: 0, every: 2}"))
+    assert "params.yaml:6: section.block.weigth: unknown key; did you mean weight?" in found
+
+
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
+    text = GOOD.replace("steps: 3", "steps: 0").replace("share: 0.25", "share: 2").replace("names:", "nmaes:")
+    found = mistakes(tmp_path, text)
+    assert len(found) == 4
+    assert {line.split(":")[1] for line in found} == {"1", "2", "3", "5"}
+
+
+def test_a_number_that_yaml_reads_as_text_says_how_to_write_it(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, GOOD.replace("learning_rate: 1.0e-4", "learning_rate: 1e-4"))
+    assert len(found) == 1 and found[0].startswith("params.yaml:7: section.optimizer.learning_rate")
+    assert "write 1.0e-4" in found[0]
+
+
+def test_text_is_not_a_number_and_a_number_is_not_text(tmp_path: Path) -> None:
+    assert "section.steps" in mistakes(tmp_path, GOOD.replace("steps: 3", 'steps: "3"'))[0]
+    assert "section.names" in mistakes(tmp_path, GOOD.replace("[a, b]", "[1, b]"))[0]
+
+
+def test_an_unknown_optimizer_names_the_known_ones(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, GOOD.replace("name: adamw", "name: adamx"))
+    assert "adamw" in found[0] and "muon" in found[0]
+
+
+def test_a_missing_value_is_named(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, GOOD.replace("  steps: 3\n", ""))
+    assert found == ["params.yaml:1: section.steps: missing; state it (no value is hidden in the code)."]
+
+
+def test_a_key_stated_twice_is_an_error(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, GOOD.replace("  share: 0.25\n", "  share: 0.25\n  share: 0.5\n"))
+    assert found == ["params.yaml:4: section.share is stated twice; keep one."]
+
+
+@pytest.mark.parametrize("text", ["section: [", "", "- a\n- b\n", "section: {a: 1"])
+def test_a_file_that_is_not_sections_is_one_clear_line(tmp_path: Path, text: str) -> None:
+    found = mistakes(tmp_path, text)
+    assert len(found) == 1 and "params.yaml" in found[0]
+
+
+def test_a_missing_file_and_a_missing_section_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="project's root"):
+        read_document(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text(GOOD)
+    with pytest.raises(ParamsError, match="Did you mean section"):
+        parse_section(Section, "sections", tmp_path / "params.yaml")
+
+
+def test_params_are_frozen(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        parse(tmp_path, GOOD).steps = 5  # type: ignore[misc]
+
+
+def test_no_parameter_class_hides_a_value_in_the_code() -> None:
+    import pipelines.params as module
+
+    for kind in vars(module).values():
+        if isinstance(kind, type) and issubclass(kind, Params):
+            assert all(field.is_required() for field in kind.model_fields.values()), kind
+    assert Muon.model_fields["others"].is_required()
+
+
+def test_a_stage_module_that_is_not_there_is_named() -> None:
+    with pytest.raises(ParamsError, match=r"no such stage module"):
+        section_class("pipelines.generation.nothing", "train")
+    with pytest.raises(ParamsError, match=r"no function nothing"):
+        section_class("pipelines.stage", "nothing")
