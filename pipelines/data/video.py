@@ -22,6 +22,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
 
+from pipelines.data.resample import nearest_in_time
+
 CONTAINERS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "ogg", "flv")
 SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts", ".mpg", ".mpeg", ".ogv", ".flv", ".3gp")
 """File names that promise a video. What is inside decides, by CONTAINERS."""
@@ -122,6 +124,10 @@ def _frames(container: InputContainer, stream: VideoStream, limits: Limits) -> I
                     raise VideoError("too_long", f"more than {limits.max_frames} frames or {limits.max_seconds:g} s")
                 yield frame.time - first, frame
     except av.FFmpegError as error:
+        if any(entry.pos + entry.size > container.size for entry in stream.index_entries):
+            raise VideoError(
+                "truncated", f"frame {count}: the file ends before the frames that its index names"
+            ) from None
         raise VideoError("decode_error", f"frame {count}: {_words(error)}") from None
     if count == 0:
         raise VideoError("decode_error", "not one frame could be decoded")
@@ -154,21 +160,11 @@ def _cover(frame: VideoFrame, stream: VideoStream, height: int, width: int) -> n
     return np.ascontiguousarray(np.rot90(resized[top : top + tall, left : left + wide], turns))
 
 
-def _upright(frame: VideoFrame) -> np.ndarray:
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), _quarter_turns(frame)))
-
-
-def read_frames(
-    path: Path, size: tuple[int, int] | None = None, limits: Limits | None = None
-) -> Iterator[tuple[float, np.ndarray]]:
+def read_frames(path: Path, limits: Limits | None = None) -> Iterator[tuple[float, np.ndarray]]:
     """Decode the best video stream, frame by frame.
 
-    Args:
-        path: a video file.
-        size: (height, width) to resize and centre-crop to, in square pixels; None keeps the stored pixels.
-
     Yields:
-        Seconds since the first frame, and uint8 [H, W, 3], RGB, upright.
+        Seconds since the first frame, and uint8 [H, W, 3], RGB, upright, the stored pixels.
 
     Raises:
         VideoError: the file is no video, is damaged, ends early, or is over a limit (possibly after some frames).
@@ -176,7 +172,30 @@ def read_frames(
     limits = limits or Limits()
     with _opened(path, limits) as (container, stream):
         for seconds, frame in _frames(container, stream, limits):
-            yield seconds, _upright(frame) if size is None else _cover(frame, stream, *size)
+            yield seconds, np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), _quarter_turns(frame)))
+
+
+def sample_frames(
+    path: Path, frame_rate: float, size: tuple[int, int], limits: Limits | None = None
+) -> Iterator[np.ndarray | None]:
+    """Frames at a regular rate: frame k is the one nearest to k / frame_rate after the first frame.
+
+    Args:
+        path: a video file.
+        frame_rate: wanted frames per second.
+        size: (height, width) to resize to, in square pixels, and to crop to about the centre.
+        limits: most that the file may hold.
+
+    Yields:
+        uint8 [height, width, 3], RGB, upright; None where no frame is within half a period of its time.
+
+    Raises:
+        VideoError: as :func:`read_frames`.
+    """
+    limits = limits or Limits()
+    with _opened(path, limits) as (container, stream):
+        for frame in nearest_in_time(_frames(container, stream, limits), frame_rate):
+            yield None if frame is None else _cover(frame, stream, *size)
 
 
 def read_clip(path: Path, limits: Limits | None = None) -> np.ndarray:
@@ -195,7 +214,7 @@ def probe(path: Path, limits: Limits | None = None) -> Probe:
     """Decode the file from end to end and say what it holds.
 
     The rate is variable when the gaps between frames spread by more than two ticks of the clock and by more than 5 %
-    of their median (timestamps rounded to milliseconds are not a variable rate).
+    of their mean (timestamps rounded to milliseconds are not a variable rate).
 
     Raises:
         VideoError: as :func:`read_frames`.
@@ -208,7 +227,7 @@ def probe(path: Path, limits: Limits | None = None) -> Probe:
             last = frame
         assert last is not None
         gaps = np.array([later - earlier for earlier, later in pairwise(times)]) if len(times) > 1 else np.zeros(1)
-        gap, spread = float(np.median(gaps)), float(gaps.max() - gaps.min())
+        gap, spread = float(gaps.mean()), float(gaps.max() - gaps.min())
         width, height = _square_size(last, stream)
         turns = _quarter_turns(last)
         return Probe(

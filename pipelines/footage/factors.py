@@ -45,7 +45,7 @@ class Factors:
 
 
 def caption(factors: Factors) -> str:
-    """The factors in a sentence: "a large striped red square moves right slowly while growing over a dark checker …"."""
+    """A sentence: "a large striped red square moves right slowly while growing over a dark checker background"."""
     texture = "" if factors.texture == "plain" else factors.texture + " "
     pace = {"slow": "slowly", "fast": "quickly"}[factors.speed]
     doing = [word for word in (factors.spin, factors.scaling) if word != "none"]

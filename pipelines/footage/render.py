@@ -6,9 +6,7 @@ negative inside; a pixel's coverage is the distance in pixels, clipped to one pi
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -52,18 +50,12 @@ class Scene:
     num_frames: int
     height: int
     width: int
-    frame_rate: float
     offset: tuple[float, float]
     angle: float
     phase: tuple[float, float]
 
-    def content_hash(self) -> str:
-        """SHA-256 of the parameters, in hexadecimal: equal hashes mean equal pixels."""
-        text = json.dumps({"renderer": VERSION, **asdict(self)}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
 
-
-def scene(seed: int, index: int, num_frames: int, size: tuple[int, int], frame_rate: float) -> Scene:
+def scene(seed: int, index: int, num_frames: int, size: tuple[int, int]) -> Scene:
     """Scene ``index`` of the series that ``seed`` names; ``size`` is (height, width) in pixels."""
     jitter = np.random.default_rng((seed, 2, index)).uniform(-1, 1, 5).round(4).tolist()
     return Scene(
@@ -71,7 +63,6 @@ def scene(seed: int, index: int, num_frames: int, size: tuple[int, int], frame_r
         num_frames=num_frames,
         height=size[0],
         width=size[1],
-        frame_rate=frame_rate,
         offset=(JITTER * jitter[0], JITTER * jitter[1]),
         angle=0.12 * jitter[2],
         phase=(JITTER * jitter[3], JITTER * jitter[4]),
@@ -79,9 +70,10 @@ def scene(seed: int, index: int, num_frames: int, size: tuple[int, int], frame_r
 
 
 def actions(scene: Scene) -> np.ndarray:
-    """What is held at every frame: float32 [T, 6] = keys W A S D in {0, 1}, mouse dx (turning) and dy (scaling) in [-1, 1].
+    """What is held at every frame: float32 [T, 6], keys W A S D in {0, 1}, mouse dx (turning), dy (scaling) in [-1, 1].
 
-    Row k leads from frame k - 1 to frame k; row 0 is held too but has nothing to move yet.
+    Row k leads from frame k - 1 to frame k; row 0 is held too but has nothing to move yet. A key says which way, not
+    how fast: the speed belongs to the sprite and is in the prompt.
     """
     row = np.zeros(6, np.float32)
     row[KEYS[scene.factors.direction][0]] = 1
@@ -145,7 +137,7 @@ def background(scene: Scene) -> np.ndarray:
 
 
 def render(scene: Scene) -> np.ndarray:
-    """The clip: uint8 [T, H, W, 3], RGB. The edge and the off-centre dot are dark, so that a plain circle's spin shows."""
+    """The clip: uint8 [T, H, W, 3], RGB. Edge and off-centre dot are dark; the dot shows the spin of a plain circle."""
     factors = scene.factors
     centre, angle, radius = (part[:, None, None] for part in poses(scene))
     row, column = np.mgrid[: scene.height, : scene.width] + 0.5
