@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -123,9 +124,9 @@ def _read(folder: Path, name: str) -> pa.Table:
 
 def _check(catalog: pd.DataFrame, folder: Path) -> None:
     where = folder / CATALOG
-    twice = catalog["key"][catalog["key"].duplicated()]
-    if len(twice):
-        raise StageError(f"{where}: key {twice.iloc[0]} stands twice; a key names one clip.")
+    twice = [key for key, count in Counter(catalog["key"]).items() if count > 1]
+    if twice:
+        raise StageError(f"{where}: key {twice[0]} stands twice; a key names one clip.")
     for key, file, split in zip(catalog["key"], catalog["file"], catalog["split"], strict=True):
         if not _KEY.fullmatch(key):
             raise StageError(f"{where}: key {key!r} must be lower-case letters, digits, '-' and '_'.")
@@ -133,6 +134,6 @@ def _check(catalog: pd.DataFrame, folder: Path) -> None:
             raise StageError(f"{where}: clip {key}: split {split!r} is neither {SPLITS[0]} nor {SPLITS[1]}.")
         if Path(file).is_absolute() or ".." in Path(file).parts:
             raise StageError(f"{where}: clip {key}: file {file!r} leaves the folder.")
-    wrong = catalog["num_frames"][catalog["num_frames"] % 4 != 1]
-    if len(wrong):
-        raise StageError(f"{where}: a clip has {wrong.iloc[0]} frames; the number must be 1 mod 4.")
+    wrong = [frames for frames in catalog["num_frames"].unique() if frames % 4 != 1]
+    if wrong:
+        raise StageError(f"{where}: a clip has {wrong[0]} frames; the number must be 1 mod 4.")

@@ -30,8 +30,8 @@ def make(params: RawVideoParams, out: Path, metrics: Path, plots: Path) -> None:
         else:
             made = ingest(params.source.folder, params.clip, params.held_out_share, folder)
         catalog = write_catalog(folder, made.clips, made.rejected)
-        numbers = overview.numbers(catalog, made.rejected, made.num_files, made.fidelity)
+        numbers = overview.numbers(catalog, made)
         with stage.whole_folder(plots) as pictures:
-            overview.draw(folder, catalog, pictures)
+            overview.draw(folder, catalog, made, pictures)
         stage.write_metrics(metrics, numbers)
     stage.say(overview.summary(numbers))
