@@ -1,0 +1,37 @@
+"""Frames at regular times from frames at any times: the nearest one, or none where the gap is too wide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+ROUNDING_SECONDS = 1e-3
+"""Containers round timestamps to milliseconds."""
+
+
+def nearest_in_time(timed: Iterable[tuple[float, Item]], frame_rate: float) -> Iterator[Item | None]:
+    """For k = 0, 1, …: the item whose time is nearest to k / frame_rate, if within half a period of it, else None.
+
+    Args:
+        timed: (seconds, item) with rising times, the first at 0; later items with an earlier time are passed over.
+        frame_rate: of the wanted series, per second.
+
+    Yields:
+        Items as soon as they are decided, so that a long video needs the memory of two frames; the last one is the
+        last that some item is near to.
+    """
+    half = 0.5 / frame_rate + ROUNDING_SECONDS
+    k = 0
+    before: tuple[float, Item] | None = None
+    for seconds, item in timed:
+        if before is not None and seconds <= before[0]:
+            continue
+        while before is not None and k / frame_rate < (before[0] + seconds) / 2:
+            yield before[1] if abs(k / frame_rate - before[0]) <= half else None
+            k += 1
+        before = (seconds, item)
+    while before is not None and k / frame_rate <= before[0] + half:
+        yield before[1] if abs(k / frame_rate - before[0]) <= half else None
+        k += 1

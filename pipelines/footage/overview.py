@@ -1,0 +1,214 @@
+"""What the stage made, at a glance: the numbers, a contact sheet, filmstrips, and counts of factors or sources."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from pipelines.data.catalog import FACTOR_PREFIX, factor_names
+from pipelines.data.video import read_clip
+from pipelines.footage.clips import Made
+from pipelines.footage.factors import MOTION
+
+SHEET = 30
+SHOWN_MOTIONS = (
+    ("right", "fast", "none", "none"),
+    ("left", "slow", "none", "none"),
+    ("up", "fast", "none", "none"),
+    ("down", "slow", "none", "none"),
+    ("right", "slow", "spinning", "none"),
+    ("up", "fast", "spinning", "none"),
+    ("left", "fast", "none", "growing"),
+    ("down", "fast", "none", "shrinking"),
+)
+"""Values of MOTION for the filmstrips."""
+BLUE, ORANGE, GREY, INK, QUIET = "#0072B2", "#E69F00", "#999999", "#222222", "#777777"
+DPI = 120
+
+
+def numbers(catalog: pd.DataFrame, made: Made) -> dict[str, Any]:
+    """The metrics: counts, seconds of footage, refused files by reason, and the PSNR of the mp4 files in dB."""
+    held_out = catalog["split"] == "held_out"
+    seconds = catalog["end_seconds"].to_numpy() - catalog["start_seconds"].to_numpy()
+    return {
+        "num_clips": len(catalog),
+        "num_held_out": int(held_out.to_numpy().sum()),
+        "num_sources": made.num_files - len(made.rejected),
+        "footage_seconds": float(seconds.sum()),
+        "num_rejected": len(made.rejected),
+        "rejected_share": len(made.rejected) / made.num_files,
+        "rejected": dict(sorted(Counter(row["reason"] for row in made.rejected).items())),
+        "mp4_psnr": {"mean": float(np.mean(made.fidelity)), "lowest": float(np.min(made.fidelity))},
+    }
+
+
+def summary(content: Mapping[str, Any]) -> str:
+    """The numbers in a line."""
+    refused = ", ".join(f"{count} {reason}" for reason, count in content["rejected"].items())
+    return (
+        f"{content['num_clips']} clips ({content['num_held_out']} held out), {content['footage_seconds']:.0f} s, "
+        f"mp4 {content['mp4_psnr']['mean']:.1f} dB; files refused: {content['num_rejected']}"
+        + (f" ({refused})" if refused else "")
+    )
+
+
+def draw(folder: Path, catalog: pd.DataFrame, made: Made, pictures: Path) -> None:
+    """Write ``contact_sheet.png``, ``filmstrips.png``, and ``factors.png`` or ``sources.png``."""
+    _save(contact_sheet(folder, catalog), pictures / "contact_sheet.png")
+    _save(filmstrips(folder, catalog), pictures / "filmstrips.png")
+    if factor_names(catalog):
+        _save(factor_counts(catalog), pictures / "factors.png")
+    else:
+        _save(source_counts(catalog, made.rejected), pictures / "sources.png")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write a PNG of 256 colours: a third of the bytes of one of all colours."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="rgba")
+    picture = Image.frombytes("RGBA", FigureCanvasAgg(figure).get_width_height(), buffer.getvalue()).convert("RGB")
+    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def _figure(width: float, height: float, title: str) -> Figure:
+    """A figure in inches with its title at the top left."""
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    figure.text(0.012, 1 - 0.26 / height, title, fontsize=11, fontweight="bold", color=INK, va="center")
+    return figure
+
+
+def _show(axes: Axes, pixels: np.ndarray) -> None:
+    axes.imshow(pixels, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _spread(catalog: pd.DataFrame, most: int) -> list[dict[str, Any]]:
+    """Up to ``most`` rows, evenly spread over the catalog."""
+    places = np.linspace(0, len(catalog) - 1, min(most, len(catalog))).round().astype(int)
+    return [dict(catalog.iloc[int(place)]) for place in np.unique(places)]
+
+
+def contact_sheet(folder: Path, catalog: pd.DataFrame) -> Figure:
+    """The middle frames of up to 30 clips spread over the catalog, with their captions; held-out ones are marked."""
+    rows = _spread(catalog, SHEET)
+    tall = 1.46 * min(2.0, rows[0]["height"] / rows[0]["width"])
+    cell = tall + 0.57
+    height = 0.45 + -(-len(rows) // 6) * cell
+    figure = _figure(1.62 * 6, height, f"{len(rows)} of {len(catalog)} clips: middle frame and caption (* held out)")
+    for place, clip in enumerate(rows):
+        left, top = place % 6, place // 6
+        box = (0.008 + left / 6, 1 - (0.45 + top * cell + tall) / height, 1 / 6 - 0.016, tall / height)
+        axes = figure.add_axes(box, anchor="NW")
+        frames = read_clip(folder / clip["file"])
+        _show(axes, frames[len(frames) // 2])
+        words = ("* " if clip["split"] == "held_out" else "") + clip["caption"]
+        text = "\n".join(textwrap.wrap(words, 31, max_lines=4, placeholder=" …"))
+        axes.text(0, -0.03, text, transform=axes.transAxes, fontsize=6.2, va="top", color=INK, linespacing=1.05)
+    return figure
+
+
+def _motion_rows(catalog: pd.DataFrame) -> list[dict[str, Any]]:
+    """Clips that show the known motions one by one: per wanted motion, the one that agrees with it most."""
+    motions = catalog[[FACTOR_PREFIX + name for name in MOTION]].to_numpy()
+    chosen: list[int] = []
+    for wanted in SHOWN_MOTIONS:
+        order = np.argsort(-(motions == np.array(wanted)).sum(axis=1), kind="stable")
+        chosen += [int(row) for row in order if int(row) not in chosen][:1]
+    return [dict(catalog.iloc[row]) for row in chosen]
+
+
+def filmstrips(folder: Path, catalog: pd.DataFrame) -> Figure:
+    """Frames of a few clips from the first to the last, with their captions; known motions are shown one by one."""
+    known = {FACTOR_PREFIX + name for name in MOTION} <= set(catalog)
+    rows, columns = (_motion_rows(catalog), 9) if known else (_spread(catalog, 5), 7)
+    width, label = 9.85, 1.7
+    side = (width - label - 0.05) / columns
+    tall = 0.96 * side * min(2.0, rows[0]["height"] / rows[0]["width"])
+    height = 0.75 + (tall + 0.1) * len(rows)
+    figure = _figure(width, height, f"{len(rows)} of {len(catalog)} clips over time")
+    for place, clip in enumerate(rows):
+        frames = read_clip(folder / clip["file"])
+        bottom = 1 - (0.7 + place * (tall + 0.1) + tall) / height
+        text = "\n".join(textwrap.wrap(clip["caption"], 27, max_lines=5, placeholder=" …"))
+        figure.text(0.012, bottom + tall / 2 / height, text, fontsize=7, va="center", color=INK)
+        for column, frame in enumerate(np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)):
+            axes = figure.add_axes(((label + column * side) / width, bottom, 0.96 * side / width, tall / height))
+            _show(axes, frames[frame])
+            if place == 0:
+                axes.set_title(f"{frame / clip['frame_rate']:.2f} s", fontsize=7, color=QUIET, pad=3)
+    return figure
+
+
+def factor_counts(catalog: pd.DataFrame) -> Figure:
+    """How many clips have each value of each known factor, held-out ones apart."""
+    names = factor_names(catalog)
+    lines = -(-len(names) // 5)
+    figure = _figure(9.72, 0.75 + 1.95 * lines, f"Factor values over {len(catalog)} clips")
+    held_out = catalog["split"] == "held_out"
+    for place, name in enumerate(names):
+        axes = figure.add_subplot(lines, 5, place + 1)
+        column = catalog[FACTOR_PREFIX + name]
+        values = sorted(column.unique(), reverse=True)
+        train = [int(((column == value) & ~held_out).sum()) for value in values]
+        apart = [int(((column == value) & held_out).sum()) for value in values]
+        axes.barh(values, train, color=BLUE, label="train")
+        axes.barh(values, apart, left=train, color=ORANGE, label="held out")
+        axes.set_title(name, fontsize=9, color=INK)
+        _quiet(axes)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="upper right", ncols=2, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.42 / figure.get_figheight()))
+    return figure
+
+
+def source_counts(catalog: pd.DataFrame, rejected: Sequence[Mapping[str, str]]) -> Figure:
+    """How many clips each video gave (the 20 with most), and how many files were refused for which reason."""
+    train = Counter(catalog["source"][catalog["split"] == "train"].tolist())
+    apart = Counter(catalog["source"][catalog["split"] == "held_out"].tolist())
+    shown = [name for name, _ in (train + apart).most_common(20)][::-1]
+    reasons = Counter(row["reason"] for row in rejected).most_common()[::-1]
+    figure = _figure(
+        9.72, 1.1 + 0.26 * max(4, len(shown), len(reasons)), "Where the clips are from, and what was refused"
+    )
+    left, right = figure.subplots(1, 2)
+    names = [textwrap.shorten(name, 40, placeholder="…") for name in shown]
+    left.barh(range(len(shown)), [train[name] for name in shown], color=BLUE, label="train")
+    left.barh(
+        range(len(shown)),
+        [apart[name] for name in shown],
+        left=[train[name] for name in shown],
+        color=ORANGE,
+        label="held out",
+    )
+    left.set_yticks(range(len(shown)), names)
+    left.set_title(f"clips per video ({len(shown)} of {len(train | apart)} videos)", fontsize=9, color=INK)
+    right.barh([reason for reason, _ in reasons], [count for _, count in reasons], color=GREY)
+    right.set_title(f"refused files by reason ({len(rejected)})", fontsize=9, color=INK)
+    for axes in (left, right):
+        _quiet(axes)
+    if not reasons:
+        right.set_axis_off()
+    figure.legend(*left.get_legend_handles_labels(), loc="upper right", ncols=2, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.42 / figure.get_figheight()))
+    return figure
+
+
+def _quiet(axes: Axes) -> None:
+    axes.tick_params(labelsize=8, colors=INK, length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
