@@ -2,7 +2,7 @@
 
 import sys
 
-from pipelines.launch import follow_parent
+from pipelines.processes import follow_parent
 from pipelines.stage import main
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.launch import descendants
+from pipelines.processes import descendants
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,7 +65,17 @@ def project(tmp_path: Path) -> Path:
     """A DVC project of one stage that uses our real launcher."""
     package = tmp_path / "pipelines"
     package.mkdir()
-    for name in ("__init__", "__main__", "params", "stage", "progress", "launch", "ownership"):
+    for name in (
+        "__init__",
+        "__main__",
+        "params",
+        "stage",
+        "progress",
+        "launch",
+        "ownership",
+        "processes",
+        "recording",
+    ):
         (package / f"{name}.py").write_text((ROOT / "pipelines" / f"{name}.py").read_text())
     (package / "toy").mkdir()
     (package / "toy" / "__init__.py").write_text("")
@@ -213,7 +223,9 @@ def test_a_killed_launcher_whose_stage_lives_still_owns_the_output(
     assert not gone([pid], seconds=20)
     first.communicate(timeout=10)
     write_params(project)
-    assert start(project).wait(30) == 0
+    last = start(project)
+    last.communicate(timeout=30)
+    assert last.returncode == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

@@ -5,25 +5,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import resource
-import sys
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pipelines import stage
 from pipelines.params import ParamsError
 from pipelines.training.ema import Ema
+from pipelines.training.meters import Averages, Clock, sigma_buckets
 from pipelines.training.objective import Batch, Batches, LossOutput, Objective
 from pipelines.training.optimizers import NetworkOptimizer, scale_at
+from pipelines.training.reading import Reader
 from pipelines.training.run import Run
 
-SIGMA_BUCKETS = 4
 Validate = Callable[[int], dict[str, float]]
 
 
@@ -49,70 +45,6 @@ def micro_seed(seed: int, step: int, index: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{index}".encode()).digest()[:8], "little") >> 1
 
 
-def sigma_buckets(loss: Tensor, sigma: Tensor) -> dict[str, float]:
-    """Mean loss in each quarter of [0, 1] of sigma that has samples."""
-    bucket = (sigma.float() * SIGMA_BUCKETS).long().clamp(0, SIGMA_BUCKETS - 1)
-    found = {}
-    for index in bucket.unique().tolist():
-        name = f"loss_by_sigma/{index / SIGMA_BUCKETS:.2f}-{(index + 1) / SIGMA_BUCKETS:.2f}"
-        found[name] = float(loss[bucket == index].mean())
-    return found
-
-
-class Averages:
-    """Means of what was logged since the last row; part of the resume state, so that rows are exact."""
-
-    def __init__(self, sums: dict[str, list[float]] | None = None) -> None:
-        self.sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0]) | (sums or {})
-
-    def add(self, name: str, value: float, weight: float = 1.0) -> None:
-        """Take one value in."""
-        total = self.sums[name]
-        total[0] += value * weight
-        total[1] += weight
-
-    def peek(self, prefix: str, most: int = 3) -> dict[str, float]:
-        """The first few means whose names start with ``prefix``."""
-        named = [(name, total / weight) for name, (total, weight) in self.sums.items() if name.startswith(prefix)]
-        return dict(named[:most])
-
-    def take(self) -> dict[str, float]:
-        """The means, and start anew."""
-        means = {name: total / weight for name, (total, weight) in self.sums.items() if weight}
-        self.sums.clear()
-        return means
-
-
-def _move(batch: Batch, device: torch.device) -> Batch:
-    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
-
-
-class Reader:
-    """Reads the next micro-batch in a thread while this one is trained on; counts the seconds it was waited for."""
-
-    def __init__(self, batches: Batches, run: Run, accumulate: int) -> None:
-        self.batches, self.run, self.accumulate = batches, run, accumulate
-        self.waited = 0.0
-
-    def _read(self, step: int, index: int) -> Batch:
-        micro, world = self.run.training.micro_batch, self.run.accelerator.num_processes
-        start = (index * world + self.run.accelerator.process_index) * micro
-        return self.batches.read(step, start, start + micro)
-
-    def __iter__(self) -> Iterator[Batch]:
-        places = [
-            (step, index) for step in range(self.run.step, self.run.training.steps) for index in range(self.accumulate)
-        ]
-        with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:
-            following: Future[Batch] | None = None
-            for number, place in enumerate(places):
-                began = time.perf_counter()
-                batch = (following or pool.submit(self._read, *place)).result()
-                self.waited += time.perf_counter() - began
-                following = pool.submit(self._read, *places[number + 1]) if number + 1 < len(places) else None
-                yield _move(batch, self.run.device)
-
-
 def check_outputs(outputs: dict[str, LossOutput], trained: tuple[str, ...]) -> None:
     """An objective returns losses for networks it trains, in their update order."""
     order = [name for name in trained if name in outputs]
@@ -136,14 +68,6 @@ def check_finite(value: float, what: str, run: Run, batches: Batches) -> None:
         f"Nothing was updated; last good state: {kept[-1] if kept else 'none yet'}. Lower the learning rate or "
         "max_grad_norm, or look at these samples."
     )
-
-
-def peak_gib() -> float:
-    """Peak memory: of the GPU where there is one, else resident memory of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    scale = 2**30 if sys.platform == "darwin" else 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
 
 
 class Trainer:
@@ -233,28 +157,6 @@ class Trainer:
         self.run.step += 1
         for ema in self.run.emas.values():
             ema.update(self.run.step)
-
-
-class Clock:
-    """Seconds and samples since the last row."""
-
-    def __init__(self, reader: Reader) -> None:
-        self.reader = reader
-        self.reset()
-
-    def reset(self) -> None:
-        """Start anew."""
-        self.began, self.waited, self.steps = time.perf_counter(), self.reader.waited, 0
-
-    def numbers(self, batch_size: int) -> dict[str, float]:
-        """Throughput and the share of time spent waiting for data."""
-        seconds = max(time.perf_counter() - self.began, 1e-9)
-        return {
-            "throughput/samples_per_second": self.steps * batch_size / seconds,
-            "throughput/step_seconds": seconds / max(self.steps, 1),
-            "data/wait_share": (self.reader.waited - self.waited) / seconds,
-            "memory/peak_gib": peak_gib(),
-        }
 
 
 def _log(trainer: Trainer, clock: Clock) -> None:

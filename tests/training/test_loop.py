@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from pipelines import stage
 from pipelines.params import AdamW, ParamsError, Schedule
 from pipelines.training import state
-from pipelines.training.loop import accumulation, micro_seed, sigma_buckets
+from pipelines.training.loop import accumulation, micro_seed
+from pipelines.training.meters import sigma_buckets
 from pipelines.training.optimizers import NetworkOptimizer, factor
 from pipelines.training.tracking import read_rows
 from tests.training.toy import Net, Points, Regression, params, run

@@ -1,0 +1,120 @@
+"""Processes of a stage: started, followed, stopped; none is left behind.
+
+Linux does the exact thing (a parent-death signal, a subreaper, ``/proc``); elsewhere polling does it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from pipelines.stage import STOPPED
+
+GRACE_SECONDS = float(os.environ.get("REEL_GRACE_SECONDS", "8"))
+"""Time between asking a process to stop (it saves) and ending it."""
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def follow_parent() -> None:
+    """Ask the kernel for a SIGTERM when the parent dies, and leave for good when the grace time has passed."""
+    parent = os.getppid()
+    _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)  # where the kernel sends nothing
+        time.sleep(GRACE_SECONDS)
+        os._exit(STOPPED)
+
+    threading.Thread(target=watch, daemon=True, name="follow-parent").start()
+
+
+def descendants(root: int) -> list[int]:
+    """All processes below ``root``, whatever session they moved to (Linux: read from /proc)."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError):
+            fields = entry.read_text().rpartition(")")[2].split()
+            if fields[0] != "Z":
+                children.setdefault(int(fields[1]), []).append(int(entry.parent.name))
+    found, waiting = [], [root]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found += below
+        waiting += below
+    return found
+
+
+def _starters() -> list[int]:
+    """The processes that must live for this one to go on: the parent and, above shells, whoever runs DVC."""
+    chain, pid = [], os.getppid()
+    for _ in range(4):
+        if pid <= 1:
+            break
+        chain.append(pid)
+        words = Path(f"/proc/{pid}/cmdline").read_bytes() if Path(f"/proc/{pid}/cmdline").exists() else b""
+        if b"dvc" in words:
+            return chain
+        stat = Path(f"/proc/{pid}/stat")
+        pid = int(stat.read_text().rpartition(")")[2].split()[1]) if stat.exists() else 0
+    return chain[:1]
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return True
+
+
+def end_descendants(grace: float) -> None:
+    """SIGTERM, then after ``grace`` seconds SIGKILL, to everything below this process."""
+    for number, wait in ((signal.SIGTERM, grace), (signal.SIGKILL, 2.0)):
+        for pid in descendants(os.getpid()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        until = time.monotonic() + wait
+        while descendants(os.getpid()) and time.monotonic() < until:
+            time.sleep(0.05)
+
+
+def supervise(command: list[str], environment: dict[str, str], lock: int) -> int:
+    """Run the command to its end; on a signal, or when whoever started us is gone, stop everything below."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    starters = _starters()
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: stopping.set())
+    child = subprocess.Popen(
+        command,
+        env=environment,
+        pass_fds=(lock,),
+        start_new_session=True,
+        preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
+    )
+    while child.poll() is None and not stopping.is_set():
+        if not all(_is_alive(pid) for pid in starters):
+            stopping.set()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(0.25)
+    end_descendants(GRACE_SECONDS if stopping.is_set() else 0.5)
+    code = child.wait()
+    return code if code >= 0 else 128 - code

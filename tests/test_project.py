@@ -1,0 +1,280 @@
+"""The rules of the house, held over the source: the graph, the layout, who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.params import section_class, stage_commands
+from pipelines.stage import path_flags
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("footage", "latents", "representation", "generation", "evaluation")
+PLUMBING = {"__init__", "__main__", "params", "stage", "progress", "launch", "ownership", "processes", "recording"}
+"""Modules of pipelines/ that no result depends on; they are nobody's DVC dependency."""
+
+SNAPSHOT = Path(__file__).with_name("lineage.txt").read_text()
+"""The graph that was agreed: a change of lineage shows in review as a change of this file."""
+
+
+@cache
+def stages() -> dict[str, dict]:
+    return yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def names(entries: list) -> list[str]:
+    """Paths of outs, metrics or plots, with or without options."""
+    return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+
+
+def made(stage: dict) -> list[str]:
+    return [path for kind in ("outs", "metrics", "plots") for path in names(stage.get(kind, []))]
+
+
+def sources(package: str) -> list[Path]:
+    return [path for path in sorted((ROOT / package).rglob("*.py")) if "__pycache__" not in path.parts]
+
+
+def imported(path: Path) -> set[str]:
+    """Modules that a file imports anywhere, functions included."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def ours(path: Path) -> set[Path]:
+    """Files of pipelines/ that a file imports."""
+    found = set()
+    for module in imported(path):
+        if module.split(".")[0] == "pipelines":
+            base = ROOT / Path(*module.split("."))
+            found |= {candidate for candidate in (base.with_suffix(".py"), base / "__init__.py") if candidate.is_file()}
+    return found
+
+
+def closure(path: Path) -> set[Path]:
+    """Everything in pipelines/ that a module's result may depend on."""
+    seen, waiting = {path}, [path]
+    while waiting:
+        for found in ours(waiting.pop()) - seen:
+            is_plumbing = found.parent == ROOT / "pipelines" and found.stem in PLUMBING
+            if not is_plumbing:
+                seen.add(found)
+                waiting.append(found)
+    return seen
+
+
+def rank(path: Path) -> str:
+    """The room or row of a file of pipelines/."""
+    inside = path.relative_to(ROOT / "pipelines").parts
+    return inside[0] if len(inside) > 1 else "row0"
+
+
+# ---- the graph ----------------------------------------------------------------------------------------------------
+
+
+def test_the_graph_is_the_one_that_was_agreed() -> None:
+    maker = {path: name for name, stage in stages().items() for path in made(stage)}
+    lines = []
+    for name, stage in stages().items():
+        upstream = sorted({maker[dep] for dep in stage["deps"] if dep in maker})
+        lines.append(f"{name} <- {', '.join(upstream)}" if upstream else name)
+    assert "\n".join(lines) + "\n" == SNAPSHOT
+
+
+@pytest.mark.parametrize("name", stages())
+def test_a_stage_has_its_module_section_description_and_group(name: str) -> None:
+    stage = stages()[name]
+    module, function, section = stage_commands(ROOT / "dvc.yaml")[name]
+    assert section == name, f"{name}: --params must name the section of the stage"
+    assert stage.get("params") == [section], f"{name}: add `params: [{section}]`"
+    assert section in yaml.safe_load((ROOT / "params.yaml").read_text()), f"params.yaml: no section {section}"
+    section_class(module, function, ROOT)
+    assert stage.get("desc", "").endswith("."), f"{name}: add `desc:`, one sentence"
+    assert stage["meta"]["dagster"]["group"], f"{name}: add meta.dagster.group"
+    assert (ROOT / "docs" / f"{name}.md").is_file(), f"docs/{name}.md is missing"
+
+
+@pytest.mark.parametrize("name", stages())
+def test_a_command_is_literal_and_its_paths_are_those_dvc_knows(name: str) -> None:
+    stage = stages()[name]
+    assert not re.search(r"[$;&|<>`{}\\*?~]", stage["cmd"]), f"{name}: no shell syntax or interpolation in cmd"
+    words = [word for word in stage["cmd"].split() if word != "--alone"]
+    flags = path_flags(words[words.index("pipelines.launch") + 3 :])
+    flags.pop("params")
+    written = {flags.pop(flag) for flag in ("out", "metrics", "plots") if flag in flags}
+    assert written == set(made(stage)), f"{name}: --out, --metrics, --plots and outs, metrics, plots differ"
+    for path in flags.values():
+        known = [*stage["deps"], "dvc.yaml"]
+        assert any(dep == path or dep.startswith(f"{path}/") for dep in known), f"{name}: {path} is read but no dep"
+
+
+@pytest.mark.parametrize("name", stages())
+def test_dependencies_cover_all_code_that_a_stage_imports(name: str) -> None:
+    module, _, _ = stage_commands(ROOT / "dvc.yaml")[name]
+    deps = [ROOT / dep for dep in stages()[name]["deps"]]
+    for path in closure(ROOT / Path(*module.split(".")).with_suffix(".py")):
+        covered = any(path == dep or dep in path.parents for dep in deps)
+        missing = (
+            path.relative_to(ROOT) if covered or path.parent == ROOT / "pipelines" else path.parent.relative_to(ROOT)
+        )
+        assert covered, f"dvc.yaml: {name}: add `{missing}` to deps"
+
+
+@pytest.mark.parametrize("name", stages())
+def test_no_dependency_on_code_is_idle(name: str) -> None:
+    module, _, _ = stage_commands(ROOT / "dvc.yaml")[name]
+    used = closure(ROOT / Path(*module.split(".")).with_suffix(".py"))
+    for dep in stages()[name]["deps"]:
+        if dep.startswith("pipelines/"):
+            assert any(ROOT / dep in (path, *path.parents) for path in used), f"dvc.yaml: {name}: {dep} is not imported"
+
+
+def test_params_and_graph_name_the_same_sections() -> None:
+    sections = set(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    assert sections == set(stages()) | {"tracking"}
+
+
+def test_the_whole_params_file_is_valid() -> None:
+    command = [sys.executable, "-m", "pipelines.params"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_params_class_hides_no_value_in_the_code() -> None:
+    for name, (module, function, _) in stage_commands(ROOT / "dvc.yaml").items():
+        waiting = [section_class(module, function, ROOT)]
+        while waiting:
+            kind = waiting.pop()
+            for key, field in kind.model_fields.items():
+                assert field.is_required(), f"{name}: {kind.__name__}.{key} has a default; state it in params.yaml"
+                parts = [field.annotation, *getattr(field.annotation, "__args__", ())]
+                waiting += [part for part in parts if hasattr(part, "model_fields")]
+
+
+# ---- who may import whom ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sources("pipelines"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path: Path) -> None:
+    here = rank(path)
+    others = {rank(found) for found in ours(path)} - {here, "row0"}
+    allowed = {
+        "row0": set(),
+        "flow": set(),
+        "models": {"flow"},
+        "data": {"flow", "models"},
+        "training": {"flow", "models"},
+    }
+    for room in ROOMS:
+        allowed[room] = {"flow", "models", "data", "training"}
+    assert others <= allowed[here], f"{path.relative_to(ROOT)} may not import from {sorted(others - allowed[here])}"
+
+
+def test_science_knows_no_platform_and_the_platform_no_science() -> None:
+    banned = {
+        "pipelines": {"dagster", "dvc", "assets", "dagster_dvc", "dagster_project"},
+        "dagster_dvc": {"pipelines", "assets", "dagster_project", "torch"},
+        "assets": {"pipelines", "dagster_project", "torch"},
+        "dagster_project": {"pipelines", "torch"},
+    }
+    for package, names_banned in banned.items():
+        for path in sources(package):
+            used = {module.split(".")[0] for module in imported(path)} & names_banned
+            assert not used, f"{path.relative_to(ROOT)} imports {sorted(used)}"
+
+
+def test_only_one_module_imports_dvc() -> None:
+    users = [path for path in sources("dagster_dvc") if any(m.split(".")[0] == "dvc" for m in imported(path))]
+    assert [path.name for path in users] == ["manifest.py"]
+
+
+def test_the_code_location_loads_without_torch() -> None:
+    heavy = "{'torch', 'dvc', 'diffusers', 'wandb'}"
+    code = f"import sys, dagster_project.definitions; print(sorted({heavy} & set(sys.modules)))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_the_convention_for_time_is_written_once() -> None:
+    pattern = re.compile(r"\bnoise\s*-\s*latents\b")
+    users = [path for path in sources("pipelines") if pattern.search(strip_docs(path))]
+    assert [path.relative_to(ROOT).as_posix() for path in users] == ["pipelines/flow/path.py"]
+
+
+def strip_docs(path: Path) -> str:
+    """A file's code without docstrings and comments."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            node.value.value = ""
+    return ast.unparse(tree)
+
+
+# ---- sizes, words, safety -----------------------------------------------------------------------------------------
+
+PACKAGES = ("pipelines", "dagster_dvc", "assets", "dagster_project")
+
+
+@pytest.mark.parametrize(
+    "path", [p for package in PACKAGES for p in sources(package)], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_files_and_functions_stay_small(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 320, "make it a package"
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= 60, f"{node.name} has {length} lines"
+
+
+def test_no_file_is_named_for_nothing() -> None:
+    banned = {"utils.py", "helpers.py", "common.py", "base.py", "core.py", "misc.py"}
+    found = [path for package in PACKAGES for path in sources(package) if path.name in banned]
+    assert not found
+
+
+def test_nothing_is_pickled_and_no_shell_is_built() -> None:
+    pattern = re.compile(r"\bpickle\b|torch\.load\(|allow_pickle=True|shell=True|os\.system\(|\beval\(|\bexec\(")
+    for package in PACKAGES:
+        for path in sources(package):
+            assert not pattern.search(re.sub(r"\.eval\(\)", "", strip_docs(path))), path.relative_to(ROOT)
+
+
+def test_every_public_function_says_what_it_does() -> None:
+    missing = []
+    for package in PACKAGES:
+        for path in sources(package):
+            tree = ast.parse(path.read_text())
+            assert ast.get_docstring(tree), f"{path.relative_to(ROOT)} has no docstring"
+            for node in tree.body:
+                public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+                if public and not ast.get_docstring(node):
+                    missing.append(f"{path.relative_to(ROOT)}: {node.name}")
+    assert not missing, "\n".join(missing)
+
+
+def test_the_lock_pins_everything_the_project_asks_for() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = project["dependencies"] + project["optional-dependencies"]["dev"]
+    wanted = {re.split(r"[<>=!~\[ ]", line)[0].lower().replace("_", "-") for line in asked}
+    lock = (ROOT / "requirements.lock").read_text().splitlines()
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lock}
+    assert all("==" in line for line in lock) and wanted <= pinned, sorted(wanted - pinned)
+    assert "torch==2.13.0" in lock
