@@ -215,9 +215,10 @@ def train(objective: Objective, batches: Batches, run: Run, validate: Validate |
             if run.step % params.validate_every == 0 or finished:
                 _validate(trainer, validate)
                 clock.reset()
-            if run.step % params.save_every == 0 or finished or stop.is_set():
+            stopping = run.any_process(stop.is_set())
+            if run.step % params.save_every == 0 or finished or stopping:
                 run.save(trainer.tree())
-            if stop.is_set() and not finished:
+            if stopping and not finished:
                 raise stage.Stopped(f"asked to stop; saved at step {run.step}, the same command continues there")
     for name, network in trainer.networks.items():
         setattr(objective, name, network)

@@ -94,11 +94,19 @@ class Run:
         """Whether this process writes files."""
         return self.accelerator.is_main_process
 
+    def any_process(self, flag: bool) -> bool:
+        """Whether the flag is set in any process: all must leave the loop at the same step."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        votes = torch.tensor(int(flag), device=self.device)
+        return int(self.accelerator.reduce(votes, reduction="sum")) > 0  # type: ignore[arg-type]
+
     # ---- resume ----
 
     def restore(self) -> dict[str, Any] | None:
         """The newest complete state, or None at a fresh start."""
-        found = state.newest(self.work)
+        with self.accelerator.main_process_first():  # one process sets a broken state aside for all
+            found = state.newest(self.work)
         if found is not None:
             self.step = int(found["step"])
             self.resumes = int(found["resumes"]) + 1

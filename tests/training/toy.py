@@ -16,6 +16,7 @@ from pipelines.training.objective import Batch, LossOutput
 from pipelines.training.run import Run
 
 WIDTH = 6
+ADAMW = AdamW(name="adamw", learning_rate=0.01, betas=(0.9, 0.99), weight_decay=0.0)
 
 
 class ToyParams(Params):
