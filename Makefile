@@ -1,6 +1,6 @@
 # Reelgraph. `make demo` and `make test` are all a newcomer needs; both make the environment first.
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check ui bench clean lock exp
+.PHONY: help env demo test check ui bench clean lock
 SHELL := /bin/bash
 
 PYTHON ?= python3.11
@@ -31,6 +31,8 @@ $(VENV)/.complete: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.lock \
 		| awk '/^(Collecting|Installing|Successfully)/ { print "  " substr($$0, 1, 100); fflush() }'; test $${PIPESTATUS[0]} -eq 0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@# The committed config works without git; in a clone, say so locally: `dvc exp` needs it.
+	@if [ -e .git ]; then dvc config --local core.no_scm false; fi
 	@touch $@
 
 demo: env
@@ -62,7 +64,3 @@ lock:
 	.work/lock/bin/python -m pip install --quiet '.[dev]'
 	.work/lock/bin/python -m pip freeze --all --exclude reelgraph --exclude pip | sed 's/+cpu$$//; / @ /d' > requirements.lock
 	rm -rf .work/lock
-
-# `dvc exp` needs to know that this is a git clone.
-exp:
-	dvc config --local core.no_scm false
