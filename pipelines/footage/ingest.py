@@ -137,6 +137,8 @@ def ingest(params: Folder, clip: Clip, held_out_share: float, folder: Path) -> M
             made.rejected.append({"file": video, "reason": error.reason, "detail": str(error)})
         stage.report(done, len(videos), unit="video", clips=len(made.clips), rejected=len(made.rejected))
     _check_share(params, made)
+    if len(made.clips) == 1 and held_out_share > 0:
+        raise StageError(f"{params.path}: gave one clip; training needs one and another to hold out. Add videos.")
     _split(made, digests, held_out_share)
     return made
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, Field, model_validator
 
 from pipelines.params import Count, Params, Positive, Share, Whole
 
@@ -43,6 +43,14 @@ class Rendered(Params):
     num_clips: Count
 
 
+class Limits(Params):
+    """Most that one video file may hold; anything over is refused before it costs memory."""
+
+    max_pixels: Count
+    max_frames: Count
+    max_seconds: Positive
+
+
 class Folder(Params):
     """A folder tree of a user's videos. ``captions``: null = a .txt beside each video, or a .csv/.tsv/.jsonl file."""
 
@@ -53,51 +61,22 @@ class Folder(Params):
     limits: Limits
 
 
-class Limits(Params):
-    """Most that one video file may hold; anything over is refused before it costs memory."""
+class Source(Params):
+    """Where the clips come from: exactly one of the blocks; the other is left out or null."""
 
-    max_pixels: Count
-    max_frames: Count
-    max_seconds: Positive
+    rendered: Rendered | None
+    folder: Folder | None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _left_out_is_null(cls, value: Any) -> Any:
+        return {"rendered": None, "folder": None, **value} if isinstance(value, dict) else value
 
-class RenderedSource(Params):
-    """``source: {rendered: …}``"""
-
-    rendered: Rendered
-
-
-class FolderSource(Params):
-    """``source: {folder: …}``"""
-
-    folder: Folder
-
-
-def _stated(value: Any) -> Any:
-    """A block set to null is a block left out."""
-    return {name: part for name, part in value.items() if part is not None} if isinstance(value, dict) else value
-
-
-def _kind(value: Any) -> Literal["rendered", "folder"] | None:
-    if isinstance(value, dict):
-        return "folder" if "folder" in value and "rendered" not in value else "rendered"
-    return "folder" if isinstance(value, FolderSource) else "rendered" if isinstance(value, RenderedSource) else None
-
-
-def _exactly_one(value: Any) -> Any:
-    value = _stated(value)
-    if not isinstance(value, (dict, RenderedSource, FolderSource)):
-        raise ValueError("must be a block: rendered: {...} or folder: {...}")
-    if isinstance(value, dict) and len({"rendered", "folder"} & set(value)) != 1:
-        raise ValueError("must hold exactly one block: rendered: {...} or folder: {...}")
-    return value
-
-
-Source = Annotated[
-    Annotated[RenderedSource, Tag("rendered")] | Annotated[FolderSource, Tag("folder")],
-    Discriminator(_kind),
-    BeforeValidator(_exactly_one),
-]
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Source:
+        if (self.rendered is None) == (self.folder is None):
+            raise ValueError("must hold exactly one block: rendered: {...} or folder: {...}")
+        return self
 
 
 class RawVideoParams(Params):
@@ -106,6 +85,3 @@ class RawVideoParams(Params):
     clip: Clip
     held_out_share: Share
     source: Source
-
-
-Folder.model_rebuild()

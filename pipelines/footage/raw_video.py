@@ -6,9 +6,11 @@ from pathlib import Path
 
 from pipelines import stage
 from pipelines.data.catalog import write_catalog
-from pipelines.footage import overview, rendered
+from pipelines.footage import overview
+from pipelines.footage.clips import Made
 from pipelines.footage.ingest import ingest
-from pipelines.footage.params import RawVideoParams, RenderedSource
+from pipelines.footage.params import RawVideoParams
+from pipelines.footage.rendered import make_clips
 
 
 def make(params: RawVideoParams, out: Path, metrics: Path, plots: Path) -> None:
@@ -25,13 +27,18 @@ def make(params: RawVideoParams, out: Path, metrics: Path, plots: Path) -> None:
     """
     with stage.whole_folder(out) as folder:
         (folder / "clips").mkdir()
-        if isinstance(params.source, RenderedSource):
-            made = rendered.make_clips(params.source.rendered, params.clip, params.held_out_share, folder)
-        else:
-            made = ingest(params.source.folder, params.clip, params.held_out_share, folder)
+        made = _clips(params, folder)
         catalog = write_catalog(folder, made.clips, made.rejected)
         numbers = overview.numbers(catalog, made)
         with stage.whole_folder(plots) as pictures:
             overview.draw(folder, catalog, made, pictures)
         stage.write_metrics(metrics, numbers)
     stage.say(overview.summary(numbers))
+
+
+def _clips(params: RawVideoParams, folder: Path) -> Made:
+    """Clips of whichever source the parameters name."""
+    if params.source.folder is not None:
+        return ingest(params.source.folder, params.clip, params.held_out_share, folder)
+    assert params.source.rendered is not None  # the parameters hold exactly one
+    return make_clips(params.source.rendered, params.clip, params.held_out_share, folder)
