@@ -12,7 +12,7 @@ import numpy as np
 
 from pipelines.footage.factors import Factors, draw
 
-VERSION = 1
+VERSION = 2
 """Part of every content key: raise it when the same scene would give other pixels."""
 
 COLORS = {
@@ -21,23 +21,25 @@ COLORS = {
     "blue": (48, 104, 240),
     "yellow": (250, 212, 38),
     "purple": (164, 62, 216),
-    "white": (248, 248, 248),
+    "white": (232, 232, 232),
 }
 TONES = {
-    "dark": ((46, 49, 57), (74, 78, 88)),
-    "sandy": ((146, 131, 106), (177, 163, 138)),
-    "teal": ((62, 98, 100), (92, 130, 130)),
-    "mauve": ((104, 84, 104), (138, 117, 136)),
+    "dark": ((46, 49, 57), (68, 72, 82)),
+    "sandy": ((148, 133, 108), (171, 157, 132)),
+    "teal": ((66, 102, 104), (89, 126, 127)),
+    "mauve": ((108, 88, 108), (132, 111, 130)),
 }
-RADIUS = {"small": 0.16, "large": 0.225}
+RADIUS = {"small": 0.165, "large": 0.23}
 DISTANCE = {"slow": 0.2, "fast": 0.4}
 """Frame widths travelled over the whole clip."""
-SCALE = {"none": (1.0, 1.0), "growing": (0.75, 1.25), "shrinking": (1.25, 0.75)}
+SCALE = {"none": (1.0, 1.0), "growing": (0.78, 1.22), "shrinking": (1.22, 0.78)}
 START = 0.2
 """How far from the centre a sprite starts, against its direction: one that moves right starts on the left."""
-TURN = np.pi
+TURN = 0.75 * np.pi
 """Angle a spinning sprite turns over the whole clip."""
 JITTER = 0.02
+EDGE = 2.0
+"""Pixels over which an edge blends."""
 KEYS = {"up": (0, (0.0, -1.0)), "left": (1, (-1.0, 0.0)), "down": (2, (0.0, 1.0)), "right": (3, (1.0, 0.0))}
 """Per direction: the column of its key in the actions (W A S D), and the way it points, x right and y down."""
 
@@ -115,6 +117,11 @@ def distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.maximum(y + 0.12, np.maximum(half * x, -half * x) - (y + 0.12) / 2) - 0.62
 
 
+def _coverage(pixels: np.ndarray) -> np.ndarray:
+    """Share of a pixel that is inside, [..., 1], from its signed distance to the edge in pixels."""
+    return np.clip(0.5 - pixels / EDGE, 0, 1)[..., None]
+
+
 def background(scene: Scene) -> np.ndarray:
     """Float [H, W, 3] in 0..255: two shades of the tone in the pattern, the same at every frame."""
     row, column = np.mgrid[: scene.height, : scene.width] + 0.5
@@ -126,18 +133,21 @@ def background(scene: Scene) -> np.ndarray:
     elif pattern == "checker":
         mix = 0.5 + soft * 0.08 * np.sin(4 * np.pi * x) * np.sin(4 * np.pi * y)
     elif pattern == "stripes":
-        mix = 0.5 + soft * 0.06 * np.sin(8 * np.pi * (x + y) / np.sqrt(2))
+        mix = 0.5 + soft * 0.06 * np.sin(6 * np.pi * (x + y) / np.sqrt(2))
     else:
-        lean = np.round(y / 0.2)
-        near = np.hypot((x + 0.1 * (lean % 2)) % 0.2 - 0.1, y - 0.2 * lean)
-        mix = 0.5 + (0.052 - near) * scene.width
+        lean = np.round(y / 0.25)
+        near = np.hypot((x + 0.125 * (lean % 2)) % 0.25 - 0.125, y - 0.25 * lean)
+        mix = 0.5 + (0.07 - near) * soft
     mix = np.clip(mix, 0, 1)[..., None]
     dark, light = (np.array(shade, float) for shade in TONES[scene.factors.tone])
     return dark + (light - dark) * mix
 
 
 def render(scene: Scene) -> np.ndarray:
-    """The clip: uint8 [T, H, W, 3], RGB. Edge and off-centre dot are dark; the dot shows the spin of a plain circle."""
+    """The clip: uint8 [T, H, W, 3], RGB. An off-centre dot in a darker shade shows the spin of a plain circle.
+
+    Edges are as soft as two pixels: what an 8 x 8 x 4 patch of the demo's autoencoder can hold.
+    """
     factors = scene.factors
     centre, angle, radius = (part[:, None, None] for part in poses(scene))
     row, column = np.mgrid[: scene.height, : scene.width] + 0.5
@@ -146,15 +156,13 @@ def render(scene: Scene) -> np.ndarray:
     x, y = (cos * dx + sin * dy) / radius, (cos * dy - sin * dx) / radius
     pixels = radius * scene.width
     edge = distance(factors.shape, x, y)
-    inside = np.clip(0.5 - edge * pixels, 0, 1)[..., None]
-    body = np.clip(0.5 - (edge + 0.11) * pixels, 0, 1)[..., None]
+    inside = _coverage(edge * pixels)
     color = np.array(COLORS[factors.color], float)
     paint = np.broadcast_to(color, (*x.shape, 3))
     if factors.texture == "striped":
-        band = np.clip(0.5 + np.sin(2 * np.pi * x / 0.84) * 0.42 * pixels / np.pi, 0, 1)[..., None]
-        paint = 0.28 * color + 0.72 * color * band
-    dot = np.clip(0.5 - (np.hypot(x, y + 0.42) - 0.2) * pixels, 0, 1)[..., None]
-    paint = paint + (0.12 * color - paint) * dot
-    paint = 0.16 * color + (paint - 0.16 * color) * body
+        band = 0.5 + 0.5 * np.sin(2 * np.pi * x / 1.1 + np.pi / 2)[..., None]
+        paint = (0.4 + 0.6 * band) * color
+    dot = _coverage((np.hypot(x, y + 0.4) - 0.22) * pixels)
+    paint = paint + (0.4 * color - paint) * dot
     scenery = background(scene)
     return np.clip(scenery + (paint - scenery) * inside + 0.5, 0, 255).astype(np.uint8)
