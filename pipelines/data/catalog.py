@@ -1,0 +1,138 @@
+"""The catalog of a folder of clips: one row per clip, and one row with a reason per file that was refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.stage import StageError
+
+CATALOG, REJECTED = "catalog.parquet", "rejected.parquet"
+SPLITS = ("train", "held_out")
+FACTOR_PREFIX = "factor_"
+
+CLIPS = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),  # content key, [a-z0-9_-]
+        pa.field("file", pa.string(), nullable=False),  # mp4, relative to the folder
+        pa.field("caption", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("num_frames", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("frame_rate", pa.float64(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),  # the file it was cut from, or "rendered"
+        pa.field("start_seconds", pa.float64(), nullable=False),
+        pa.field("end_seconds", pa.float64(), nullable=False),
+        pa.field("content_hash", pa.string(), nullable=False),
+        pa.field("actions", pa.list_(pa.list_(pa.float32()))),  # [num_frames][W A S D, mouse dx dy]; null: unknown
+    ]
+)
+REFUSALS = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("file", "reason", "detail")])
+
+_KEY = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+def schema(factors: Iterable[str] = ()) -> pa.Schema:
+    """The columns of a catalog whose clips have the named ground-truth factors."""
+    fields = [pa.field(FACTOR_PREFIX + name, pa.string(), nullable=False) for name in factors]
+    return pa.schema([*CLIPS, *fields])
+
+
+def factor_names(catalog: pd.DataFrame) -> list[str]:
+    """Names of the known factors of a catalog or an index, without their prefix; empty for real footage."""
+    return [str(name).removeprefix(FACTOR_PREFIX) for name in catalog if str(name).startswith(FACTOR_PREFIX)]
+
+
+def write_catalog(
+    folder: Path, clips: Iterable[Mapping[str, Any]], rejected: Iterable[Mapping[str, str]] = ()
+) -> pd.DataFrame:
+    """Write both tables, rows in the given order.
+
+    Args:
+        folder: where the clips' ``file`` paths start.
+        clips: a mapping per clip with every column of :data:`CLIPS`; further keys must be ``factor_<name>``.
+        rejected: a mapping per refused file with ``file``, ``reason`` (a code) and ``detail``.
+
+    Returns:
+        The catalog as :func:`read_catalog` reads it.
+
+    Raises:
+        StageError: a row breaks the schema, or a key or split is not allowed.
+    """
+    rows = list(clips)
+    factors = [name.removeprefix(FACTOR_PREFIX) for name in (rows[0] if rows else ()) if name not in CLIPS.names]
+    columns = schema(factors)
+    for row in rows:
+        if set(row) != set(columns.names):
+            odd = ", ".join(sorted(set(row) ^ set(columns.names)))
+            raise StageError(f"{folder / CATALOG}: clip {row.get('key')}: missing or unknown columns: {odd}.")
+    try:
+        table = pa.Table.from_pylist(rows, schema=columns)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise StageError(f"{folder / CATALOG}: a value does not fit its column: {error}.") from None
+    catalog = table.to_pandas()
+    _check(catalog, folder)
+    pq.write_table(table, folder / CATALOG)
+    pq.write_table(pa.Table.from_pylist(list(rejected), schema=REFUSALS), folder / REJECTED)
+    return catalog
+
+
+def read_catalog(folder: Path) -> pd.DataFrame:
+    """The clips of a folder, one row each, columns as in :data:`CLIPS` and ``factor_<name>``.
+
+    Raises:
+        StageError: there is no catalog, a column is missing or has another type, or a row is not allowed.
+    """
+    table = _read(folder, CATALOG)
+    found = {field.name: field.type for field in table.schema}
+    for field in CLIPS:
+        if found.get(field.name) != field.type:
+            raise StageError(
+                f"{folder / CATALOG}: column {field.name} must be {field.type}, found {found.get(field.name)}; "
+                "run the stage raw_video again."
+            )
+    catalog = table.to_pandas()
+    _check(catalog, folder)
+    return catalog
+
+
+def read_rejected(folder: Path) -> pd.DataFrame:
+    """The refused files of a folder: ``file``, ``reason``, ``detail``.
+
+    Raises:
+        StageError: there is no such table.
+    """
+    return _read(folder, REJECTED).to_pandas()
+
+
+def _read(folder: Path, name: str) -> pa.Table:
+    if not (folder / name).is_file():
+        raise StageError(f"{folder / name}: no such file; the stage raw_video makes it.")
+    try:
+        return pq.read_table(folder / name)
+    except pa.ArrowInvalid as error:
+        raise StageError(f"{folder / name}: not readable as parquet ({error}); run the stage raw_video again.") from None
+
+
+def _check(catalog: pd.DataFrame, folder: Path) -> None:
+    where = folder / CATALOG
+    twice = catalog["key"][catalog["key"].duplicated()]
+    if len(twice):
+        raise StageError(f"{where}: key {twice.iloc[0]} stands twice; a key names one clip.")
+    for key, file, split in zip(catalog["key"], catalog["file"], catalog["split"], strict=True):
+        if not _KEY.fullmatch(key):
+            raise StageError(f"{where}: key {key!r} must be lower-case letters, digits, '-' and '_'.")
+        if split not in SPLITS:
+            raise StageError(f"{where}: clip {key}: split {split!r} is neither {SPLITS[0]} nor {SPLITS[1]}.")
+        if Path(file).is_absolute() or ".." in Path(file).parts:
+            raise StageError(f"{where}: clip {key}: file {file!r} leaves the folder.")
+    wrong = catalog["num_frames"][catalog["num_frames"] % 4 != 1]
+    if len(wrong):
+        raise StageError(f"{where}: a clip has {wrong.iloc[0]} frames; the number must be 1 mod 4.")

@@ -1,0 +1,254 @@
+"""Video files through PyAV: what a file really holds, its frames with their times, and H.264 mp4 files of our own.
+
+Headers are not believed: frame counts and rates are read off the decoded frames and their timestamps (a webm's header
+counts 0 frames, others count too many). A file is opened by a short list of containers, from this machine only, within
+limits on pixels, frames and seconds, because a few kilobytes can claim gigabytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation
+from av.video.stream import VideoStream
+
+CONTAINERS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "ogg", "flv")
+SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts", ".mpg", ".mpeg", ".ogv", ".flv", ".3gp")
+"""File names that promise a video. What is inside decides, by CONTAINERS."""
+
+SHORTFALL_SECONDS = 0.5
+SHORTFALL_SHARE = 0.05
+"""A file whose packets end this much before its stated duration was cut off (both, because durations are rounded)."""
+
+
+class VideoError(ValueError):
+    """A file cannot be used as a video. ``reason`` is a code for tables, the message says what was found."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Most that one file may hold: pixels per frame, decoded frames, seconds."""
+
+    max_pixels: int = 4096 * 2304
+    max_frames: int = 200_000
+    max_seconds: float = 3 * 3600.0
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What decoding a file from end to end showed. Sizes are upright (after rotation) and in square pixels."""
+
+    num_frames: int
+    width: int
+    height: int
+    frame_rate: float
+    seconds: float
+    rotation: int
+    variable_rate: bool
+    codec: str
+    container: str
+
+
+@contextlib.contextmanager
+def _opened(path: Path, limits: Limits) -> Iterator[tuple[InputContainer, VideoStream]]:
+    options = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)}
+    try:
+        container = av.open(f"file:{path}", options=options, metadata_errors="replace")
+    except (av.FFmpegError, OSError) as error:
+        if not path.is_file():
+            raise VideoError("missing", f"no such file: {path}") from None
+        text = "is empty" if path.stat().st_size == 0 else f"is no video container known here ({_words(error)})"
+        raise VideoError("not_video", text) from None
+    with container:
+        streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+        if not streams:
+            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no streams"
+            raise VideoError("no_video_stream", f"holds {kinds}, no video")
+        stream = max(streams, key=lambda one: (one.width * one.height, -one.index))
+        if stream.codec_context is None:
+            raise VideoError("decode_error", "its codec is unknown here")
+        if stream.width * stream.height > limits.max_pixels:
+            raise VideoError("too_large", f"{stream.width}x{stream.height} pixels; at most {limits.max_pixels}")
+        stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
+        stream.codec_context.thread_type = "NONE"
+        stream.codec_context.thread_count = 1
+        yield container, stream
+
+
+def _words(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).splitlines()[0]
+
+
+def _check_end(container: InputContainer, end: float) -> None:
+    """Compare where the packets of all streams end with the duration that the container states, if it states one."""
+    if container.duration is None:
+        return
+    stated = container.duration / av.time_base
+    if end < stated - SHORTFALL_SECONDS and end < stated * (1 - SHORTFALL_SHARE):
+        raise VideoError("truncated", f"ends at {end:.2f} s of {stated:.2f} s")
+
+
+def _frames(container: InputContainer, stream: VideoStream, limits: Limits) -> Iterator[tuple[float, VideoFrame]]:
+    count, first, end = 0, None, 0.0
+    started = (container.start_time or 0) / av.time_base
+    try:
+        for packet in container.demux():
+            if packet.pts is not None and packet.time_base is not None:
+                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base) - started)
+            if packet.stream_index != stream.index:
+                continue
+            for frame in packet.decode():
+                if not isinstance(frame, VideoFrame):
+                    continue
+                if frame.time is None:
+                    raise VideoError("no_timestamps", f"frame {count} has no timestamp")
+                first = frame.time if first is None else first
+                count += 1
+                if count > limits.max_frames or frame.time - first > limits.max_seconds:
+                    raise VideoError("too_long", f"more than {limits.max_frames} frames or {limits.max_seconds:g} s")
+                yield frame.time - first, frame
+    except av.FFmpegError as error:
+        raise VideoError("decode_error", f"frame {count}: {_words(error)}") from None
+    if count == 0:
+        raise VideoError("decode_error", "not one frame could be decoded")
+    _check_end(container, end)
+
+
+def _quarter_turns(frame: VideoFrame) -> int:
+    """Anticlockwise quarter turns that make the frame upright (``rotation`` is side data, in degrees)."""
+    return round(frame.rotation / 90) % 4
+
+
+def _square_size(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
+    """Width and height in square pixels, before rotation."""
+    aspect = stream.sample_aspect_ratio
+    if aspect is None or aspect <= 0 or aspect == 1:
+        return frame.width, frame.height
+    return max(1, round(frame.width * aspect)), frame.height
+
+
+def _cover(frame: VideoFrame, stream: VideoStream, height: int, width: int) -> np.ndarray:
+    """Upright RGB of the wanted size: resized until both sides are covered, then cropped about the centre."""
+    turns = _quarter_turns(frame)
+    tall, wide = (width, height) if turns % 2 else (height, width)
+    full_width, full_height = _square_size(frame, stream)
+    scale = max(tall / full_height, wide / full_width)
+    new_height, new_width = max(tall, round(full_height * scale)), max(wide, round(full_width * scale))
+    method = Interpolation.AREA if scale < 1 else Interpolation.BICUBIC
+    resized = frame.reformat(new_width, new_height, "rgb24", interpolation=method).to_ndarray()
+    top, left = (new_height - tall) // 2, (new_width - wide) // 2
+    return np.ascontiguousarray(np.rot90(resized[top : top + tall, left : left + wide], turns))
+
+
+def _upright(frame: VideoFrame) -> np.ndarray:
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), _quarter_turns(frame)))
+
+
+def read_frames(
+    path: Path, size: tuple[int, int] | None = None, limits: Limits | None = None
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Decode the best video stream, frame by frame.
+
+    Args:
+        path: a video file.
+        size: (height, width) to resize and centre-crop to, in square pixels; None keeps the stored pixels.
+
+    Yields:
+        Seconds since the first frame, and uint8 [H, W, 3], RGB, upright.
+
+    Raises:
+        VideoError: the file is no video, is damaged, ends early, or is over a limit (possibly after some frames).
+    """
+    limits = limits or Limits()
+    with _opened(path, limits) as (container, stream):
+        for seconds, frame in _frames(container, stream, limits):
+            yield seconds, _upright(frame) if size is None else _cover(frame, stream, *size)
+
+
+def read_clip(path: Path, limits: Limits | None = None) -> np.ndarray:
+    """All frames of a (short) video: uint8 [T, H, W, 3], RGB, upright.
+
+    Raises:
+        VideoError: as :func:`read_frames`; the frame size changes within the file.
+    """
+    frames = [pixels for _, pixels in read_frames(path, limits=limits)]
+    if len({pixels.shape for pixels in frames}) > 1:
+        raise VideoError("decode_error", "the frame size changes within the file")
+    return np.stack(frames)
+
+
+def probe(path: Path, limits: Limits | None = None) -> Probe:
+    """Decode the file from end to end and say what it holds.
+
+    The rate is variable when the gaps between frames spread by more than two ticks of the clock and by more than 5 %
+    of their median (timestamps rounded to milliseconds are not a variable rate).
+
+    Raises:
+        VideoError: as :func:`read_frames`.
+    """
+    limits = limits or Limits()
+    with _opened(path, limits) as (container, stream):
+        times, last = [], None
+        for seconds, frame in _frames(container, stream, limits):
+            times.append(seconds)
+            last = frame
+        assert last is not None
+        gaps = np.array([later - earlier for earlier, later in pairwise(times)]) if len(times) > 1 else np.zeros(1)
+        gap, spread = float(np.median(gaps)), float(gaps.max() - gaps.min())
+        width, height = _square_size(last, stream)
+        turns = _quarter_turns(last)
+        return Probe(
+            num_frames=len(times),
+            width=height if turns % 2 else width,
+            height=width if turns % 2 else height,
+            frame_rate=1 / gap if gap > 0 else 0.0,
+            seconds=times[-1] + gap,
+            rotation=turns * 90,
+            variable_rate=spread > 2 * float(stream.time_base or 0) and spread > 0.05 * gap,
+            codec=stream.codec_context.name,
+            container=container.format.name,
+        )
+
+
+def write_mp4(
+    path: Path, frames: np.ndarray, frame_rate: float, metadata: Mapping[str, str] | None = None, crf: int = 10
+) -> None:
+    """Write H.264 in mp4 (yuv420p, plays in every browser); equal input gives equal bytes.
+
+    Args:
+        path: the file; its folder exists.
+        frames: uint8 [T, H, W, 3], RGB; H and W even.
+        frame_rate: frames per second.
+        metadata: container tags, such as ``title`` and ``comment``.
+        crf: constant rate factor of x264, 0 (largest) to 51.
+
+    Raises:
+        ValueError: the frames are not such an array.
+    """
+    if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
+        raise ValueError(f"{path}: frames must be uint8 [T, H, W, 3], got {frames.dtype} {list(frames.shape)}")
+    _, height, width, _ = frames.shape
+    if height % 2 or width % 2:
+        raise ValueError(f"{path}: yuv420p needs an even height and width, got {height}x{width}")
+    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        container.metadata.update(metadata or {})
+        stream = container.add_stream("libx264", rate=Fraction(frame_rate).limit_denominator(1001))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.options = {"preset": "veryfast", "crf": str(crf), "x264-params": "log-level=none:threads=1"}
+        for pixels in frames:
+            container.mux(stream.encode(VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")))
+        container.mux(stream.encode(None))

@@ -1,0 +1,168 @@
+"""The procedural renderer: a sprite moved by keys and mouse over a quiet background, antialiased by signed distances.
+
+Lengths are in frame widths until the last moment, so a clip looks the same at every resolution. A signed distance is
+negative inside; a pixel's coverage is the distance in pixels, clipped to one pixel about the edge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from pipelines.footage.factors import Factors, draw
+
+VERSION = 1
+"""Part of every content key: raise it when the same scene would give other pixels."""
+
+COLORS = {
+    "red": (226, 44, 48),
+    "green": (44, 186, 74),
+    "blue": (48, 104, 240),
+    "yellow": (250, 212, 38),
+    "purple": (164, 62, 216),
+    "white": (248, 248, 248),
+}
+TONES = {
+    "dark": ((46, 49, 57), (74, 78, 88)),
+    "sandy": ((146, 131, 106), (177, 163, 138)),
+    "teal": ((62, 98, 100), (92, 130, 130)),
+    "mauve": ((104, 84, 104), (138, 117, 136)),
+}
+RADIUS = {"small": 0.16, "large": 0.225}
+DISTANCE = {"slow": 0.2, "fast": 0.4}
+"""Frame widths travelled over the whole clip."""
+SCALE = {"none": (1.0, 1.0), "growing": (0.75, 1.25), "shrinking": (1.25, 0.75)}
+START = 0.2
+"""How far from the centre a sprite starts, against its direction: one that moves right starts on the left."""
+TURN = np.pi
+"""Angle a spinning sprite turns over the whole clip."""
+JITTER = 0.02
+KEYS = {"up": (0, (0.0, -1.0)), "left": (1, (-1.0, 0.0)), "down": (2, (0.0, 1.0)), "right": (3, (1.0, 0.0))}
+"""Per direction: the column of its key in the actions (W A S D), and the way it points, x right and y down."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that shapes the pixels of one rendered clip."""
+
+    factors: Factors
+    num_frames: int
+    height: int
+    width: int
+    frame_rate: float
+    offset: tuple[float, float]
+    angle: float
+    phase: tuple[float, float]
+
+    def content_hash(self) -> str:
+        """SHA-256 of the parameters, in hexadecimal: equal hashes mean equal pixels."""
+        text = json.dumps({"renderer": VERSION, **asdict(self)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def scene(seed: int, index: int, num_frames: int, size: tuple[int, int], frame_rate: float) -> Scene:
+    """Scene ``index`` of the series that ``seed`` names; ``size`` is (height, width) in pixels."""
+    jitter = np.random.default_rng((seed, 2, index)).uniform(-1, 1, 5).round(4).tolist()
+    return Scene(
+        factors=draw(seed, index),
+        num_frames=num_frames,
+        height=size[0],
+        width=size[1],
+        frame_rate=frame_rate,
+        offset=(JITTER * jitter[0], JITTER * jitter[1]),
+        angle=0.12 * jitter[2],
+        phase=(JITTER * jitter[3], JITTER * jitter[4]),
+    )
+
+
+def actions(scene: Scene) -> np.ndarray:
+    """What is held at every frame: float32 [T, 6] = keys W A S D in {0, 1}, mouse dx (turning) and dy (scaling) in [-1, 1].
+
+    Row k leads from frame k - 1 to frame k; row 0 is held too but has nothing to move yet.
+    """
+    row = np.zeros(6, np.float32)
+    row[KEYS[scene.factors.direction][0]] = 1
+    row[4] = scene.factors.spin == "spinning"
+    row[5] = {"none": 0, "growing": 1, "shrinking": -1}[scene.factors.scaling]
+    return np.tile(row, (scene.num_frames, 1))
+
+
+def poses(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Integrate the actions: centre [T, 2] (x, y in frame widths), angle [T] in radians, radius [T] in frame widths."""
+    factors, held = scene.factors, actions(scene)
+    share = np.concatenate([np.zeros((1, 6)), np.cumsum(held[1:], 0)]) / max(1, scene.num_frames - 1)
+    ways = np.array([way for _, way in KEYS.values()])
+    start = 0.5 - START * np.array(KEYS[factors.direction][1]) + np.array(scene.offset)
+    start[1] += (scene.height / scene.width - 1) / 2
+    centre = start + DISTANCE[factors.speed] * share[:, :4] @ ways
+    angle = scene.angle + TURN * share[:, 4]
+    low, high = SCALE["growing"]
+    first = SCALE[factors.scaling][0]
+    radius = RADIUS[factors.size] * (first + (high - low) * share[:, 5])
+    return centre, angle, radius
+
+
+def _box(x: np.ndarray, y: np.ndarray, half_width: float, half_height: float) -> np.ndarray:
+    across, along = np.abs(x) - half_width, np.abs(y) - half_height
+    outside = np.hypot(np.maximum(across, 0), np.maximum(along, 0))
+    return outside + np.minimum(np.maximum(across, along), 0)
+
+
+def distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Signed distance to the edge of a shape of radius 1 about the origin, y down; the areas are alike."""
+    if shape == "circle":
+        return np.hypot(x, y) - 0.95
+    if shape == "square":
+        return _box(x, y, 0.84, 0.84)
+    if shape == "cross":
+        return np.minimum(_box(x, y, 1.05, 0.4), _box(x, y, 0.4, 1.05))
+    half = np.sqrt(3) / 2
+    return np.maximum(y + 0.12, np.maximum(half * x, -half * x) - (y + 0.12) / 2) - 0.62
+
+
+def background(scene: Scene) -> np.ndarray:
+    """Float [H, W, 3] in 0..255: two shades of the tone in the pattern, the same at every frame."""
+    row, column = np.mgrid[: scene.height, : scene.width] + 0.5
+    x, y = column / scene.width + scene.phase[0], row / scene.width + scene.phase[1]
+    soft = scene.width / 2.5
+    pattern = scene.factors.background
+    if pattern == "gradient":
+        mix = (x + y) / 2 * 1.6 - 0.3
+    elif pattern == "checker":
+        mix = 0.5 + soft * 0.08 * np.sin(4 * np.pi * x) * np.sin(4 * np.pi * y)
+    elif pattern == "stripes":
+        mix = 0.5 + soft * 0.06 * np.sin(8 * np.pi * (x + y) / np.sqrt(2))
+    else:
+        lean = np.round(y / 0.2)
+        near = np.hypot((x + 0.1 * (lean % 2)) % 0.2 - 0.1, y - 0.2 * lean)
+        mix = 0.5 + (0.052 - near) * scene.width
+    mix = np.clip(mix, 0, 1)[..., None]
+    dark, light = (np.array(shade, float) for shade in TONES[scene.factors.tone])
+    return dark + (light - dark) * mix
+
+
+def render(scene: Scene) -> np.ndarray:
+    """The clip: uint8 [T, H, W, 3], RGB. The edge and the off-centre dot are dark, so that a plain circle's spin shows."""
+    factors = scene.factors
+    centre, angle, radius = (part[:, None, None] for part in poses(scene))
+    row, column = np.mgrid[: scene.height, : scene.width] + 0.5
+    dx, dy = column / scene.width - centre[..., 0], row / scene.width - centre[..., 1]
+    cos, sin = np.cos(angle), np.sin(angle)
+    x, y = (cos * dx + sin * dy) / radius, (cos * dy - sin * dx) / radius
+    pixels = radius * scene.width
+    edge = distance(factors.shape, x, y)
+    inside = np.clip(0.5 - edge * pixels, 0, 1)[..., None]
+    body = np.clip(0.5 - (edge + 0.11) * pixels, 0, 1)[..., None]
+    color = np.array(COLORS[factors.color], float)
+    paint = np.broadcast_to(color, (*x.shape, 3))
+    if factors.texture == "striped":
+        band = np.clip(0.5 + np.sin(2 * np.pi * x / 0.84) * 0.42 * pixels / np.pi, 0, 1)[..., None]
+        paint = 0.28 * color + 0.72 * color * band
+    dot = np.clip(0.5 - (np.hypot(x, y + 0.42) - 0.2) * pixels, 0, 1)[..., None]
+    paint = paint + (0.12 * color - paint) * dot
+    paint = 0.16 * color + (paint - 0.16 * color) * body
+    scenery = background(scene)
+    return np.clip(scenery + (paint - scenery) * inside + 0.5, 0, 255).astype(np.uint8)
