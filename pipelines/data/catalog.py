@@ -118,7 +118,9 @@ def _read(folder: Path, name: str) -> pa.Table:
     try:
         return pq.read_table(folder / name)
     except pa.ArrowInvalid as error:
-        raise StageError(f"{folder / name}: not readable as parquet ({error}); run the stage raw_video again.") from None
+        raise StageError(
+            f"{folder / name}: not readable as parquet ({error}); run the stage raw_video again."
+        ) from None
 
 
 def _check(catalog: pd.DataFrame, folder: Path) -> None:
