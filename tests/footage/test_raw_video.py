@@ -1,0 +1,239 @@
+"""The stage: rendered clips, a folder of videos, refusals, and mistakes told before long work."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipelines.data.catalog import read_catalog, read_rejected
+from pipelines.data.video import read_clip, write_mp4
+from pipelines.footage.clips import even_share, share_by_hash
+from pipelines.footage.params import RawVideoParams
+from pipelines.footage.raw_video import make
+from pipelines.stage import StageError
+
+CLIP = {"num_frames": 5, "height": 32, "width": 32, "frame_rate": 8.0, "crf": 10}
+LIMITS = {"max_pixels": 100_000, "max_frames": 1000, "max_seconds": 60.0}
+
+
+def rendered(num_clips: int = 16, seed: int = 0) -> RawVideoParams:
+    source = {"rendered": {"seed": seed, "num_clips": num_clips}}
+    return RawVideoParams.model_validate({"clip": CLIP, "held_out_share": 0.125, "source": source})
+
+
+def folder(path: Path, captions: str | None = None, allowed: float = 0.0, most: int | None = None) -> RawVideoParams:
+    block = {"path": str(path), "captions": captions, "max_clips_per_video": most, "max_rejected_share": allowed}
+    source = {"folder": {**block, "limits": LIMITS}}
+    return RawVideoParams.model_validate({"clip": CLIP, "held_out_share": 0.25, "source": source})
+
+
+def run(params: RawVideoParams, root: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    make(params, root / "clips", root / "metrics.json", root / "plots")
+    return read_catalog(root / "clips"), json.loads((root / "metrics.json").read_text())
+
+
+def video(
+    path: Path, num_frames: int = 12, frame_rate: float = 8.0, seed: int = 0, caption: str | None = "a thing"
+) -> None:
+    """Frames whose grey level tells their number, over a pattern that tells the seed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pattern = np.random.default_rng(seed).integers(0, 30, (6, 8, 1))
+    frames = (
+        np.kron(pattern, np.ones((8, 8, 3)))[None] + 20 + 200 * np.arange(num_frames)[:, None, None, None] / num_frames
+    )
+    write_mp4(path, frames.astype(np.uint8), frame_rate)
+    if caption is not None:
+        path.with_suffix(".txt").write_text(caption)
+
+
+def test_rendered_clips_are_what_the_catalog_says(tmp_path: Path) -> None:
+    catalog, metrics = run(rendered(), tmp_path)
+    assert len(catalog) == 16 and catalog["split"].value_counts().to_dict() == {"train": 14, "held_out": 2}
+    for _, clip in catalog.iterrows():
+        assert read_clip(tmp_path / "clips" / str(clip["file"])).shape == (5, 32, 32, 3)
+        assert np.stack(list(clip["actions"])).shape == (5, 6)
+        assert str(clip["factor_color"]) in str(clip["caption"])
+    assert metrics["num_clips"] == 16 and metrics["num_held_out"] == 2 and metrics["num_rejected"] == 0
+    assert metrics["footage_seconds"] == pytest.approx(16 * 5 / 8)
+    assert metrics["mp4_psnr"]["lowest"] > 25
+    assert read_rejected(tmp_path / "clips").empty
+
+
+def test_the_default_split_has_every_factor_value_on_both_sides() -> None:
+    from pipelines.footage.factors import FACTORS, draw
+
+    drawn = [draw(0, index) for index in range(768)]
+    for wanted in (True, False):
+        part = [one for one, held_out in zip(drawn, even_share(768, 0.125), strict=True) if held_out == wanted]
+        for name, values in FACTORS.items():
+            assert {getattr(one, name) for one in part} == set(values)
+
+
+def test_equal_parameters_give_equal_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        run(rendered(), tmp_path / name)
+    one, two = (sorted((tmp_path / name / "clips").rglob("*.*")) for name in ("one", "two"))
+    assert [path.name for path in one] == [path.name for path in two]
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+
+
+def test_a_longer_series_keeps_the_clips_and_splits_of_a_shorter_one(tmp_path: Path) -> None:
+    short, _ = run(rendered(8), tmp_path / "short")
+    long, _ = run(rendered(16), tmp_path / "long")
+    assert long.head(8)[["key", "split", "caption"]].equals(short[["key", "split", "caption"]])
+    other, _ = run(rendered(8, seed=1), tmp_path / "other")
+    assert set(other["key"]).isdisjoint(short["key"])
+
+
+def test_pictures_are_drawn_for_both_sources(tmp_path: Path) -> None:
+    for number in range(2):
+        video(tmp_path / "videos" / f"{number}.mp4", seed=number)
+    run(rendered(), tmp_path / "rendered")
+    run(folder(tmp_path / "videos"), tmp_path / "folder")
+    for name, third in (("rendered", "factors"), ("folder", "sources")):
+        plots = tmp_path / name / "plots"
+        assert {path.stem for path in plots.iterdir()} == {"contact_sheet", "filmstrips", third}
+        for path in plots.iterdir():
+            with Image.open(path) as picture:
+                assert 900 <= picture.width <= 1400
+                assert len(picture.convert("RGB").getcolors(1 << 20) or ()) > 16
+
+
+def test_videos_are_cut_by_time_into_clips_that_tell_where_they_are_from(tmp_path: Path) -> None:
+    video(tmp_path / "videos/a.mp4", num_frames=45, frame_rate=30.0)
+    video(tmp_path / "videos/sub dir/Ünïcode.mp4", num_frames=16, seed=1, caption="another\nthing")
+    catalog, metrics = run(folder(tmp_path / "videos"), tmp_path)
+    assert catalog["source"].tolist() == ["a.mp4"] * 2 + ["sub dir/Ünïcode.mp4"] * 3
+    assert catalog["start_seconds"].tolist() == [0.0, 0.625, 0.0, 0.625, 1.25]
+    assert catalog["caption"].tolist() == ["a thing"] * 2 + ["another thing"] * 3
+    assert catalog["actions"].isna().all()
+    assert metrics["num_sources"] == 2 and metrics["rejected_share"] == 0
+    assert catalog.groupby("source")["split"].nunique().tolist() == [1, 1]
+    assert set(catalog["split"]) == {"train", "held_out"}
+    levels = [read_clip(tmp_path / "clips" / file)[:, :, :, 0].mean((1, 2)) for file in catalog["file"][:2]]
+    expected = 20 + 15 + 200 * np.round(np.arange(10) * 30 / 8) / 45
+    assert np.concatenate(levels) == pytest.approx(expected, abs=4.5)  # 4.4 levels are one frame of the source
+
+
+def test_a_rename_keeps_keys_and_splits_and_a_new_video_keeps_the_keys(tmp_path: Path) -> None:
+    for number in range(3):
+        video(tmp_path / "videos" / f"{number}.mp4", seed=number)
+    before, _ = run(folder(tmp_path / "videos"), tmp_path / "before")
+    for suffix in ("mp4", "txt"):
+        (tmp_path / f"videos/0.{suffix}").rename(tmp_path / f"videos/z.{suffix}")
+    after, _ = run(folder(tmp_path / "videos"), tmp_path / "after")
+    assert dict(zip(after["key"], after["split"], strict=True)) == dict(
+        zip(before["key"], before["split"], strict=True)
+    )
+    video(tmp_path / "videos/new.mp4", seed=9)
+    more, _ = run(folder(tmp_path / "videos"), tmp_path / "more")
+    assert set(before["key"]) < set(more["key"]) and len(more) == len(before) + 2
+
+
+def test_a_single_video_is_split_by_clips(tmp_path: Path) -> None:
+    video(tmp_path / "videos/a.mp4", num_frames=20)
+    catalog, _ = run(folder(tmp_path / "videos"), tmp_path)
+    assert set(catalog["split"]) == {"train", "held_out"} and len(catalog) == 4
+
+
+def test_the_number_of_clips_per_video_can_be_capped(tmp_path: Path) -> None:
+    for number in range(2):
+        video(tmp_path / "videos" / f"{number}.mp4", num_frames=20, seed=number)
+    catalog, _ = run(folder(tmp_path / "videos", most=1), tmp_path)
+    assert catalog["start_seconds"].tolist() == [0.0, 0.0]
+
+
+def test_unusable_files_are_listed_with_a_reason_and_leave_no_clip(tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    video(videos / "good.mp4")
+    video(videos / "twin.mp4")
+    video(videos / "mute.mp4", seed=2, caption=None)
+    video(videos / "blank.mp4", seed=2, caption=" \n")
+    video(videos / "short.mp4", num_frames=3, seed=3)
+    video(videos / "slow.mp4", frame_rate=3.0, seed=4)
+    video(videos / "cut.mp4", num_frames=60, seed=5)
+    (videos / "cut.mp4").write_bytes((videos / "cut.mp4").read_bytes()[:-2000])
+    (videos / "text.mp4").write_text("hello")
+    (videos / "text.txt").write_text("no video")
+    (videos / "notes.md").write_text("passed over")
+    catalog, metrics = run(folder(videos, allowed=0.9), tmp_path)
+    refused = {row["file"]: row["reason"] for row in read_rejected(tmp_path / "clips").to_dict("records")}
+    assert refused == {
+        "twin.mp4": "duplicate",
+        "mute.mp4": "no_caption",
+        "blank.mp4": "no_caption",
+        "short.mp4": "too_short",
+        "slow.mp4": "frame_rate_too_low",
+        "cut.mp4": "truncated",
+        "text.mp4": "not_video",
+    }
+    assert metrics["rejected"]["no_caption"] == 2 and metrics["rejected_share"] == pytest.approx(7 / 8)
+    assert sorted(path.name for path in (tmp_path / "clips/clips").iterdir()) == sorted(
+        Path(file).name for file in catalog["file"]
+    )
+
+
+def test_too_many_refusals_stop_the_stage_with_a_table_and_leave_earlier_results(tmp_path: Path) -> None:
+    video(tmp_path / "videos/good.mp4")
+    before, _ = run(folder(tmp_path / "videos"), tmp_path)
+    (tmp_path / "videos/bad.mp4").write_text("hello")
+    (tmp_path / "videos/bad.txt").write_text("hello")
+    with pytest.raises(StageError, match=r"1 of 2 files were refused.*(?s:.*)not_video +1 +bad.mp4"):
+        run(folder(tmp_path / "videos", allowed=0.4), tmp_path)
+    assert read_catalog(tmp_path / "clips")["key"].tolist() == before["key"].tolist()
+    assert {path.name for path in tmp_path.iterdir()} == {"videos", "clips", "plots", "metrics.json"}
+
+
+def test_mistakes_about_the_folder_are_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    with pytest.raises(StageError, match=r"path: .*vidoes: no such folder; did you mean .*videos\?"):
+        run(folder(tmp_path / "vidoes"), tmp_path)
+    with pytest.raises(StageError, match="is empty; put files with these endings"):
+        run(folder(tmp_path / "videos"), tmp_path)
+    (tmp_path / "videos/notes.md").write_text("x")
+    with pytest.raises(StageError, match="holds 1 files, none of them a video"):
+        run(folder(tmp_path / "videos"), tmp_path)
+    video(tmp_path / "videos/cat.mp4")
+    (tmp_path / "videos/c.csv").write_text("cats.mp4,a cat\n")
+    with pytest.raises(StageError, match=r"did you mean cat\.mp4\?"):
+        run(folder(tmp_path / "videos", "c.csv"), tmp_path)
+    assert not (tmp_path / "clips").exists()
+
+
+def test_captions_from_a_file_replace_sidecars(tmp_path: Path) -> None:
+    video(tmp_path / "videos/a.mp4", caption="old")
+    (tmp_path / "videos/c.tsv").write_text("a.mp4\tnew words\n")
+    catalog, _ = run(folder(tmp_path / "videos", "c.tsv"), tmp_path)
+    assert set(catalog["caption"]) == {"new words"}
+
+
+def test_a_share_of_hashes_is_held_out_and_never_all_or_none() -> None:
+    hashes = [f"{index * 2654435761 % 2**32:08x}" for index in range(1000)]
+    chosen = share_by_hash(hashes, 0.125)
+    assert abs(len(chosen) - 125) < 30
+    assert share_by_hash(hashes[:500], 0.125) <= chosen
+    assert len(share_by_hash(["ffffffff", "fffffffe"], 0.1)) == 1
+    assert len(share_by_hash(["00000000", "00000001"], 0.9)) == 1
+    assert share_by_hash(hashes, 0.0) == set() and share_by_hash(hashes, 1.0) == set(hashes)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ({}, "exactly one"),
+        ({"rendered": {"seed": 0, "num_clips": 1}, "folder": {"path": "x"}}, "max_clips_per_video"),
+        ({"rendered": {"seed": 0, "num_clips": 0}}, "greater than or equal to 1"),
+    ],
+)
+def test_a_source_is_exactly_one_complete_block(source: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        RawVideoParams.model_validate({"clip": CLIP, "held_out_share": 0.1, "source": source})
+
+
+def test_a_frame_count_that_no_autoencoder_folds_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match="write 17"):
+        RawVideoParams.model_validate({**rendered().model_dump(), "clip": {**CLIP, "num_frames": 16}})
