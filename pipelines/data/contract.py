@@ -1,0 +1,131 @@
+"""The data contract: a folder of latents says of itself what it holds, and a consumer says what it reads.
+
+``manifest.json`` stands beside the shards. Nobody guesses an axis from a shape: every field states its axes, and a
+length that differs between samples is ``null``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import PrivateAttr, ValidationError
+
+from pipelines.params import Count, Params, Whole
+from pipelines.stage import StageError, digest
+
+MANIFEST, INDEX, EMPTY_PROMPT, TEXT_ENCODER = "manifest.json", "index.parquet", "empty_prompt.npy", "text_encoder"
+VERSION = 1
+
+MEMBERS = {
+    "latents": "latents.npy",
+    "prompt_embeds": "prompt_embeds.npy",
+    "prompt": "prompt.txt",
+    "actions": "actions.npy",
+}
+"""Field to the name of its tar member behind the key; every sample also has a ``json`` member with its index row."""
+
+
+class ContractError(StageError):
+    """An artifact is not what its reader needs: what is missing or different, and where."""
+
+
+class Field(Params):
+    """One kind of member: axes such as "C T H W", a length per axis (None: differs between samples), numpy dtype."""
+
+    axes: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+class AutoencoderFacts(Params):
+    """The autoencoder that made the latents; ``latents = (codes - latent_mean) / latent_std`` per channel."""
+
+    id: str
+    digest: str
+    temporal_stride: Count
+    spatial_stride: Count
+    latent_mean: tuple[float, ...]
+    latent_std: tuple[float, ...]
+
+
+class TextFacts(Params):
+    """The text encoder that made the prompt embeddings, which stands in ``text_encoder/`` when it is ours."""
+
+    id: str
+    digest: str
+    dim: Count
+
+
+class ShardFacts(Params):
+    """Content of one shard file: SHA-256, bytes, samples."""
+
+    sha256: str
+    size: Count
+    num_samples: Count
+
+
+class Manifest(Params):
+    """What a folder of latents says of itself. ``frame_rate`` is of the clips, frames per second."""
+
+    version: Literal[1]
+    fields: dict[str, Field]  # pyright: ignore[reportIncompatibleVariableOverride]
+    autoencoder: AutoencoderFacts
+    text_encoder: TextFacts
+    frame_rate: float
+    num_samples: Whole
+    splits: dict[str, int]
+    shards: dict[str, ShardFacts]
+    files: dict[str, str]
+    """SHA-256 of every other file of the folder: index, empty prompt, text encoder."""
+
+    _folder: Path = PrivateAttr(default=Path())
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """The manifest of a folder of latents.
+
+        Raises:
+            ContractError: there is none, or it is not readable as this version.
+        """
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise ContractError(f"{path}: no such file, so {folder} holds no latents; run the stage latent_shards.")
+        try:
+            manifest = cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise ContractError(
+                f"{path}: {where}: {first['msg']}; run the stage latent_shards again (this code reads version {VERSION})."
+            ) from None
+        manifest._folder = folder
+        return manifest
+
+    def require(self, fields: Iterable[str], by: str) -> None:
+        """Check that every sample has the fields that ``by`` reads.
+
+        Raises:
+            ContractError: naming the first missing field and what there is.
+        """
+        for name in fields:
+            if name not in self.fields:
+                raise ContractError(
+                    f"{self._folder / MANIFEST}: no field {name}, which {by} reads; there are "
+                    f"{', '.join(self.fields)}. Encode clips that have it, or choose another system."
+                )
+
+
+def require_autoencoder(manifest: Manifest, checkpoint: Path) -> None:
+    """Check that the latents were made by the autoencoder in the folder ``checkpoint``.
+
+    Raises:
+        ContractError: they were made by another one; names both digests.
+    """
+    found = digest(checkpoint)
+    if found != manifest.autoencoder.digest:
+        raise ContractError(
+            f"{manifest._folder}: made by autoencoder {manifest.autoencoder.id} {manifest.autoencoder.digest[:16]}, but "
+            f"{checkpoint} is {found[:16]}. Run the stage latent_shards again, or give the autoencoder that made them."
+        )

@@ -1,0 +1,138 @@
+"""Stage ``autoencoder``: pixels to latents, trained from scratch or taken from a pretrained checkpoint.
+
+The trained one minimises the squared error of frame groups; there is no KL term, so nothing pulls the latents to zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipelines import stage
+from pipelines.latents import pictures
+from pipelines.latents.clips import Clips, FrameGroups
+from pipelines.latents.params import AutoencoderGates, AutoencoderParams, PretrainedAutoencoderParams
+from pipelines.latents.quality import Autoencoder, latent_statistics, linear_baselines, psnr, reconstruction_quality
+from pipelines.models.autoencoder import PretrainedVideoAutoencoder, StackedAutoencoder
+from pipelines.training import checkpoint
+from pipelines.training.loop import train as run_training
+from pipelines.training.objective import Batch, LossOutput
+from pipelines.training.run import Run
+
+MOST_STATISTICS_CLIPS = 2048
+"""Most training clips over which mean and standard deviation of the latents are taken."""
+VALIDATION_CLIPS = 16
+"""Held-out clips measured during the training; the result is measured on all."""
+
+
+class Autoencoding:
+    """Reconstruction of frame groups: loss = mean squared error of pixels in [-1, 1]."""
+
+    trained = ("autoencoder",)
+    reads = ("video",)
+
+    def __init__(self, autoencoder: nn.Module) -> None:
+        self.autoencoder = autoencoder
+
+    def losses(self, batch: Batch, step: int) -> dict[str, LossOutput]:
+        """Per group [B]; the network may be wrapped for several processes."""
+        groups = batch["video"].flatten(1, 2)  # B 3 F H W -> B 3F H W, the layout of models.autoencoder.stack
+        error = (self.autoencoder(groups).float() - groups).square().mean(dim=(1, 2, 3))
+        return {"autoencoder": LossOutput(error, metrics={"train/psnr": 10 * torch.log10(4 / error.mean().detach())})}
+
+
+def gates(params: AutoencoderGates, latent_std: torch.Tensor, reached: float) -> list[dict[str, Any]]:
+    """Whether latents may be made: no collapsed channel, and reconstructions that show something."""
+    least = float(latent_std.min())
+    found = [
+        ("latent_std", least, params.min_latent_std, f"smallest of {len(latent_std)} channels, before normalisation"),
+        ("psnr", reached, params.min_psnr, "dB on held-out clips"),
+    ]
+    return [
+        {
+            "name": name,
+            "value": value,
+            "threshold": threshold,
+            "comparison": ">=",
+            "verdict": "pass" if value >= threshold else "fail",
+            "reason": reason,
+        }
+        for name, value, threshold, reason in found
+    ]
+
+
+def measured(
+    params: AutoencoderParams, autoencoder: Autoencoder, clips: Clips, device: torch.device, plots: Path
+) -> dict[str, Any]:
+    """Numbers and pictures of a finished autoencoder; ours gets its latent statistics here."""
+    train, held_out = clips.rows("train"), clips.rows("held_out")
+    mean, std = latent_statistics(autoencoder, clips, train[:MOST_STATISTICS_CLIPS], device)
+    if isinstance(autoencoder, StackedAutoencoder):
+        autoencoder.set_statistics(mean, std.clamp_min(1e-6))
+    quality = reconstruction_quality(autoencoder, clips, held_out, device)
+    stage.say("fitting patch PCA at the same compression")
+    strides = autoencoder.temporal_stride, autoencoder.spatial_stride
+    baselines = linear_baselines(clips, train, held_out, strides, quality.latent_shape[0])
+    pictures.draw_reconstructions(autoencoder, clips, quality, baselines, device, plots / "reconstructions.png")
+    pictures.draw_quality(quality, baselines, std, params.gates.min_latent_std, plots / "quality.png")
+    stage.say(f"PSNR {quality.psnr:.2f} dB on {len(held_out)} held-out clips; patch PCA {baselines['psnr_patch_pca']:.2f} dB")
+    return {
+        "psnr": quality.psnr,
+        "psnr_worst_clip": min(quality.per_clip.values()),
+        **baselines,
+        "compression": quality.compression,
+        "latent": {"channels": len(std), "std_min": float(std.min()), "std_max": float(std.max())},
+        "num_held_out": len(held_out),
+        "gates": gates(params.gates, std, quality.psnr),
+    }
+
+
+def train(params: AutoencoderParams, clips: Path, out: Path, metrics: Path, plots: Path) -> None:
+    """Train an autoencoder on the clips, or take the pretrained one, and measure it on the held-out clips.
+
+    Raises:
+        StageError: clips do not fit, or the pretrained autoencoder cannot be loaded.
+    """
+    source = Clips(clips)
+    run = Run.open(params, {"clips": clips}, out=out, metrics=metrics, plots=plots)
+    if params.pretrained is not None:
+        take_pretrained(params, params.pretrained, source, run)
+        return
+    size = params.network
+    autoencoder = StackedAutoencoder(size.frames, size.width, size.latent_channels, size.blocks)
+    source.require(autoencoder.temporal_stride, autoencoder.spatial_stride)
+    groups = FrameGroups(source, source.rows("train"), size.frames, params.training.batch_size, params.training.seed)
+    some = source.rows("held_out")[:VALIDATION_CLIPS]
+
+    def validate(_step: int) -> Mapping[str, float]:
+        with run.ema_weights("autoencoder"):
+            return {"psnr": reconstruction_quality(autoencoder, source, some, run.device).psnr}
+
+    run_training(Autoencoding(autoencoder), groups, run, lambda step: dict(validate(step)))
+    if run.is_main:
+        with run.ema_weights("autoencoder"):  # where there is an average, it is the autoencoder
+            results = measured(params, autoencoder.eval(), source, run.device, plots)
+            run.finish({"autoencoder": autoencoder}, results)
+    run.accelerator.wait_for_everyone()
+
+
+def take_pretrained(params: AutoencoderParams, named: PretrainedAutoencoderParams, clips: Clips, run: Run) -> None:
+    """Measure a pretrained autoencoder on the clips and copy it into the checkpoint, with where it came from."""
+    autoencoder = PretrainedVideoAutoencoder.from_pretrained(named.name, named.revision, named.subfolder)
+    clips.require(autoencoder.temporal_stride, autoencoder.spatial_stride)
+    if not run.is_main:
+        return
+    results = measured(params, autoencoder.to(run.device), clips, run.device, run.plots)
+    commit = getattr(autoencoder.network.config, "_commit_hash", None)
+    origin = {"name": named.name, "revision": commit or named.revision, "subfolder": named.subfolder}
+    with stage.whole_folder(run.out) as folder:
+        autoencoder.save_pretrained(folder)
+        checkpoint.write_record(folder, {**run.record(results), "pretrained": origin})
+    stage.write_metrics(run.metrics, {**results, "seconds": round(run.seconds, 1)})
+
+
+__all__ = ["Autoencoding", "gates", "psnr", "train"]

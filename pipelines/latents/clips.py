@@ -1,0 +1,166 @@
+"""Decoded clips for training and encoding: checked before anything starts, kept in memory within a bound."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pipelines.data.catalog import read_catalog
+from pipelines.data.video import VideoError, read_clip
+from pipelines.models.autoencoder import latent_frames
+from pipelines.stage import StageError
+
+CACHE_BYTES = 2 << 30
+"""Most decoded pixels kept in memory; clips beyond it are decoded again when they are wanted."""
+
+
+def as_video(frames: np.ndarray) -> Tensor:
+    """uint8 [..., T, H, W, 3] to float32 [..., 3, T, H, W] in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(frames, -1, -4))).float().div_(127.5).sub_(1.0)
+
+
+def as_frames(video: Tensor) -> np.ndarray:
+    """Inverse of :func:`as_video`, rounded."""
+    pixels = video.detach().float().cpu().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    return np.moveaxis(pixels.numpy(), -4, -1)
+
+
+class Clips:
+    """The clips of a folder by row of its catalog.
+
+    Raises:
+        StageError: there is no catalog, or no clip in it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.catalog: pd.DataFrame = read_catalog(folder)
+        if not len(self.catalog):
+            raise StageError(f"{folder}: the catalog has no clips; run the stage raw_video with a source that has some.")
+        self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._bytes = 0
+
+    def rows(self, split: str) -> list[int]:
+        """Catalog rows of a split.
+
+        Raises:
+            StageError: the split is empty.
+        """
+        found = np.flatnonzero(self.catalog["split"].to_numpy() == split).tolist()
+        if not found:
+            raise StageError(f"{self.folder / 'catalog.parquet'}: no clips in split {split}; raw_video decides the splits.")
+        return found
+
+    def require(self, temporal_stride: int, spatial_stride: int) -> None:
+        """Check from the catalog alone that every clip fits the strides.
+
+        Raises:
+            StageError: naming the first clip that does not.
+        """
+        for key, frames, height, width in self.catalog[["key", "num_frames", "height", "width"]].itertuples(index=False):
+            try:
+                latent_frames(int(frames), temporal_stride)
+            except StageError as error:
+                raise StageError(f"{self.folder}: clip {key}: {error}") from None
+            if height % spatial_stride or width % spatial_stride:
+                raise StageError(
+                    f"{self.folder}: clip {key} is {height}x{width} pixels, but this autoencoder takes multiples of "
+                    f"{spatial_stride}; change the clip size of raw_video."
+                )
+
+    def key(self, row: int) -> str:
+        """Key of a catalog row."""
+        return str(self.catalog["key"].iloc[row])
+
+    def frames(self, row: int) -> np.ndarray:
+        """Decoded pixels of a clip, uint8 [T, H, W, 3].
+
+        Raises:
+            StageError: the file cannot be decoded, or is not what the catalog says.
+        """
+        known = self._kept.get(row)
+        if known is not None:
+            return known
+        entry = self.catalog.iloc[row]
+        try:
+            decoded = read_clip(self.folder / entry["file"])
+        except VideoError as error:
+            raise StageError(f"{self.folder / entry['file']}: clip {entry['key']}: {error}; run raw_video again.") from None
+        stated = (int(entry["num_frames"]), int(entry["height"]), int(entry["width"]), 3)
+        if decoded.shape != stated:
+            raise StageError(
+                f"{self.folder / entry['file']}: decodes to {list(decoded.shape)}, the catalog states {list(stated)}; "
+                "run raw_video again."
+            )
+        self._keep(row, decoded)
+        return decoded
+
+    def _keep(self, row: int, decoded: np.ndarray) -> None:
+        if row not in self._kept:
+            self._kept[row] = decoded
+            self._bytes += decoded.nbytes
+        while self._bytes > CACHE_BYTES and len(self._kept) > 1:
+            self._bytes -= self._kept.popitem(last=False)[1].nbytes
+
+    def videos(self, rows: Sequence[int], batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
+        """(rows, video [B, 3, T, H, W]) in order, in batches of clips of one size."""
+        sizes = self.catalog[["num_frames", "height", "width"]].to_numpy()
+        batch: list[int] = []
+        for row in rows:
+            if batch and (len(batch) == batch_size or (sizes[row] != sizes[batch[0]]).any()):
+                yield batch, as_video(np.stack([self.frames(one) for one in batch]))
+                batch = []
+            batch.append(row)
+        if batch:
+            yield batch, as_video(np.stack([self.frames(one) for one in batch]))
+
+
+class FrameGroups:
+    """Training batches of frame groups: each sample is one group of one clip, chosen by (seed, step) alone.
+
+    An epoch shows every clip once, in an order made from (seed, epoch), each by one group drawn for it. The group of
+    the first frame is that frame repeated, as in :func:`pipelines.models.autoencoder.stack`.
+    """
+
+    def __init__(self, clips: Clips, rows: Sequence[int], frames: int, batch_size: int, seed: int) -> None:
+        sizes = clips.catalog[["height", "width"]].iloc[list(rows)].drop_duplicates()
+        if len(sizes) > 1:
+            shown = ", ".join(f"{height}x{width}" for height, width in sizes.itertuples(index=False))
+            raise StageError(f"{clips.folder}: training needs clips of one size, found {shown}; set it in raw_video.")
+        self.clips, self.rows, self.frames = clips, np.asarray(rows), frames
+        self.batch_size, self.seed = batch_size, seed
+        self._epoch = lru_cache(maxsize=4)(self._drawn)
+
+    def _drawn(self, epoch: int) -> np.ndarray:
+        """[N, 2]: catalog row and group number."""
+        generator = np.random.default_rng([self.seed, epoch])
+        rows = generator.permutation(self.rows)
+        groups = 1 + (self.clips.catalog["num_frames"].to_numpy()[rows] - 1) // self.frames
+        return np.stack([rows, generator.integers(0, groups)], axis=1)
+
+    def _samples(self, step: int) -> list[tuple[int, int]]:
+        places = range(step * self.batch_size, (step + 1) * self.batch_size)
+        drawn = (self._epoch(place // len(self.rows))[place % len(self.rows)] for place in places)
+        return [(int(row), int(group)) for row, group in drawn]
+
+    def keys(self, step: int) -> list[str]:
+        """Clip keys of the global batch of a step, in order."""
+        return [self.clips.key(row) for row, _ in self._samples(step)]
+
+    def _group(self, row: int, group: int) -> np.ndarray:
+        frames = self.clips.frames(row)
+        if group == 0:
+            return np.repeat(frames[:1], self.frames, axis=0)
+        return frames[1 + (group - 1) * self.frames : 1 + group * self.frames]
+
+    def read(self, step: int, start: int, stop: int) -> dict[str, Any]:
+        """``video`` [B, 3, frames, H, W] in [-1, 1] of samples [start, stop) of the global batch of a step."""
+        return {"video": as_video(np.stack([self._group(*sample) for sample in self._samples(step)[start:stop]]))}

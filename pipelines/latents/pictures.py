@@ -1,0 +1,92 @@
+"""Pictures of the stages autoencoder and latent_shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipelines.latents.clips import Clips, as_frames
+from pipelines.latents.quality import Autoencoder, Quality
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+"""From Okabe and Ito's palette: told apart by colour-blind readers too."""
+
+
+def _save(figure: Figure, path: Path) -> None:
+    FigureCanvasAgg(figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """At most ``wanted`` numbers spread over range(count), first and last among them."""
+    return sorted(set(np.linspace(0, count - 1, wanted).round().astype(int).tolist()))
+
+
+def _strip(frames: np.ndarray, gap: int = 2) -> np.ndarray:
+    """Frames [T, H, W, 3] side by side with white gaps."""
+    padded = np.pad(frames, ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
+    return np.concatenate(list(padded), axis=1)[:, :-gap]
+
+
+def draw_reconstructions(
+    autoencoder: Autoencoder,
+    clips: Clips,
+    quality: Quality,
+    baselines: dict[str, float],
+    device: torch.device,
+    path: Path,
+) -> None:
+    """Held-out clips from the best to the worst: some frames as decoded, and below them their reconstruction."""
+    order = sorted(clips.rows("held_out"), key=lambda row: -quality.per_clip[clips.key(row)])
+    chosen = [order[index] for index in _spread(len(order), 6)]
+    figure = Figure(figsize=(12, 1.2 + 1.42 * 2 * -(-len(chosen) // 2)), layout="constrained")
+    grid = figure.subplots(-(-len(chosen) // 2), 2, squeeze=False).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, row in zip(grid, chosen, strict=False):
+        [(_, video)] = list(clips.videos([row], 1))
+        shown = _spread(video.shape[2], 4)
+        original = clips.frames(row)[shown]
+        decoded = as_frames(autoencoder.decode(autoencoder.encode(video.to(device))))[0][shown]
+        axes.set_axis_on()
+        axes.imshow(np.concatenate([_strip(original), _strip(decoded)]), interpolation="nearest", aspect="equal")
+        height, width = original.shape[1:3]
+        axes.set_yticks([height / 2, 1.5 * height], ["original", "recon-\nstruction"], fontsize=9)
+        axes.set_xticks([(width + 2) * i + width / 2 for i in range(len(shown))], [f"frame {f}" for f in shown], fontsize=8)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        caption = str(clips.catalog["caption"].iloc[row])
+        caption = caption if len(caption) < 76 else caption[:75] + "…"
+        axes.set_title(f"{quality.per_clip[clips.key(row)]:.1f} dB · {caption}", fontsize=8.5, loc="left")
+    figure.suptitle(
+        f"Held-out clips over their reconstructions, best to worst: {quality.psnr:.1f} dB at {quality.compression:.0f}x "
+        f"(patch PCA {baselines['psnr_patch_pca']:.1f} dB, mean colour {baselines['psnr_mean_colour']:.1f} dB)",
+        fontsize=12,
+    )
+    _save(figure, path)
+
+
+def draw_quality(quality: Quality, baselines: dict[str, float], std: Tensor, least: float, path: Path) -> None:
+    """PSNR of every held-out clip beside the baselines, and the spread of every latent channel."""
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    values = list(quality.per_clip.values())
+    left.hist(values, bins=min(24, max(4, len(values) // 4)), color=BLUE, alpha=0.85, label="held-out clips")
+    lines = [("all clips", quality.psnr, BLUE, "-"), ("patch PCA, all clips", baselines["psnr_patch_pca"], ORANGE, "--")]
+    for label, value, colour, style in lines:
+        left.axvline(value, color=colour, linestyle=style, linewidth=2, label=f"{label}: {value:.1f} dB")
+    left.set(xlabel="PSNR (dB)", ylabel="clips", title="Reconstruction of held-out clips")
+    left.legend(fontsize=9, frameon=False)
+    right.bar(range(len(std)), std.tolist(), color=GREEN)
+    right.axhline(least, color=GREY, linestyle=":", label=f"gate: at least {least:g}")
+    right.set(xlabel="latent channel", ylabel="standard deviation", title="Latents before normalisation (0 = collapsed)")
+    right.legend(fontsize=9, frameon=False)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)

@@ -1,0 +1,134 @@
+"""How good an autoencoder is: PSNR against decoded frames, beside what needs no network at the same compression."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipelines import stage
+from pipelines.latents.clips import Clips
+from pipelines.models.autoencoder import PretrainedVideoAutoencoder, StackedAutoencoder, stack
+
+MOST_PATCH_VALUES = 32_000_000
+"""Most numbers in the matrix of patches that the principal components are fitted to."""
+
+Autoencoder = StackedAutoencoder | PretrainedVideoAutoencoder
+
+
+def psnr(mean_squared_error: float) -> float:
+    """Peak signal-to-noise ratio in dB of video in [-1, 1]: 10 log10(2^2 / MSE)."""
+    return 10.0 * float(np.log10(4.0 / max(mean_squared_error, 1e-12)))
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Reconstruction of some clips: over all pixels, and per clip."""
+
+    psnr: float
+    per_clip: dict[str, float]
+    latent_shape: tuple[int, ...]
+    compression: float
+
+
+@torch.no_grad()
+def reconstruction_quality(
+    autoencoder: Autoencoder, clips: Clips, rows: Sequence[int], device: torch.device, batch_size: int = 8
+) -> Quality:
+    """PSNR of decoded latents against the decoded frames of the clips (not against what was rendered before mp4)."""
+    errors: dict[str, float] = {}
+    latents, video = torch.empty(0), torch.empty(0)
+    for batch, pixels in clips.videos(rows, batch_size):
+        video = pixels.to(device)
+        latents = autoencoder.encode(video)
+        error = (autoencoder.decode(latents).float() - video).square().mean(dim=(1, 2, 3, 4))
+        errors |= {clips.key(row): float(value) for row, value in zip(batch, error, strict=True)}
+        stage.report(len(errors), len(rows), "clips measured")
+    return Quality(
+        psnr=psnr(float(np.mean(list(errors.values())))),
+        per_clip={key: psnr(error) for key, error in errors.items()},
+        latent_shape=tuple(latents.shape[1:]),
+        compression=video[0].numel() / latents[0].numel(),
+    )
+
+
+@torch.no_grad()
+def latent_statistics(
+    autoencoder: Autoencoder, clips: Clips, rows: Sequence[int], device: torch.device, batch_size: int = 8
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [C] of what ``encode`` gives, over clips, frames and places; float64 sums."""
+    total, squares, count = torch.zeros(1), torch.zeros(1), 0
+    for _, pixels in clips.videos(rows, batch_size):
+        latents = autoencoder.encode(pixels.to(device)).double().cpu()
+        total = total + latents.sum(dim=(0, 2, 3, 4))
+        squares = squares + latents.square().sum(dim=(0, 2, 3, 4))
+        count += latents[:, 0].numel()
+    mean = total / count
+    return mean.float(), (squares / count - mean.square()).clamp_min(0).sqrt().float()
+
+
+# ---- without a network --------------------------------------------------------------------------------------------
+
+
+def patches(video: Tensor, frames: int, side: int) -> Tensor:
+    """Patches of the same reach as a latent pixel: [B, 3, T, H, W] to [N, 3 * frames * side * side]."""
+    groups = stack(video, frames).flatten(0, 1)
+    tiles = groups.unfold(2, side, side).unfold(3, side, side)  # N C H W side side
+    return tiles.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2)
+
+
+@dataclass(frozen=True)
+class PatchPCA:
+    """A linear code of patches: mean [D] and orthonormal components [D, K]."""
+
+    mean: Tensor
+    components: Tensor
+
+    def mean_squared_error(self, rows: Tensor) -> float:
+        """Of patches [N, D] projected on the components."""
+        centred = rows - self.mean
+        kept = (centred @ self.components).square().sum()
+        return float((centred.square().sum() - kept).clamp_min(0) / centred.numel())
+
+
+def fit_patch_pca(rows: Tensor, components: int) -> PatchPCA:
+    """The best linear code with so many numbers per patch, in closed form.
+
+    Args:
+        rows: patches [N, D].
+    """
+    mean = rows.mean(dim=0)
+    centred = rows - mean
+    kept = min(components, *centred.shape)
+    if centred.shape[1] <= 2048:
+        vectors = torch.linalg.eigh(centred.T @ centred).eigenvectors
+        return PatchPCA(mean, vectors[:, -kept:])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return PatchPCA(mean, torch.svd_lowrank(centred, q=min(kept + 16, *centred.shape), niter=4)[2][:, :kept])
+
+
+def _some_patches(clips: Clips, rows: Sequence[int], frames: int, side: int) -> Tensor:
+    """Patches of clips spread over the rows, at most :data:`MOST_PATCH_VALUES` numbers."""
+    entry = clips.catalog.iloc[rows[0]]
+    per_clip = 3 * (int(entry["num_frames"]) - 1 + frames) * int(entry["height"]) * int(entry["width"])
+    count = max(1, min(len(rows), MOST_PATCH_VALUES // per_clip))
+    chosen = [rows[index] for index in np.linspace(0, len(rows) - 1, count).astype(int)]
+    return torch.cat([patches(video, frames, side) for _, video in clips.videos(chosen, 8)])
+
+
+def linear_baselines(
+    clips: Clips, train: Sequence[int], held_out: Sequence[int], strides: tuple[int, int], channels: int
+) -> dict[str, float]:
+    """PSNR on held-out clips of patch PCA at the same compression, and of the mean colour alone."""
+    fitted = fit_patch_pca(_some_patches(clips, train, *strides), channels)
+    tested = _some_patches(clips, held_out, *strides)
+    pixels = tested.unflatten(1, (3, -1))
+    colour = pixels.mean(dim=(0, 2), keepdim=True)
+    return {
+        "psnr_patch_pca": psnr(fitted.mean_squared_error(tested)),
+        "psnr_mean_colour": psnr(float((pixels - colour).square().mean())),
+    }
