@@ -79,7 +79,9 @@ def measured(
     baselines = linear_baselines(clips, train, held_out, strides, quality.latent_shape[0])
     pictures.draw_reconstructions(autoencoder, clips, quality, baselines, device, plots / "reconstructions.png")
     pictures.draw_quality(quality, baselines, std, params.gates.min_latent_std, plots / "quality.png")
-    stage.say(f"PSNR {quality.psnr:.2f} dB on {len(held_out)} held-out clips; patch PCA {baselines['psnr_patch_pca']:.2f} dB")
+    stage.say(
+        f"PSNR {quality.psnr:.2f} dB on {len(held_out)} held-out clips; patch PCA {baselines['psnr_patch_pca']:.2f} dB"
+    )
     return {
         "psnr": quality.psnr,
         "psnr_worst_clip": min(quality.per_clip.values()),

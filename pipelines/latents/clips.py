@@ -44,7 +44,9 @@ class Clips:
         self.folder = folder
         self.catalog: pd.DataFrame = read_catalog(folder)
         if not len(self.catalog):
-            raise StageError(f"{folder}: the catalog has no clips; run the stage raw_video with a source that has some.")
+            raise StageError(
+                f"{folder}: the catalog has no clips; run the stage raw_video with a source that has some."
+            )
         self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
         self._bytes = 0
 
@@ -56,7 +58,9 @@ class Clips:
         """
         found = np.flatnonzero(self.catalog["split"].to_numpy() == split).tolist()
         if not found:
-            raise StageError(f"{self.folder / 'catalog.parquet'}: no clips in split {split}; raw_video decides the splits.")
+            raise StageError(
+                f"{self.folder / 'catalog.parquet'}: no clips in split {split}; raw_video decides the splits."
+            )
         return found
 
     def require(self, temporal_stride: int, spatial_stride: int) -> None:
@@ -65,7 +69,9 @@ class Clips:
         Raises:
             StageError: naming the first clip that does not.
         """
-        for key, frames, height, width in self.catalog[["key", "num_frames", "height", "width"]].itertuples(index=False):
+        for key, frames, height, width in self.catalog[["key", "num_frames", "height", "width"]].itertuples(
+            index=False
+        ):
             try:
                 latent_frames(int(frames), temporal_stride)
             except StageError as error:
@@ -93,7 +99,9 @@ class Clips:
         try:
             decoded = read_clip(self.folder / entry["file"])
         except VideoError as error:
-            raise StageError(f"{self.folder / entry['file']}: clip {entry['key']}: {error}; run raw_video again.") from None
+            raise StageError(
+                f"{self.folder / entry['file']}: clip {entry['key']}: {error}; run raw_video again."
+            ) from None
         stated = (int(entry["num_frames"]), int(entry["height"]), int(entry["width"]), 3)
         if decoded.shape != stated:
             raise StageError(

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pipelines.data.shards import Shards
 from pipelines.latents.clips import Clips, as_frames
 from pipelines.latents.quality import Autoencoder, Quality
 
@@ -58,7 +59,9 @@ def draw_reconstructions(
         axes.imshow(np.concatenate([_strip(original), _strip(decoded)]), interpolation="nearest", aspect="equal")
         height, width = original.shape[1:3]
         axes.set_yticks([height / 2, 1.5 * height], ["original", "recon-\nstruction"], fontsize=9)
-        axes.set_xticks([(width + 2) * i + width / 2 for i in range(len(shown))], [f"frame {f}" for f in shown], fontsize=8)
+        axes.set_xticks(
+            [(width + 2) * i + width / 2 for i in range(len(shown))], [f"frame {f}" for f in shown], fontsize=8
+        )
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         caption = str(clips.catalog["caption"].iloc[row])
@@ -78,15 +81,60 @@ def draw_quality(quality: Quality, baselines: dict[str, float], std: Tensor, lea
     left, right = figure.subplots(1, 2)
     values = list(quality.per_clip.values())
     left.hist(values, bins=min(24, max(4, len(values) // 4)), color=BLUE, alpha=0.85, label="held-out clips")
-    lines = [("all clips", quality.psnr, BLUE, "-"), ("patch PCA, all clips", baselines["psnr_patch_pca"], ORANGE, "--")]
+    lines = [
+        ("all clips", quality.psnr, BLUE, "-"),
+        ("patch PCA, all clips", baselines["psnr_patch_pca"], ORANGE, "--"),
+    ]
     for label, value, colour, style in lines:
         left.axvline(value, color=colour, linestyle=style, linewidth=2, label=f"{label}: {value:.1f} dB")
     left.set(xlabel="PSNR (dB)", ylabel="clips", title="Reconstruction of held-out clips")
     left.legend(fontsize=9, frameon=False)
     right.bar(range(len(std)), std.tolist(), color=GREEN)
     right.axhline(least, color=GREY, linestyle=":", label=f"gate: at least {least:g}")
-    right.set(xlabel="latent channel", ylabel="standard deviation", title="Latents before normalisation (0 = collapsed)")
+    right.set(
+        xlabel="latent channel", ylabel="standard deviation", title="Latents before normalisation (0 = collapsed)"
+    )
     right.legend(fontsize=9, frameon=False)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def _false_colour(latents: np.ndarray) -> np.ndarray:
+    """Latents [C, T, H, W] as colours [T, H, W, 3] in [0, 1]: their three principal components, each over its range."""
+    flat = latents.reshape(len(latents), -1).T.astype(np.float64)
+    flat = flat - flat.mean(axis=0)
+    _, vectors = np.linalg.eigh(flat.T @ flat)
+    shown = flat @ vectors[:, ::-1][:, :3]
+    low, high = np.percentile(shown, [2, 98], axis=0)
+    return np.clip((shown - low) / np.maximum(high - low, 1e-9), 0, 1).reshape(*latents.shape[1:], -1)
+
+
+def draw_latents(autoencoder: Autoencoder, clips: Clips, folder: Path, device: torch.device, path: Path) -> None:
+    """A few held-out samples as they stand in the shards: original frames, latents in false colour, latents decoded."""
+    shards = Shards(folder)
+    rows = shards.rows("held_out")[:3]
+    numbers = {key: row for row, key in enumerate(clips.catalog["key"])}
+    figure = Figure(figsize=(12, 1.0 + 4.3 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), 1, squeeze=False).ravel()
+    for axes, row in zip(grid, rows, strict=True):
+        sample = shards.read(int(row), ("latents", "prompt"))
+        latents = np.array(sample["latents"], dtype=np.float32)
+        decoded = as_frames(autoencoder.decode(torch.from_numpy(latents)[None].to(device)))[0]
+        shown = [min(index * autoencoder.temporal_stride, len(decoded) - 1) for index in range(latents.shape[1])]
+        colours = (_false_colour(latents) * 255).astype(np.uint8)
+        scale = decoded.shape[1] // colours.shape[1]
+        colours = colours.repeat(scale, axis=1).repeat(scale, axis=2)
+        original = clips.frames(numbers[shards.index["key"].iloc[row]])[shown]
+        axes.imshow(
+            np.concatenate([_strip(original), _strip(colours), _strip(decoded[shown])]), interpolation="nearest"
+        )
+        height, width = original.shape[1:3]
+        axes.set_yticks([height * (n + 0.5) for n in range(3)], ["original", "latents", "decoded"], fontsize=9)
+        ticks = [(width + 2) * n + width / 2 for n in range(len(shown))]
+        axes.set_xticks(ticks, [f"latent frame {n} (frame {f})" for n, f in enumerate(shown)], fontsize=9)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_title(sample["prompt"], fontsize=10, loc="left")
+    figure.suptitle("Held-out samples in the shards (latents: three principal components as colour)", fontsize=12)
     _save(figure, path)

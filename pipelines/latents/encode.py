@@ -1,0 +1,260 @@
+"""Stage ``latent_shards``: clips and prompts encoded into WebDataset shards with manifest and index.
+
+A clip's latents depend on its pixels and the autoencoder alone, an embedding on its prompt and the text encoder alone:
+batches are filled to one size, so that the arithmetic of a sample does not know its neighbours. The unit of work is one
+shard, whole or absent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from pipelines import stage
+from pipelines.data.catalog import FACTOR_PREFIX
+from pipelines.data.contract import (
+    EMPTY_PROMPT,
+    INDEX,
+    MANIFEST,
+    TEXT_ENCODER,
+    VERSION,
+    AutoencoderFacts,
+    Field,
+    Manifest,
+    ShardFacts,
+    TextFacts,
+)
+from pipelines.data.shards import CHECKSUM
+from pipelines.data.tar import Place, npy_bytes, write_shard
+from pipelines.latents import pictures
+from pipelines.latents.clips import Clips
+from pipelines.latents.params import LatentShardsParams
+from pipelines.latents.quality import Autoencoder
+from pipelines.latents.text import TextEncoder, text_encoder
+from pipelines.models.autoencoder import load_autoencoder
+from pipelines.training import checkpoint
+
+AXES = {"latents": "C T H W", "prompt_embeds": "L D", "actions": "T A", "prompt": ""}
+TRAVELS = ["content_hash", "source", "start_seconds", "end_seconds"]
+"""Columns of the catalog that go into the index as they are, beside the factors."""
+
+
+def prompt_hash(prompt: str) -> str:
+    """Identity of a prompt: SHA-256 of its UTF-8 bytes."""
+    return hashlib.sha256(prompt.encode()).hexdigest()
+
+
+# ---- what will be written -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One shard: its file name and the catalog rows it holds, in order."""
+
+    name: str
+    rows: tuple[int, ...]
+
+
+def plan(catalog: pd.DataFrame, samples_per_shard: int) -> list[ShardPlan]:
+    """Clips sorted by key, cut into shards: the same clips give the same shards in whatever order they are listed."""
+    order = np.argsort(catalog["key"].to_numpy(), kind="stable").tolist()
+    parts = [order[begin : begin + samples_per_shard] for begin in range(0, len(order), samples_per_shard)]
+    return [ShardPlan(f"latents-{number:05d}.tar", tuple(part)) for number, part in enumerate(parts)]
+
+
+# ---- encoding -----------------------------------------------------------------------------------------------------
+
+
+class Encoder:
+    """Clips and prompts to samples; counts what it encoded."""
+
+    def __init__(self, params: LatentShardsParams, clips: Clips, autoencoder: Autoencoder, text: TextEncoder) -> None:
+        self.params, self.clips, self.autoencoder, self.text = params, clips, autoencoder, text
+        self.device = accelerate.PartialState().device
+        self.autoencoder.to(self.device)
+        self.text.network.to(self.device)
+        self.has_actions = bool(clips.catalog["actions"].notna().all())
+        self.clips_encoded = self.prompts_embedded = 0
+        self._embeds: dict[str, np.ndarray] = {}
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.params.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def latents(self, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """(row, float16 [C, T, H, W]) of every clip, in order."""
+        size = self.params.batch_size
+        for batch, video in self.clips.videos(rows, size):
+            filled = torch.cat([video, video[-1:].expand(size - len(video), *video.shape[1:])])
+            with torch.no_grad(), self._autocast():
+                latents = self.autoencoder.encode(filled.to(self.device))[: len(batch)]
+            self.clips_encoded += len(batch)
+            for row, value in zip(batch, latents.float().cpu().numpy().astype(np.float16), strict=True):
+                if not np.isfinite(value).all():
+                    raise stage.StageError(
+                        f"{self.clips.folder}: clip {self.clips.key(row)}: its latents are not finite in float16; "
+                        "encode with precision fp32, or look at the autoencoder."
+                    )
+                yield row, value
+
+    def embeds(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Prompt to embedding; each prompt is embedded once in the life of the encoder."""
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._embeds]
+        self._embeds |= self.text.embed(new, self.params.batch_size)
+        self.prompts_embedded += len(new)
+        return self._embeds
+
+    def samples(self, rows: Sequence[int]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+        """(key, fields, sidecar) per clip, as the writer takes them."""
+        catalog = self.clips.catalog
+        embeds = self.embeds([str(catalog["caption"].iloc[row]) for row in rows])
+        for row, latents in self.latents(rows):
+            entry = catalog.iloc[row]
+            prompt = str(entry["caption"])
+            sample = {"latents": latents, "prompt_embeds": embeds[prompt], "prompt": prompt}
+            if self.has_actions:
+                sample["actions"] = np.stack(entry["actions"]).astype(np.float32)
+            yield str(entry["key"]), sample, index_entry(entry)
+
+
+def index_entry(entry: pd.Series) -> dict[str, Any]:
+    """What index and sidecar say of a clip: key, split, hashes, where it came from, prompt, known factors."""
+    factors = [str(name) for name in entry.index if str(name).startswith(FACTOR_PREFIX)]
+    prompt = str(entry["caption"])
+    facts = {"key": entry["key"], "split": entry["split"], "prompt": prompt, "prompt_hash": prompt_hash(prompt)}
+    facts |= {name: entry[name] for name in [*TRAVELS, *factors]}
+    return {name: value.item() if hasattr(value, "item") else value for name, value in facts.items()}
+
+
+# ---- the folder ---------------------------------------------------------------------------------------------------
+
+
+def index_rows(shard: str, entries: Sequence[dict[str, Any]], places: Sequence[Place]) -> list[dict[str, Any]]:
+    """Rows of the index for the samples of one shard."""
+    rows = []
+    for entry, place in zip(entries, places, strict=True):
+        checksums = {CHECKSUM + name.partition(".")[0]: value for name, value in place.checksums.items()}
+        rows.append({**entry, "shard": shard, "offset": place.offset, "size": place.size, **checksums})
+    return rows
+
+
+def field_facts(samples: Sequence[dict[str, Any]]) -> dict[str, Field]:
+    """Axes, lengths and dtype of each field; a length that differs between samples is None."""
+    found = {}
+    for name in samples[0]:
+        if name == "prompt":
+            found[name] = Field(axes="", shape=(), dtype="str")
+            continue
+        shapes = {sample[name].shape for sample in samples}
+        lengths = tuple(next(iter(set(axis))) if len(set(axis)) == 1 else None for axis in zip(*shapes, strict=True))
+        lengths = tuple(None if axis == "L" else n for axis, n in zip(AXES[name].split(), lengths, strict=True))
+        found[name] = Field(axes=AXES[name], shape=lengths, dtype=str(samples[0][name].dtype))
+    return found
+
+
+def autoencoder_facts(folder: Path, autoencoder: Autoencoder) -> AutoencoderFacts:
+    """Identity, strides and normalisation of the autoencoder in a checkpoint folder.
+
+    Raises:
+        StageError: the folder is no checkpoint, is damaged, or a gate of it failed.
+    """
+    record = checkpoint.read(folder)
+    failed = [gate for gate in record["results"].get("gates", []) if gate["verdict"] == "fail"]
+    if failed:
+        gate = failed[0]
+        raise stage.StageError(
+            f"{folder}: gate {gate['name']} failed: {gate['value']:.4g} is not {gate['comparison']} {gate['threshold']:g} "
+            f"({gate['reason']}). Train it longer or differently, or move the threshold autoencoder.gates."
+        )
+    return AutoencoderFacts(
+        id=record.get("pretrained", {}).get("name") or f"{record['stage']}-{record['run_id']}",
+        digest=stage.digest(folder),
+        temporal_stride=autoencoder.temporal_stride,
+        spatial_stride=autoencoder.spatial_stride,
+        latent_mean=tuple(autoencoder.latent_mean.tolist()),
+        latent_std=tuple(autoencoder.latent_std.tolist()),
+    )
+
+
+def write_folder(
+    folder: Path, params: LatentShardsParams, encoder: Encoder, facts: AutoencoderFacts
+) -> tuple[Manifest, pd.DataFrame]:
+    """Encode everything into ``folder``: shards, index, empty prompt, text encoder, and last the manifest."""
+    catalog = encoder.clips.catalog
+    rows: list[dict[str, Any]] = []
+    shards: dict[str, ShardFacts] = {}
+    kinds: list[dict[str, Any]] = []
+    for part in plan(catalog, params.samples_per_shard):
+        samples = []
+        for sample in encoder.samples(part.rows):
+            samples.append(sample)
+            stage.report(encoder.clips_encoded, len(catalog), "clips")
+        shards[part.name], places = write_shard(folder / part.name, samples)
+        rows += index_rows(part.name, [sidecar for _, _, sidecar in samples], places)
+        kinds += [{name: _outline(value) for name, value in fields.items()} for _, fields, _ in samples]
+    index = pd.DataFrame(rows)
+    pq.write_table(pa.Table.from_pandas(index, preserve_index=False), folder / INDEX)
+    (folder / EMPTY_PROMPT).write_bytes(npy_bytes(encoder.text.embed([""], 1)[""]))
+    text_digest = encoder.text.save(folder / TEXT_ENCODER)
+    others = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".tar"]
+    manifest = Manifest(
+        version=VERSION,
+        fields=field_facts(kinds),
+        autoencoder=facts,
+        text_encoder=TextFacts(id=encoder.text.id, digest=text_digest, dim=encoder.text.dim),
+        frame_rate=float(catalog["frame_rate"].median()),
+        num_samples=len(index),
+        splits={str(name): int(count) for name, count in index["split"].value_counts().sort_index().items()},
+        shards=shards,
+        files={path.relative_to(folder).as_posix(): stage.file_digest(path) for path in sorted(others)},
+    )
+    stage.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+    return manifest, index
+
+
+def _outline(value: Any) -> Any:
+    """An array of the same shape and dtype that holds no memory."""
+    return np.broadcast_to(np.zeros((), value.dtype), value.shape) if isinstance(value, np.ndarray) else value
+
+
+def encode(params: LatentShardsParams, clips: Path, autoencoder: Path, out: Path, metrics: Path, plots: Path) -> None:
+    """Encode every clip and prompt of the catalog.
+
+    Raises:
+        StageError: the autoencoder is damaged or failed a gate, clips do not fit it, or a text encoder is not there.
+    """
+    source = Clips(clips)
+    network = load_autoencoder(autoencoder)
+    facts = autoencoder_facts(autoencoder, network)
+    source.require(network.temporal_stride, network.spatial_stride)
+    captions = source.catalog["caption"].astype(str).tolist()
+    encoder = Encoder(params, source, network, text_encoder(params.text, captions))
+    with stage.whole_folder(out) as folder:
+        manifest, index = write_folder(folder, params, encoder, facts)
+    pictures.draw_latents(network, source, out, encoder.device, plots / "latents.png")
+    size = sum(shard.size for shard in manifest.shards.values())
+    stage.say(f"{len(index)} clips in {len(manifest.shards)} shards, {size / 2**20:.1f} MiB")
+    stage.write_metrics(
+        metrics,
+        {
+            "clips_encoded": encoder.clips_encoded,
+            "prompts_embedded": encoder.prompts_embedded,
+            "num_samples": manifest.num_samples,
+            "num_shards": len(manifest.shards),
+            "splits": manifest.splits,
+            "shard_mib": size / 2**20,
+            "prompt_tokens_max": max(len(value) for value in encoder.embeds(captions).values()),
+        },
+    )
