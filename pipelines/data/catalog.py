@@ -119,13 +119,7 @@ def _read(folder: Path, name: str) -> pa.Table:
     try:
         return pq.read_table(folder / name)
     except pa.ArrowInvalid as error:
-<<<<<<< HEAD
         raise StageError(f"{folder / name}: not readable as parquet ({error}); run raw_video again.") from None
-=======
-        raise StageError(
-            f"{folder / name}: not readable as parquet ({error}); run the stage raw_video again."
-        ) from None
->>>>>>> e257abd (Encode clips and prompts into shards; text encoders; pictures)
 
 
 def _check(catalog: pd.DataFrame, folder: Path) -> None:
