@@ -98,7 +98,7 @@ class Manifest(Params):
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"])) or "the file"
             raise ContractError(
-                f"{path}: {where}: {first['msg']}; run the stage latent_shards again (this code reads version {VERSION})."
+                f"{path}: {where}: {first['msg']}; run the stage latent_shards again (this reads version {VERSION})."
             ) from None
         manifest._folder = folder
         return manifest
@@ -126,6 +126,6 @@ def require_autoencoder(manifest: Manifest, checkpoint: Path) -> None:
     found = digest(checkpoint)
     if found != manifest.autoencoder.digest:
         raise ContractError(
-            f"{manifest._folder}: made by autoencoder {manifest.autoencoder.id} {manifest.autoencoder.digest[:16]}, but "
-            f"{checkpoint} is {found[:16]}. Run the stage latent_shards again, or give the autoencoder that made them."
+            f"{manifest._folder}: made by autoencoder {manifest.autoencoder.id} {manifest.autoencoder.digest[:16]}, "
+            f"but {checkpoint} is {found[:16]}. Run latent_shards again, or give the autoencoder that made them."
         )

@@ -6,10 +6,9 @@ random access, exact resume (a batch is a function of the step) and no silent lo
 
 from __future__ import annotations
 
-import io
 import mmap
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pipelines.data.contract import EMPTY_PROMPT, INDEX, MANIFEST, MEMBERS, ContractError, Manifest
-from pipelines.data.tar import BLOCK
+from pipelines.data.tar import array, members
 from pipelines.stage import file_digest
 
 OPEN_SHARDS = 64
@@ -45,40 +44,6 @@ class Damage:
     def __str__(self) -> str:
         member = f", member {self.member}" if self.member else ""
         return f"{self.file}{member}, offset {self.offset}: {self.what}"
-
-
-@lru_cache(maxsize=4096)
-def _array_header(header: bytes) -> tuple[np.dtype, tuple[int, ...]]:
-    """Dtype and shape that a numpy 1.0 header states (the same few headers come again and again)."""
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(io.BytesIO(header))
-    if fortran or dtype.hasobject:
-        raise ValueError("neither Fortran order nor objects are allowed")
-    return dtype, shape
-
-
-def _array(view: memoryview) -> np.ndarray:
-    if bytes(view[:8]) != b"\x93NUMPY\x01\x00":
-        raise ValueError("not a numpy 1.0 array")
-    begin = 10 + int.from_bytes(view[8:10], "little")
-    dtype, shape = _array_header(bytes(view[8:begin]))
-    return np.frombuffer(view, dtype, offset=begin).reshape(shape)
-
-
-def _members(shard: mmap.mmap, offset: int, size: int) -> Iterator[tuple[str, int, int]]:
-    """(name, offset of the content, size of the content) of every member in a sample's part of a shard.
-
-    Raises:
-        ValueError: a header's own checksum does not hold.
-    """
-    end = offset + size
-    while offset < end:
-        header = shard[offset : offset + BLOCK]
-        stated = int(header[148:156].rstrip(b"\0 ") or b"0", 8)
-        if sum(header) - sum(header[148:156]) + 8 * 32 != stated:
-            raise ValueError(f"tar header at offset {offset} is damaged")
-        length = int(header[124:135], 8)
-        yield header[:100].rstrip(b"\0").decode(), offset + BLOCK, length
-        offset += BLOCK + -(-length // BLOCK) * BLOCK
 
 
 class Shards:
@@ -146,7 +111,7 @@ class Shards:
         return opened
 
     def read(self, row: int, fields: Iterable[str]) -> dict[str, Any]:
-        """One sample: arrays (read-only views into the shard) and strings of the wanted fields; nothing else is decoded.
+        """One sample: arrays (read-only views into the shard) and strings of the wanted fields; no other is decoded.
 
         Raises:
             ContractError: the sample's part of the shard is damaged, or it has no such field.
@@ -156,10 +121,10 @@ class Shards:
         wanted = {f"{key}.{MEMBERS[field]}": field for field in fields}
         found: dict[str, Any] = {}
         try:
-            for name, begin, length in _members(content, offset, size):
+            for name, begin, length in members(content, offset, size):
                 if name in wanted:
                     view = memoryview(content)[begin : begin + length]
-                    found[wanted[name]] = bytes(view).decode() if name.endswith(".txt") else _array(view)
+                    found[wanted[name]] = bytes(view).decode() if name.endswith(".txt") else array(view)
         except (ValueError, UnicodeDecodeError) as error:
             raise ContractError(f"{self.folder / shard}: sample {key}: {error}; `dvc checkout` restores it.") from None
         for name, field in wanted.items():
@@ -207,7 +172,7 @@ class Shards:
         for row in np.flatnonzero(self.index["shard"].to_numpy() == name):
             key, (offset, size) = self._keys[row], self._places[row]
             try:
-                for member, begin, length in _members(content, offset, size):
+                for member, begin, length in members(content, offset, size):
                     recorded = self.index.at[row, CHECKSUM + member.removeprefix(f"{key}.").partition(".")[0]]
                     if zlib.crc32(content[begin : begin + length]) != recorded:
                         found.append(Damage(name, member, begin, "content differs from its checksum"))
@@ -286,8 +251,8 @@ class Batches:
 def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Samples to one batch: float32 tensors, strings as lists, embeddings padded with a mask.
 
-    ``latents`` [B, C, T, H, W]; ``prompt_embeds`` [B, L, D] with zeros beyond each prompt and ``prompt_mask`` bool [B, L];
-    ``actions`` [B, T, A]; ``prompt`` list of B strings.
+    ``latents`` [B, C, T, H, W]; ``prompt_embeds`` [B, L, D] with zeros beyond each prompt and ``prompt_mask`` bool
+    [B, L]; ``actions`` [B, T, A]; ``prompt`` list of B strings.
     """
     batch: dict[str, Any] = {}
     for name in samples[0]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import mmap
 import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +39,13 @@ def npy_bytes(array: np.ndarray) -> bytes:
 
 def member_bytes(sample: Mapping[str, Any], sidecar: Mapping[str, Any]) -> dict[str, bytes]:
     """Member name (behind the key) to content, in the order of the tar."""
-    members = {}
+    found = {}
     for field, name in MEMBERS.items():
         if field in sample:
             value = sample[field]
-            members[name] = value.encode() if isinstance(value, str) else npy_bytes(value)
-    members["json"] = json.dumps(dict(sidecar), sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
-    return members
+            found[name] = value.encode() if isinstance(value, str) else npy_bytes(value)
+    found["json"] = json.dumps(dict(sidecar), sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+    return found
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,10 @@ def write_shard(
                             f"{path}: key {key!r} must be at most 80 lower-case letters, digits, '-', '_'."
                         )
                     begin = tar.offset
-                    members = member_bytes(sample, sidecar)
-                    for name, content in members.items():
+                    contents = member_bytes(sample, sidecar)
+                    for name, content in contents.items():
                         _add(tar, f"{key}.{name}", content)
-                    checksums = {name: zlib.crc32(content) for name, content in members.items()}
+                    checksums = {name: zlib.crc32(content) for name, content in contents.items()}
                     places.append(Place(begin, tar.offset - begin, checksums))
             stream.flush()
             os.fsync(stream.fileno())
@@ -99,3 +101,45 @@ def write_shard(
     finally:
         partial.unlink(missing_ok=True)
     return facts, places
+
+
+# ---- reading ------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=4096)
+def _array_header(header: bytes) -> tuple[np.dtype, tuple[int, ...]]:
+    """Dtype and shape that a numpy 1.0 header states (the same few headers come again and again)."""
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(io.BytesIO(header))
+    if fortran or dtype.hasobject:
+        raise ValueError("neither Fortran order nor objects are allowed")
+    return dtype, shape
+
+
+def array(view: memoryview) -> np.ndarray:
+    """The array in the bytes of an ``.npy`` member, without copying them.
+
+    Raises:
+        ValueError: it is none, or not of a plain kind.
+    """
+    if bytes(view[:8]) != b"\x93NUMPY\x01\x00":
+        raise ValueError("not a numpy 1.0 array")
+    begin = 10 + int.from_bytes(view[8:10], "little")
+    dtype, shape = _array_header(bytes(view[8:begin]))
+    return np.frombuffer(view, dtype, offset=begin).reshape(shape)
+
+
+def members(shard: mmap.mmap, offset: int, size: int) -> Iterator[tuple[str, int, int]]:
+    """(name, offset of the content, size of the content) of every member in a sample's part of a shard.
+
+    Raises:
+        ValueError: a header's own checksum does not hold.
+    """
+    end = offset + size
+    while offset < end:
+        header = shard[offset : offset + BLOCK]
+        stated = int(header[148:156].rstrip(b"\0 ") or b"0", 8)
+        if sum(header) - sum(header[148:156]) + 8 * 32 != stated:
+            raise ValueError(f"tar header at offset {offset} is damaged")
+        length = int(header[124:135], 8)
+        yield header[:100].rstrip(b"\0").decode(), offset + BLOCK, length
+        offset += BLOCK + -(-length // BLOCK) * BLOCK

@@ -16,7 +16,7 @@ from pipelines import stage
 from pipelines.latents import pictures
 from pipelines.latents.clips import Clips, FrameGroups
 from pipelines.latents.params import AutoencoderGates, AutoencoderParams, PretrainedAutoencoderParams
-from pipelines.latents.quality import Autoencoder, latent_statistics, linear_baselines, psnr, reconstruction_quality
+from pipelines.latents.quality import Autoencoder, latent_statistics, linear_baselines, reconstruction_quality
 from pipelines.models.autoencoder import PretrainedVideoAutoencoder, StackedAutoencoder
 from pipelines.training import checkpoint
 from pipelines.training.loop import train as run_training
@@ -32,8 +32,8 @@ VALIDATION_CLIPS = 16
 class Autoencoding:
     """Reconstruction of frame groups: loss = mean squared error of pixels in [-1, 1]."""
 
-    trained = ("autoencoder",)
-    reads = ("video",)
+    trained: tuple[str, ...] = ("autoencoder",)
+    reads: tuple[str, ...] = ("video",)
 
     def __init__(self, autoencoder: nn.Module) -> None:
         self.autoencoder = autoencoder
@@ -105,7 +105,7 @@ def train(params: AutoencoderParams, clips: Path, out: Path, metrics: Path, plot
         take_pretrained(params, params.pretrained, source, run)
         return
     size = params.network
-    autoencoder = StackedAutoencoder(size.frames, size.width, size.latent_channels, size.blocks)
+    autoencoder = StackedAutoencoder(size.frames, size.patch, size.width, size.latent_channels, size.blocks)
     source.require(autoencoder.temporal_stride, autoencoder.spatial_stride)
     groups = FrameGroups(source, source.rows("train"), size.frames, params.training.batch_size, params.training.seed)
     some = source.rows("held_out")[:VALIDATION_CLIPS]
@@ -135,6 +135,3 @@ def take_pretrained(params: AutoencoderParams, named: PretrainedAutoencoderParam
         autoencoder.save_pretrained(folder)
         checkpoint.write_record(folder, {**run.record(results), "pretrained": origin})
     stage.write_metrics(run.metrics, {**results, "seconds": round(run.seconds, 1)})
-
-
-__all__ = ["Autoencoding", "gates", "psnr", "train"]

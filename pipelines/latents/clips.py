@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipelines.data.catalog import read_catalog
 from pipelines.data.video import VideoError, read_clip
-from pipelines.models.autoencoder import latent_frames
+from pipelines.models.geometry import latent_frames
 from pipelines.stage import StageError
 
 CACHE_BYTES = 2 << 30

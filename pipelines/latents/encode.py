@@ -81,7 +81,7 @@ class Encoder:
 
     def __init__(self, params: LatentShardsParams, clips: Clips, autoencoder: Autoencoder, text: TextEncoder) -> None:
         self.params, self.clips, self.autoencoder, self.text = params, clips, autoencoder, text
-        self.device = accelerate.PartialState().device
+        self.device: torch.device = accelerate.PartialState().device or torch.device("cpu")
         self.autoencoder.to(self.device)
         self.text.network.to(self.device)
         self.has_actions = bool(clips.catalog["actions"].notna().all())
@@ -101,6 +101,7 @@ class Encoder:
             with torch.no_grad(), self._autocast():
                 latents = self.autoencoder.encode(filled.to(self.device))[: len(batch)]
             self.clips_encoded += len(batch)
+            stage.report(self.clips_encoded, len(self.clips.catalog), "clips")
             for row, value in zip(batch, latents.float().cpu().numpy().astype(np.float16), strict=True):
                 if not np.isfinite(value).all():
                     raise stage.StageError(
@@ -175,8 +176,8 @@ def autoencoder_facts(folder: Path, autoencoder: Autoencoder) -> AutoencoderFact
     if failed:
         gate = failed[0]
         raise stage.StageError(
-            f"{folder}: gate {gate['name']} failed: {gate['value']:.4g} is not {gate['comparison']} {gate['threshold']:g} "
-            f"({gate['reason']}). Train it longer or differently, or move the threshold autoencoder.gates."
+            f"{folder}: gate {gate['name']} failed: {gate['value']:.4g} is not {gate['comparison']} "
+            f"{gate['threshold']:g} ({gate['reason']}). Train it longer, or move the threshold in autoencoder.gates."
         )
     return AutoencoderFacts(
         id=record.get("pretrained", {}).get("name") or f"{record['stage']}-{record['run_id']}",
@@ -197,10 +198,7 @@ def write_folder(
     shards: dict[str, ShardFacts] = {}
     kinds: list[dict[str, Any]] = []
     for part in plan(catalog, params.samples_per_shard):
-        samples = []
-        for sample in encoder.samples(part.rows):
-            samples.append(sample)
-            stage.report(encoder.clips_encoded, len(catalog), "clips")
+        samples = list(encoder.samples(part.rows))
         shards[part.name], places = write_shard(folder / part.name, samples)
         rows += index_rows(part.name, [sidecar for _, _, sidecar in samples], places)
         kinds += [{name: _outline(value) for name, value in fields.items()} for _, fields, _ in samples]
@@ -214,7 +212,7 @@ def write_folder(
         fields=field_facts(kinds),
         autoencoder=facts,
         text_encoder=TextFacts(id=encoder.text.id, digest=text_digest, dim=encoder.text.dim),
-        frame_rate=float(catalog["frame_rate"].median()),
+        frame_rate=float(np.median(catalog["frame_rate"])),
         num_samples=len(index),
         splits={str(name): int(count) for name, count in index["split"].value_counts().sort_index().items()},
         shards=shards,

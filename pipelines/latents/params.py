@@ -10,9 +10,10 @@ from pipelines.params import Count, NonNegative, Params, Real, Training, Whole
 
 
 class StackedAutoencoderParams(Params):
-    """Size of our autoencoder: ``frames`` stacked as channels, spatial stride 8."""
+    """Size of our autoencoder: ``frames`` and ``patch`` x ``patch`` pixels as channels, spatial stride 8."""
 
     frames: Count
+    patch: Literal[1, 2, 4]
     width: Count
     latent_channels: Count
     blocks: Count

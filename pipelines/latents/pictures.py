@@ -21,7 +21,7 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 def _save(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=110)
 
 
 def _spread(count: int, wanted: int) -> list[int]:
@@ -65,13 +65,11 @@ def draw_reconstructions(
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         caption = str(clips.catalog["caption"].iloc[row])
-        caption = caption if len(caption) < 76 else caption[:75] + "…"
+        caption = caption if len(caption) < 70 else caption[:69] + "…"
         axes.set_title(f"{quality.per_clip[clips.key(row)]:.1f} dB · {caption}", fontsize=8.5, loc="left")
-    figure.suptitle(
-        f"Held-out clips over their reconstructions, best to worst: {quality.psnr:.1f} dB at {quality.compression:.0f}x "
-        f"(patch PCA {baselines['psnr_patch_pca']:.1f} dB, mean colour {baselines['psnr_mean_colour']:.1f} dB)",
-        fontsize=12,
-    )
+    title = f"Held-out clips over their reconstructions, best to worst: {quality.psnr:.1f} dB"
+    compared = f"patch PCA {baselines['psnr_patch_pca']:.1f} dB, mean colour {baselines['psnr_mean_colour']:.1f} dB"
+    figure.suptitle(f"{title} at {quality.compression:.0f}x ({compared})", fontsize=12)
     _save(figure, path)
 
 
@@ -115,7 +113,7 @@ def draw_latents(autoencoder: Autoencoder, clips: Clips, folder: Path, device: t
     shards = Shards(folder)
     rows = shards.rows("held_out")[:3]
     numbers = {key: row for row, key in enumerate(clips.catalog["key"])}
-    figure = Figure(figsize=(12, 1.0 + 4.3 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(9, 0.8 + 4.0 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), 1, squeeze=False).ravel()
     for axes, row in zip(grid, rows, strict=True):
         sample = shards.read(int(row), ("latents", "prompt"))
@@ -130,9 +128,9 @@ def draw_latents(autoencoder: Autoencoder, clips: Clips, folder: Path, device: t
             np.concatenate([_strip(original), _strip(colours), _strip(decoded[shown])]), interpolation="nearest"
         )
         height, width = original.shape[1:3]
-        axes.set_yticks([height * (n + 0.5) for n in range(3)], ["original", "latents", "decoded"], fontsize=9)
+        axes.set_yticks([height * (n + 0.5) for n in range(3)], ["original", "latent\nframes", "decoded"], fontsize=9)
         ticks = [(width + 2) * n + width / 2 for n in range(len(shown))]
-        axes.set_xticks(ticks, [f"latent frame {n} (frame {f})" for n, f in enumerate(shown)], fontsize=9)
+        axes.set_xticks(ticks, [f"{n} (frame {f})" for n, f in enumerate(shown)], fontsize=9)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set_title(sample["prompt"], fontsize=10, loc="left")

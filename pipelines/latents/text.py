@@ -60,8 +60,8 @@ class TextEncoder:
     def embed(self, prompts: Sequence[str], batch_size: int) -> dict[str, np.ndarray]:
         """Prompt to embedding float16 [L, D] at the prompt's real length, each prompt once.
 
-        Prompts of equal length go together in batches that are filled up to ``batch_size``: the arithmetic of one prompt
-        does not depend on which others there are, so equal prompts give equal bytes.
+        Prompts of equal length go together in batches that are filled up to ``batch_size``: the arithmetic of one
+        prompt does not depend on which others there are, so equal prompts give equal bytes.
         """
         by_length: dict[int, list[tuple[str, list[int]]]] = {}
         for prompt in dict.fromkeys(prompts):
@@ -174,7 +174,7 @@ def pretrained(params: PretrainedText) -> TextEncoder:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StageError(
             f"pretrained text encoder {params.name!r} cannot be loaded: {reason}\n"
-            "Give an existing folder, or a hub name (and subfolder) that this machine can reach or has in its cache."
+            "Give an existing folder, or a hub name (and subfolder) that this machine reaches or has in its cache."
         ) from None
     return TextEncoder(params.name, network, tokenizer, params.max_length)
 
