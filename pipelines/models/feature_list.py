@@ -1,0 +1,76 @@
+"""Feature vectors from feature maps: the multi-scale, multi-location list phi_j of the drifting loss (seed C, C.7).
+
+A map is [B, C, *space] with space = (H, W) or (T, H, W). Places are counted row-major over all of ``space``; windows are
+k x k over the last two axes, without overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+VARIANCE_FLOOR = 1e-6
+
+
+def spread(values: Tensor, dims: int | tuple[int, ...]) -> Tensor:
+    """sqrt(max(var, 1e-6)) with the population variance over ``dims``; its gradient stays finite at var = 0."""
+    return values.var(dims, unbiased=False).clamp_min(VARIANCE_FLOOR).sqrt()
+
+
+def places(count: int, most: int) -> list[int]:
+    """Up to ``most`` of ``count`` places: unique(round(linspace(0, count - 1, most)))."""
+    return torch.linspace(0, count - 1, most, dtype=torch.float64).round().long().unique().tolist()
+
+
+def windows(features: Tensor, size: int) -> Tensor:
+    """[B, C, ..., H, W] -> [B, C, ..., H // size, W // size, size**2]; a rest at the border is cut off."""
+    height, width = (length // size * size for length in features.shape[-2:])
+    cells = features[..., :height, :width].unflatten(-1, (-1, size)).unflatten(-3, (-1, size))
+    return cells.transpose(-3, -2).flatten(-2)
+
+
+def at_places(features: Tensor, name: str, most: int) -> dict[str, Tensor]:
+    """``{name}_loc_jjjj``: the vectors [B, C] at up to ``most`` places."""
+    flat = features.flatten(2)
+    return {f"{name}_loc_{place:04d}": flat[:, :, place] for place in places(flat.shape[2], most)}
+
+
+def map_features(features: Tensor, name: str, most: int, window_sizes: Sequence[int] = (2, 4)) -> dict[str, Tensor]:
+    """The list of one map [B, C, *space]: global mean and std, vectors at places, the same of window means and stds."""
+    flat = features.flatten(2)
+    found = {f"{name}_global_mean": flat.mean(2), f"{name}_global_std": spread(flat, 2)}
+    found |= at_places(features, name, most)
+    for size in window_sizes:
+        if min(features.shape[-2:]) >= size:
+            cells = windows(features, size)
+            found |= at_places(cells.mean(-1), f"{name}_k{size}_mean", most)
+            found |= at_places(spread(cells, -1), f"{name}_k{size}_std", most)
+    return found
+
+
+def feature_list(x: Tensor, maps: Sequence[Tensor], most: int) -> dict[str, Tensor]:
+    """``input_x2_mean`` [B, C] (mean over space of x^2) and the lists of all maps, named s1, s2, ..."""
+    found = {"input_x2_mean": x.square().flatten(2).mean(2)}
+    for number, features in enumerate(maps, start=1):
+        found |= map_features(features, f"s{number}", most)
+    return found
+
+
+def clip_features(features: Tensor, name: str) -> dict[str, Tensor]:
+    """Four poolings of a video map [B, C, T, H, W]: what is there, how it varies, what stands out, how it moves.
+
+    ``mean``, ``std``, ``max`` over time and space: [B, C]. ``trajectory``: mean over space per frame, less the clip's
+    mean, [B, T * C]; it is zero for a clip that stands still. Max pooling of early features finds identity,
+    trajectories find motion (measured; see docs/latent_mae.md).
+    """
+    flat = features.flatten(2)
+    frames = features.mean((-2, -1))
+    moving = frames - frames.mean(2, keepdim=True)
+    return {
+        f"{name}_mean": flat.mean(2),
+        f"{name}_std": spread(flat, 2),
+        f"{name}_max": flat.amax(2),
+        f"{name}_trajectory": moving.transpose(1, 2).flatten(1),
+    }

@@ -1,0 +1,123 @@
+"""A VideoMAE-like transformer over latent patches: the encoder sees visible patches, a light decoder sees all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipelines.models.feature_list import clip_features
+
+
+def sine_positions(grid: Sequence[int], width: int) -> Tensor:
+    """[N, width]: sines and cosines of (frame, row, column), a third of the width for each axis, row-major.
+
+    Positions have no weights, so that a clip of another length or size has features too.
+    """
+    pairs = width // 6
+    frequency = torch.exp(-math.log(100.0) * torch.arange(pairs) / max(pairs, 1))
+    axes = torch.meshgrid(*(torch.arange(length, dtype=torch.float32) for length in grid), indexing="ij")
+    angles = torch.cat([axis.reshape(-1, 1) * frequency for axis in axes], 1)
+    waves = torch.cat([angles.sin(), angles.cos()], 1)
+    return F.pad(waves, (0, width - waves.shape[1]))
+
+
+class Block(nn.Module):
+    """Pre-norm self-attention and MLP: x + A(N(x)), then x + M(N(x))."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, D] -> [B, N, D]."""
+        query, key, value = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        x = x + self.out(attended)
+        return x + self.down(F.gelu(self.up(self.norm_mlp(x)), approximate="tanh"))
+
+
+class TransformerMae(nn.Module):
+    """Patches -> encoder on the visible ones -> decoder on all, hidden ones as a learned token.
+
+    Args:
+        channels: C of the latents.
+        patch: (frames, rows, columns) of one patch.
+        width, depth, heads: of the encoder.
+        decoder_width, decoder_depth: of the decoder, which only training uses.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        patch: Sequence[int],
+        width: int,
+        depth: int,
+        heads: int,
+        decoder_width: int,
+        decoder_depth: int,
+    ) -> None:
+        super().__init__()
+        self.patch = (int(patch[0]), int(patch[1]), int(patch[2]))
+        size = channels * math.prod(self.patch)
+        self.embed = nn.Linear(size, width)
+        self.encoder = nn.ModuleList([Block(width, heads) for _ in range(depth)])
+        self.norm = nn.LayerNorm(width)
+        self.bridge = nn.Linear(width, decoder_width)
+        self.hidden_embed = nn.Parameter(torch.zeros(decoder_width))
+        self.decoder = nn.ModuleList([Block(decoder_width, heads) for _ in range(decoder_depth)])
+        self.decoder_norm = nn.LayerNorm(decoder_width)
+        self.predict = nn.Linear(decoder_width, size)
+
+    def _patches(self, latents: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+        """[B, C, T, H, W] -> [B, N, C * patch], and (T', H', W')."""
+        pt, ph, pw = self.patch
+        cells = latents.unflatten(4, (-1, pw)).unflatten(3, (-1, ph)).unflatten(2, (-1, pt))
+        cells = cells.permute(0, 2, 4, 6, 1, 3, 5, 7)
+        return cells.flatten(4).flatten(1, 3), (cells.shape[1], cells.shape[2], cells.shape[3])
+
+    def _latents(self, patches: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """Inverse of :meth:`_patches`."""
+        cells = patches.unflatten(2, (-1, *self.patch)).unflatten(1, grid)
+        return cells.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(6).flatten(4, 5).flatten(2, 3)
+
+    def _embedded(self, latents: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+        patches, grid = self._patches(latents)
+        tokens = self.embed(patches)
+        return tokens + sine_positions(grid, tokens.shape[-1]).to(tokens), grid
+
+    def forward(self, latents: Tensor, mask: Tensor) -> Tensor:
+        """Prediction [B, C, T, H, W]; ``mask`` [B, T', H', W'] hides equally many patches in every sample."""
+        tokens, grid = self._embedded(latents)
+        hidden = mask.flatten(1)
+        num_visible = int((~hidden[0]).sum())
+        visible = hidden.long().argsort(dim=1, stable=True)[:, :num_visible, None]
+        x = tokens.gather(1, visible.expand(-1, -1, tokens.shape[2]))
+        for block in self.encoder:
+            x = block(x)
+        x = self.bridge(self.norm(x))
+        everywhere = self.hidden_embed.to(x.dtype).expand(len(x), hidden.shape[1], -1)
+        x = everywhere.scatter(1, visible.expand(-1, -1, x.shape[2]), x)
+        x = x + sine_positions(grid, x.shape[2]).to(x)
+        for block in self.decoder:
+            x = block(x)
+        return self._latents(self.predict(self.decoder_norm(x)), grid)
+
+    def features(self, latents: Tensor) -> dict[str, Tensor]:
+        """``input_x2_mean`` and, of the embedding (``block0``) and of every block, mean, std, max and trajectory."""
+        x, grid = self._embedded(latents)
+        found = {"input_x2_mean": latents.square().flatten(2).mean(2)}
+        for number, block in enumerate([nn.Identity(), *self.encoder]):
+            x = block(x)
+            shown = self.norm(x) if number == len(self.encoder) else x
+            found |= clip_features(shown.transpose(1, 2).unflatten(2, grid), f"block{number}")
+        return found
