@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from dagster_dvc.lock import read_lock
 from dagster_dvc.project import DvcProject
 from dagster_dvc.repro import Repro, Result, checkout
+from dagster_dvc.status import reasons
 
 
 @dataclass
@@ -50,7 +52,7 @@ class Runner:
         self.project = project
         self.options = options or Options()
         self.waiting = [name for name in project.stages if name in chosen]
-        self.running: dict[str, Repro] = {}
+        self.running: dict[str, Repro | None] = {}
         self.summary = Summary()
         self._on_line = on_line
         self._on_end = on_end
@@ -74,7 +76,7 @@ class Runner:
 
     def stop(self) -> None:
         """Stop every running stage and wait until all are gone."""
-        for process in self.running.values():
+        for process in filter(None, self.running.values()):
             process.stop()
         while self.running:
             self._finish(self._next())
@@ -102,10 +104,22 @@ class Runner:
         return not blocked and all(self.summary.results[up].succeeded for up in before if up in self.summary.results)
 
     def _start(self, name: str) -> None:
+        if not self.options.force and self._is_unchanged(name):
+            self.running[name] = None
+            self._ended.put(Result(name, "unchanged", 0.0, 0))
+            return
         options = ("--force",) if self.options.force else ()
         process = Repro(self.project, name, grace=self.options.grace, options=options)
         self.running[name] = process
         threading.Thread(target=self._watch, args=(name, process), name=name, daemon=True).start()
+
+    def _is_unchanged(self, name: str) -> bool:
+        """Whether the files say what dvc.lock says: asking DVC itself would take half a second a stage."""
+        now = DvcProject(self.project.root)
+        stage, entry = now.stages.get(name), read_lock(now).get(name)
+        fresh = stage is not None and not now.problems and not reasons(now, stage, entry)
+        now.hashes.save()
+        return fresh
 
     def _watch(self, name: str, process: Repro) -> None:
         try:
