@@ -52,7 +52,7 @@ class Repro:
         project: DvcProject,
         stage: str,
         *,
-        grace: float = 20.0,
+        grace: float = 7.0,
         options: tuple[str, ...] = (),
         env: Mapping[str, str] | None = None,
     ) -> None:

@@ -1,10 +1,12 @@
 """Run a command so that nothing of it outlives its starter. Standard library only; started with ``python -S``.
 
 ``supervise.py <grace seconds> <command> ...`` runs the command in a session of its own and exits with its status. Standard
-input is the life line: when it closes (the starter asked, or is gone), or on SIGINT or SIGTERM, every descendant in
-whatever session gets SIGINT, after `grace` seconds SIGTERM, after a third of that SIGKILL. SIGINT comes first because
-DVC is built for it: the stage's command ends, DVC reports the failure and releases its locks. Descendants that lose
-their parent are inherited here (Linux subreaper); on a system without /proc the session is signalled as a group.
+input is the life line: when it closes (the starter asked, or is gone), or on SIGINT or SIGTERM, the command's session
+gets SIGINT, after `grace` seconds every descendant in whatever session SIGTERM, after a third of that SIGKILL. SIGINT
+comes first because DVC is built for it: the stage's command ends, DVC reports the failure and releases its locks. A
+launcher that put its workers into sessions of their own passes the first signal on itself (one signal, not two, so that
+they can save). Descendants that lose their parent are inherited here (Linux subreaper) and always count; on a system
+without /proc the session is signalled as a group.
 """
 
 import contextlib
@@ -86,10 +88,21 @@ def _end(child: subprocess.Popen[bytes], grace: float, linux: bool) -> None:
         alive = descendants(os.getpid()) if linux else [-child.pid] if child.poll() is None else []
         if not alive:
             return
-        for pid in alive:
+        for pid in alive if number != signal.SIGINT or not linux else _first_to_hear(alive, child.pid):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(-pid, number) if pid < 0 else os.kill(pid, number)
         _wait_until(lambda: child.poll() is not None and not (linux and descendants(os.getpid())), seconds)
+
+
+def _first_to_hear(alive: list[int], session: int) -> list[int]:
+    """The command's own session, and what lost the parent that would have passed the signal on."""
+    heard = []
+    for pid in alive:
+        with contextlib.suppress(OSError, ValueError):
+            fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session or int(fields[1]) == os.getpid():
+                heard.append(pid)
+    return heard
 
 
 def _wait_until(done: Callable[[], bool], seconds: float) -> None:
