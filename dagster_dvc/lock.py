@@ -88,13 +88,13 @@ def lock_digest(project: DvcProject) -> str:
 
 def code_version(project: DvcProject, stage: Stage) -> str:
     """Hash of what defines the stage apart from its data, as it is on disk: command, outputs, params, code."""
-    code = {dep: project.hashes.of(dep) for dep in project.code_deps(stage)}
+    code = {dep: project.hashes.of(dep) for dep in project.identity_deps(stage)}
     return _version(stage.cmd, [out.path for out in stage.outs], stage.params, code)
 
 
 def lock_code_version(project: DvcProject, stage: Stage, locked: Entry) -> str:
     """The same for the recorded run. Equal to `code_version` exactly when DVC finds command, params and code unchanged."""
-    code = {path: dep.hash for path, dep in locked.deps.items() if project.is_code(path)}
+    code = {path: dep.hash for path, dep in locked.deps.items() if project.is_identity(path)}
     return _version(locked.cmd, list(locked.outs), locked.params, code)
 
 

@@ -179,6 +179,15 @@ class DvcProject:
         """The stage's dependencies that are data: outputs of other stages, or sources."""
         return [dep for dep in stage.deps if not self.is_code(dep)]
 
+    def identity_deps(self, stage: Stage) -> list[str]:
+        """Dependencies that count as part of the stage: code, and metrics or plots of others, which are no assets."""
+        return [dep for dep in stage.deps if self.is_identity(dep)]
+
+    def is_identity(self, path: str) -> bool:
+        """Whether a dependency is code, or only metrics and plots of other stages."""
+        makers = self.producers(path)
+        return all(out.kind != "data" for _, out in makers) if makers else self.is_code(path)
+
     @cached_property
     def sources(self) -> list[str]:
         """Data that some stage reads and no stage makes."""

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dagster_dvc.project import DvcProject
 
@@ -85,6 +85,19 @@ class Repro:
         with contextlib.suppress(OSError):
             self._process.stdin.close()
 
+    def wait(self, seconds: float) -> bool:
+        """Wait for the end, at most so long; whether it came."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+        return self._process.poll() is not None
+
+    def _end(self, on_line: Callable[[str], None]) -> None:
+        assert self._process.stdout is not None
+        self.stop()
+        for raw in self._process.stdout:  # a full pipe would block what is still saving
+            on_line(raw.rstrip())
+        self._process.wait()
+
     def result(self, on_line: Callable[[str], None] = lambda line: None) -> Result:
         """Hand every output line to `on_line` until the end, then say what happened."""
         assert self._process.stdout is not None
@@ -92,14 +105,18 @@ class Repro:
         outcome: Outcome = "failed"
         busy = False
         with _noted(self.project, self.stage, self._process.pid, self._since) as note:
-            for raw in self._process.stdout:
-                line = raw.rstrip().rpartition("\r")[2]
-                outcome = next((found for phrase, found in PHRASES if phrase in line), outcome)
-                busy = busy or BUSY in line
-                tail.append(line)
-                note(line)
-                on_line(line)
-            code = self._process.wait()
+            try:
+                for raw in self._process.stdout:
+                    line = raw.rstrip().rpartition("\r")[2]
+                    outcome = next((found for phrase, found in PHRASES if phrase in line), outcome)
+                    busy = busy or BUSY in line
+                    tail.append(line)
+                    note(line)
+                    on_line(line)
+                code = self._process.wait()
+            except BaseException:  # an interrupt: everything below must be gone before anyone hears of it
+                self._end(on_line)
+                raise
         self.stop()
         seconds = time.time() - self._since
         if code == 0:
@@ -130,12 +147,28 @@ def checkout(project: DvcProject, stage: str) -> bool:
 
 def running(project: DvcProject) -> dict[str, dict[str, object]]:
     """Stages being run now through `Repro`: pid of the supervisor, since when (seconds), the last line it printed."""
-    found = {}
+    found: dict[str, dict[str, object]] = {}
+    for stage, pid in locked_by_dvc(project).items():
+        found[stage] = {"stage": stage, "pid": pid, "since": _started(pid), "line": "by `dvc repro`"}
     for note in sorted((project.scratch / "running").glob("*.json")):
         with contextlib.suppress(OSError, ValueError):
             facts = json.loads(note.read_text(encoding="utf-8"))
             if _alive(facts["pid"]):
                 found[facts["stage"]] = facts
+    return found
+
+
+def locked_by_dvc(project: DvcProject) -> dict[str, int]:
+    """Stage -> pid of the living DVC process that holds its outputs, however it was started."""
+    file = project.root / ".dvc" / "tmp" / "rwlock"
+    held = _json(file.read_text(encoding="utf-8")).get("write", {}) if file.is_file() else {}
+    pids = {path: info.get("pid") for path, info in dict(held).items() if isinstance(info, dict)}
+    found = {}
+    for stage in project.stages.values():
+        for out in stage.outs:
+            pid = pids.get(str(project.root / out.path))
+            if pid and _alive(pid):
+                found[stage.name] = pid
     return found
 
 
@@ -161,7 +194,7 @@ def recorded_seconds(project: DvcProject) -> dict[str, float]:
     return {stage: times[-1] for stage, times in known.items() if times}
 
 
-def _json(text: str) -> dict[str, list[float]]:
+def _json(text: str) -> dict[str, Any]:
     try:
         return json.loads(text or "{}")
     except ValueError:
@@ -217,11 +250,16 @@ def _reason(outcome: Outcome, tail: list[str]) -> str:
 
 
 def _since(pid: int) -> str:
-    """`` since 14:02:11``, or nothing where the process table does not say."""
+    """`` since 2026-01-31 14:02:11``, or nothing where the process table does not say."""
+    started = _started(pid)
+    return f" since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(started))}" if started else ""
+
+
+def _started(pid: int) -> float | None:
+    """When a process began (seconds since the epoch), where the system tells."""
     try:
         ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
         uptime = float(Path("/proc/uptime").read_text().split()[0])
     except (OSError, ValueError, IndexError):
-        return ""
-    started = time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
-    return f" since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(started))}"
+        return None
+    return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")

@@ -91,8 +91,8 @@ def stale(reasons: Mapping[str, list[Reason]], project: DvcProject, running: Map
     for name in project.stages:
         if name in running:
             facts = running[name]
-            began = duration(time.time() - float(str(facts["since"])))
-            rows.append([name, "running", f"for {began} (pid {facts['pid']}): {facts['line']}"])
+            began = f"for {duration(time.time() - float(str(facts['since'])))} " if facts["since"] else ""
+            rows.append([name, "running", f"{began}(pid {facts['pid']}): {facts['line']}"])
         elif name in reasons:
             why = "; ".join(str(reason) for reason in reasons[name][:3])
             more = len(reasons[name]) - 3
