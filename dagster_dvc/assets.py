@@ -10,7 +10,7 @@ from dagster_dvc.events import source_version
 from dagster_dvc.lock import code_version
 from dagster_dvc.project import DvcProject, Problem, Stage
 from dagster_dvc.resource import DvcResource
-from dagster_dvc.translator import Assets, DvcTranslator, op_name
+from dagster_dvc.translator import Assets, DvcTranslator, identifier, op_name
 
 
 def dvc_assets(
@@ -46,7 +46,9 @@ def dvc_problems(project: DvcProject, *, translator: DvcTranslator | None = None
     return [_broken(project, number, problem) for number, problem in enumerate(project.problems)]
 
 
-def dvc_keys(project: DvcProject, words: Sequence[str], *, translator: DvcTranslator | None = None) -> list[dg.AssetKey]:
+def dvc_keys(
+    project: DvcProject, words: Sequence[str], *, translator: DvcTranslator | None = None
+) -> list[dg.AssetKey]:
     """The asset keys of the stages that some words select."""
     assets = Assets(project, translator)
     return [key for name in project.select(words) for key in assets.of_stage(project.stages[name]).values()]
@@ -59,9 +61,7 @@ def build_dvc_asset_selection(
     return dg.AssetSelection.assets(*dvc_keys(project, select, translator=translator))
 
 
-def get_asset_key_for_stage(
-    project: DvcProject, name: str, *, translator: DvcTranslator | None = None
-) -> dg.AssetKey:
+def get_asset_key_for_stage(project: DvcProject, name: str, *, translator: DvcTranslator | None = None) -> dg.AssetKey:
     """The asset key of a stage with one data output; of the first output where there are several."""
     stage = project.stage(name)
     return next(iter(Assets(project, translator).of_stage(stage).values()))
@@ -89,7 +89,7 @@ def _stage_assets(assets: Assets, stage: Stage, retry_policy: dg.RetryPolicy | N
         pool=translator.get_pool(stage),
         retry_policy=translator.get_retry_policy(stage) or retry_policy,
         config_schema={"force": dg.Field(bool, default_value=False, description="Run even if nothing changed.")},
-        op_tags={"dvc/stage": stage.name.replace("@", "_at_").replace(":", "_").replace("/", "_")},
+        op_tags={"dvc/stage": identifier(stage.name)},
     )
     def run_stage(context: dg.AssetExecutionContext, dvc: DvcResource) -> Iterator[Any]:
         yield from dvc.repro(context, assets, stage, force=context.op_execution_context.op_config["force"])
@@ -116,7 +116,7 @@ def _source(assets: Assets, path: str) -> Any:
 
 def _broken(project: DvcProject, number: int, problem: Problem) -> dg.AssetSpec:
     known = problem.stage is not None and problem.stage not in project.stages
-    name = op_name_of(problem.stage) if known and problem.stage else f"dvc_yaml_problem_{number + 1}"
+    name = identifier(problem.stage) if known and problem.stage else f"dvc_yaml_problem_{number + 1}"
     return dg.AssetSpec(
         name,
         group_name="broken",
@@ -124,10 +124,3 @@ def _broken(project: DvcProject, number: int, problem: Problem) -> dg.AssetSpec:
         kinds={"dvc"},
         metadata={"dvc/problem": str(problem)},
     )
-
-
-def op_name_of(name: str) -> str:
-    """A name with only letters, digits and underscores."""
-    return "".join(letter if letter.isalnum() else "_" for letter in name)
-
-

@@ -53,7 +53,9 @@ def sync_result(assets: Assets, stage: Stage) -> dg.AssetCheckResult:
 
 def changed_outputs(project: DvcProject, stage: Stage) -> list[Reason]:
     """Outputs that are missing or edited."""
-    return [why for why in reasons(project, stage, read_lock(project).get(stage.name)) if why.kind in {"never", "output"}]
+    return [
+        why for why in reasons(project, stage, read_lock(project).get(stage.name)) if why.kind in {"never", "output"}
+    ]
 
 
 def _description(check: object) -> str:

@@ -7,7 +7,7 @@ reported it, so that Dagster shows the same staleness and provenance as for runs
 """
 
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -58,7 +58,9 @@ def observe_sources(instance: DagsterInstance, assets: Assets) -> list[dg.AssetK
         tags = (record.asset_observation.tags if record and record.asset_observation else None) or {}
         if tags.get(DATA_VERSION) != found:
             instance.report_runless_asset_event(
-                dg.AssetObservation(key, metadata={"dvc/hash": found}, tags={DATA_VERSION: found, USER_PROVIDED: "true"})
+                dg.AssetObservation(
+                    key, metadata={"dvc/hash": found}, tags={DATA_VERSION: found, USER_PROVIDED: "true"}
+                )
             )
             changed.append(key)
     assets.project.hashes.save()
@@ -86,8 +88,13 @@ def reconcile(instance: DagsterInstance, assets: Assets, only: str | None = None
             }
             if _latest_tags(instance, key, tags) == tags:
                 continue
-            pointers = {INPUT_POINTER + up.to_user_string(): _pointer(instance, up, version) for up, version in inputs.items()}
-            facts = {"dvc/outcome": "recorded by DVC", "dvc/lock_read_at": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+            pointers = {
+                INPUT_POINTER + up.to_user_string(): _pointer(instance, up, version) for up, version in inputs.items()
+            }
+            facts = {
+                "dvc/outcome": "recorded by DVC",
+                "dvc/lock_read_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
             metadata = result_metadata(assets, stage, out, lock[stage.name], **facts)
             event = dg.AssetMaterialization(key, metadata=metadata, tags={**tags, **pointers, USER_PROVIDED: "true"})
             instance.report_runless_asset_event(event)

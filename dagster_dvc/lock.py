@@ -61,7 +61,9 @@ def read_lock(project: DvcProject) -> dict[str, Entry]:
         ProjectError: the file is no valid lock file, with file and line.
     """
     entries: dict[str, Entry] = {}
-    contents = {file: _contents(project.root / Path(file).with_suffix(".lock"), project.root) for file in _files(project)}
+    contents = {
+        file: _contents(project.root / Path(file).with_suffix(".lock"), project.root) for file in _files(project)
+    }
     for stage in project.stages.values():
         raw = contents[stage.file].get(stage.name.rsplit(":", 1)[-1])
         if raw:
@@ -93,12 +95,14 @@ def code_version(project: DvcProject, stage: Stage) -> str:
 
 
 def lock_code_version(project: DvcProject, stage: Stage, locked: Entry) -> str:
-    """The same for the recorded run. Equal to `code_version` exactly when DVC finds command, params and code unchanged."""
+    """The same for the recorded run. Equal to `code_version` exactly when DVC finds all but the data unchanged."""
     code = {path: dep.hash for path, dep in locked.deps.items() if project.is_identity(path)}
     return _version(locked.cmd, list(locked.outs), locked.params, code)
 
 
-def _version(cmd: object, outs: list[str], params: Mapping[str, Mapping[str, Any]], code: Mapping[str, str | None]) -> str:
+def _version(
+    cmd: object, outs: list[str], params: Mapping[str, Mapping[str, Any]], code: Mapping[str, str | None]
+) -> str:
     held = {file: values for file, values in params.items() if values}
     blob = json.dumps([cmd, sorted(outs), held, code], sort_keys=True, default=str)
     return hashlib.sha256(blob.encode()).hexdigest()[:32]

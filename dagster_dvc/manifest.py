@@ -24,7 +24,7 @@ VERSION = 3
 
 
 def build(root: Path) -> dict[str, Any]:
-    """The manifest of the DVC project at `root`: stages, tracked sources, problems, and the files they were read from."""
+    """The manifest of the DVC project at `root`: stages, tracked sources, problems, and the files read."""
     from dvc.repo import Repo
 
     repo = Repo(str(root))
@@ -62,7 +62,7 @@ def _dvc_files(repo: Any) -> Iterator[str]:
 
     for folder, folders, files in repo.dvcignore.walk(repo.fs, repo.root_dir):
         folders.sort()
-        yield from (os.path.join(folder, file) for file in sorted(files) if is_valid_filename(file))
+        yield from (str(Path(folder) / file) for file in sorted(files) if is_valid_filename(file))
 
 
 def _stages(repo: Any, path: str, problems: list[dict[str, Any]], read: set[str]) -> list[dict[str, Any]]:
@@ -97,7 +97,7 @@ def _stages(repo: Any, path: str, problems: list[dict[str, Any]], read: set[str]
 
 
 def _included(repo: Any, path: str, entry: str) -> str:
-    return os.path.relpath(os.path.join(os.path.dirname(path), entry.split(":")[0]), repo.root_dir)
+    return os.path.relpath(Path(path).parent / entry.split(":")[0], repo.root_dir)
 
 
 def _without_invalid(
@@ -134,7 +134,7 @@ def _stage_lines(path: Path) -> dict[str, int]:
     except yaml.YAMLError:
         return {}
     pairs = tree.value if isinstance(tree, yaml.MappingNode) else []
-    stages = next((value for key, value in pairs if key.value == "stages"), None)
+    stages = dict((key.value, value) for key, value in pairs if isinstance(key.value, str)).get("stages")
     if not isinstance(stages, yaml.MappingNode):
         return {}
     return {str(key.value): key.start_mark.line + 1 for key, _ in stages.value}
@@ -209,7 +209,9 @@ def _without_cycles(stages: list[dict[str, Any]], problems: list[dict[str, Any]]
     cycle = {name for name in left if reaches(name, name, upstream)}
     for name, stage in left.items():
         others = ", ".join(sorted(cycle))
-        reason = f"the graph has a cycle through {others}" if name in cycle else f"comes after the cycle through {others}"
+        reason = (
+            f"the graph has a cycle through {others}" if name in cycle else f"comes after the cycle through {others}"
+        )
         problems.append(_problem(name, reason, stage["file"], stage["line"]))
     return [stage for stage in stages if stage["name"] not in left]
 

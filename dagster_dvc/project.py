@@ -1,7 +1,7 @@
 """A DVC project as plain data: its stages, the edges between them, and which stages a few words select.
 
-The graph comes from `dagster_dvc.manifest`, run as a process and kept in ``.dvc/tmp/dagster_dvc/manifest.json`` until one
-of the files it was read from changes. Nothing here imports dvc or dagster.
+The graph comes from `dagster_dvc.manifest`, run as a process and kept in ``.dvc/tmp/dagster_dvc/manifest.json`` until
+one of the files it was read from changes. Nothing here imports dvc or dagster.
 """
 
 import fnmatch
@@ -22,7 +22,22 @@ from dagster_dvc import graph
 from dagster_dvc.hashing import Hashes
 
 MANIFEST_VERSION = 3
-CODE_SUFFIXES = {".py", ".pyx", ".sh", ".c", ".cc", ".cpp", ".cu", ".h", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".ipynb"}
+CODE_SUFFIXES = {
+    ".py",
+    ".pyx",
+    ".sh",
+    ".c",
+    ".cc",
+    ".cpp",
+    ".cu",
+    ".h",
+    ".yaml",
+    ".yml",
+    ".toml",
+    ".cfg",
+    ".ini",
+    ".ipynb",
+}
 
 
 class ProjectError(ValueError):
@@ -94,7 +109,7 @@ class Problem:
 
 
 class DvcProject:
-    """The project at `root` as it is now. Reads files on first use and keeps them: make a new one to see later edits."""
+    """The project at `root` as it is now. Reads files on first use and keeps them: make a new one after an edit."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root).resolve()
@@ -210,8 +225,12 @@ class DvcProject:
         else:
             chosen = set(fnmatch.filter(self.stages, core))
         if not chosen and core != "*":
-            groups = sorted({f"group:{stage.dagster['group']}" for stage in self.stages.values() if "group" in stage.dagster})
-            raise ProjectError(f"nothing in dvc.yaml is selected by '{word}'{_did_you_mean(core, [*self.stages, *groups])}")
+            groups = sorted(
+                {f"group:{stage.dagster['group']}" for stage in self.stages.values() if "group" in stage.dagster}
+            )
+            raise ProjectError(
+                f"nothing in dvc.yaml is selected by '{word}'{_did_you_mean(core, [*self.stages, *groups])}"
+            )
         more = graph.closure(chosen, self.upstream) if word.startswith("+") else set()
         return chosen | more | (graph.closure(chosen, self.downstream) if word.endswith("+") else set())
 
@@ -231,7 +250,11 @@ class DvcProject:
 
     def _is_current(self, manifest: Mapping[str, Any]) -> bool:
         files: Mapping[str, str | None] = manifest["files"]
-        found = {str(path.relative_to(self.root)) for pattern in ("dvc.yaml", "*/dvc.yaml") for path in self.root.glob(pattern)}
+        found = {
+            str(path.relative_to(self.root))
+            for pattern in ("dvc.yaml", "*/dvc.yaml")
+            for path in self.root.glob(pattern)
+        }
         return found <= files.keys() and all(_digest(self.root / file) == kept for file, kept in files.items())
 
     def _keep(self, manifest: Mapping[str, Any]) -> None:

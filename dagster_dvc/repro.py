@@ -23,7 +23,9 @@ PHRASES: tuple[tuple[str, Outcome], ...] = (
     ("Running stage", "executed"),
 )
 BUSY = "is busy, it is being blocked by"
-NOISE = re.compile(r"^(Running stage |> |Generating lock file|Updating lock file|Use `dvc push`|To track the changes|\s*$)")
+NOISE = re.compile(
+    r"^(Running stage |> |Generating lock file|Updating lock file|Use `dvc push`|To track the changes|\s*$)"
+)
 TAIL = 40
 
 
@@ -108,7 +110,7 @@ class Repro:
             try:
                 for raw in self._process.stdout:
                     line = raw.rstrip().rpartition("\r")[2]
-                    outcome = next((found for phrase, found in PHRASES if phrase in line), outcome)
+                    outcome = _outcome(line) or outcome
                     busy = busy or BUSY in line
                     tail.append(line)
                     note(line)
@@ -127,8 +129,12 @@ class Repro:
         return Result(self.stage, ended, seconds, code, _reason(ended, list(tail)), list(tail))
 
 
+def _outcome(line: str) -> Outcome | None:
+    return next((found for phrase, found in PHRASES if phrase in line), None)
+
+
 def environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This environment with this interpreter's folder first on PATH, lines unbuffered, one thread unless told otherwise."""
+    """This environment with this interpreter first on PATH, lines unbuffered, one thread unless told otherwise."""
     base = {**os.environ, **(env or {})}
     base["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), base.get("PATH", "")])
     base["PYTHONUNBUFFERED"] = "1"
@@ -137,10 +143,16 @@ def environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def checkout(project: DvcProject, stage: str) -> bool:
-    """Bring back what dvc.lock records of a stage's outputs, after a failed run. False when nothing could be restored."""
+    """Bring back what dvc.lock records of a stage's outputs, after a failure. False when nothing could be restored."""
     command = [sys.executable, "-P", "-m", "dvc", "--wait-for-lock", "checkout", "--force", stage]
     done = subprocess.run(
-        command, cwd=project.root, env=environment(), capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+        command,
+        cwd=project.root,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
     )
     return done.returncode == 0
 
@@ -241,10 +253,14 @@ def _reason(outcome: Outcome, tail: list[str]) -> str:
         return "stopped before it finished; nothing was recorded"
     if outcome == "busy":
         holders = re.findall(r"\(PID (\d+)\): (.*)", "\n".join(tail))
-        names = "; ".join(f"pid {pid} on {socket.gethostname()}{_since(int(pid))} ({cmd})" for pid, cmd in dict(holders).items())
+        names = "; ".join(
+            f"pid {pid} on {socket.gethostname()}{_since(int(pid))} ({cmd})" for pid, cmd in dict(holders).items()
+        )
         return f"already being run by {names or 'another process'}; wait for it or stop it"
     said = [line for line in tail if not NOISE.match(line)]
-    failed = next((index for index, line in enumerate(said) if line.startswith("ERROR: failed to reproduce")), len(said))
+    failed = next(
+        (index for index, line in enumerate(said) if line.startswith("ERROR: failed to reproduce")), len(said)
+    )
     own = said[:failed] if failed else said
     return "\n".join(own[-8:]) or "the command gave no reason"
 

@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -35,7 +36,9 @@ class DvcResource(dg.ConfigurableResource):
     restore: bool = Field(default=True, description="Bring the earlier outputs back after a failure.")
     env: dict[str, str] = Field(default_factory=dict, description="Further environment variables of the stages.")
 
-    def repro(self, context: dg.AssetExecutionContext, assets: Assets, stage: Stage, force: bool = False) -> Iterator[Event]:
+    def repro(
+        self, context: dg.AssetExecutionContext, assets: Assets, stage: Stage, force: bool = False
+    ) -> Iterator[Event]:
         """Run one stage; yields a result per selected asset, with the stage's checks.
 
         Raises:
@@ -55,7 +58,7 @@ class DvcResource(dg.ConfigurableResource):
 
     @contextlib.contextmanager
     def _session(self, context: dg.AssetExecutionContext, assets: Assets, stage: Stage):
-        """A Pipes session: the variables for the stage, and a function that ends it quietly if the stage never opened it."""
+        """A Pipes session: the variables for the stage, and a function that ends it quietly if it was never opened."""
         progress = Progress(context, next(iter(assets.of_stage(stage).values())), self.observe_every_seconds)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -74,7 +77,9 @@ class DvcResource(dg.ConfigurableResource):
         entry = read_lock(assets.project)[stage.name]
         now = assets.project.stages.get(stage.name, stage)
         facts = {
-            "dvc/outcome": {"unchanged": "reused", "restored": "restored from run cache"}.get(result.outcome, result.outcome),
+            "dvc/outcome": {"unchanged": "reused", "restored": "restored from run cache"}.get(
+                result.outcome, result.outcome
+            ),
             "dvc/seconds": round(time.time() - began, 1),
         }
         checks = [*gate_results(assets, now), sync_result(assets, now)]
@@ -92,7 +97,9 @@ class DvcResource(dg.ConfigurableResource):
             context.log.warning(f"gate not declared in meta.dagster.checks of {stage.name}: {gate}")
         corrected = reconcile(context.instance, assets, only=stage.name)
         if corrected:
-            context.log.info(f"dvc.lock says more than this process knew when it loaded; reported {len(corrected)} assets again")
+            context.log.info(
+                f"dvc.lock says more than this process knew when it loaded; reported {len(corrected)} assets again"
+            )
 
     def _fail(self, context: dg.AssetExecutionContext, project: DvcProject, result: Result) -> None:
         if result.outcome == "busy":
@@ -101,7 +108,8 @@ class DvcResource(dg.ConfigurableResource):
         restored = self.restore and checkout(project, result.stage)
         code = re.search(r"exited with (-?\d+)", "\n".join(result.tail))
         raise dg.Failure(
-            description=f"{result.stage}: {result.error}" + ("\nIts earlier outputs are back in place." if restored else ""),
+            description=f"{result.stage}: {result.error}"
+            + ("\nIts earlier outputs are back in place." if restored else ""),
             metadata={
                 "last lines": dg.MetadataValue.md("```\n" + "\n".join(result.tail) + "\n```"),
                 "exit code": code.group(1) if code else str(result.exit_code),
@@ -183,7 +191,7 @@ class _Relay:
 
 def _open_and_close(params: Mapping[str, Any]) -> None:
     """Say hello and goodbye for a stage that had no reason to run, so that Dagster does not warn about its silence."""
-    with open(params["path"], "a", encoding="utf-8") as stream:
+    with Path(params["path"]).open("a", encoding="utf-8") as stream:
         for method in ("opened", "closed"):
             stream.write(json.dumps({"__dagster_pipes_version": "0.1", "method": method, "params": {}}) + "\n")
 

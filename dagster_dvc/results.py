@@ -1,9 +1,9 @@
 """What a stage left behind, read from its metrics and plots: numbers, verdicts of gates, pictures, tables.
 
-A metrics file (JSON or YAML) may hold a list ``gates`` of ``{name, value, threshold, comparison, verdict, reason}``; the
-stage decides the verdict ``pass``, ``warn`` or ``fail``. A gate may also be declared in dvc.yaml, without code, as a bound on
-a metric: ``meta: {dagster: {checks: [{metric: psnr, min: 25, blocking: true}]}}``. A plain name in that list announces a
-gate that the metrics file will hold.
+A metrics file (JSON or YAML) may hold a list ``gates`` of ``{name, value, threshold, comparison, verdict, reason}``;
+the stage decides the verdict ``pass``, ``warn`` or ``fail``. A gate may also be declared in dvc.yaml, without code, as
+a bound on a metric: ``meta: {dagster: {checks: [{metric: psnr, min: 25, blocking: true}]}}``. A plain name in that list
+announces a gate that the metrics file will hold.
 """
 
 import json

@@ -29,7 +29,7 @@ class Summary:
 
 @dataclass
 class Options:
-    """How to run: at most `jobs` stages at once; `keep_going` starts what a failure does not touch; `force` runs all."""
+    """At most `jobs` stages at once; `keep_going` starts what a failure does not touch; `force` runs everything."""
 
     jobs: int = 2
     keep_going: bool = False

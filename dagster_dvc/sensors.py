@@ -84,7 +84,9 @@ def build_reload_sensor(
             return dg.SkipReason("definitions are up to date")
         address = os.environ.get(WEBSERVER)
         if not address:
-            return dg.SkipReason(f"dvc.yaml, params.yaml or code changed: reload the definitions ({WEBSERVER} is not set)")
+            return dg.SkipReason(
+                f"dvc.yaml, params.yaml or code changed: reload the definitions ({WEBSERVER} is not set)"
+            )
         threading.Thread(target=_reload, args=(address,), daemon=True).start()
         return dg.SkipReason("dvc.yaml, params.yaml or code changed: reloading the definitions")
 
@@ -102,7 +104,7 @@ def _count(items: list[dg.AssetKey], noun: str) -> str:
 
 
 def _reload(address: str) -> None:
-    """Ask the web server to load all code locations again. It calls back into this process, so never wait for it here."""
+    """Ask the web server to load all code locations again. It calls back into this process: only from a thread."""
     query = "mutation { reloadWorkspace { __typename } }"
     request = urllib.request.Request(
         f"{address}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}

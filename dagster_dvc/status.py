@@ -1,4 +1,4 @@
-"""Which stages are stale, and why: the lock file against the disk, as `dvc status` finds it, but never blocked by a run.
+"""Which stages are stale, and why: the lock file against the disk, as `dvc status` does, but never blocked by a run.
 
 `dvc status` refuses to answer while a stage runs; this reads files only. Staleness is DVC's: not transitive. What
 would run in a complete `dvc repro` is `plan`.
@@ -36,7 +36,7 @@ def stale(project: DvcProject) -> dict[str, list[Reason]]:
 
 
 def plan(project: DvcProject, goals: Iterable[str]) -> dict[str, list[Reason]]:
-    """What `dvc repro` of `goals` and everything upstream would look at again, in order: stale, or after a stale one."""
+    """What `dvc repro` of `goals` and what they need would look at again, in order: stale, or after a stale one."""
     wanted = graph.closure(goals, project.upstream)
     why = stale(project)
     result: dict[str, list[Reason]] = {}

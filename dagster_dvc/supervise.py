@@ -1,9 +1,9 @@
 """Run a command so that nothing of it outlives its starter. Standard library only; started with ``python -S``.
 
-``supervise.py <grace seconds> <command> ...`` runs the command in a session of its own and exits with its status. Standard
-input is the life line: when it closes (the starter asked, or is gone), or on SIGINT or SIGTERM, the command's session
-gets SIGINT, after `grace` seconds every descendant in whatever session SIGTERM, after a third of that SIGKILL. SIGINT
-comes first because DVC is built for it: the stage's command ends, DVC reports the failure and releases its locks. A
+``supervise.py <grace seconds> <command> ...`` runs the command in a session of its own and exits with its status.
+Standard input is the life line: when it closes (the starter asked, or is gone), or on SIGINT or SIGTERM, the command's
+session gets SIGINT, after `grace` seconds every descendant in whatever session SIGTERM, after a third of that SIGKILL.
+SIGINT comes first because DVC is built for it: the stage's command ends, DVC reports the failure and releases its locks. A
 launcher that put its workers into sessions of their own passes the first signal on itself (one signal, not two, so that
 they can save). Descendants that lose their parent are inherited here (Linux subreaper) and always count; on a system
 without /proc the session is signalled as a group.
@@ -52,7 +52,10 @@ def main() -> int:
     if linux:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     child = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent if linux else _fresh_signals
+        command,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=_die_with_parent if linux else _fresh_signals,
     )
     threading.Thread(target=_watch_life_line, args=(stop,), daemon=True).start()
     while child.poll() is None and not stop.is_set():

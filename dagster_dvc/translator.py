@@ -16,6 +16,7 @@ identity (editing it makes nothing stale)::
         headline: [psnr]
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -52,7 +53,7 @@ class DvcTranslator:
         return f"{stage.desc or 'A DVC stage.'}\n\nMake it: `dvc repro {stage.name}`"
 
     def get_kinds(self, stage: Stage, out: Out | None) -> set[str]:
-        """"dvc" and up to two kinds of ``meta.dagster.kinds``."""
+        """ "dvc" and up to two kinds of ``meta.dagster.kinds``."""
         return {"dvc", *(str(kind) for kind in (stage.dagster.get("kinds") or [])[:2])}
 
     def get_owners(self, stage: Stage) -> list[str]:
@@ -67,7 +68,7 @@ class DvcTranslator:
 
     def get_pool(self, stage: Stage) -> str:
         """``meta.dagster.pool``, else a pool of the stage's own: two runs never run one stage at once."""
-        return str(stage.dagster.get("pool") or "stage__" + op_name(stage))
+        return str(stage.dagster.get("pool") or "stage__" + identifier(stage.name))
 
     def get_retry_policy(self, stage: Stage) -> dg.RetryPolicy | None:
         """``meta.dagster.retries``, ten seconds apart; None uses what `dvc_assets` was given."""
@@ -92,11 +93,8 @@ class DvcTranslator:
 
     def get_metadata(self, project: DvcProject, stage: Stage, out: Out | None) -> dict[str, Any]:
         """What can be known before the stage has run: its command, its place, what it reads and writes."""
-        reference = dg.LocalFileCodeReference(
-            file_path=str(project.root / stage.file), line_number=stage.line, label=f"{stage.name} in {stage.file}"
-        )
         metadata: dict[str, Any] = {
-            "dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[reference]),
+            "dagster/code_references": _place(project, stage),
             "dvc/stage": stage.name,
             "dvc/command": dg.MetadataValue.md(f"```\n{stage.command}\n```"),
         }
@@ -117,7 +115,9 @@ class DvcTranslator:
         if locked and locked.hash:
             metadata["dvc/hash"] = locked.hash
             metadata |= {
-                key: value for key, value in (("dvc/bytes", locked.size), ("dvc/files", locked.num_files)) if value is not None
+                key: value
+                for key, value in (("dvc/bytes", locked.size), ("dvc/files", locked.num_files))
+                if value is not None
             }
         metadata["dvc/inputs"] = dg.MetadataValue.table(
             records=[dg.TableRecord({"path": dep.path, "hash": dep.hash or "-"}) for dep in entry.deps.values()],
@@ -156,7 +156,9 @@ class Assets:
                 key = self.translator.get_asset_key(stage, out)
                 place = f"{stage.file}:{stage.line} (stage '{stage.name}', {out.path if out else 'no data output'})"
                 if key in owner:
-                    raise ProjectError(f"{place} and {owner[key]} would both be the asset {key.to_user_string()}; rename one")
+                    raise ProjectError(
+                        f"{place} and {owner[key]} would both be the asset {key.to_user_string()}; rename one"
+                    )
                 owner[key] = place
                 self.keys[stage.name, out.path if out else None] = key
 
@@ -180,8 +182,23 @@ class Assets:
 
 
 def op_name(stage: Stage) -> str:
-    """A stage's name as Dagster allows for operations."""
-    return "".join(letter if letter.isalnum() else "_" for letter in stage.name.replace("@", "__"))
+    """The operation of a stage. Not the bare stage name: a job may be called like a stage."""
+    return f"repro_{identifier(stage.name)}"
+
+
+def identifier(name: str) -> str:
+    """A name with only letters, digits and underscores."""
+    return "".join(letter if letter.isalnum() else "_" for letter in name.replace("@", "__"))
+
+
+def _place(project: DvcProject, stage: Stage) -> dg.CodeReferencesMetadataValue:
+    """The stage's line in dvc.yaml, for the links of the web interface."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        reference = dg.LocalFileCodeReference(
+            file_path=str(project.root / stage.file), line_number=stage.line, label=f"{stage.name} in {stage.file}"
+        )
+        return dg.CodeReferencesMetadataValue(code_references=[reference])
 
 
 def _rows(file: str, values: Mapping[str, Any]) -> list[dict[str, str]]:

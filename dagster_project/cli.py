@@ -35,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="reel", description="Run and inspect the lineage from raw video to evaluations.")
+    parser = argparse.ArgumentParser(
+        prog="reel", description="Run and inspect the lineage from raw video to evaluations."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, command: Callable[..., int], text: str) -> argparse.ArgumentParser:
@@ -54,11 +56,15 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--all", action="store_true", help="the whole graph")
         sub.add_argument("--jobs", type=int, default=2, metavar="N", help="stages at once (default 2)")
         if name == "run":
-            sub.add_argument("--keep-going", action="store_true", help="after a failure, run what does not depend on it")
+            sub.add_argument(
+                "--keep-going", action="store_true", help="after a failure, run what does not depend on it"
+            )
             sub.add_argument("--force", action="store_true", help="run the named stages even if nothing changed")
     add("status", show_status, "Which stages are stale and why, and which are running and how far.")
     add("check", check, "Validate dvc.yaml, dvc.lock and params.yaml.")
-    lineage = add("lineage", show_lineage, "Where a result came from: its stage, params, code and inputs, back to the sources.")
+    lineage = add(
+        "lineage", show_lineage, "Where a result came from: its stage, params, code and inputs, back to the sources."
+    )
     lineage.add_argument("what", help="a stage, a path, or the first characters of a content hash")
     demo = add("demo", run_demo, "Check everything, then run the whole graph.")
     demo.add_argument("--jobs", type=int, default=2, metavar="N", help="stages at once (default 2)")
@@ -70,7 +76,9 @@ def run(project: DvcProject, arguments: argparse.Namespace) -> int:
     names = _goals(project, arguments)
     options = Options(arguments.jobs, arguments.keep_going, False)
     if arguments.force:
-        return _run(project, project.select(arguments.stage or ["*"]), Options(arguments.jobs, arguments.keep_going, True))
+        return _run(
+            project, project.select(arguments.stage or ["*"]), Options(arguments.jobs, arguments.keep_going, True)
+        )
     return _run(project, names, options)
 
 
@@ -137,7 +145,10 @@ def plan(project: DvcProject, arguments: argparse.Namespace) -> int:
     print(tables.plan(found, seconds))
     known = [seconds[name] for name in found if name in seconds]
     unknown = len(found) - len(known)
-    print(f"\n{len(found)} stages, about {tables.duration(sum(known))} of work" + (f", {unknown} without a recorded time" if unknown else ""))
+    print(
+        f"\n{len(found)} stages, about {tables.duration(sum(known))} of work"
+        + (f", {unknown} without a recorded time" if unknown else "")
+    )
     print("A stage that ran before with the same inputs comes back from DVC's run cache in a second.")
     return 0
 
@@ -171,7 +182,9 @@ def check(project: DvcProject, arguments: argparse.Namespace) -> int:
         print(complaint, file=sys.stderr)
     params = 0
     if (project.root / "pipelines" / "params.py").is_file():
-        params = subprocess.run([sys.executable, "-m", "pipelines.params", "check"], cwd=project.root, check=False).returncode
+        params = subprocess.run(
+            [sys.executable, "-m", "pipelines.params", "check"], cwd=project.root, check=False
+        ).returncode
     if complaints or params:
         return 1
     print(f"dvc.yaml: {len(project.stages)} stages; dvc.lock can be read.")

@@ -6,11 +6,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 INSTANCE = """\
-# Made by `reel`; edit it freely, it is not written again. docs/dagster.md says what each block is for, and how to use Postgres.
+# Made by `reel`; edit it freely, it is not written again. docs/dagster.md explains each block, and Postgres.
 telemetry:
   enabled: false
 
-# One slot a pool: two runs never train on one GPU (`meta: {dagster: {pool: gpu}}` in dvc.yaml), nor run one stage twice.
+# One slot a pool: two runs never train on one GPU (`meta: {dagster: {pool: gpu}}`), nor run one stage twice.
 concurrency:
   pools:
     granularity: op

@@ -35,7 +35,9 @@ def table(rows: Iterable[Sequence[str]], header: Sequence[str]) -> str:
     """Columns padded to their widest cell; the last column is free."""
     lines = [list(header), *(list(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header) - 1)]
-    padded = ["  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]) for line in lines]
+    padded = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]) for line in lines
+    ]
     return "\n".join(line.rstrip() for line in padded)
 
 

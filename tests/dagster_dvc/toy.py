@@ -1,5 +1,6 @@
 """A small real DVC project: five stages of plain Python, made in a temporary folder."""
 
+import base64
 import os
 import subprocess
 import sys
@@ -56,7 +57,11 @@ stages:
 
 FILES = {
     "source/numbers.txt": "1\n2\n3\n",
-    "params.yaml": "left: {amount: 1.0e-4, word: 'on'}\nright: {amount: 2, seconds: 0}\ntrain: {total: 3, gate: 1, steps: 0}\n",
+    "params.yaml": """
+        left: {amount: 1.0e-4, word: 'on', seconds: 0}
+        right: {amount: 2, seconds: 0}
+        train: {total: 3, gate: 1, steps: 0}
+        """,
     "prepare.py": """
         from pathlib import Path
         numbers = [2 * int(line) for line in Path("source/numbers.txt").read_text().split()]
@@ -116,10 +121,8 @@ FILES = {
         Path("work/pictures/a.txt").write_text(model)
         """,
 }
-PNG = bytes.fromhex(
-    "89504e470d0a1a0a0000000d494844520000000100000001080600000 01f15c4890000000d49444154789c6360f8ffff3f0005fe02fea73581840000000049454e44ae426082".replace(
-        " ", ""
-    )
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
 
 
