@@ -75,7 +75,7 @@ def draw(folder: Path, catalog: pd.DataFrame, made: Made, pictures: Path) -> Non
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """Write a PNG of 256 colours, spread so that small bright sprites keep theirs: a third of the bytes of all colours."""
+    """Write a PNG of 256 colours, spread so that small bright sprites keep theirs; a third of the bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="rgba")
     picture = Image.frombytes("RGBA", FigureCanvasAgg(figure).get_width_height(), buffer.getvalue()).convert("RGB")
