@@ -91,6 +91,6 @@ def draw_composition(labels: np.ndarray, factors: Mapping[str, np.ndarray], clas
     axes.hlines(edges, -0.5, classes - 0.5, color="white", linewidth=1.5)
     figure.colorbar(image, ax=axes, label="share of the class", pad=0.01)
     axes.set_title(
-        "What each class holds (a class of one colour and one direction is one bright cell each)", loc="left"
+        "What each class holds: one bright cell per factor means that the class is pure in it", loc="left"
     )
     save(figure, path)

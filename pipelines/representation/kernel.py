@@ -60,37 +60,66 @@ def draw(labels: np.ndarray, chosen: int, params: KernelParams, rng: np.random.G
     return [members[:half], members[half : half + params.positives], others[: params.negatives]]
 
 
-def kernel_statistics(
-    features: np.ndarray, labels: np.ndarray, params: KernelParams, seed: int
-) -> dict[str, dict[str, float]]:
-    """Means over classes, per temperature (``tau_0.05``), and ``distance``: quantiles of d / S.
+Sides = list[tuple[np.ndarray, int]]
+"""Per class: distances [N, P + M] divided by their mean, positives first, and P."""
 
-    ``mass_ratio`` is mass_positive / mass_negative with equal numbers on both sides where the class allows; random
-    classes give about num_positives / num_negatives.
+
+def class_distances(features: np.ndarray, labels: np.ndarray, params: KernelParams, seed: int) -> Sides:
+    """Distances d / S from queries to positives and negatives of every class that has two samples.
+
+    Raises:
+        Unavailable: no class has.
+    """
+    rng = np.random.default_rng(seed)
+    found = []
+    for chosen in np.unique(labels):
+        queries, positives, negatives = draw(labels, int(chosen), params, rng)
+        if len(queries) and len(negatives):
+            distances = cdist(features[queries], features[np.concatenate([positives, negatives])])
+            found.append((distances / max(distances.mean(), 1e-300), len(positives)))
+    if not found:
+        raise Unavailable("no class has two samples, or there is one class")
+    return found
+
+
+def pooled(sides: Sides) -> tuple[np.ndarray, np.ndarray]:
+    """All distances to positives, and all to negatives."""
+    near = np.concatenate([distances[:, :count].ravel() for distances, count in sides])
+    return near, np.concatenate([distances[:, count:].ravel() for distances, count in sides])
+
+
+def kernel_statistics(sides: Sides, taus: tuple[float, ...]) -> dict[str, dict[str, float]]:
+    """Means over classes per temperature (``tau_0.05``), and ``distance``: quantiles of d / S on both sides.
+
+    ``mass_ratio`` = mass_positive / mass_negative; where classes are random it is the ratio of numbers of samples.
+    """
+    found = {}
+    for tau in taus:
+        runs = [class_statistics(distances, count, tau) for distances, count in sides]
+        numbers = {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
+        numbers["mass_ratio"] = numbers["mass_positive"] / max(numbers["mass_negative"], 1e-300)
+        found[f"tau_{tau:g}"] = numbers
+    named = zip(("positive", "negative"), pooled(sides), strict=True)
+    found["distance"] = {f"{side}_p{q:02d}": float(np.percentile(d, q)) for side, d in named for q in (5, 50, 95)}
+    return found
+
+
+def kernel_with_chance(
+    features: np.ndarray, labels: np.ndarray, params: KernelParams, repeats: int, seed: int
+) -> dict[str, dict[str, float]]:
+    """:func:`kernel_statistics`, each number with its mean and spread under permuted labels.
 
     Raises:
         Unavailable: no class has two samples.
     """
+    found = kernel_statistics(class_distances(features, labels, params, seed), params.taus)
     rng = np.random.default_rng(seed)
-    per_tau: dict[str, list[dict[str, float]]] = {f"tau_{tau:g}": [] for tau in params.taus}
-    near, far = [], []
-    for chosen in np.unique(labels):
-        queries, positives, negatives = draw(labels, int(chosen), params, rng)
-        if not len(queries) or not len(negatives):
-            continue
-        distances = cdist(features[queries], features[np.concatenate([positives, negatives])])
-        distances = distances / max(distances.mean(), 1e-300)
-        near.append(distances[:, : len(positives)].ravel())
-        far.append(distances[:, len(positives) :].ravel())
-        for tau in params.taus:
-            per_tau[f"tau_{tau:g}"].append(class_statistics(distances, len(positives), tau))
-    if not near:
-        raise Unavailable("no class has two samples")
-    found = {
-        name: {key: float(np.mean([run[key] for run in runs])) for key in runs[0]} for name, runs in per_tau.items()
-    }
-    for numbers in found.values():
-        numbers["mass_ratio"] = numbers["mass_positive"] / max(numbers["mass_negative"], 1e-300)
-    sides = (("positive", np.concatenate(near)), ("negative", np.concatenate(far)))
-    found["distance"] = {f"{side}_p{q:02d}": float(np.percentile(d, q)) for side, d in sides for q in (5, 50, 95)}
+    runs = [
+        kernel_statistics(class_distances(features, rng.permutation(labels), params, seed), params.taus)
+        for _ in range(repeats)
+    ]
+    for group, numbers in found.items():
+        for name in list(numbers):
+            values = np.array([run[group][name] for run in runs])
+            numbers[f"{name}_chance"], numbers[f"{name}_chance_std"] = float(values.mean()), float(values.std(ddof=1))
     return found
