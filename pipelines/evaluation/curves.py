@@ -32,7 +32,7 @@ def panels(rows: Rows) -> dict[str, list[str]]:
     for name in names:
         if sum(name in row for row in rows) > 1:
             found.setdefault(panel_of(name), []).append(name)
-    return dict(sorted(found.items(), key=lambda item: (FIRST.index(item[0]) if item[0] in FIRST else 99)))
+    return dict(sorted(found.items(), key=lambda item: FIRST.index(item[0]) if item[0] in FIRST else 99))
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
@@ -81,7 +81,11 @@ class Axis:
 def number(value: float) -> str:
     """Three significant digits: ``0.0123``, ``1.5k``, ``2e-05``."""
     if value and abs(value) < 1e-3:
-        return f"{value:.0e}" if f"{value:.0e}".startswith(f"{value:.1e}"[0]) and value == float(f"{value:.0e}") else f"{value:.1e}"
+        return (
+            f"{value:.0e}"
+            if f"{value:.0e}".startswith(f"{value:.1e}"[0]) and value == float(f"{value:.0e}")
+            else f"{value:.1e}"
+        )
     if abs(value) >= 1e4:
         return f"{value / 1e6:.3g}M" if abs(value) >= 1e6 else f"{value / 1e3:.3g}k"
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
@@ -133,4 +137,8 @@ def panel(rows: Rows, title: str, names: Sequence[str]) -> Html:
 def draw(rows: Rows) -> Html | None:
     """All panels of one training; None without rows."""
     found = panels(rows)
-    return tag("div", join(panel(rows, title, names) for title, names in found.items()), class_="curves") if found else None
+    return (
+        tag("div", join(panel(rows, title, names) for title, names in found.items()), class_="curves")
+        if found
+        else None
+    )

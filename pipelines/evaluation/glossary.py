@@ -20,14 +20,21 @@ class Meaning:
 
 
 MEANINGS: tuple[tuple[str, Meaning], ...] = (
-    ("*psnr*pca*", Meaning("dB", "the same PSNR for patch PCA at equal compression: what a linear code reaches")),
-    ("*pca*psnr*", Meaning("dB", "the same PSNR for patch PCA at equal compression: what a linear code reaches")),
+    ("psnr_worst*", Meaning("dB", "PSNR of the clip that is reconstructed worst", "higher")),
+    ("compression", Meaning("x", "numbers of the video per number of the latents")),
+    ("gates/*", Meaning("", "value of the gate of this name")),
     ("*psnr*", Meaning("dB", "peak signal-to-noise ratio of decoded frames against the file's frames", "higher")),
     ("*frechet*", Meaning("", "Fréchet distance to real clips in the latent MAE's feature space", "lower")),
-    ("*motion_ratio*", Meaning("", "variation over frames relative to real clips: 0 is frozen, 1 is as the data", "near 1")),
+    (
+        "*motion_ratio*",
+        Meaning("", "variation over frames relative to real clips: 0 is frozen, 1 is as the data", "near 1"),
+    ),
     ("*local_vs_global_ratio*", Meaning("", "variation over frames relative to the data: 0 is frozen", "near 1")),
     ("*temporal_consistency*", Meaning("", "mean cosine similarity of neighbouring frames' features", "as real")),
-    ("*agreement*", Meaning("", "share of samples in which the probe reads the factor that the prompt names", "higher")),
+    (
+        "*agreement*",
+        Meaning("", "share of samples in which the probe reads the factor that the prompt names", "higher"),
+    ),
     ("*silhouette*", Meaning("", "how much closer samples are to their own class than to the next: -1 to 1", "higher")),
     ("*nmi*", Meaning("", "normalised mutual information of classes with a known factor: 0 none, 1 all", "higher")),
     ("*purity*", Meaning("", "share of samples that carry their class's most frequent value", "higher")),
@@ -58,7 +65,7 @@ def meaning(name: str) -> Meaning:
     return next((meaning for pattern, meaning in MEANINGS if fnmatchcase(low, pattern)), Meaning("", ""))
 
 
-CHANCE_WORDS = ("chance", "random", "baseline", "ceiling", "reference", "real", "untrained", "pca")
+CHANCE_WORDS = ("chance", "random", "baseline", "ceiling", "reference", "real", "untrained", "mean_colour", "patch_pca")
 """Words in a metric's name that say it is a level to compare with."""
 
 
@@ -69,10 +76,11 @@ class Headline:
     stage: str
     patterns: tuple[str, ...]
     label: str
+    text: str
 
 
 HEADLINES = (
-    Headline("autoencoder", ("psnr", "*held_out*psnr", "*psnr"), "reconstruction"),
-    Headline("diagnostics", ("*nmi*identity", "*identity*nmi", "*nmi*color"), "classes know identity"),
-    Headline("diagnostics", ("*nmi*motion", "*motion*nmi", "*nmi*direction"), "classes know motion"),
+    Headline("autoencoder", ("psnr", "*held_out*psnr", "*psnr"), "reconstruction", "PSNR on held-out clips"),
+    Headline("diagnostics", ("*nmi*identity", "*identity*nmi"), "classes know identity", "NMI with identity factors"),
+    Headline("diagnostics", ("*nmi*motion", "*motion*nmi"), "classes know motion", "NMI with motion factors"),
 )

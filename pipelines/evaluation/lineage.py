@@ -11,7 +11,8 @@ from pipelines.evaluation.project import Stage
 from pipelines.progress import duration
 
 Edges = frozenset[tuple[str, str]]
-MARKS = {"pass": "✓ gate", "warn": "! gate", "fail": "✗ gate"}
+MARKS = {"pass": "✓", "warn": "!", "fail": "✗"}
+"""Of gates; said in words in the section that the node links to."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _rows(
 
 # ---- drawing ------------------------------------------------------------------------------------------------------
 
-WIDTH, HEIGHT, GAP, LANE = 112, 66, 24, 26
+WIDTH, HEIGHT, GAP, LANE = 124, 66, 20, 26
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class Drawing:
         return tag("path", d=" ".join(words), class_="edge", marker_end=f"url(#arrow-{self.direction})")
 
 
-def wrapped(name: str, most: int = 15) -> list[str]:
+def wrapped(name: str, most: int = 13) -> list[str]:
     """A stage's name on at most two lines, broken between its words."""
     words = name.replace("_", " ").split()
     if len(name) <= most:
@@ -183,7 +184,7 @@ def _node(stage: Stage, corner: tuple[int, int], width: int, colour: int) -> Htm
     if stage.verdict is not None:
         mark = MARKS[stage.verdict]
         words = f"state {stage.verdict}"
-        below.append(tag("text", mark, x=x + width - 9, y=y + HEIGHT - 10, class_=words, text_anchor="end"))
+        below.append(tag("text", mark, x=x + width - 10, y=y + HEIGHT - 10, class_=words, text_anchor="end"))
     box = tag("rect", x=x, y=y, width=width, height=HEIGHT, rx=8, class_="box")
     stripe = tag("path", d=f"M{x + 4} {y + 9} V{y + HEIGHT - 9}", class_="stripe")
     classes = f"node group-{colour}" + ("" if stage.has_run else " missing")
@@ -207,8 +208,9 @@ def draw(stages: Mapping[str, Stage], down: bool = False) -> Html:
         _node(stages[name], drawing.corner(place), drawing.width, group[stages[name].group])
         for name, place in layout.places.items()
     ]
-    arrow = tag("marker", tag("path", d="M0 0 L7 3.5 L0 7 z"), id=f"arrow-{drawing.direction}", markerWidth=7, markerHeight=7, refX=6,
-                refY=3.5, orient="auto")  # fmt: skip
+    sizes = {"markerWidth": 7, "markerHeight": 7, "refX": 6, "refY": 3.5}
+    head = tag("path", d="M0 0 L7 3.5 L0 7 z")
+    arrow = tag("marker", head, id=f"arrow-{drawing.direction}", orient="auto", **sizes)
     width, height = far_x + drawing.width + 2, far_y + HEIGHT + 2
     return tag(
         "svg",

@@ -29,7 +29,7 @@ def join(parts: Iterable[object], between: str = "") -> Html:
     return Html(html.escape(between).join(text(part) for part in parts))
 
 
-def tag(name: str, *children: object, **attributes: object) -> Html:
+def tag(name: str, /, *children: object, **attributes: object) -> Html:
     """One element. ``None`` children and attributes are left out; ``class_`` and ``data_src`` lose or change ``_``."""
     given = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items() if value is not None}
     words = "".join(f' {key}="{text(value)}"' for key, value in given.items())

@@ -7,16 +7,15 @@ import hashlib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-
-import pandas as pd
+from typing import Any
 
 from pipelines.evaluation import lineage
 from pipelines.evaluation.glossary import HEADLINES, Headline, meaning
 from pipelines.evaluation.markup import Html, beside, join, tag
 from pipelines.evaluation.params import ReportParams
 from pipelines.evaluation.project import Stage
-from pipelines.evaluation.samples import clip_rows
-from pipelines.evaluation.sections import gate_table, number, references, stage_section, table
+from pipelines.evaluation.samples import Sample, clip_rows
+from pipelines.evaluation.sections import gate_table, number, references, stage_section, table, word
 from pipelines.progress import duration
 
 Stages = Mapping[str, Stage]
@@ -46,38 +45,40 @@ def _headline(stages: Stages, headline: Headline) -> Html | None:
         for name, value in (metrics or {}).items():
             if isinstance(value, (int, float)) and fnmatchcase(name, pattern):
                 levels = references(metrics or {}, name).items()
-                below = ", ".join(f"{other.rpartition('/')[2].replace('_', ' ')} {number(level)}" for other, level in levels)
-                return _card(headline.label, value, meaning(name).unit, below or name, headline.stage)
+                beside = [f"{word(other)} {number(level)}" for other, level in levels]
+                below = "; ".join([headline.text, *beside])
+                return _card(headline.label, value, meaning(name).unit, below, headline.stage)
     return None
 
 
-def systems(stages: Stages) -> pd.DataFrame | None:
-    """Scores of the evaluation: a row per system, a column per number; None before it has run."""
+def systems(stages: Stages) -> dict[str, dict[str, Any]]:
+    """Scores of the evaluation (``systems/<system>/<score>``) by system; empty before it has run."""
     metrics = (stages["evaluation"].metrics or {}) if "evaluation" in stages else {}
-    found: dict[str, dict[str, float | str | bool]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, value in metrics.items():
         kind, _, rest = name.partition("/")
         system, _, score = rest.partition("/")
         if kind == "systems" and score:
             found.setdefault(system, {})[score] = value
-    return pd.DataFrame.from_dict(found, orient="index") if found else None
+    return found
 
 
-def _system_table(scores: pd.DataFrame) -> Html:
-    shown = [name for name in scores.columns if not name.endswith(("_spread", "_low", "_high"))]
+def _system_table(scores: Mapping[str, Mapping[str, Any]]) -> Html:
+    every = dict.fromkeys(name for row in scores.values() for name in row)
+    shown = [name for name in every if not name.endswith("_spread")]
     heads = [tag("span", name.replace("_", " ").replace("/", ": "), title=meaning(name).text) for name in shown]
-    rows = []
-    for system, row in scores.iterrows():
-        cells = [_with_spread(row, name) for name in shown]
-        rows.append((tag("b", str(system).replace("_", " ")), *cells))
+    rows = [
+        (tag("b", system.replace("_", " ")), *(_with_spread(row, name) for name in shown))
+        for system, row in scores.items()
+    ]
     return table(("system", *heads), rows, "systems")
 
 
-def _with_spread(row: pd.Series, name: str) -> str:
-    value, spread = row[name], row.get(f"{name}_spread")
-    if pd.isna(value):
+def _with_spread(row: Mapping[str, Any], name: str) -> str:
+    if row.get(name) is None:
         return "–"
-    return number(value) if spread is None or pd.isna(spread) else f"{number(value)} ± {float(spread):.2g}"
+    spread = row.get(f"{name}_spread")
+    return number(row[name]) if spread is None else f"{number(row[name])} ± {float(spread):.2g}"
 
 
 def _times(stages: Stages) -> Html | None:
@@ -137,21 +138,21 @@ def _navigation(stages: Stages) -> Html:
     return tag("nav", tag("div", *links), aria_label="sections")
 
 
-def _samples(samples: pd.DataFrame | None, folder: Path, stages: Stages, pixels: int) -> Html:
+def _samples(samples: list[Sample] | None, folder: Path, stages: Stages, pixels: int) -> Html:
     scores = systems(stages)
     parts = [tag("h2", "Samples and scores")]
-    if scores is not None:
+    if scores:
         parts.append(_system_table(scores))
     if samples is None:
-        said = "No samples yet: `dvc repro evaluation` makes and scores them."
-        parts.append(tag("p", said, class_="absent"))
+        command = tag("code", "dvc repro evaluation")
+        parts.append(tag("p", "No samples yet: ", command, " makes and scores them.", class_="absent"))
     else:
         said = "Same prompts for every system. Under each clip: what a probe reads in it, against the prompt's factors."
         parts += [tag("p", said), clip_rows(samples, folder, pixels)]
     return tag("section", *parts, id="samples", class_="panel wide")
 
 
-def page(params: ReportParams, stages: Stages, samples: pd.DataFrame | None, folder: Path) -> Html:
+def page(params: ReportParams, stages: Stages, samples: list[Sample] | None, folder: Path) -> Html:
     """The whole document, self-contained: pictures, clips, style and script are inside."""
     style, script = beside("page.css"), beside("page.js")
     colour = lineage.colours(stages.values())

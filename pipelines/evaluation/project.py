@@ -1,4 +1,4 @@
-"""What a project has made so far, read from ``dvc.yaml`` and the files its stages wrote. A missing piece is no error."""
+"""What a project has made so far, read from ``dvc.yaml`` and what its stages wrote. A missing piece is no error."""
 
 from __future__ import annotations
 

@@ -62,7 +62,8 @@ def gate_table(gates: Iterable[Mapping[str, Any]], stage: str | None = None) -> 
         limit = f"{gate.get('comparison', '')} {number(gate.get('threshold', ''))}"
         of_stage = (tag("a", stage, href=f"#stage-{stage}"),) if stage else ()
         value = number(gate["value"]) if gate.get("value") is not None else "undefined"
-        rows.append((*of_stage, tag("code", gate.get("name", "")), value, limit, chip(str(gate.get("verdict", ""))), gate.get("reason", "")))  # fmt: skip
+        verdict, why = chip(str(gate.get("verdict", ""))), gate.get("reason", "")
+        rows.append((*of_stage, tag("code", gate.get("name", "")), value, limit, verdict, why))
     return table((*(("stage",) if stage else ()), "gate", "value", "wanted", "verdict", "why"), rows)
 
 
@@ -87,7 +88,7 @@ def metric_table(stage: Stage) -> Html:
         if name in beside:
             continue
         said, others = meaning(name), references(metrics, name)
-        compared = join((f"{_word(other)} {number(level)}" for other, level in others.items()), ", ")
+        compared = join((f"{word(other)} {number(level)}" for other, level in others.items()), ", ")
         words = said.text + (f" ({said.better} is better)" if said.better in ("higher", "lower") else "")
         words += f" ({said.better})" if said.better and said.better not in ("higher", "lower") else ""
         rows.append((tag("code", name), number(value), said.unit, compared, words))
@@ -95,8 +96,9 @@ def metric_table(stage: Stage) -> Html:
     return table(("number", "value", "unit", "beside it", "what it means"), rows, "metrics")
 
 
-def _word(other: str) -> str:
-    return next(word for word in CHANCE_WORDS if word in other)
+def word(other: str) -> str:
+    """What kind of level a reference metric is, in words."""
+    return next(level for level in CHANCE_WORDS if level in other).replace("_", " ")
 
 
 def picture(path: Path, kilobytes: int) -> Html:
@@ -128,7 +130,13 @@ def values(params: Mapping[str, Any], prefix: str = "") -> list[tuple[Html, str]
         if isinstance(value, Mapping):
             rows += values(value, f"{prefix}{name}.")
         else:
-            shown = "none" if value is None else ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+            shown = (
+                "none"
+                if value is None
+                else ", ".join(map(str, value))
+                if isinstance(value, (list, tuple))
+                else str(value)
+            )
             rows.append((tag("code", f"{prefix}{name}"), shown))
     return rows
 
@@ -139,7 +147,10 @@ def origin(stage: Stage) -> Html | None:
     if not record:
         return None
     code, hardware = record.get("code") or {}, record.get("hardware") or {}
-    rows: list[tuple[object, object]] = [("steps", number(record.get("step", "–"))), ("seed", str(record.get("seed", "–")))]
+    rows: list[tuple[object, object]] = [
+        ("steps", number(record.get("step", "–"))),
+        ("seed", str(record.get("seed", "–"))),
+    ]
     for name, source in (record.get("inputs") or {}).items():
         rows.append((f"read {name}", _source(source)))
     if record.get("parent"):
@@ -170,7 +181,9 @@ def stage_section(stage: Stage, colour: int, kilobytes: int) -> Html:
         state = tag("span", "done" if seconds is None else f"done in {duration(seconds)}", class_="chip plain")
     verdict = chip(stage.verdict) if stage.verdict else None
     kinds = [tag("span", kind, class_="kind") for kind in stage.kinds]
-    names = tag("div", tag("span", stage.group.replace("_", " "), class_="group"), *kinds, state, verdict, class_="tags")
+    names = tag(
+        "div", tag("span", stage.group.replace("_", " "), class_="group"), *kinds, state, verdict, class_="tags"
+    )
     links = join((tag("a", name, href=f"#stage-{name}") for name in stage.reads), ", ")
     reads = tag("p", "reads ", links, class_="reads") if stage.reads else None
     head = tag("header", tag("h2", stage.name), names, tag("p", stage.description, class_="description"), reads)
