@@ -110,7 +110,9 @@ def _grid(x: Axis, y: Axis) -> list[Html]:
 
 def panel(rows: Rows, title: str, names: Sequence[str]) -> Html:
     """One set of axes with a line per column, a legend, and the data for the pointer as JSON."""
-    series = {name: _thinned([(row["step"], row[name]) for row in rows if name in row]) for name in names}
+    series = {
+        name: _thinned([(row["step"], float(f"{row[name]:.5g}")) for row in rows if name in row]) for name in names
+    }
     steps = [step for points in series.values() for step, _ in points]
     values = [value for points in series.values() for _, value in points]
     low, high = min(values), max(values)
@@ -125,7 +127,8 @@ def panel(rows: Rows, title: str, names: Sequence[str]) -> Html:
         places = [(x.at(step), y.at(value)) for step, value in points]
         line = " ".join(f"{a:g},{b:g}" for a, b in places)
         lines.append(tag("polyline", points=line, class_=f"line series-{index % 6}"))
-        shown.append({"name": name, "points": [[s, float(f"{v:.5g}"), *at] for (s, v), at in zip(points, places)]})
+        data = [[*point, *place] for point, place in zip(points, places, strict=True)]
+        shown.append({"name": name, "points": data})
     pointer = tag("line", x1=0, x2=0, y1=TOP, y2=HEIGHT - BOTTOM, class_="pointer")
     drawing = tag("svg", *_grid(x, y), *lines, pointer, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img",
                   aria_label=f"{title} over steps", data_series=json.dumps(shown, separators=(",", ":")))  # fmt: skip

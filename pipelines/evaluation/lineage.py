@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 from pipelines.evaluation.markup import Html, join, tag
 from pipelines.evaluation.project import Stage
@@ -84,7 +85,7 @@ def _rows(
     """A row per point: that of its most important predecessor where it is free, else the next one down."""
     previous: dict[tuple[str, ...], list[tuple[str, ...]]] = {point: [] for point in points}
     for chain in chains.values():
-        for first, second in zip(chain[:-1], chain[1:], strict=True):
+        for first, second in pairwise(chain):
             previous[second].append(first)
 
     def weight(point: tuple[str, ...]) -> int:
