@@ -1,1 +1,1 @@
-"""Dagster on DVC: every stage of a dvc.yaml as a Dagster asset. Knows nothing of video."""
+"""Dagster on DVC: every stage of dvc.yaml an asset, every run a `dvc repro`, every data version DVC's own hash."""

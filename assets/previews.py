@@ -1,0 +1,52 @@
+"""Small pictures of a stage's plots for its page in Dagster. The full ones are in the report."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from dagster_dvc.project import DvcProject, Stage
+from dagster_dvc.results import pictures
+
+MOST_BYTES = 100_000
+"""Of one picture; base64 makes four thirds of it, and every materialization stores it again."""
+MOST_PICTURES = 3
+WIDTHS = (900, 700, 500, 350)
+
+
+def thumbnails(project: DvcProject, stage: Stage) -> dict[str, Any]:
+    """Up to three pictures as Markdown under ``picture/<name>``; a file that is no picture is left out."""
+    found = {}
+    for file in pictures(project, stage)[:MOST_PICTURES]:
+        data = thumbnail(file)
+        if data:
+            text = base64.b64encode(data).decode()
+            found[f"picture/{file.stem}"] = dg.MetadataValue.md(f"![{file.stem}](data:image/png;base64,{text})")
+    return found
+
+
+def thumbnail(file: Path) -> bytes | None:
+    """The picture as a PNG of at most `MOST_BYTES`: as it is if it fits, else with fewer colours and pixels."""
+    from PIL import Image
+
+    raw = file.read_bytes()
+    if file.suffix.lower() == ".png" and len(raw) <= MOST_BYTES:
+        return raw
+    try:
+        with Image.open(file) as opened:
+            picture = opened.convert("RGB")
+    except (OSError, ValueError):
+        return None
+    for width in WIDTHS:
+        small = (
+            picture.resize((width, max(1, round(picture.height * width / picture.width))))
+            if picture.width > width
+            else picture
+        )
+        buffer = io.BytesIO()
+        small.quantize(128).save(buffer, "PNG", optimize=True)
+        if buffer.tell() <= MOST_BYTES:
+            return buffer.getvalue()
+    return None

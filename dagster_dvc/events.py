@@ -1,0 +1,145 @@
+"""From dvc.lock to Dagster events: what a stage's run says, and what to report of runs made outside Dagster.
+
+dvc.lock is the truth and Dagster's database a cache of it. `reconcile` brings the second up to date with the first: on
+an empty instance it reports every recorded stage, later only what differs. An event carries the output's hash as data
+version, the code version of the recorded run, and per input the hash that was read with a pointer to the event that
+reported it, so that Dagster shows the same staleness and provenance as for runs of its own.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+from dagster import DagsterInstance
+
+from dagster_dvc.checks import IN_SYNC, changed_outputs
+from dagster_dvc.lock import Entry, lock_code_version, read_lock
+from dagster_dvc.project import Out, Stage
+from dagster_dvc.translator import Assets
+
+DATA_VERSION = "dagster/data_version"
+CODE_VERSION = "dagster/code_version"
+USER_PROVIDED = "dagster/data_version_is_user_provided"
+INPUT_VERSION = "dagster/input_data_version/"
+INPUT_POINTER = "dagster/input_event_pointer/"
+
+
+def data_version(stage: Stage, out: Out | None, entry: Entry) -> str:
+    """DVC's content hash of the output; for a stage without data outputs, of its metrics and plots together."""
+    if out is not None:
+        return entry.outs[out.path].hash or "unknown" if out.path in entry.outs else "unknown"
+    return "+".join(sorted(locked.hash or "unknown" for locked in entry.outs.values())) or "none"
+
+
+def result_metadata(assets: Assets, stage: Stage, out: Out | None, entry: Entry, **facts: Any) -> dict[str, Any]:
+    """What to attach to a materialization: the translator's metadata, and how this result came about."""
+    return {**facts, **assets.translator.get_result_metadata(assets.project, stage, out, entry)}
+
+
+def input_versions(assets: Assets, stage: Stage, lock: Mapping[str, Entry]) -> dict[dg.AssetKey, str]:
+    """The data version of every input as the stage's recorded run read it."""
+    versions = {}
+    for key, (path, maker, out) in assets.upstream(stage).items():
+        read = lock[stage.name].deps.get(path)
+        if maker is None or (out is not None and path == out.path):
+            versions[key] = (read.hash if read else None) or "unknown"
+        elif maker.name in lock:
+            versions[key] = data_version(maker, out, lock[maker.name])
+    return versions
+
+
+def observe_sources(instance: DagsterInstance, assets: Assets) -> list[dg.AssetKey]:
+    """Report the content hash of every source that changed since it was last observed."""
+    changed = []
+    for path in assets.project.sources:
+        key, found = assets.translator.get_source_key(path), source_version(assets, path)
+        record = next(iter(instance.fetch_observations(key, limit=1).records), None)
+        tags = (record.asset_observation.tags if record and record.asset_observation else None) or {}
+        if tags.get(DATA_VERSION) != found:
+            instance.report_runless_asset_event(
+                dg.AssetObservation(
+                    key, metadata={"dvc/hash": found}, tags={DATA_VERSION: found, USER_PROVIDED: "true"}
+                )
+            )
+            changed.append(key)
+    assets.project.hashes.save()
+    return changed
+
+
+def source_version(assets: Assets, path: str) -> str:
+    """DVC's hash of data that no stage makes; from the ``.dvc`` file where there is one."""
+    return assets.project.tracked_sources.get(path) or assets.project.hashes.of(path) or "missing"
+
+
+def reconcile(instance: DagsterInstance, assets: Assets, only: str | None = None) -> list[dg.AssetKey]:
+    """Report what dvc.lock knows and the instance does not, producers first; returns the assets reported."""
+    lock = read_lock(assets.project)
+    reported = []
+    for stage in assets.project.stages.values():
+        if stage.name not in lock or only not in (None, stage.name):
+            continue
+        inputs = input_versions(assets, stage, lock)
+        for out, key in assets.of_stage(stage).items():
+            tags = {
+                DATA_VERSION: data_version(stage, out, lock[stage.name]),
+                CODE_VERSION: lock_code_version(assets.project, stage, lock[stage.name]),
+                **{INPUT_VERSION + up.to_user_string(): version for up, version in inputs.items()},
+            }
+            if _latest_tags(instance, key, tags) == tags:
+                continue
+            pointers = {
+                INPUT_POINTER + up.to_user_string(): _pointer(instance, up, version) for up, version in inputs.items()
+            }
+            facts = {
+                "dvc/outcome": "recorded by DVC",
+                "dvc/lock_read_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+            metadata = result_metadata(assets, stage, out, lock[stage.name], **facts)
+            event = dg.AssetMaterialization(key, metadata=metadata, tags={**tags, **pointers, USER_PROVIDED: "true"})
+            instance.report_runless_asset_event(event)
+            reported.append(key)
+    return reported
+
+
+def report_sync(instance: DagsterInstance, assets: Assets) -> list[dg.AssetKey]:
+    """Report the in-sync check of stages whose outputs were deleted or edited by hand, or came back."""
+    lock, changed = read_lock(assets.project), []
+    for stage in assets.project.stages.values():
+        if stage.name not in lock:
+            continue
+        key = next(iter(assets.of_stage(stage).values()))
+        wrong = changed_outputs(assets.project, stage)
+        record = instance.event_log_storage.get_latest_asset_check_execution_by_key([dg.AssetCheckKey(key, IN_SYNC)])
+        last = next(iter(record.values()), None)
+        was_wrong = bool(last and last.event and not last.event.dagster_event.asset_check_evaluation_data.passed)  # type: ignore[union-attr]
+        if bool(wrong) == was_wrong:
+            continue
+        instance.report_runless_asset_event(
+            dg.AssetCheckEvaluation(
+                asset_key=key,
+                check_name=IN_SYNC,
+                passed=not wrong,
+                severity=dg.AssetCheckSeverity.WARN,
+                metadata={"why": dg.TextMetadataValue("; ".join(map(str, wrong)) or "the same")},
+            )
+        )
+        changed.append(key)
+    return changed
+
+
+def _latest_tags(instance: DagsterInstance, key: dg.AssetKey, wanted: Mapping[str, str]) -> dict[str, str]:
+    """The tags of the newest materialization, as far as they matter here."""
+    event = instance.get_latest_materialization_event(key)
+    tags = (event.asset_materialization.tags if event and event.asset_materialization else None) or {}
+    return {name: value for name, value in tags.items() if name in wanted}
+
+
+def _pointer(instance: DagsterInstance, key: dg.AssetKey, version: str) -> str:
+    """Storage id of the event that reported this version of an input; "NULL" where there is none."""
+    for fetch in (instance.fetch_materializations, instance.fetch_observations):
+        for record in fetch(key, limit=20).records:
+            event = record.asset_materialization or record.event_log_entry.asset_observation
+            if event and (event.tags or {}).get(DATA_VERSION) == version:
+                return str(record.storage_id)
+    return "NULL"

@@ -1,0 +1,59 @@
+"""Walks over the stage graph. An edge is DVC's: a dependency and an output whose paths overlap, either way round."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether two relative paths are the same, or one lies inside the other."""
+    a, b = PurePosixPath(one).parts, PurePosixPath(other).parts
+    return a[: len(b)] == b or b[: len(a)] == a
+
+
+def producers(stages: Iterable[Mapping[str, Any]]) -> dict[str, set[str]]:
+    """Stage name -> names of the stages whose outputs it reads (itself included, where it reads its own output)."""
+    stages = list(stages)
+    outs = [(out["path"], stage["name"]) for stage in stages for out in stage["outs"]]
+    return {
+        stage["name"]: {name for dep in stage["deps"] for path, name in outs if overlap(dep, path)} for stage in stages
+    }
+
+
+def ordered(upstream: Mapping[str, set[str]]) -> list[str]:
+    """Names in an order in which every name follows its upstream ones; ties keep the given order. Needs no cycle."""
+    result: list[str] = []
+    left = dict(upstream)
+    while left:
+        free = [name for name, before in left.items() if not before & left.keys()]
+        if not free:
+            raise ValueError(f"the graph has a cycle through {', '.join(sorted(left))}")
+        result += free
+        for name in free:
+            del left[name]
+    return result
+
+
+def closure(start: Iterable[str], edges: Mapping[str, set[str]]) -> set[str]:
+    """`start` and everything reachable from it along `edges`."""
+    seen, todo = set(), list(start)
+    while todo:
+        name = todo.pop()
+        if name not in seen:
+            seen.add(name)
+            todo += edges.get(name, ())
+    return seen
+
+
+def reaches(start: str, goal: str, edges: Mapping[str, set[str]]) -> bool:
+    """Whether at least one step along `edges` leads from `start` to `goal`."""
+    return goal in closure(edges.get(start, ()), edges)
+
+
+def reverse(edges: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """The same graph with every edge turned round."""
+    turned: dict[str, set[str]] = {name: set() for name in edges}
+    for name, others in edges.items():
+        for other in others:
+            turned[other].add(name)
+    return turned

@@ -1,0 +1,254 @@
+"""Write down what DVC sees in a project: every stage resolved, as JSON. The only module that imports dvc.
+
+It runs as a process of its own (``python -m dagster_dvc.manifest <root>``), so that neither a Dagster code location nor
+the command line ever imports dvc; `dagster_dvc.project` calls it and keeps the answer until a file it read changes.
+
+A stage that DVC cannot resolve is left out and listed under ``problems`` with file and line, and so are the stages of a
+cycle; only a file that is no YAML at all, or a folder that is no DVC project, ends the program (exit status 1, the
+message on standard error).
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+VERSION = 3
+
+
+def build(root: Path) -> dict[str, Any]:
+    """The manifest of the DVC project at `root`: stages, tracked sources, problems, and the files read."""
+    from dvc.repo import Repo
+
+    repo = Repo(str(root))
+    logging.getLogger("dvc").setLevel(logging.ERROR)
+    stages: list[dict[str, Any]] = []
+    sources: list[dict[str, Any]] = []
+    problems: list[dict[str, Any]] = []
+    read: set[str] = set()
+    for path in _dvc_files(repo):
+        relative = os.path.relpath(path, repo.root_dir)
+        read.add(relative)
+        if path.endswith(".dvc"):
+            sources += _tracked_sources(repo, path, problems)
+        else:
+            stages += _stages(repo, path, problems, read)
+    stages = _without_cycles(stages, problems)
+    read |= {file for stage in stages for file in stage["params"]}
+    return {
+        "version": VERSION,
+        "dvc": importlib.metadata.version("dvc"),
+        "files": {file: digest(Path(repo.root_dir) / file) for file in sorted(read)},
+        "stages": stages,
+        "sources": sources,
+        "problems": problems,
+    }
+
+
+def digest(path: Path) -> str | None:
+    """SHA-256 of a file's bytes, or None where there is no such file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def _dvc_files(repo: Any) -> Iterator[str]:
+    from dvc.dvcfile import is_valid_filename
+
+    for folder, folders, files in repo.dvcignore.walk(repo.fs, repo.root_dir):
+        folders.sort()
+        yield from (str(Path(folder) / file) for file in sorted(files) if is_valid_filename(file))
+
+
+def _stages(repo: Any, path: str, problems: list[dict[str, Any]], read: set[str]) -> list[dict[str, Any]]:
+    from dvc.dvcfile import ProjectFile
+    from dvc.exceptions import DvcException
+    from dvc.utils.strictyaml import YAMLValidationError
+
+    relative = os.path.relpath(path, repo.root_dir)
+    lines = _stage_lines(Path(path))
+    file = ProjectFile(repo, path)
+    try:
+        contents = file.contents
+    except YAMLValidationError as error:
+        contents, broken = _without_invalid(Path(path), error, relative, lines)
+        problems += broken
+        file.__dict__["contents"] = contents
+    file.__dict__["lockfile_contents"] = {}  # the lock is data; a damaged one must not hide the graph
+    read |= {_included(repo, path, entry) for entry in contents.get("vars", []) if isinstance(entry, str)}
+    stages = []
+    try:
+        names = list(file.stages)
+    except DvcException as error:
+        problems.append(_problem(None, error, relative, 1))
+        return []
+    for name in names:
+        line = lines.get(name) or lines.get(name.split("@")[0]) or 1
+        try:
+            stages.append(_describe(repo, file.stages[name], relative, line))
+        except DvcException as error:
+            problems.append(_problem(name, error, relative, line))
+    return stages
+
+
+def _included(repo: Any, path: str, entry: str) -> str:
+    return os.path.relpath(Path(path).parent / entry.split(":")[0], repo.root_dir)
+
+
+def _without_invalid(
+    path: Path, error: Any, relative: str, lines: dict[str, int]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The file's contents without the stages that break DVC's schema, and a problem for each complaint."""
+    from dvc.utils.serialize import parse_yaml_for_update
+    from dvc.utils.strictyaml import determine_linecol
+
+    contents: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(contents, dict):
+        raise SystemExit(f"{relative}:1: expected a mapping with the key 'stages'")
+    marked = parse_yaml_for_update(error.text, str(path))
+    problems: dict[str | None, dict[str, Any]] = {}
+    for complaint in error.exc.errors:
+        where = list(complaint.path)
+        stage = str(where[1]) if len(where) > 1 and where[0] == "stages" else None
+        line = determine_linecol(marked, where)[0] or lines.get(stage or "") or 1
+        place = " -> ".join(str(part) for part in where)
+        problems.setdefault(
+            stage, _problem(stage, f"{complaint.error_message}, in {place}" if place else complaint, relative, line)
+        )
+        if stage is None:
+            contents.pop(where[0] if where else "stages", None)
+        else:
+            contents["stages"].pop(stage, None)
+    return contents, list(problems.values())
+
+
+def _stage_lines(path: Path) -> dict[str, int]:
+    """Line (from 1) of every stage's name; empty when the file is no YAML mapping."""
+    try:
+        tree = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    except yaml.YAMLError:
+        return {}
+    pairs = tree.value if isinstance(tree, yaml.MappingNode) else []
+    stages = dict((key.value, value) for key, value in pairs if isinstance(key.value, str)).get("stages")
+    if not isinstance(stages, yaml.MappingNode):
+        return {}
+    return {str(key.value): key.start_mark.line + 1 for key, _ in stages.value}
+
+
+def _describe(repo: Any, stage: Any, file: str, line: int) -> dict[str, Any]:
+    from dvc.dependency import ParamsDependency
+
+    def relative(path: str) -> str:
+        return os.path.relpath(path, repo.root_dir)
+
+    deps, params = [], {}
+    for dep in stage.deps:
+        if isinstance(dep, ParamsDependency):
+            params[relative(dep.fs_path)] = {"keys": sorted(dep.params), "values": dep.read_params()}
+        else:
+            deps.append(relative(dep.fs_path) if dep.protocol == "local" else str(dep))
+    outs = [
+        {
+            "path": relative(out.fs_path) if out.protocol == "local" else str(out),
+            "kind": "metrics" if out.metric else "plots" if out.plot else "data",
+            "cache": bool(out.use_cache),
+            "persist": bool(out.persist),
+        }
+        for out in stage.outs
+    ]
+    return {
+        "name": stage.addressing,
+        "file": file,
+        "line": line,
+        "group": stage.raw_data.generated_from,
+        "cmd": stage.cmd,
+        "desc": stage.desc,
+        "meta": stage.meta or {},
+        "wdir": relative(stage.wdir),
+        "deps": sorted(deps),
+        "params": params,
+        "outs": sorted(outs, key=lambda out: out["path"]),
+        "frozen": bool(stage.frozen),
+        "always_changed": bool(stage.always_changed),
+    }
+
+
+def _tracked_sources(repo: Any, path: str, problems: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    from dvc.dvcfile import load_file
+    from dvc.exceptions import DvcException
+
+    relative = os.path.relpath(path, repo.root_dir)
+    try:
+        outs = load_file(repo, path).stage.outs
+    except DvcException as error:
+        problems.append(_problem(None, error, relative, 1))
+        return []
+    return [
+        {"path": os.path.relpath(out.fs_path, repo.root_dir), "file": relative, "md5": out.hash_info.value}
+        for out in outs
+        if out.protocol == "local"
+    ]
+
+
+def _without_cycles(stages: list[dict[str, Any]], problems: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The stages that can be put in order; those of a cycle, and what only they feed, become problems."""
+    from dagster_dvc.graph import producers, reaches
+
+    upstream = producers(stages)
+    left = {stage["name"]: stage for stage in stages}
+    free = True
+    while free:
+        free = [name for name in left if not upstream[name] & left.keys()]
+        for name in free:
+            del left[name]
+    cycle = {name for name in left if reaches(name, name, upstream)}
+    for name, stage in left.items():
+        others = ", ".join(sorted(cycle))
+        reason = (
+            f"the graph has a cycle through {others}" if name in cycle else f"comes after the cycle through {others}"
+        )
+        problems.append(_problem(name, reason, stage["file"], stage["line"]))
+    return [stage for stage in stages if stage["name"] not in left]
+
+
+def _problem(stage: str | None, error: object, file: str, line: int) -> dict[str, Any]:
+    message = " ".join(str(error).split())
+    return {"stage": stage, "message": message, "file": file, "line": line}
+
+
+def _explain(error: Exception) -> str:
+    """DVC's complaint in one line, with file and line where DVC knows them."""
+    mark = getattr(getattr(getattr(error, "exc", None), "__cause__", None), "problem_mark", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    problem = getattr(error.exc.__cause__, "problem", None)  # type: ignore[attr-defined]
+    file = str(getattr(error, "relpath", "dvc.yaml")).removeprefix("./")
+    return f"{file}:{mark.line + 1}: {problem}"
+
+
+def main() -> int:
+    """Print the manifest of the project named by the first argument."""
+    from dvc.exceptions import DvcException, NotDvcRepoError
+    from dvc.scm import SCMError
+
+    root = Path(sys.argv[1]).resolve()
+    os.chdir(root)
+    try:
+        manifest = build(root)
+    except NotDvcRepoError:
+        print(f"{root}: not a DVC project; run `dvc init --no-scm` there", file=sys.stderr)
+        return 1
+    except (DvcException, SCMError) as error:
+        print(_explain(error), file=sys.stderr)
+        return 1
+    json.dump(manifest, sys.stdout, default=str)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

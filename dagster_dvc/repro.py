@@ -1,0 +1,281 @@
+"""Run one stage through DVC, under the supervisor, and say what came of it. Used by Dagster and by the command line."""
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from dagster_dvc.project import DvcProject
+
+Outcome = Literal["executed", "unchanged", "restored", "failed", "busy", "stopped"]
+PHRASES: tuple[tuple[str, Outcome], ...] = (
+    ("is cached - skipping run, checking out outputs", "restored"),
+    ("didn't change, skipping", "unchanged"),
+    ("Running stage", "executed"),
+)
+BUSY = "is busy, it is being blocked by"
+NOISE = re.compile(
+    r"^(Running stage |> |Generating lock file|Updating lock file|Use `dvc push`|To track the changes|\s*$)"
+)
+TAIL = 40
+
+
+@dataclass
+class Result:
+    """What one `dvc repro --single-item` did; `error` is the reason in a line or a few, empty on success."""
+
+    stage: str
+    outcome: Outcome
+    seconds: float
+    exit_code: int
+    error: str = ""
+    tail: list[str] = field(default_factory=list)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the stage's outputs are now what dvc.lock says."""
+        return self.outcome in {"executed", "unchanged", "restored"}
+
+
+class Repro:
+    """A running `dvc repro --single-item`. `stop` ends it and everything below it; `result` waits for the end."""
+
+    def __init__(
+        self,
+        project: DvcProject,
+        stage: str,
+        *,
+        grace: float = 7.0,
+        options: tuple[str, ...] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.project = project
+        self.stage = stage
+        self._since = time.time()
+        dvc = [sys.executable, "-P", "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *options, stage]
+        supervisor = [sys.executable, "-S", str(Path(__file__).with_name("supervise.py")), str(grace)]
+        self._process = subprocess.Popen(
+            [*supervisor, *dvc],
+            cwd=project.root,
+            env=environment(env),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's process id."""
+        return self._process.pid
+
+    def stop(self) -> None:
+        """Close the life line: the supervisor ends everything, first politely."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the end, at most so long; whether it came."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+        return self._process.poll() is not None
+
+    def _end(self, on_line: Callable[[str], None]) -> None:
+        assert self._process.stdout is not None
+        self.stop()
+        for raw in self._process.stdout:  # a full pipe would block what is still saving
+            on_line(raw.rstrip())
+        self._process.wait()
+
+    def result(self, on_line: Callable[[str], None] = lambda line: None) -> Result:
+        """Hand every output line to `on_line` until the end, then say what happened."""
+        assert self._process.stdout is not None
+        tail: deque[str] = deque(maxlen=TAIL)
+        outcome: Outcome = "failed"
+        busy = False
+        with _noted(self.project, self.stage, self._process.pid, self._since) as note:
+            try:
+                for raw in self._process.stdout:
+                    line = raw.rstrip().rpartition("\r")[2]
+                    outcome = _outcome(line) or outcome
+                    busy = busy or BUSY in line
+                    tail.append(line)
+                    note(line)
+                    on_line(line)
+                code = self._process.wait()
+            except BaseException:  # an interrupt: everything below must be gone before anyone hears of it
+                self._end(on_line)
+                raise
+        self.stop()
+        seconds = time.time() - self._since
+        if code == 0:
+            if outcome == "executed":
+                record_time(self.project, self.stage, seconds)
+            return Result(self.stage, outcome, seconds, 0, tail=list(tail))
+        ended: Outcome = "stopped" if code == 130 else "busy" if busy else "failed"
+        return Result(self.stage, ended, seconds, code, _reason(ended, list(tail)), list(tail))
+
+
+def _outcome(line: str) -> Outcome | None:
+    return next((found for phrase, found in PHRASES if phrase in line), None)
+
+
+def environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This environment with this interpreter first on PATH, lines unbuffered, one thread unless told otherwise."""
+    base = {**os.environ, **(env or {})}
+    base["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), base.get("PATH", "")])
+    base["PYTHONUNBUFFERED"] = "1"
+    base.setdefault("OMP_NUM_THREADS", "1")
+    return base
+
+
+def checkout(project: DvcProject, stage: str) -> bool:
+    """Bring back what dvc.lock records of a stage's outputs, after a failure. False when nothing could be restored."""
+    command = [sys.executable, "-P", "-m", "dvc", "--wait-for-lock", "checkout", "--force", stage]
+    done = subprocess.run(
+        command,
+        cwd=project.root,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    return done.returncode == 0
+
+
+def running(project: DvcProject) -> dict[str, dict[str, object]]:
+    """Stages being run now through `Repro`: pid of the supervisor, since when (seconds), the last line it printed."""
+    found: dict[str, dict[str, object]] = {}
+    for stage, pid in locked_by_dvc(project).items():
+        found[stage] = {"stage": stage, "pid": pid, "since": _started(pid), "line": "by `dvc repro`"}
+    for note in sorted((project.scratch / "running").glob("*.json")):
+        with contextlib.suppress(OSError, ValueError):
+            facts = json.loads(note.read_text(encoding="utf-8"))
+            if _alive(facts["pid"]):
+                found[facts["stage"]] = facts
+    return found
+
+
+def locked_by_dvc(project: DvcProject) -> dict[str, int]:
+    """Stage -> pid of the living DVC process that holds its outputs, however it was started."""
+    file = project.root / ".dvc" / "tmp" / "rwlock"
+    held = _json(file.read_text(encoding="utf-8")).get("write", {}) if file.is_file() else {}
+    pids = {path: info.get("pid") for path, info in dict(held).items() if isinstance(info, dict)}
+    found = {}
+    for stage in project.stages.values():
+        for out in stage.outs:
+            pid = pids.get(str(project.root / out.path))
+            if pid and _alive(pid):
+                found[stage.name] = pid
+    return found
+
+
+def record_time(project: DvcProject, stage: str, seconds: float) -> None:
+    """Remember how long a stage took, in ``.work/times.json`` (the last five runs)."""
+    import fcntl
+
+    file = project.root / ".work" / "times.json"
+    file.parent.mkdir(exist_ok=True)
+    with file.open("a+", encoding="utf-8") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.seek(0)
+        known = _json(stream.read())
+        known[stage] = [*known.get(stage, []), round(seconds, 1)][-5:]
+        stream.truncate(0)
+        stream.write(json.dumps(known, indent=1, sort_keys=True))
+
+
+def recorded_seconds(project: DvcProject) -> dict[str, float]:
+    """Stage -> seconds of its last run that really ran."""
+    file = project.root / ".work" / "times.json"
+    known = _json(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return {stage: times[-1] for stage, times in known.items() if times}
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        return json.loads(text or "{}")
+    except ValueError:
+        return {}
+
+
+@contextlib.contextmanager
+def _noted(project: DvcProject, stage: str, pid: int, since: float):
+    """Keep a note of the run and its last line, at most once a second, for others to read; gone at the end."""
+    folder = project.scratch / "running"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{stage.replace('/', '_')}.{pid}.json"
+    written = 0.0
+
+    def note(line: str) -> None:
+        nonlocal written
+        if time.time() - written < 1 or NOISE.match(line):
+            return
+        written = time.time()
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps({"stage": stage, "pid": pid, "since": since, "line": line}), encoding="utf-8")
+        partial.replace(file)
+
+    note("started")
+    try:
+        yield note
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _reason(outcome: Outcome, tail: list[str]) -> str:
+    """The lines a person needs: who holds the stage, or what the command itself said last."""
+    if outcome == "stopped":
+        return "stopped before it finished; nothing was recorded"
+    if outcome == "busy":
+        holders = re.findall(r"\(PID (\d+)\): (.*)", "\n".join(tail))
+        names = "; ".join(
+            f"pid {pid} on {socket.gethostname()}{_since(int(pid))} ({cmd})" for pid, cmd in dict(holders).items()
+        )
+        return f"already being run by {names or 'another process'}; wait for it or stop it"
+    said = [line for line in tail if not NOISE.match(line)]
+    failed = next(
+        (index for index, line in enumerate(said) if line.startswith("ERROR: failed to reproduce")), len(said)
+    )
+    own = said[:failed] if failed else said
+    return "\n".join(own[-8:]) or "the command gave no reason"
+
+
+def _since(pid: int) -> str:
+    """`` since 2026-01-31 14:02:11``, or nothing where the process table does not say."""
+    started = _started(pid)
+    return f" since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(started))}" if started else ""
+
+
+def _started(pid: int) -> float | None:
+    """When a process began (seconds since the epoch), where the system tells."""
+    try:
+        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+    return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,108 @@
+"""Which stages are stale, and why: the lock file against the disk, as `dvc status` does, but never blocked by a run.
+
+`dvc status` refuses to answer while a stage runs; this reads files only. Staleness is DVC's: not transitive. What
+would run in a complete `dvc repro` is `plan`.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dagster_dvc import graph
+from dagster_dvc.lock import Entry, read_lock
+from dagster_dvc.project import DvcProject, Stage
+
+MISSING = object()
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One thing that differs from what the lock file remembers."""
+
+    kind: Literal["never", "always", "command", "params", "code", "data", "output"]
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.what}" if self.kind not in {"never", "always"} else self.what
+
+
+def stale(project: DvcProject) -> dict[str, list[Reason]]:
+    """Stages that differ from the lock file, with the reasons; fresh stages are absent."""
+    lock = read_lock(project)
+    found = {name: reasons(project, stage, lock.get(name)) for name, stage in project.stages.items()}
+    project.hashes.save()
+    return {name: why for name, why in found.items() if why}
+
+
+def plan(project: DvcProject, goals: Iterable[str]) -> dict[str, list[Reason]]:
+    """What `dvc repro` of `goals` and what they need would look at again, in order: stale, or after a stale one."""
+    wanted = graph.closure(goals, project.upstream)
+    why = stale(project)
+    result: dict[str, list[Reason]] = {}
+    for name in project.stages:
+        if name not in wanted or (project.stages[name].frozen and name not in goals):
+            continue
+        first = [up for up in project.stages if up in project.upstream[name] and up in result]
+        behind = [Reason("data", f"after {up}") for up in first]
+        if why.get(name) or behind:
+            result[name] = [*why.get(name, []), *behind]
+    return result
+
+
+def reasons(project: DvcProject, stage: Stage, entry: Entry | None) -> list[Reason]:
+    """Why this stage is stale, most telling first; empty when it is fresh."""
+    if entry is None:
+        return [Reason("never", "never run")]
+    found = [Reason("always", "always runs (always_changed)")] if stage.always_changed else []
+    if entry.cmd != stage.cmd:
+        found.append(Reason("command", "the command changed"))
+    found += _params(stage, entry)
+    for dep in stage.deps:
+        kind = "code" if project.is_code(dep) else "data"
+        found += _path(project, dep, entry.deps, kind)
+    found += [Reason("data", f"{dep} is no longer read") for dep in entry.deps if dep not in stage.deps]
+    for out in stage.outs:
+        found += _path(project, out.path, entry.outs, "output")
+    return found
+
+
+def _params(stage: Stage, entry: Entry) -> list[Reason]:
+    found = []
+    for file, values in stage.params.items():
+        before = entry.params.get(file, {})
+        for key in stage.param_keys[file] or sorted({*values, *before}):
+            changed = differences(before.get(key, MISSING), values.get(key, MISSING), key)
+            found += [Reason("params", text) for text in changed]
+    return found
+
+
+def differences(before: Any, now: Any, name: str) -> list[str]:
+    """Lines like ``training.steps 300 -> 400`` for everything that differs between two values."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        keys = sorted({*before, *now}, key=str)
+        return [
+            line
+            for key in keys
+            for line in differences(before.get(key, MISSING), now.get(key, MISSING), f"{name}.{key}")
+        ]
+    if before is now or before == now:
+        return []
+    return [f"{name} {_shown(before)} -> {_shown(now)}"]
+
+
+def _shown(value: Any) -> str:
+    if value is MISSING:
+        return "(absent)"
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _path(project: DvcProject, path: str, recorded: Mapping[str, Any], kind: Any) -> list[Reason]:
+    now = project.hashes.of(path)
+    before = recorded.get(path)
+    if now is None:
+        return [Reason(kind, f"{path} is missing")]
+    if before is None:
+        return [Reason(kind, f"{path} is new")]
+    return [] if now == before.hash else [Reason(kind, f"{path} changed")]

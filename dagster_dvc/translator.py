@@ -1,0 +1,216 @@
+"""How a stage of dvc.yaml appears in Dagster. Subclass `DvcTranslator` and override what should look different.
+
+Everything a stage may say about itself to Dagster stands in its ``meta.dagster`` block, which is no part of the stage's
+identity (editing it makes nothing stale)::
+
+    meta:
+      dagster:
+        group: generation          # default: the foreach or matrix name, else "default"
+        kinds: [pytorch]           # at most two; "dvc" is always there
+        owners: ["team:research"]
+        tags: {domain: training}
+        pool: gpu                  # stages of a pool share its slots; default: one slot for the stage
+        retries: 2
+        automation: eager          # or on_missing; default: none
+        checks: [has_no_collapse, {metric: psnr, min: 25}]
+        headline: [psnr]
+"""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import dagster as dg
+
+from dagster_dvc.lock import Entry
+from dagster_dvc.project import DvcProject, Out, ProjectError, Stage
+from dagster_dvc.results import numbers, read_metrics
+
+AUTOMATION = {"eager": dg.AutomationCondition.eager, "on_missing": dg.AutomationCondition.on_missing}
+
+
+class DvcTranslator:
+    """Names, groups and metadata of the assets that stages become. `out` is None for a stage without data outputs."""
+
+    def get_asset_key(self, stage: Stage, out: Out | None) -> dg.AssetKey:
+        """The stage's name; with several data outputs, the name and the output's last path component."""
+        parts = stage.name.replace("dvc.yaml:", "").replace("@", "/").split("/")
+        if out is not None and len(stage.data_outs) > 1:
+            parts.append(PurePosixPath(out.path).name)
+        return dg.AssetKey([part for part in parts if part])
+
+    def get_source_key(self, path: str) -> dg.AssetKey:
+        """The key of data that no stage makes: its path."""
+        return dg.AssetKey([part for part in PurePosixPath(path).parts if part not in {"/", ".."}])
+
+    def get_group_name(self, stage: Stage) -> str | None:
+        """``meta.dagster.group``, else the name of the foreach or matrix the stage comes from."""
+        return stage.dagster.get("group") or stage.group
+
+    def get_description(self, stage: Stage, out: Out | None) -> str:
+        """What the stage says of itself, and how to make it without Dagster."""
+        return f"{stage.desc or 'A DVC stage.'}\n\nMake it: `dvc repro {stage.name}`"
+
+    def get_kinds(self, stage: Stage, out: Out | None) -> set[str]:
+        """ "dvc" and up to two kinds of ``meta.dagster.kinds``."""
+        return {"dvc", *(str(kind) for kind in (stage.dagster.get("kinds") or [])[:2])}
+
+    def get_owners(self, stage: Stage) -> list[str]:
+        """``meta.dagster.owners``: e-mail addresses or ``team:<name>``."""
+        return [str(owner) for owner in stage.dagster.get("owners") or []]
+
+    def get_tags(self, stage: Stage) -> dict[str, str]:
+        """``meta.dagster.tags``, and what DVC says of the stage: frozen, always changed."""
+        flags = {"dvc/frozen": stage.frozen, "dvc/always_changed": stage.always_changed}
+        said = {str(key): str(value) for key, value in (stage.dagster.get("tags") or {}).items()}
+        return said | {name: "true" for name, on in flags.items() if on}
+
+    def get_pool(self, stage: Stage) -> str:
+        """``meta.dagster.pool``, else a pool of the stage's own: two runs never run one stage at once."""
+        return str(stage.dagster.get("pool") or "stage__" + identifier(stage.name))
+
+    def get_retry_policy(self, stage: Stage) -> dg.RetryPolicy | None:
+        """``meta.dagster.retries``, ten seconds apart; None uses what `dvc_assets` was given."""
+        retries = stage.dagster.get("retries")
+        return dg.RetryPolicy(max_retries=int(retries), delay=10) if retries else None
+
+    def get_automation_condition(self, stage: Stage) -> dg.AutomationCondition | None:
+        """``meta.dagster.automation``.
+
+        Raises:
+            ProjectError: a word that is not known.
+        """
+        word = stage.dagster.get("automation")
+        if word is None:
+            return None
+        if word not in AUTOMATION:
+            raise ProjectError(
+                f"{stage.file}:{stage.line}: stage '{stage.name}': meta.dagster.automation: unknown word {word!r}; "
+                f"use {' or '.join(AUTOMATION)}"
+            )
+        return AUTOMATION[word]()
+
+    def get_metadata(self, project: DvcProject, stage: Stage, out: Out | None) -> dict[str, Any]:
+        """What can be known before the stage has run: its command, its place, what it reads and writes."""
+        metadata: dict[str, Any] = {
+            "dagster/code_references": _place(project, stage),
+            "dvc/stage": stage.name,
+            "dvc/command": dg.MetadataValue.md(f"```\n{stage.command}\n```"),
+        }
+        if out is not None:
+            metadata["dvc/path"] = dg.MetadataValue.path(str(project.root / out.path))
+        tracked = [f"{file}: {key}" for file, keys in stage.param_keys.items() for key in keys or ["(all)"]]
+        if tracked:
+            metadata["dvc/params"] = ", ".join(tracked)
+        return metadata
+
+    def get_result_metadata(self, project: DvcProject, stage: Stage, out: Out | None, entry: Entry) -> dict[str, Any]:
+        """What is known once the stage has run: its numbers, the params that made it, hashes, sizes."""
+        metadata: dict[str, Any] = {name: value for name, value in numbers(read_metrics(project, stage)).items()}
+        rows = [row for file, values in entry.params.items() for row in _rows(file, values)]
+        if rows:
+            metadata["params"] = dg.MetadataValue.table(records=[dg.TableRecord(row) for row in rows])
+        locked = entry.outs.get(out.path) if out else None
+        if locked and locked.hash:
+            metadata["dvc/hash"] = locked.hash
+            metadata |= {
+                key: value
+                for key, value in (("dvc/bytes", locked.size), ("dvc/files", locked.num_files))
+                if value is not None
+            }
+        metadata["dvc/inputs"] = dg.MetadataValue.table(
+            records=[dg.TableRecord({"path": dep.path, "hash": dep.hash or "-"}) for dep in entry.deps.values()],
+            schema=dg.TableSchema(columns=[dg.TableColumn("path"), dg.TableColumn("hash")]),
+        )
+        return metadata
+
+    def get_asset_spec(
+        self, project: DvcProject, stage: Stage, out: Out | None, deps: list[dg.AssetKey], code_version: str | None
+    ) -> dg.AssetSpec:
+        """The whole asset, from the methods above."""
+        return dg.AssetSpec(
+            key=self.get_asset_key(stage, out),
+            deps=deps,
+            code_version=code_version,
+            description=self.get_description(stage, out),
+            group_name=self.get_group_name(stage),
+            kinds=self.get_kinds(stage, out),
+            owners=self.get_owners(stage),
+            tags=self.get_tags(stage),
+            metadata=self.get_metadata(project, stage, out),
+            automation_condition=self.get_automation_condition(stage),
+        )
+
+
+class Assets:
+    """Which asset is which output: the keys of a project under a translator, and the edges between them."""
+
+    def __init__(self, project: DvcProject, translator: DvcTranslator | None = None) -> None:
+        self.project = project
+        self.translator = translator or DvcTranslator()
+        self.keys: dict[tuple[str, str | None], dg.AssetKey] = {}
+        owner: dict[dg.AssetKey, str] = {}
+        for stage in project.stages.values():
+            for out in stage.data_outs or [None]:
+                key = self.translator.get_asset_key(stage, out)
+                place = f"{stage.file}:{stage.line} (stage '{stage.name}', {out.path if out else 'no data output'})"
+                if key in owner:
+                    raise ProjectError(
+                        f"{place} and {owner[key]} would both be the asset {key.to_user_string()}; rename one"
+                    )
+                owner[key] = place
+                self.keys[stage.name, out.path if out else None] = key
+
+    def of_stage(self, stage: Stage) -> dict[Out | None, dg.AssetKey]:
+        """The assets of one stage."""
+        return {out: self.keys[stage.name, out.path if out else None] for out in stage.data_outs or [None]}
+
+    def upstream(self, stage: Stage) -> dict[dg.AssetKey, tuple[str, Stage | None, Out | None]]:
+        """Asset the stage reads -> the dependency's path, and the stage and output that make it (None for a source)."""
+        found: dict[dg.AssetKey, tuple[str, Stage | None, Out | None]] = {}
+        for dep in self.project.data_deps(stage):
+            makers = self.project.producers(dep)
+            if not makers:
+                found[self.translator.get_source_key(dep)] = (dep, None, None)
+            for maker, out in makers:
+                data = out if out.kind == "data" else next(iter(maker.data_outs), None)
+                key = self.keys[maker.name, data.path if data else None]
+                if key not in found or out.kind == "data":
+                    found[key] = (dep, maker, data)
+        return found
+
+
+def op_name(stage: Stage) -> str:
+    """The operation of a stage. Not the bare stage name: a job may be called like a stage."""
+    return f"repro_{identifier(stage.name)}"
+
+
+def identifier(name: str) -> str:
+    """A name with only letters, digits and underscores."""
+    return "".join(letter if letter.isalnum() else "_" for letter in name.replace("@", "__"))
+
+
+def _place(project: DvcProject, stage: Stage) -> dg.CodeReferencesMetadataValue:
+    """The stage's line in dvc.yaml, for the links of the web interface."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        reference = dg.LocalFileCodeReference(
+            file_path=str(project.root / stage.file), line_number=stage.line, label=f"{stage.name} in {stage.file}"
+        )
+        return dg.CodeReferencesMetadataValue(code_references=[reference])
+
+
+def _rows(file: str, values: Mapping[str, Any]) -> list[dict[str, str]]:
+    prefix = "" if Path(file).name == "params.yaml" else f"{file}: "
+    return [{"name": f"{prefix}{name}", "value": value} for name, value in _flat(values)]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            rows += _flat(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", "null" if value is None else str(value)))
+    return rows

@@ -1,0 +1,234 @@
+"""`reel`: the project's command. Runs stages through DVC, shows what is stale, and starts the web interface."""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from dagster_dvc import repro, status
+from dagster_dvc.project import DvcProject, ProjectError
+from dagster_dvc.repro import NOISE, Result
+from dagster_dvc.runner import Options, Runner, Summary
+from dagster_project import home, tables
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one `reel` command; the exit status is 0 when all went well, 1 when something did not, 130 after ctrl-C."""
+    arguments = _parser().parse_args(argv)
+    os.environ.update(home.environment(home.project_root()))
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return arguments.command(DvcProject(home.project_root()), arguments)
+    except ProjectError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="reel", description="Run and inspect the lineage from raw video to evaluations."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[..., int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command)
+        return sub
+
+    ui = add("ui", open_ui, "Start the Dagster web interface on this machine.")
+    ui.add_argument("--port", type=int, default=3000)
+    for name, command, text in (
+        ("run", run, "Bring stages, and what they need, up to date; independent ones run side by side."),
+        ("plan", plan, "What `reel run` would run, why, and how long it took last time."),
+    ):
+        sub = add(name, command, text)
+        sub.add_argument("stage", nargs="*", help="a stage, group:NAME, NAME+ (with what follows), or a pattern")
+        sub.add_argument("--all", action="store_true", help="the whole graph")
+        sub.add_argument("--jobs", type=int, default=2, metavar="N", help="stages at once (default 2)")
+        if name == "run":
+            sub.add_argument(
+                "--keep-going", action="store_true", help="after a failure, run what does not depend on it"
+            )
+            sub.add_argument("--force", action="store_true", help="run the named stages even if nothing changed")
+    add("status", show_status, "Which stages are stale and why, and which are running and how far.")
+    add("check", check, "Validate dvc.yaml, dvc.lock and params.yaml.")
+    lineage = add(
+        "lineage", show_lineage, "Where a result came from: its stage, params, code and inputs, back to the sources."
+    )
+    lineage.add_argument("what", help="a stage, a path, or the first characters of a content hash")
+    demo = add("demo", run_demo, "Check everything, then run the whole graph.")
+    demo.add_argument("--jobs", type=int, default=2, metavar="N", help="stages at once (default 2)")
+    return parser
+
+
+def run(project: DvcProject, arguments: argparse.Namespace) -> int:
+    """`reel run`: the stages, everything upstream of them, in order."""
+    names = _goals(project, arguments)
+    options = Options(arguments.jobs, arguments.keep_going, False)
+    if arguments.force:
+        return _run(
+            project, project.select(arguments.stage or ["*"]), Options(arguments.jobs, arguments.keep_going, True)
+        )
+    return _run(project, names, options)
+
+
+def _run(project: DvcProject, names: Sequence[str], options: Options) -> int:
+    for problem in project.problems:
+        print(problem, file=sys.stderr)
+    printer = _Printer(project)
+    runner = Runner(project, names, options, printer.line, printer.ended)
+    try:
+        done = runner.run()
+    except KeyboardInterrupt:
+        print("\n" + tables.summary(project, runner.summary))
+        raise
+    print()
+    _report(project, done)
+    return 1 if done.failed or project.problems else 0
+
+
+def _report(project: DvcProject, done: Summary) -> None:
+    for result in done.failed:
+        print(tables.failure(result, result.stage in done.restored), end="\n\n")
+    print(tables.summary(project, done))
+    print(f"\n{len(done.results)} stages in {tables.duration(done.seconds)}")
+    for line in tables.gates(project, done.results):
+        print(f"gate  {line}")
+    if done.failed:
+        print(f"Then run again: reel run {' '.join(result.stage for result in done.failed)}")
+        return
+    report = project.root / "report" / "report.html"
+    if report.is_file():
+        print(f"Report: {report}")
+    left = list(status.stale(DvcProject(project.root)))
+    print(f"Next: reel run {left[0]}" if left else "Everything is up to date. Next: reel ui")
+
+
+class _Printer:
+    """Lines of several stages, each with its stage in front, never mixed within a line."""
+
+    def __init__(self, project: DvcProject) -> None:
+        self._width = max(map(len, project.stages), default=0)
+        self._lock = threading.Lock()
+
+    def line(self, stage: str, line: str) -> None:
+        own = line.removeprefix(f"{stage}: ")
+        if not NOISE.match(line):
+            self._print(stage, own)
+
+    def ended(self, result: Result) -> None:
+        took = f" in {tables.duration(result.seconds)}" if result.outcome != "unchanged" else ""
+        self._print(result.stage, f"{tables.WORDS[result.outcome]}{took}")
+
+    def _print(self, stage: str, text: str) -> None:
+        with self._lock:
+            print(f"{stage.ljust(self._width)} | {text}", flush=True)
+
+
+def plan(project: DvcProject, arguments: argparse.Namespace) -> int:
+    """`reel plan`: what would run, and roughly how long, from recorded times."""
+    found = status.plan(project, _goals(project, arguments))
+    if not found:
+        print("Nothing to do: everything is up to date.")
+        return 0
+    seconds = repro.recorded_seconds(project)
+    print(tables.plan(found, seconds))
+    known = [seconds[name] for name in found if name in seconds]
+    unknown = len(found) - len(known)
+    print(
+        f"\n{len(found)} stages, about {tables.duration(sum(known))} of work"
+        + (f", {unknown} without a recorded time" if unknown else "")
+    )
+    print("A stage that ran before with the same inputs comes back from DVC's run cache in a second.")
+    return 0
+
+
+def show_status(project: DvcProject, arguments: argparse.Namespace) -> int:
+    """`reel status`: fresh, stale and why, running and how far."""
+    for problem in project.problems:
+        print(problem, file=sys.stderr)
+    print(tables.stale(status.stale(project), project, repro.running(project)))
+    for line in tables.gates(project, project.stages):
+        print(f"gate  {line}")
+    return 1 if project.problems else 0
+
+
+def check(project: DvcProject, arguments: argparse.Namespace) -> int:
+    """`reel check`: the graph, the lock file and the parameters; every complaint with file and line."""
+    from dagster_dvc.lock import read_lock
+    from dagster_dvc.results import checks
+
+    complaints = [str(problem) for problem in project.problems]
+    for stage in project.stages.values():
+        try:
+            checks(stage)
+        except ProjectError as error:
+            complaints.append(str(error))
+    try:
+        read_lock(project)
+    except ProjectError as error:
+        complaints.append(str(error))
+    for complaint in complaints:
+        print(complaint, file=sys.stderr)
+    params = 0
+    if (project.root / "pipelines" / "params.py").is_file():
+        params = subprocess.run(
+            [sys.executable, "-m", "pipelines.params", "check"], cwd=project.root, check=False
+        ).returncode
+    if complaints or params:
+        return 1
+    print(f"dvc.yaml: {len(project.stages)} stages; dvc.lock can be read.")
+    return 0
+
+
+def show_lineage(project: DvcProject, arguments: argparse.Namespace) -> int:
+    """`reel lineage`: the tree behind a stage, a path or a hash."""
+    from dagster_dvc.lineage import tree
+
+    print(tree(project, arguments.what))
+    return 0
+
+
+def run_demo(project: DvcProject, arguments: argparse.Namespace) -> int:
+    """`reel demo`: check, then the whole graph."""
+    failed = check(project, arguments)
+    return failed or _run(project, list(project.stages), Options(arguments.jobs))
+
+
+def open_ui(project: DvcProject, arguments: argparse.Namespace) -> int:
+    """`reel ui`: `dagster dev` on loopback, with the project's own history; replaces this process."""
+    address = f"http://127.0.0.1:{arguments.port}"
+    print(f"Dagster at {address} (history in {os.environ['DAGSTER_HOME']}; stop with ctrl-C)", flush=True)
+    os.chdir(project.root)
+    os.environ["DAGSTER_DVC_WEBSERVER"] = address
+    workspace = Path(home.ROOT) / "workspace.yaml"
+    words = ["dagster", "dev", "--host", "127.0.0.1", "--port", str(arguments.port), "--workspace", str(workspace)]
+    os.execv(sys.executable, [sys.executable, "-m", *words])
+
+
+def _goals(project: DvcProject, arguments: argparse.Namespace) -> list[str]:
+    """The named stages with everything upstream; the whole graph for --all, or when nothing is named for a plan."""
+    words = arguments.stage
+    if arguments.all or not words:
+        if not words and not arguments.all and arguments.command is run:
+            raise ProjectError(f"reel run: name a stage or say --all; stages: {', '.join(project.stages)}")
+        return list(project.stages)
+    return project.select([word if word.startswith("+") else f"+{word}" for word in words])
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""The Dagster code location: the lineage of dvc.yaml with jobs, schedules, sensors and the executor.
+
+``dagster dev`` (or `reel ui`) and ``dagster asset materialize --select '*' -m dagster_project.definitions`` load this.
+It imports no torch and no dvc.
+"""
+
+import os
+from typing import Any
+
+import dagster as dg
+
+from assets.lineage import TRANSLATOR, lineage
+from dagster_dvc.project import DvcProject
+from dagster_dvc.resource import DvcResource
+from dagster_dvc.sensors import build_lock_sensor, build_reload_sensor
+from dagster_project.home import project_root
+from dagster_project.jobs import build_jobs
+from dagster_project.schedules import build_schedules
+from dagster_project.sensors import STAGE, build_clips_sensor
+
+PRELOADED = ["dagster", "dagster_project.definitions"]
+
+
+def build_definitions(project: DvcProject) -> dg.Definitions:
+    """Everything Dagster shows of a project.
+
+    Raises:
+        ProjectError: dvc.yaml cannot be read and never could, or ``meta.dagster`` says something impossible.
+    """
+    for problem in project.problems:
+        dg.get_dagster_logger("dvc").warning(str(problem))
+    jobs = build_jobs(project)
+    sensors: list[Any] = [build_lock_sensor(project, translator=TRANSLATOR), build_reload_sensor(project)]
+    if STAGE in project.stages and "refresh_data" in jobs:
+        sensors.append(build_clips_sensor(project, jobs["refresh_data"]))
+    return dg.Definitions(
+        assets=lineage(project),
+        jobs=list(jobs.values()),
+        schedules=build_schedules(jobs),
+        sensors=sensors,
+        resources={"dvc": DvcResource(env={"REEL_GRACE_SECONDS": os.environ.get("REEL_GRACE_SECONDS", "6")})},
+        executor=dg.multiprocess_executor.configured(
+            {
+                "max_concurrent": int(os.environ.get("REEL_JOBS", "2")),
+                "start_method": {"forkserver": {"preload_modules": PRELOADED}},
+            }
+        ),
+    )
+
+
+defs = build_definitions(DvcProject(project_root()))

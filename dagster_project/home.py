@@ -1,0 +1,60 @@
+"""Where the platform keeps its own state: ``.dagster`` in the project, made when it is first needed."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+INSTANCE = """\
+# Made by `reel`; edit it freely, it is not written again. docs/dagster.md explains each block, and Postgres.
+telemetry:
+  enabled: false
+
+# One slot a pool: two runs never train on one GPU (`meta: {dagster: {pool: gpu}}`), nor run one stage twice.
+concurrency:
+  pools:
+    granularity: op
+    default_limit: 1
+  runs:
+    max_concurrent_runs: 4
+
+run_monitoring:
+  enabled: true
+  poll_interval_seconds: 10
+  free_slots_after_run_end_seconds: 60
+
+run_retries:
+  enabled: true
+  max_retries: 0
+
+retention:
+  schedule: {purge_after_days: 90}
+  sensor:
+    purge_after_days: {skipped: 1, failure: 30, success: 30}
+"""
+
+
+def project_root() -> Path:
+    """The project to work on: ``REEL_PROJECT`` where it is set (tests), else the one this file belongs to."""
+    return Path(os.environ.get("REEL_PROJECT") or ROOT).resolve()
+
+
+def dagster_home(root: Path) -> Path:
+    """The instance folder of a project, with its ``dagster.yaml``; an existing one is left as it is."""
+    home = Path(os.environ.get("DAGSTER_HOME") or root / ".dagster")
+    home.mkdir(parents=True, exist_ok=True)
+    file = home / "dagster.yaml"
+    if not file.exists():
+        file.write_text(INSTANCE, encoding="utf-8")
+    return home
+
+
+def environment(root: Path) -> dict[str, str]:
+    """The environment of every process that the platform starts: instance, project, time to save on a stop."""
+    return {
+        "DAGSTER_HOME": str(dagster_home(root)),
+        "DAGSTER_DISABLE_TELEMETRY": "1",
+        "REEL_PROJECT": str(root),
+        "REEL_GRACE_SECONDS": os.environ.get("REEL_GRACE_SECONDS", "6"),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+    }

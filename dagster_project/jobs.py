@@ -1,0 +1,31 @@
+"""One job per situation a user is in. Each brings its goal and everything before it up to date; the rest is reused."""
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from assets.lineage import TRANSLATOR
+from dagster_dvc.assets import build_dvc_asset_selection
+from dagster_dvc.project import DvcProject, ProjectError
+
+Job = UnresolvedAssetJobDefinition
+
+JOBS: dict[str, tuple[tuple[str, ...], str]] = {
+    "refresh_data": (("+latent_shards",), "New or changed clips: clips, autoencoder, latents."),
+    "representation": (("+diagnostics",), "The latent-MAE encoder, the pseudo-classes and their diagnostics."),
+    "anchored_flow": (("+anchored_flow_motion",), "Both stages of anchored flow matching."),
+    "rectified_flow": (("+rectified_flow",), "Rectified flow matching."),
+    "evaluation": (("+report",), "Scores of every generator, and the report."),
+    "everything": (("*",), "The whole lineage."),
+}
+
+
+def build_jobs(project: DvcProject) -> dict[str, Job]:
+    """The jobs whose stages exist, by name."""
+    found = {}
+    for name, (words, description) in JOBS.items():
+        try:
+            selection = build_dvc_asset_selection(project, words, translator=TRANSLATOR)
+        except ProjectError:
+            continue  # a stage that dvc.yaml no longer has, or that is broken, takes only its own job with it
+        found[name] = dg.define_asset_job(name, selection=selection, description=description)
+    return found

@@ -1,0 +1,55 @@
+"""A sensor on a user's own folder of videos: DVC cannot see it, since dvc.yaml names no machine paths."""
+
+import hashlib
+from pathlib import Path
+
+import dagster as dg
+
+from dagster_dvc.project import DvcProject
+from dagster_project.jobs import Job
+
+STAGE = "raw_video"
+
+
+def build_clips_sensor(project: DvcProject, job: Job) -> dg.SensorDefinition:
+    """Starts `refresh_data` when files in ``raw_video.source.folder`` appear, change or go. Shipped stopped."""
+
+    @dg.sensor(
+        name="new_clips",
+        job=job,
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description="Processes new or changed videos of params.yaml: raw_video.source.",
+    )
+    def new_clips(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        folder = source_folder(DvcProject(project.root))
+        if folder is None:
+            return dg.SkipReason("raw_video makes its own clips; params.yaml names no folder of videos")
+        if not folder.is_dir():
+            return dg.SkipReason(f"params.yaml: raw_video.source: {folder} is no folder")
+        found = listing(folder)
+        if context.cursor == found:
+            return dg.SkipReason(f"nothing new in {folder}")
+        if context.cursor is None:
+            return dg.SensorResult(skip_reason="remembered what is there now", cursor=found)
+        config = {"ops": {f"repro_{STAGE}": {"config": {"force": True}}}}
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=found, run_config=config)], cursor=found)
+
+    return new_clips
+
+
+def source_folder(project: DvcProject) -> Path | None:
+    """The folder of videos that params.yaml names, None when clips are rendered."""
+    values = project.stages[STAGE].params.get("params.yaml", {}).get(STAGE, {})
+    source = values.get("source") if isinstance(values, dict) else None
+    folder = source.get("folder") or source.get("path") if isinstance(source, dict) else None
+    if isinstance(folder, dict):
+        folder = folder.get("path")
+    return project.root / folder if isinstance(folder, str) else None
+
+
+def listing(folder: Path) -> str:
+    """A digest of names, sizes and times of all files: cheap, also for terabytes of video."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    lines = [f"{file.relative_to(folder)} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
