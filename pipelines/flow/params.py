@@ -1,0 +1,108 @@
+"""Blocks of parameters of draws, anchors and samplers. Torch-free; every generator's section is made of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from pipelines.params import Count, NonNegative, Params, Positive, Real, Share
+
+Fraction = Annotated[Share, Field(gt=0, lt=1)]
+
+
+class Uniform(Params):
+    """Sigma uniform in the range, then shifted."""
+
+    name: Literal["uniform"]
+    shift: Positive
+
+
+class LogitNormal(Params):
+    """sigma = sigmoid(mean + std n), then shifted (arXiv:2403.03206, Section 3.1)."""
+
+    name: Literal["logit_normal"]
+    mean: Real
+    std: Positive
+    shift: Positive
+
+
+class ByResolution(Params):
+    """Logit-normal whose mean is a straight line in the number of tokens (LTX-Video; seed A)."""
+
+    name: Literal["by_resolution"]
+    std: Positive
+    few_tokens: Count
+    few_mean: Real
+    many_tokens: Count
+    many_mean: Real
+
+    @model_validator(mode="after")
+    def _two_points(self) -> ByResolution:
+        if self.few_tokens >= self.many_tokens:
+            raise ValueError("few_tokens must be below many_tokens: two points make the line")
+        return self
+
+
+class ShiftByResolution(Params):
+    """Uniform, shifted by sqrt(tokens / base_tokens): more tokens need more noise (arXiv:2403.03206, Eq. 23)."""
+
+    name: Literal["shift_by_resolution"]
+    base_tokens: Count
+
+
+class Mode(Params):
+    """Uniform with a bump in the middle (``scale`` > 0) or at the ends (< 0): arXiv:2403.03206, Eq. 20."""
+
+    name: Literal["mode"]
+    scale: Annotated[Real, Field(ge=-1.0, le=1.75)]
+
+
+class CosMap(Params):
+    """Density 2 / (pi (1 - 2 sigma + 2 sigma^2)): arXiv:2403.03206, Eq. 21."""
+
+    name: Literal["cosmap"]
+
+
+class Mix(Params):
+    """``low_share`` of the draws uniform below ``border``, the rest above, weighted back to uniform (seed A's MCIS)."""
+
+    name: Literal["mix"]
+    border: Fraction
+    low_share: Fraction
+
+
+Draw = Annotated[
+    Uniform | LogitNormal | ByResolution | ShiftByResolution | Mode | CosMap | Mix, Field(discriminator="name")
+]
+
+
+class Guidance(Params):
+    """Classifier-free guidance, arXiv:2207.12598. ``rescale`` brings the guided velocity's spread back by that share."""
+
+    scale: Annotated[Real, Field(gt=1)]
+    rescale: Share
+
+
+class Sampling(Params):
+    """How a trained flow is walked from noise to latents. Heun and midpoint cost two evaluations a step, the others one."""
+
+    sampler: Literal["euler", "heun", "midpoint", "dpm_2m"]
+    steps: Count
+    shift: Positive
+    guidance: Guidance | None
+
+
+class Anchor(Params):
+    """The anchor of anchored flow and the sigma at which the clip passes through it."""
+
+    junction: Fraction
+    first_frame_weight: Share
+    noise_std: NonNegative
+
+
+class LossWeights(Params):
+    """Weights of samples above the junction (``identity``; seed A's global) and below it (``motion``; its local)."""
+
+    identity: NonNegative
+    motion: NonNegative

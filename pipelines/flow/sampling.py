@@ -1,0 +1,102 @@
+"""From noise to latents: what training previews, evaluation and generation share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipelines.flow import anchored, sigmas
+from pipelines.flow.guidance import guided, padded
+from pipelines.flow.params import Guidance, Sampling
+from pipelines.flow.samplers import SAMPLERS, Denoise
+
+Conditions = Mapping[str, Any]
+"""Keyword arguments of a denoiser, named as in the data contract: prompt_embeds, prompt_mask, pseudo_class."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One denoiser's part of the way from noise to latents.
+
+    Attributes:
+        denoiser: (x, sigma, **conditions) -> velocity.
+        sampling: sampler, steps, shift and guidance of this part.
+        start, end: levels where it begins and ends, both exact.
+        still: whether the part moves all frames alike (the identity phase of anchored flow).
+    """
+
+    denoiser: Callable[..., Tensor]
+    sampling: Sampling
+    start: float = 1.0
+    end: float = 0.0
+    still: bool = False
+
+    @property
+    def sigmas(self) -> Tensor:
+        """The levels this phase walks, [steps + 1]."""
+        return sigmas.between(self.start, self.end, self.sampling.steps, self.sampling.shift)
+
+
+def seeded_noise(seeds: Sequence[int], shape: Sequence[int], shared: bool = False) -> Tensor:
+    """Noise [B, C, T, H, W], a sample per seed, the same whatever else is in the batch; ``shared`` by all frames."""
+    channels, frames, height, width = shape
+    drawn_frames = 1 if shared else frames
+    noise = [
+        torch.randn(channels, drawn_frames, height, width, generator=torch.Generator().manual_seed(seed))
+        for seed in seeds
+    ]
+    return torch.stack(noise).expand(-1, -1, frames, -1, -1)
+
+
+def without_prompt(conditions: Conditions, empty_prompt: Tensor) -> dict[str, Tensor]:
+    """The unconditional conditions of the same batch: the empty prompt [L0, D], no class, everything else kept."""
+    embeds, mask = padded(empty_prompt.to(conditions["prompt_embeds"]), conditions["prompt_embeds"].shape[1])
+    count = len(conditions["prompt_embeds"])
+    kept = {name: value for name, value in conditions.items() if name != "pseudo_class"}
+    return {**kept, "prompt_embeds": embeds.expand(count, -1, -1), "prompt_mask": mask.expand(count, -1)}
+
+
+def conditioned(
+    denoiser: Callable[..., Tensor], conditions: Conditions, guidance: Guidance | None, empty_prompt: Tensor | None
+) -> Denoise:
+    """The velocity field of one batch of prompts, guided where there is a guidance block.
+
+    Raises:
+        ValueError: guidance without the empty prompt's embedding.
+    """
+    if guidance is None:
+        return lambda x, sigma: denoiser(x, sigma, **conditions)
+    if empty_prompt is None:
+        raise ValueError("guidance needs the empty prompt's embedding (data/latents/empty_prompt.npy).")
+    unconditional = without_prompt(conditions, empty_prompt)
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        with_prompt, without = denoiser(x, sigma, **conditions), denoiser(x, sigma, **unconditional)
+        return guided(with_prompt, without, guidance.scale, guidance.rescale)
+
+    return denoise
+
+
+@torch.no_grad()
+def walk(phases: Sequence[Phase], noise: Tensor, conditions: Conditions, empty_prompt: Tensor | None = None) -> Tensor:
+    """Latents [B, C, T, H, W] from noise, phase after phase; where a phase ends the next begins, at the same level.
+
+    Raises:
+        ValueError: two phases do not meet.
+    """
+    for earlier, later in zip(phases[:-1], phases[1:], strict=True):
+        if earlier.end != later.start:
+            raise ValueError(f"a phase ends at sigma {earlier.end}, but the next begins at {later.start}.")
+    x = noise
+    for phase in phases:
+        field = conditioned(phase.denoiser, conditions, phase.sampling.guidance, empty_prompt)
+        x = SAMPLERS[phase.sampling.sampler](_still(field) if phase.still else field, x, phase.sigmas)
+    return x
+
+
+def _still(field: Denoise) -> Denoise:
+    return lambda x, sigma: anchored.still(field(x, sigma))
