@@ -1,0 +1,86 @@
+"""What the numbers of the stages mean: unit, reading, and which of them lead the page.
+
+Patterns are tried in order against a metric's last words (``psnr``, ``*/nmi``); a number that nobody explains is still
+shown. Thresholds and chance levels are data of the stages, not of this file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """How to read a number. ``better`` is "higher", "lower", a target such as "near 1", or ""."""
+
+    unit: str
+    text: str
+    better: str = ""
+
+
+MEANINGS: tuple[tuple[str, Meaning], ...] = (
+    ("psnr_worst*", Meaning("dB", "PSNR of the clip that is reconstructed worst", "higher")),
+    ("compression", Meaning("x", "numbers of the video per number of the latents")),
+    ("gates/*", Meaning("", "value of the gate of this name")),
+    ("*psnr*", Meaning("dB", "peak signal-to-noise ratio of decoded frames against the file's frames", "higher")),
+    ("*frechet*", Meaning("", "Fréchet distance to real clips in the latent MAE's feature space", "lower")),
+    (
+        "*motion_ratio*",
+        Meaning("", "variation over frames relative to real clips: 0 is frozen, 1 is as the data", "near 1"),
+    ),
+    ("*local_vs_global_ratio*", Meaning("", "variation over frames relative to the data: 0 is frozen", "near 1")),
+    ("*temporal_consistency*", Meaning("", "mean cosine similarity of neighbouring frames' features", "as real")),
+    (
+        "*agreement*",
+        Meaning("", "share of samples in which the probe reads the factor that the prompt names", "higher"),
+    ),
+    ("*silhouette*", Meaning("", "how much closer samples are to their own class than to the next: -1 to 1", "higher")),
+    ("*nmi*", Meaning("", "normalised mutual information of classes with a known factor: 0 none, 1 all", "higher")),
+    ("*purity*", Meaning("", "share of samples that carry their class's most frequent value", "higher")),
+    ("*entropy*", Meaning("", "how evenly classes are used: 1 is evenly", "higher")),
+    ("*effective_classes*", Meaning("classes", "number of evenly used classes with the same entropy")),
+    ("*participation_ratio*", Meaning("dimensions", "directions that carry the features' variance", "higher")),
+    ("*effective_rank*", Meaning("dimensions", "directions that carry the features' variance", "higher")),
+    ("*recall*", Meaning("", "share of queries whose nearest neighbour is right", "higher")),
+    ("*map*", Meaning("", "mean average precision of retrieval", "higher")),
+    ("*probe*", Meaning("", "held-out accuracy of a small reader of the known factor", "higher")),
+    ("loss/*", Meaning("", "training loss of the last logged step", "lower")),
+    ("validation/loss*", Meaning("", "loss on held-out samples", "lower")),
+    ("grad_norm/*", Meaning("", "norm of the gradient before clipping")),
+    ("lr/*", Meaning("", "learning rate of the last logged step")),
+    ("*samples_per_second*", Meaning("samples/s", "speed of the work")),
+    ("*clips_per_second*", Meaning("clips/s", "speed of the work")),
+    ("memory/*gib", Meaning("GiB", "peak memory of the process")),
+    ("steps", Meaning("steps", "optimizer updates made")),
+    ("*seconds*", Meaning("s", "wall time of the work")),
+    ("*parameters*", Meaning("", "trainable weights")),
+    ("*bytes*", Meaning("bytes", "size on disk")),
+)
+
+
+def meaning(name: str) -> Meaning:
+    """How to read the metric ``name`` (slash-joined); empty where nothing is known."""
+    low = name.lower()
+    return next((meaning for pattern, meaning in MEANINGS if fnmatchcase(low, pattern)), Meaning("", ""))
+
+
+CHANCE_WORDS = ("chance", "random", "baseline", "ceiling", "reference", "real", "untrained", "mean_colour", "patch_pca")
+"""Words in a metric's name that say it is a level to compare with."""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A number that leads the page: the first metric of ``stage`` that matches one of ``patterns``."""
+
+    stage: str
+    patterns: tuple[str, ...]
+    label: str
+    text: str
+
+
+HEADLINES = (
+    Headline("autoencoder", ("psnr", "*held_out*psnr", "*psnr"), "reconstruction", "PSNR on held-out clips"),
+    Headline("diagnostics", ("*nmi*identity", "*identity*nmi"), "classes know identity", "NMI with identity factors"),
+    Headline("diagnostics", ("*nmi*motion", "*motion*nmi"), "classes know motion", "NMI with motion factors"),
+)

@@ -1,0 +1,187 @@
+"""The page: a summary that answers what was made and how good it is, the samples, then a section per stage."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from pipelines.evaluation import lineage
+from pipelines.evaluation.glossary import HEADLINES, Headline, meaning
+from pipelines.evaluation.markup import Html, beside, join, tag
+from pipelines.evaluation.params import ReportParams
+from pipelines.evaluation.project import Stage
+from pipelines.evaluation.samples import Sample, clip_rows
+from pipelines.evaluation.sections import gate_table, number, references, stage_section, table, word
+from pipelines.progress import duration
+
+Stages = Mapping[str, Stage]
+
+
+def _policy(style: str, script: str) -> str:
+    """A content security policy under which the page can ask nobody for anything."""
+    digests = [base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in (style, script)]
+    return (
+        "default-src 'none'; img-src data:; media-src data: blob:; style-src-attr 'unsafe-inline'; "
+        f"style-src-elem 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}'"
+    )
+
+
+# ---- summary ------------------------------------------------------------------------------------------------------
+
+
+def _card(label: str, value: object, unit: str, below: str, stage: str) -> Html:
+    figure = tag("div", number(value), tag("small", unit) if unit else None, class_="value")
+    parts = (tag("div", label, class_="label"), figure, tag("div", below, class_="below") if below else None)
+    return tag("a", *parts, class_="card", href=f"#stage-{stage}")
+
+
+def _headline(stages: Stages, headline: Headline) -> Html | None:
+    metrics = stages[headline.stage].metrics if headline.stage in stages else None
+    for pattern in headline.patterns:
+        for name, value in (metrics or {}).items():
+            if isinstance(value, (int, float)) and fnmatchcase(name, pattern):
+                levels = references(metrics or {}, name).items()
+                beside = [f"{word(other)} {number(level)}" for other, level in levels]
+                below = "; ".join([headline.text, *beside])
+                return _card(headline.label, value, meaning(name).unit, below, headline.stage)
+    return None
+
+
+def systems(stages: Stages) -> dict[str, dict[str, Any]]:
+    """Scores of the evaluation (``systems/<system>/<score>``) by system; empty before it has run."""
+    metrics = (stages["evaluation"].metrics or {}) if "evaluation" in stages else {}
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in metrics.items():
+        kind, _, rest = name.partition("/")
+        system, _, score = rest.partition("/")
+        if kind == "systems" and score:
+            found.setdefault(system, {})[score] = value
+    return found
+
+
+def _system_table(scores: Mapping[str, Mapping[str, Any]]) -> Html:
+    every = dict.fromkeys(name for row in scores.values() for name in row)
+    shown = [name for name in every if not name.endswith("_spread")]
+    heads = [tag("span", name.replace("_", " ").replace("/", ": "), title=meaning(name).text) for name in shown]
+    rows = [
+        (tag("b", system.replace("_", " ")), *(_with_spread(row, name) for name in shown))
+        for system, row in scores.items()
+    ]
+    return table(("system", *heads), rows, "systems")
+
+
+def _with_spread(row: Mapping[str, Any], name: str) -> str:
+    if row.get(name) is None:
+        return "–"
+    spread = row.get(f"{name}_spread")
+    return number(row[name]) if spread is None else f"{number(row[name])} ± {float(spread):.2g}"
+
+
+def _times(stages: Stages) -> Html | None:
+    seconds = {name: stage.seconds for name, stage in stages.items() if stage.seconds is not None}
+    if not seconds:
+        return None
+    most, colour = max(seconds.values()) or 1.0, lineage.colours(stages.values())
+    rows = []
+    for name, value in seconds.items():
+        bar = tag("span", class_="bar", style=f"width:{max(0.4, 100 * value / most):.1f}%")
+        link = tag("a", name, href=f"#stage-{name}")
+        parts = (link, tag("span", bar, class_="track"), tag("span", duration(value), class_="amount"))
+        rows.append(tag("div", *parts, class_=f"time group-{colour[stages[name].group]}"))
+    total = tag("p", f"{duration(sum(seconds.values()))} of work in all; independent stages run side by side.")
+    return tag("section", tag("h2", "Time"), total, *rows, id="time", class_="panel")
+
+
+def _gates(stages: Stages) -> Html | None:
+    tables = [gate_table(stage.gates, stage.name) for stage in stages.values() if stage.gates]
+    said = "A gate that fails keeps the stages after it from starting; thresholds are in params.yaml."
+    return tag("section", tag("h2", "Gates"), tag("p", said), *tables, id="gates", class_="panel") if tables else None
+
+
+COMMANDS = (
+    ("dvc repro", "brings everything up to date; says so where it already is"),
+    ("make ui", "the same graph in Dagster, with history, gates and live progress"),
+    ("dvc exp run -S pseudo_classes.num_classes=48", "one value changed: runs k-means and what follows from it"),
+    ("dvc metrics diff", "numbers against the last commit"),
+)
+
+
+def _next() -> Html:
+    rows = [tag("div", tag("code", command), tag("span", says), class_="next") for command, says in COMMANDS]
+    return tag("section", tag("h2", "Next"), *rows, id="next", class_="panel")
+
+
+def _hero(title: str, stages: Stages) -> Html:
+    done = sum(stage.has_run for stage in stages.values())
+    verdicts = [str(gate.get("verdict")) for stage in stages.values() for gate in stage.gates]
+    facts = [f"{done} of {len(stages)} stages have run"]
+    if verdicts:
+        facts.append(f"{verdicts.count('pass')} of {len(verdicts)} gates pass")
+    seconds = sum(stage.seconds or 0.0 for stage in stages.values())
+    if seconds:
+        facts.append(f"{duration(seconds)} of work")
+    said = "From raw video to scored samples: what each stage made, what it measured and the values it ran with."
+    return tag("header", tag("h1", title), tag("p", said, class_="lead"), tag("p", " · ".join(facts), class_="facts"),
+               class_="hero")  # fmt: skip
+
+
+def _navigation(stages: Stages) -> Html:
+    colour = lineage.colours(stages.values())
+    links = [tag("a", "summary", href="#top"), tag("a", "samples", href="#samples")]
+    for name, stage in stages.items():
+        classes = f"group-{colour[stage.group]}" + ("" if stage.has_run else " missing")
+        links.append(tag("a", name.replace("_", " "), href=f"#stage-{name}", class_=classes))
+    return tag("nav", tag("div", *links), aria_label="sections")
+
+
+def _samples(samples: list[Sample] | None, folder: Path, stages: Stages, pixels: int) -> Html:
+    scores = systems(stages)
+    parts = [tag("h2", "Samples and scores")]
+    if scores:
+        parts.append(_system_table(scores))
+    if samples is None:
+        command = tag("code", "dvc repro evaluation")
+        parts.append(tag("p", "No samples yet: ", command, " makes and scores them.", class_="absent"))
+    else:
+        said = "Same prompts for every system. Under each clip: what a probe reads in it, against the prompt's factors."
+        parts += [tag("p", said), clip_rows(samples, folder, pixels)]
+    return tag("section", *parts, id="samples", class_="panel wide")
+
+
+def page(params: ReportParams, stages: Stages, samples: list[Sample] | None, folder: Path) -> Html:
+    """The whole document, self-contained: pictures, clips, style and script are inside."""
+    style, script = beside("page.css"), beside("page.js")
+    colour = lineage.colours(stages.values())
+    cards = [card for headline in HEADLINES if (card := _headline(stages, headline)) is not None]
+    graph = tag("section", lineage.draw(stages), lineage.draw(stages, down=True), class_="graph", id="graph")
+    sections = [stage_section(stage, colour[stage.group], params.picture_kilobytes) for stage in stages.values()]
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_policy(style, script)),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", params.title),
+        tag("style", Html(style)),
+    )
+    body = tag(
+        "body",
+        _hero(params.title, stages),
+        _navigation(stages),
+        tag(
+            "main",
+            graph,
+            tag("div", *cards, class_="cards") if cards else None,
+            _samples(samples, folder, stages, params.clip_pixels),
+            tag("div", _times(stages), _next(), class_="columns"),
+            _gates(stages),
+            *sections,
+        ),
+        tag("script", Html(script)),
+        id="top",
+    )
+    return join([Html("<!doctype html>\n"), tag("html", head, body, lang="en")])

@@ -1,0 +1,73 @@
+"""The samples of the evaluation as rows of playable clips: one row per prompt, one clip per system."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipelines.evaluation.markup import Html, data_uri, tag
+
+Sample = dict[str, Any]
+COLUMNS = {"system", "prompt", "file"}
+
+
+def read_samples(folder: Path) -> list[Sample] | None:
+    """Rows of ``samples.parquet``, undefined values as None; None when the evaluation wrote no such table."""
+    path = folder / "samples.parquet"
+    if not path.is_file():
+        return None
+    samples = pd.read_parquet(path)
+    if not set(samples.columns) >= COLUMNS:
+        return None
+    rows = samples.astype(object).where(samples.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
+def _readings(sample: Sample) -> list[Html]:
+    """What the probe read in the sample, factor by factor: as the prompt says, or else what it saw."""
+    shown = []
+    for name in (column.removeprefix("factor_") for column in sample if column.startswith("factor_")):
+        wanted, seen = sample[f"factor_{name}"], sample.get(f"probe_{name}")
+        if wanted is None or seen is None:
+            continue
+        mark, kind = ("✓", "right") if wanted == seen else ("✗", "wrong")
+        title = f"{name}: the prompt says {wanted}, the probe reads {seen}"
+        words = f"no {name}" if seen == "none" else seen
+        shown.append(tag("span", f"{mark} {words}", class_=f"reading {kind}", title=title))
+    return shown
+
+
+def _clip(sample: Sample, folder: Path, pixels: int) -> Html:
+    """One clip, enlarged without smoothing; the script gives it its data when it comes into view."""
+    path, system = folder / str(sample["file"]), str(sample["system"]).replace("_", " ")
+    if path.is_file():
+        shown = tag(
+            "video",
+            data_src=data_uri(path.read_bytes(), ".mp4"),
+            width=pixels,
+            height=pixels,
+            muted="muted",
+            loop="loop",
+            playsinline="playsinline",
+            preload="none",
+            aria_label=f"{system}: {sample['prompt']}",
+        )
+    else:
+        shown = tag("p", f"{sample['file']} is missing", class_="absent")
+    readings = tag("div", *_readings(sample), class_="readings")
+    return tag("figure", tag("figcaption", tag("b", system)), shown, readings, class_="clip")
+
+
+def clip_rows(samples: list[Sample], folder: Path, pixels: int) -> Html:
+    """A row of clips for each prompt that has files: the first sample of every system."""
+    prompts: dict[str, dict[str, Sample]] = {}
+    for sample in samples:
+        if sample["file"] is not None:
+            prompts.setdefault(str(sample["prompt"]), {}).setdefault(str(sample["system"]), sample)
+    rows = []
+    for prompt, systems in prompts.items():
+        clips = [_clip(sample, folder, pixels) for sample in systems.values()]
+        rows.append(tag("article", tag("h3", prompt), tag("div", *clips, class_="clips"), class_="prompt"))
+    return tag("div", *rows, style=f"--clip:{int(pixels)}px")

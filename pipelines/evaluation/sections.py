@@ -1,0 +1,211 @@
+"""The section of one stage on the page: what it is, its gates, numbers, curves, pictures, values and origin."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from pipelines.evaluation import curves
+from pipelines.evaluation.glossary import CHANCE_WORDS, meaning
+from pipelines.evaluation.markup import Html, data_uri, join, tag
+from pipelines.evaluation.project import Stage
+from pipelines.progress import duration
+
+VERDICTS = {"pass": "✓ pass", "warn": "! warn", "fail": "✗ fail"}
+UNFOLDED_ROWS = 14
+
+
+def number(value: Any) -> str:
+    """A metric as a person reads it: four significant digits, thousands apart, words as they are."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, int) or (float(value).is_integer() and abs(value) >= 1000):
+        return f"{int(value):,}".replace(",", "\u202f")
+    if value and abs(value) < 1e-3:
+        return f"{value:.2e}"
+    return f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}".replace(",", "\u202f")
+
+
+def chip(verdict: str) -> Html:
+    """A verdict in words, with a colour."""
+    return tag("span", VERDICTS.get(verdict, verdict), class_=f"chip {verdict if verdict in VERDICTS else 'plain'}")
+
+
+def table(heads: Iterable[object], rows: Iterable[Iterable[object]], kind: str = "") -> Html:
+    """A table that scrolls inside its own box on narrow screens."""
+    head = tag("thead", tag("tr", *(tag("th", cell, scope="col") for cell in heads)))
+    body = tag("tbody", *(tag("tr", *(_cell(cell) for cell in row)) for row in rows))
+    return tag("div", tag("table", head, body, class_=kind or None), class_="scroll", tabindex="0")
+
+
+def _cell(cell: object) -> Html:
+    is_number = isinstance(cell, str) and not isinstance(cell, Html) and cell[:1].lstrip("-−").isdigit()
+    return tag("td", cell, class_="number" if is_number else None)
+
+
+def folded(title: str, *content: object, is_open: bool = False) -> Html:
+    """Content behind a line that opens it."""
+    return tag("details", tag("summary", title), *content, open="open" if is_open else None)
+
+
+# ---- parts --------------------------------------------------------------------------------------------------------
+
+
+def gate_table(gates: Iterable[Mapping[str, Any]], stage: str | None = None) -> Html:
+    """Gates with value, threshold and verdict."""
+    rows = []
+    for gate in gates:
+        limit = f"{gate.get('comparison', '')} {number(gate.get('threshold', ''))}"
+        of_stage = (tag("a", stage, href=f"#stage-{stage}"),) if stage else ()
+        value = number(gate["value"]) if gate.get("value") is not None else "undefined"
+        verdict, why = chip(str(gate.get("verdict", ""))), gate.get("reason", "")
+        rows.append((*of_stage, tag("code", gate.get("name", "")), value, limit, verdict, why))
+    return table((*(("stage",) if stage else ()), "gate", "value", "wanted", "verdict", "why"), rows)
+
+
+def references(metrics: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Chance level, ceiling or baseline that stands beside a metric: ``nmi_chance``, ``chance/nmi``, ``nmi/chance``."""
+    head, _, last = name.rpartition("/")
+    found = {}
+    for word in CHANCE_WORDS:
+        for other in (f"{name}_{word}", f"{name}/{word}", f"{head}/{word}_{last}".lstrip("/"), f"{word}/{name}",
+                      f"{head}_{word}/{last}"):  # fmt: skip
+            if other in metrics and other != name:
+                found[other] = metrics[other]
+    return found
+
+
+def metric_table(stage: Stage) -> Html:
+    """Every number with its unit, what stands beside it and what it means."""
+    metrics = dict(stage.metrics or {})
+    beside = {other for name in metrics for other in references(metrics, name)}
+    rows = []
+    for name, value in metrics.items():
+        if name in beside:
+            continue
+        said, others = meaning(name), references(metrics, name)
+        compared = join((f"{word(other)} {number(level)}" for other, level in others.items()), ", ")
+        words = said.text + (f" ({said.better} is better)" if said.better in ("higher", "lower") else "")
+        words += f" ({said.better})" if said.better and said.better not in ("higher", "lower") else ""
+        rows.append((tag("code", name), number(value), said.unit, compared, words))
+    rows += [(tag("code", name), "–", "", "", f"not defined: {why}") for name, why in stage.unavailable.items()]
+    return table(("number", "value", "unit", "beside it", "what it means"), rows, "metrics")
+
+
+def word(other: str) -> str:
+    """What kind of level a reference metric is, in words."""
+    return next(level for level in CHANCE_WORDS if level in other).replace("_", " ")
+
+
+def picture(path: Path, kilobytes: int) -> Html:
+    """A picture as data, as WebP where the file is larger than ``kilobytes``.
+
+    A file that is no picture is named as such: the page is still written.
+    """
+    content, suffix = path.read_bytes(), path.suffix
+    caption = tag("figcaption", path.stem.replace("_", " "))
+    try:
+        image = Image.open(io.BytesIO(content))
+        image.load()
+    except (OSError, ValueError):
+        return tag("figure", tag("p", f"{path.name} cannot be shown: it is no picture.", class_="absent"), caption)
+    if len(content) > kilobytes * 1024:
+        smaller = io.BytesIO()
+        image.convert("RGB").save(smaller, "WEBP", quality=84, method=4)
+        if smaller.tell() < len(content):
+            content, suffix = smaller.getvalue(), ".webp"
+    shown = tag("img", src=data_uri(content, suffix), alt=f"{path.stem.replace('_', ' ')}", loading="lazy",
+                width=image.width, height=image.height)  # fmt: skip
+    return tag("figure", shown, caption, class_="picture")
+
+
+def values(params: Mapping[str, Any], prefix: str = "") -> list[tuple[Html, str]]:
+    """Rows of nested parameters under dotted names."""
+    rows: list[tuple[Html, str]] = []
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            rows += values(value, f"{prefix}{name}.")
+        else:
+            shown = (
+                "none"
+                if value is None
+                else ", ".join(map(str, value))
+                if isinstance(value, (list, tuple))
+                else str(value)
+            )
+            rows.append((tag("code", f"{prefix}{name}"), shown))
+    return rows
+
+
+def origin(stage: Stage) -> Html | None:
+    """Where the checkpoint came from, out of its own record."""
+    record = stage.record
+    if not record:
+        return None
+    code, hardware = record.get("code") or {}, record.get("hardware") or {}
+    rows: list[tuple[object, object]] = [
+        ("steps", number(record.get("step", "–"))),
+        ("seed", str(record.get("seed", "–"))),
+    ]
+    for name, source in (record.get("inputs") or {}).items():
+        rows.append((f"read {name}", _source(source)))
+    if record.get("parent"):
+        rows.append(("started from", _source(record["parent"])))
+    if code.get("commit"):
+        changes = " with local changes" if code.get("dirty") else ""
+        rows.append(("code", join([tag("code", str(code["commit"])[:12]), changes])))
+    rows.append(("hardware", ", ".join(f"{name} {value}" for name, value in hardware.items() if value)))
+    rows.append(("versions", ", ".join(f"{name} {value}" for name, value in (record.get("environment") or {}).items())))
+    rows.append(("resumed", f"{number(record.get('resumes', 0))} times"))
+    return folded("Where this checkpoint came from", table(("fact", "value"), rows, "plain"))
+
+
+def _source(source: Mapping[str, Any]) -> Html:
+    digest = str(source.get("digest", ""))[:12]
+    return join([tag("code", source.get("path", "")), ", digest ", tag("code", digest)])
+
+
+# ---- the section --------------------------------------------------------------------------------------------------
+
+
+def stage_section(stage: Stage, colour: int, kilobytes: int) -> Html:
+    """Everything about one stage; what is not there is named as missing."""
+    seconds = stage.seconds
+    if not stage.has_run:
+        state = tag("span", "not run", class_="chip missing")
+    else:
+        state = tag("span", "done" if seconds is None else f"done in {duration(seconds)}", class_="chip plain")
+    verdict = chip(stage.verdict) if stage.verdict else None
+    kinds = [tag("span", kind, class_="kind") for kind in stage.kinds]
+    names = tag(
+        "div", tag("span", stage.group.replace("_", " "), class_="group"), *kinds, state, verdict, class_="tags"
+    )
+    links = join((tag("a", name, href=f"#stage-{name}") for name in stage.reads), ", ")
+    reads = tag("p", "reads ", links, class_="reads") if stage.reads else None
+    head = tag("header", tag("h2", stage.name), names, tag("p", stage.description, class_="description"), reads)
+    body = _body(stage, kilobytes) if stage.has_run else [_absent(stage)]
+    return tag("section", head, *body, id=f"stage-{stage.name}", class_=f"stage group-{colour}")
+
+
+def _absent(stage: Stage) -> Html:
+    command = tag("code", f"dvc repro {stage.name}")
+    return tag("p", "This stage has not run, so there are no numbers of it. ", command, " runs it.", class_="absent")
+
+
+def _body(stage: Stage, kilobytes: int) -> list[Html | None]:
+    drawn = [path for path in stage.pictures if not (path.stem == "training" and stage.training)]
+    pictures = [picture(path, kilobytes) for path in drawn]
+    rows = len(stage.metrics or {}) + len(stage.unavailable)
+    made = tag("p", tag("code", stage.command), class_="command")
+    return [
+        gate_table(stage.gates) if stage.gates else None,
+        tag("div", *pictures, class_="pictures") if pictures else None,
+        curves.draw(stage.training),
+        folded(f"All {rows} numbers", metric_table(stage), is_open=rows <= UNFOLDED_ROWS) if rows else None,
+        folded("The values it ran with", made, table(("parameter", "value"), values(stage.params), "plain")),
+        origin(stage),
+    ]

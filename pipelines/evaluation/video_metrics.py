@@ -1,0 +1,120 @@
+"""Numbers that compare generated clips with real ones. Pure functions; Fréchet distances in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipelines.flow.anchored import frame_variation
+
+FLOOR = 1e-12
+
+
+# ---- Fréchet distance ---------------------------------------------------------------------------------------------
+
+
+def moments(features: Tensor, shrinkage: float) -> tuple[Tensor, Tensor]:
+    """Mean [D] and covariance [D, D] of features [N, D] in float64, N >= 2.
+
+    ``shrinkage`` a in [0, 1] pulls the covariance towards a multiple of the identity, (1 - a) S + a tr(S)/D I, which
+    keeps it well conditioned when N is not much larger than D (Ledoit and Wolf, 2004, with a given intensity).
+
+    Raises:
+        ValueError: fewer than two samples.
+    """
+    if len(features) < 2:
+        raise ValueError(f"a covariance needs at least two samples, got {len(features)}")
+    features = features.double()
+    covariance = torch.atleast_2d(torch.cov(features.T))
+    size = len(covariance)
+    even = covariance.trace() / size * torch.eye(size, dtype=torch.float64, device=features.device)
+    return features.mean(0), (1.0 - shrinkage) * covariance + shrinkage * even
+
+
+def square_root(matrix: Tensor) -> Tensor:
+    """The symmetric root of a symmetric positive semidefinite matrix; rounding below zero counts as zero."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return (vectors * values.clamp_min(0.0).sqrt()) @ vectors.T
+
+
+def frechet_distance(first: Tensor, second: Tensor, shrinkage: float) -> float:
+    """Squared Fréchet distance of two Gaussians fitted to features [N, D] and [M, D] (arXiv:1706.08500, Eq. 6).
+
+    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2): symmetric, at least 0, and 0 for equal moments.
+    """
+    (mean1, cov1), (mean2, cov2) = moments(first, shrinkage), moments(second, shrinkage)
+    root = square_root(cov1)
+    inner = torch.linalg.eigvalsh(root @ cov2 @ root).clamp_min(0.0).sqrt().sum()
+    distance = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2.0 * inner
+    return max(0.0, float(distance))
+
+
+@dataclass(frozen=True)
+class FeatureSpace:
+    """Standardised principal directions of reference features, scaled so that a direction's mean variance is 1."""
+
+    mean: Tensor
+    std: Tensor
+    directions: Tensor
+
+    @classmethod
+    def fit(cls, reference: Tensor, dims: int) -> FeatureSpace:
+        """From features [N, D]; at most min(dims, D, N - 1) directions. Constant features do not count."""
+        reference = reference.double()
+        mean, std = reference.mean(0), reference.std(0)
+        std = torch.where(std > 1e-6 * std.max().clamp_min(FLOOR), std, torch.inf)
+        _, sizes, directions = torch.linalg.svd((reference - mean) / std, full_matrices=False)
+        kept = min(dims, len(reference) - 1, reference.shape[1])
+        scale = (sizes[:kept].square().mean() / (len(reference) - 1)).sqrt().clamp_min(FLOOR)
+        return cls(mean, std, directions[:kept] / scale)
+
+    def project(self, features: Tensor) -> Tensor:
+        """[N, D] to [N, dims] in float64."""
+        return ((features.double() - self.mean) / self.std) @ self.directions.T
+
+
+# ---- motion -------------------------------------------------------------------------------------------------------
+
+
+def local_vs_global_ratio(x: Tensor, real: Tensor) -> float:
+    """Variation over frames relative to what frames share, divided by the same ratio of real clips.
+
+        (E |x - mean_f x|^2 / E |mean_f x|^2) / (the same of real)
+
+    0 is a frozen clip, 1 is as much change from frame to frame as in the data. Seed A names the number and never
+    computes it; the definition is ours (its Section A.4).
+    """
+    (moving, shared), (real_moving, real_shared) = frame_variation(x.double()), frame_variation(real.double())
+    ratio = moving.mean() / shared.mean().clamp_min(FLOOR)
+    return float(ratio / (real_moving.mean() / real_shared.mean().clamp_min(FLOOR)).clamp_min(FLOOR))
+
+
+def frame_difference(video: Tensor) -> float:
+    """Mean absolute difference of neighbouring frames of video [B, 3, T, H, W] in [-1, 1], in gray levels of 255."""
+    return float(video.diff(dim=2).abs().double().mean() * 127.5)
+
+
+def temporal_consistency(video: Tensor) -> float:
+    """Mean cosine similarity of neighbouring frames, each less its own mean colour: 1 is a frozen clip."""
+    frames = (video - video.mean((3, 4), keepdim=True)).transpose(1, 2).flatten(2)
+    return float(functional.cosine_similarity(frames[:, 1:], frames[:, :-1], dim=2).double().mean())
+
+
+# ---- pixels -------------------------------------------------------------------------------------------------------
+
+
+def psnr(video: Tensor, reference: Tensor) -> float:
+    """Mean over clips of 10 log10(4 / mse) in dB, video in [-1, 1]; infinite where a clip is equal."""
+    error = (video.double() - reference.double()).square().flatten(1).mean(1)
+    return float((10.0 * torch.log10(4.0 / error)).mean())
+
+
+def spread(score: Callable[[Tensor], float], count: int, resamples: int, seed: int) -> float:
+    """Standard deviation of ``score(rows)`` over bootstrap resamples of ``count`` rows (Efron, 1979)."""
+    generator = torch.Generator().manual_seed(seed)
+    values = [score(torch.randint(count, (count,), generator=generator)) for _ in range(resamples)]
+    return float(torch.tensor(values, dtype=torch.float64).std())
