@@ -119,7 +119,9 @@ class Repro:
             except BaseException:  # an interrupt: everything below must be gone before anyone hears of it
                 self._end(on_line)
                 raise
-        self.stop()
+            finally:
+                self.stop()
+                self._process.stdout.close()
         seconds = time.time() - self._since
         if code == 0:
             if outcome == "executed":
