@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from dagster_dvc.guard import Guard
 from dagster_dvc.project import DvcProject
 
 Outcome = Literal["executed", "unchanged", "restored", "failed", "busy", "stopped"]
@@ -75,6 +76,7 @@ class Repro:
             errors="replace",
             start_new_session=True,
         )
+        Guard(self._process, grace).start()
 
     @property
     def pid(self) -> int:
@@ -119,7 +121,9 @@ class Repro:
             except BaseException:  # an interrupt: everything below must be gone before anyone hears of it
                 self._end(on_line)
                 raise
-        self.stop()
+            finally:
+                self.stop()
+                self._process.stdout.close()
         seconds = time.time() - self._since
         if code == 0:
             if outcome == "executed":

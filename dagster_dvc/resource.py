@@ -97,9 +97,7 @@ class DvcResource(dg.ConfigurableResource):
             context.log.warning(f"gate not declared in meta.dagster.checks of {stage.name}: {gate}")
         corrected = reconcile(context.instance, assets, only=stage.name)
         if corrected:
-            context.log.info(
-                f"dvc.lock says more than this process knew when it loaded; reported {len(corrected)} assets again"
-            )
+            context.log.info("dvc.lock says more than this process knew when it loaded; reported once more")
 
     def _fail(self, context: dg.AssetExecutionContext, project: DvcProject, result: Result) -> None:
         if result.outcome == "busy":
@@ -149,7 +147,7 @@ def progress_line(progress: Mapping[str, Any]) -> str:
     done, total = progress.get("done", 0), progress.get("total") or 0
     parts = [f"{progress.get('unit', 'step')} {done}/{total}" + (f" ({100 * done // total} %)" if total else "")]
     parts += [f"{name} {value:.4g}" for name, value in (progress.get("numbers") or {}).items()]
-    if progress.get("seconds_left"):
+    if (progress.get("seconds_left") or 0) >= 1:
         parts.append(f"about {progress['seconds_left']:.0f} s left")
     return ", ".join(parts)
 

@@ -16,8 +16,9 @@ identity (editing it makes nothing stale)::
         headline: [psnr]
 """
 
+import contextlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -191,10 +192,18 @@ def identifier(name: str) -> str:
     return "".join(letter if letter.isalnum() else "_" for letter in name.replace("@", "__"))
 
 
-def _place(project: DvcProject, stage: Stage) -> dg.CodeReferencesMetadataValue:
-    """The stage's line in dvc.yaml, for the links of the web interface."""
+@contextlib.contextmanager
+def known_beta() -> Iterator[None]:
+    """Code references and observable sources are beta in Dagster 1.13; tests notice when they change."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        yield
+
+
+def _place(project: DvcProject, stage: Stage) -> dg.CodeReferencesMetadataValue:
+    """The stage's line in dvc.yaml, for the links of the web interface."""
+    with known_beta():
         reference = dg.LocalFileCodeReference(
             file_path=str(project.root / stage.file), line_number=stage.line, label=f"{stage.name} in {stage.file}"
         )
