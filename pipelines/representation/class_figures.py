@@ -90,7 +90,5 @@ def draw_composition(labels: np.ndarray, factors: Mapping[str, np.ndarray], clas
     edges = np.cumsum([len(sharp[factor]) for factor in factors])[:-1] - 0.5
     axes.hlines(edges, -0.5, classes - 0.5, color="white", linewidth=1.5)
     figure.colorbar(image, ax=axes, label="share of the class", pad=0.01)
-    axes.set_title(
-        "What each class holds: one bright cell per factor means that the class is pure in it", loc="left"
-    )
+    axes.set_title("What each class holds: one bright cell per factor means that the class is pure in it", loc="left")
     save(figure, path)

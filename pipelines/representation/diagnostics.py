@@ -37,7 +37,7 @@ from pipelines.representation.separation import separation
 
 @dataclass(frozen=True)
 class Sampled:
-    """The samples that are measured, row by row: a seeded subset of the folder when it holds more than ``max_samples``."""
+    """The samples that are measured, row by row: a seeded subset when there are more than ``max_samples``."""
 
     rows: np.ndarray
     index: pd.DataFrame
@@ -92,7 +92,7 @@ def occupancy_block(params: DiagnosticsParams, stored: codebook.Stored) -> dict[
 
 
 def retrieval_block(params: DiagnosticsParams, data: Sampled) -> tuple[Numbers, pd.DataFrame]:
-    """Consistency of the nearest neighbours in h, their agreement in text and keyframes; and the neighbours themselves."""
+    """Consistency of nearest neighbours in h and their agreement in text and keyframes; and the neighbours."""
     most = max(params.neighbours)
     try:
         indices, distances = retrieval.neighbours(data.h, most)
@@ -129,7 +129,7 @@ def stability_block(params: DiagnosticsParams, data: Sampled, num_classes: int) 
 
 
 def collapse_block(params: DiagnosticsParams, data: Sampled) -> dict[str, float]:
-    """RankMe and participation ratio of the encoder's feature and of h; ``_most``: of Gaussian noise of the same shape."""
+    """RankMe and participation ratio of the encoder's feature and of h; ``_most``: of Gaussian noise of that shape."""
     rng = np.random.default_rng(params.seed)
     found = {}
     for prefix, values in (("", data.features[params.rankme_feature]), ("h_", data.h)):
@@ -236,11 +236,19 @@ def draw(
     best = sorted(names, key=lambda name: -results["agreement"][name]["nmi"])[:2]
     colourings = {name: data.index[f"factor_{name}"].astype(str).to_numpy() for name in best}
     colourings["prompt family"] = figures.prompt_families(data.prompts, data.index["prompt"].tolist(), params.seed)
-    figures.draw_projection(data.h, data.labels, colourings, plots / "projection.png")
+    planes = {"projection": figures.layout(data.h)}
+    title = "The joint embedding: first two principal components"
+    if params.tsne is not None:
+        planes["projection_tsne"] = figures.tsne(data.h, params.tsne.perplexity, params.seed)
+    for name, plane in planes.items():
+        shown = title if name == "projection" else "The joint embedding: t-SNE (near is alike; far says little)"
+        figures.draw_projection(plane, data.labels, colourings, shown, plots / f"{name}.png")
     if "kernel" in results:
         sides = kernel.class_distances(data.h, data.labels, params.kernel, params.seed)
         figures.draw_kernel(kernel.pooled(sides), params.kernel.taus, results["kernel"], plots / "kernel.png")
     decoder = figures.Decoder(shards, data.rows, autoencoder)
-    figures.draw_exemplars(decoder, data.h, data.labels, stored.codebook.centroids, params.seed, plots / "exemplars.png")
+    figures.draw_exemplars(
+        decoder, data.h, data.labels, stored.codebook.centroids, params.seed, plots / "exemplars.png"
+    )
     if "retrieval" in results:
         figures.draw_retrieval(decoder, data.h, data.labels, results["retrieval"], plots / "retrieval.png")

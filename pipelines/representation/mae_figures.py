@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 BLUE, ORANGE, GREEN, PINK, AMBER, SKY, GREY = (
@@ -23,11 +24,14 @@ BLUE, ORANGE, GREEN, PINK, AMBER, SKY, GREY = (
 """Okabe and Ito's palette, told apart by colour-blind readers too."""
 
 
-def save(figure: Figure, path: Path, dpi: int = 90) -> None:
-    """Write a PNG."""
-    FigureCanvasAgg(figure)
+def save(figure: Figure, path: Path, dpi: int = 90, colours: int = 256) -> None:
+    """Write a PNG of at most 256 colours: a third of the bytes, and no difference that a reader sees."""
+    canvas = FigureCanvasAgg(figure)
+    figure.set_dpi(dpi)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi)
+    picture.quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def false_colour(*clips: np.ndarray) -> list[np.ndarray]:
@@ -55,7 +59,7 @@ def draw_reconstructions(
     results: Mapping[str, Any],
     path: Path,
 ) -> None:
-    """Rows per clip: latents, what the network sees (grey is hidden), its filling-in at hidden places, all in false colour."""
+    """Rows per clip in false colour: latents, what the network sees (grey is hidden), its filling-in of the hidden."""
     figure = Figure(figsize=(10, 0.7 + 3.2 * len(latents)), layout="constrained")
     grid = figure.subplots(len(latents), 1, squeeze=False).ravel()
     for axes, real, guess, mask, prompt in zip(grid, latents, predicted, hidden, prompts, strict=True):
