@@ -20,8 +20,8 @@ def factor_labels(index: pd.DataFrame, known: KnownFactors) -> dict[str, np.ndar
 
     Factors with one value, with missing values, or that the data does not have are left out.
     """
-    columns = {name.removeprefix(PREFIX): index[name] for name in index.columns if name.startswith(PREFIX)}
-    columns = {name: column.astype(str) for name, column in columns.items() if column.notna().all()}
+    columns = {str(name).removeprefix(PREFIX): index[name] for name in index.columns if str(name).startswith(PREFIX)}
+    columns = {name: column.astype(str) for name, column in columns.items() if not bool(column.hasnans)}
     for combined in ("identity", "motion"):
         names = getattr(known, combined)
         if all(name in columns for name in names) and names:

@@ -56,7 +56,7 @@ def draw_agreement(
     for number, (label, colour, heights) in enumerate(series):
         axes.bar(np.arange(len(factors)) - 0.42 + width * (number + 0.5), heights, width, color=colour, label=label)
     for number, name in enumerate(factors):
-        chance, label = agreement[name]["nmi_chance"], "chance" if number == 0 else None
+        chance, label = agreement[name]["nmi_chance"], "chance" if number == 0 else "_"
         axes.hlines(chance, number - 0.45, number + 0.45, color="black", linestyle="--", linewidth=1.2, label=label)
     axes.set_xticks(range(len(factors)), factors)
     axes.set(ylabel="normalised mutual information")

@@ -70,8 +70,8 @@ def sample(params: DiagnosticsParams, shards: Shards, latent_mae: Path, stored: 
     return Sampled(
         rows,
         index,
-        index["split"].to_numpy() == "train",
-        by_key.loc[index["key"]].to_numpy(),
+        np.asarray(index["split"] == "train"),
+        np.asarray(by_key.loc[index["key"]]),
         stored.embedding.apply(parts_of(stored.embedding.params, features, prompts)),
         features,
         prompts,
@@ -82,11 +82,17 @@ def sample(params: DiagnosticsParams, shards: Shards, latent_mae: Path, stored: 
 # ---- blocks of the report -----------------------------------------------------------------------------------------
 
 
+def train_counts(stored: codebook.Stored) -> np.ndarray:
+    """Train samples per class [K]."""
+    table = stored.assignments
+    labels = table["pseudo_class"].to_numpy()[table["split"].to_numpy() == "train"]
+    return counts_of(labels, len(stored.codebook.centroids))
+
+
 def occupancy_block(params: DiagnosticsParams, stored: codebook.Stored) -> dict[str, float]:
     """Occupancy of the train split, and the entropy ratio of a fair die with as many throws."""
-    train = stored.assignments[stored.assignments["split"] == "train"]
-    counts = counts_of(train["pseudo_class"].to_numpy(), len(stored.codebook.centroids))
-    die = expected_entropy_ratio(len(train), len(counts), params.repeats, params.seed)
+    counts = train_counts(stored)
+    die = expected_entropy_ratio(int(counts.sum()), len(counts), params.repeats, params.seed)
     numbers = occupancy(counts, params.near_empty)
     return {**numbers, "gini": gini(counts), "entropy_ratio_chance": die[0], "entropy_ratio_chance_std": die[1]}
 
@@ -229,8 +235,7 @@ def draw(
     plots: Path,
 ) -> None:
     """All pictures of the report."""
-    train = stored.assignments[stored.assignments["split"] == "train"]
-    counts = counts_of(train["pseudo_class"].to_numpy(), len(stored.codebook.centroids))
+    counts = train_counts(stored)
     draw_occupancy(counts, results["occupancy"], plots / "occupancy.png")
     names = [name for name in (*params.known_factors.identity, *params.known_factors.motion) if name in data.factors]
     best = sorted(names, key=lambda name: -results["agreement"][name]["nmi"])[:2]

@@ -41,7 +41,7 @@ def layout(h: np.ndarray) -> np.ndarray:
 def prompt_families(prompts: np.ndarray, texts: Sequence[str], seed: int, count: int = 6) -> np.ndarray:
     """A name per sample: k-means families of prompt embeddings, named by the two words most typical of the family."""
     distinct = len(np.unique(prompts, axis=0))
-    labels = KMeans(min(count, distinct), n_init=2, random_state=seed).fit(prompts).labels_
+    labels = KMeans(min(count, distinct), n_init="auto", random_state=seed).fit_predict(prompts)
     words = [set(text.lower().split()) for text in texts]
     everywhere = Counter(word for found in words for word in found)
     names = {}
@@ -165,7 +165,7 @@ def draw_exemplars(
             f"{word}\nclass {label}\n{len(members)} clips", rotation=0, ha="right", va="center", fontsize=9
         )
     figure.suptitle("Classes by the clips nearest to their centre (first, middle, last frame; decoded latents)")
-    save(figure, path, 77, 128)
+    save(figure, path, 77)
 
 
 def draw_retrieval(decoder: Decoder, h: np.ndarray, labels: np.ndarray, numbers: Mapping[str, Any], path: Path) -> None:
@@ -185,7 +185,7 @@ def draw_retrieval(decoder: Decoder, h: np.ndarray, labels: np.ndarray, numbers:
     top = next((f"top-{k} {numbers[f'top{k}']:.2f}" for k in (5, 1, 10) if f"top{k}" in numbers), "")
     words = f"same class: {top}, by chance {numbers['chance']:.2f}"
     figure.suptitle(f"Nearest neighbours (first and last frame; green: same class, orange: another) · {words}")
-    save(figure, path, 77, 128)
+    save(figure, path, 77)
 
 
 # ---- the kernel ---------------------------------------------------------------------------------------------------

@@ -45,8 +45,8 @@ def copied_mean(latents: Tensor, hidden: Tensor) -> Tensor:
 class MaskedReconstruction:
     """Predict hidden latents from visible ones; the loss counts hidden places only (arXiv:2111.06377)."""
 
-    trained = ("mae",)
-    reads = ("latents",)
+    trained: tuple[str, ...] = ("mae",)
+    reads: tuple[str, ...] = ("latents",)
 
     def __init__(self, mae: LatentMae, mask: Mask) -> None:
         self.mae, self.mask = mae, mask
