@@ -178,7 +178,7 @@ def test_a_partly_fitting_file_is_refused(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_text())
     config["architecture"]["depth"] = 3
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="do not fit config.json"):
+    with pytest.raises(ValueError, match=r"do not fit config\.json"):
         LatentMae.from_pretrained(tmp_path)
 
 
