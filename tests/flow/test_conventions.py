@@ -1,6 +1,5 @@
 """Every conversion and its inverse, and what it means on the path."""
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,14 +21,9 @@ def on_path(level: float) -> tuple[torch.Tensor, ...]:
 @given(LEVELS)
 def test_pairs_are_inverses(level):
     _, _, x, sigma = on_path(level)
-    for there, back in (
-        (conventions.to_data_time, conventions.from_data_time),
-        (lambda s, v: conventions.to_variance_preserving(v, s)[::-1], None),
-    ):
-        if back is not None:
-            again = back(*there(sigma, x))
-            torch.testing.assert_close(again[0], sigma)
-            torch.testing.assert_close(again[1], x)
+    level_again, again = conventions.from_data_time(*conventions.to_data_time(sigma, x))
+    torch.testing.assert_close(level_again, sigma)
+    torch.testing.assert_close(again, x)
     for forth, back in (
         (conventions.to_variance_preserving, conventions.from_variance_preserving),
         (conventions.to_variance_exploding, conventions.from_variance_exploding),
@@ -72,10 +66,3 @@ def test_timesteps_stay_float32():
     assert conventions.timestep(sigma.bfloat16()).dtype == torch.float32
     assert len(conventions.timestep(sigma).unique()) == 1000
     assert torch.equal(conventions.sigma_of_timestep(conventions.timestep(torch.tensor([0.25]))), torch.tensor([0.25]))
-
-
-@pytest.mark.parametrize("level", [0.1, 0.9])
-def test_data_time_is_its_own_inverse(level):
-    _, _, x, sigma = on_path(level)
-    once = conventions.to_data_time(sigma, x)
-    assert torch.allclose(conventions.to_data_time(*once)[0], sigma)
