@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
-from pipelines.models.denoiser import VideoDenoiser
+from pipelines.models.denoiser import VideoDenoiser, positions
 
 CHANNELS, DIM, TEXT = 4, 8, 6
 
@@ -81,6 +81,16 @@ def test_a_level_per_frame_of_equal_values_is_a_level_per_clip():
 
 
 @torch.no_grad()
+def test_where_something_stands_is_known_even_in_a_uniform_clip():
+    """Rotary attention alone would give every token of a constant clip the same velocity."""
+    given = inputs()
+    velocity = build()(**{**given, "x": torch.ones_like(given["x"])})
+    corners = velocity[0, :, 0, ::2, ::2]
+    assert not torch.allclose(corners[:, 0, 0], corners[:, 1, 1], atol=1e-3)
+    assert positions(1, 2, 3, given["x"])[4].tolist() == [[[-1.0, 0.0, 1.0]] * 2]
+
+
+@torch.no_grad()
 def test_an_unknown_class_is_no_class():
     denoiser, given = build(), inputs()
     without = {name: value for name, value in given.items() if name != "pseudo_class"}
@@ -98,7 +108,8 @@ def test_a_saved_denoiser_comes_back_and_its_transformer_loads_with_diffusers_al
     plain, text = build(num_classes=None), inputs()
     plain.transformer.load_state_dict(alone.state_dict())
     padded = torch.nn.functional.pad(text["prompt_embeds"], (0, 0, 0, TEXT - 4))
-    theirs = alone(text["x"], 1000 * text["sigma"][:, 0], padded, return_dict=False)[0]
+    placed = torch.cat([text["x"], positions(3, 4, 4, text["x"]).expand(2, -1, -1, -1, -1)], 1)
+    theirs = alone(placed, 1000 * text["sigma"][:, 0], padded, return_dict=False)[0]
     text.pop("pseudo_class")
     torch.testing.assert_close(plain(**text), theirs)
 
