@@ -169,7 +169,7 @@ def train(
         StageError: a gate of the diagnostics failed, ``init`` is missing or does not fit, or the latents do not.
     """
     gate(diagnostics)
-    classes, num_classes = read_classes(pseudo_classes)
+    classes, num_classes = read_classes(pseudo_classes, latents)
     data = Latents(latents, classes)
     data.require(AnchoredFlow.reads, "anchored_flow", params.denoiser)
     parent = Parent.read(init, params, data, num_classes)
