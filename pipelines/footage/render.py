@@ -1,7 +1,7 @@
 """The procedural renderer: a sprite moved by keys and mouse over a quiet background, antialiased by signed distances.
 
 Lengths are in frame widths until the last moment, so a clip looks the same at every resolution. A signed distance is
-negative inside; a pixel's coverage is the distance in pixels, clipped to one pixel about the edge.
+negative inside; a pixel's coverage falls from 1 to 0 over EDGE pixels about the edge.
 """
 
 from __future__ import annotations

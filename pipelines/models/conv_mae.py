@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipelines.models.feature_list import clip_features, feature_list
+from pipelines.models.feature_list import clip_features, feature_list, input_features
 
 
 def conv(into: int, out: int, frames: int = 1, stride: int = 1) -> nn.Conv3d:
@@ -111,7 +111,7 @@ class ConvMae(nn.Module):
     def features(self, latents: Tensor) -> dict[str, Tensor]:
         """The list phi_j over all frames (places count over T, H, W), and the clip poolings of every stage."""
         maps = self.maps(latents)
-        found = feature_list(latents, maps, self.locations)
+        found = feature_list(latents, maps, self.locations) | input_features(latents)
         for number, features in enumerate(maps, start=1):
             found |= clip_features(features, f"s{number}")
         return found

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 VARIANCE_FLOOR = 1e-6
+MOVING_POWER = 3
 
 
 def spread(values: Tensor, dims: int | tuple[int, ...]) -> Tensor:
@@ -58,19 +59,51 @@ def feature_list(x: Tensor, maps: Sequence[Tensor], most: int) -> dict[str, Tens
     return found
 
 
-def clip_features(features: Tensor, name: str) -> dict[str, Tensor]:
-    """Four poolings of a video map [B, C, T, H, W]: what is there, how it varies, what stands out, how it moves.
+def changing_places(features: Tensor) -> Tensor:
+    """Where the clip changes: [B, T, H, W], the squared distance of each place from its own mean over time, scaled to a
+    largest value of 1 per clip. A still clip gets the same small value everywhere."""
+    change = (features - features.mean(2, keepdim=True)).square().sum(1)
+    return change / change.amax((1, 2, 3), keepdim=True).clamp_min(VARIANCE_FLOOR) + VARIANCE_FLOOR
 
-    ``mean``, ``std``, ``max`` over time and space: [B, C]. ``trajectory``: mean over space per frame, less the clip's
-    mean, [B, T * C]; it is zero for a clip that stands still. Max pooling of early features finds identity,
-    trajectories find motion (measured; see docs/latent_mae.md).
+
+def moving(features: Tensor) -> Tensor:
+    """What moves: the mean of the map weighted by the third power of :func:`changing_places`, [B, C].
+
+    The power leaves the background out: with 1 the classes of the demo follow the background's tone, with 3 the
+    sprite's colour (docs/pseudo_classes.md has the numbers).
+    """
+    weight = changing_places(features) ** MOVING_POWER
+    weight = weight / weight.sum((1, 2, 3), keepdim=True)
+    return (features * weight[:, None]).flatten(2).sum(2)
+
+
+def path(features: Tensor) -> Tensor:
+    """Where it moves: mean row and mean column, each in [-1, 1], of the change in every frame: [B, 2 T], rows first."""
+    change = changing_places(features)
+    change = change / change.sum((2, 3), keepdim=True)
+    axes = [torch.linspace(-1, 1, length, device=change.device) for length in change.shape[2:]]
+    return torch.cat([(change.sum(3) * axes[0]).sum(2), (change.sum(2) * axes[1]).sum(2)], 1)
+
+
+def clip_features(features: Tensor, name: str) -> dict[str, Tensor]:
+    """Poolings of a video map [B, C, T, H, W]: what is there, how it varies, what stands out, what moves, how and where.
+
+    ``mean``, ``std``, ``max`` over time and space and ``moving``: [B, C]. ``trajectory``: mean over space per frame, less
+    the clip's mean, [B, T * C]; zero for a still clip. ``path``: [B, 2 T].
     """
     flat = features.flatten(2)
     frames = features.mean((-2, -1))
-    moving = frames - frames.mean(2, keepdim=True)
+    deviation = frames - frames.mean(2, keepdim=True)
     return {
         f"{name}_mean": flat.mean(2),
         f"{name}_std": spread(flat, 2),
         f"{name}_max": flat.amax(2),
-        f"{name}_trajectory": moving.transpose(1, 2).flatten(1),
+        f"{name}_moving": moving(features),
+        f"{name}_trajectory": deviation.transpose(1, 2).flatten(1),
+        f"{name}_path": path(features),
     }
+
+
+def input_features(latents: Tensor) -> dict[str, Tensor]:
+    """Of the latents themselves: ``input_x2_mean`` (mean over time and space of x^2) and ``input_moving``, both [B, C]."""
+    return {"input_x2_mean": latents.square().flatten(2).mean(2), "input_moving": moving(latents)}

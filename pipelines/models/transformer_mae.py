@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipelines.models.feature_list import clip_features
+from pipelines.models.feature_list import clip_features, input_features
 
 
 def sine_positions(grid: Sequence[int], width: int) -> Tensor:
@@ -113,9 +113,9 @@ class TransformerMae(nn.Module):
         return self._latents(self.predict(self.decoder_norm(x)), grid)
 
     def features(self, latents: Tensor) -> dict[str, Tensor]:
-        """``input_x2_mean`` and, of the embedding (``block0``) and of every block, mean, std, max and trajectory."""
+        """``input_x2_mean``, ``input_moving`` and, of the embedding (``block0``) and of every block, the clip poolings."""
         x, grid = self._embedded(latents)
-        found = {"input_x2_mean": latents.square().flatten(2).mean(2)}
+        found = input_features(latents)
         for number, block in enumerate([nn.Identity(), *self.encoder]):
             x = block(x)
             shown = self.norm(x) if number == len(self.encoder) else x

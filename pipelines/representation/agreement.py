@@ -1,0 +1,81 @@
+"""Do classes mean something? Agreement with known factors, and what a linear probe reads from features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import RidgeClassifier
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+from pipelines.representation.params import KnownFactors
+from pipelines.representation.spectrum import standardised
+
+PREFIX = "factor_"
+
+
+def factor_labels(index: pd.DataFrame, known: KnownFactors) -> dict[str, np.ndarray]:
+    """Integer labels [N] of every factor of the data, and of the combinations ``identity`` and ``motion``.
+
+    Factors with one value, with missing values, or that the data does not have are left out.
+    """
+    columns = {name.removeprefix(PREFIX): index[name] for name in index.columns if name.startswith(PREFIX)}
+    columns = {name: column.astype(str) for name, column in columns.items() if column.notna().all()}
+    for combined in ("identity", "motion"):
+        names = getattr(known, combined)
+        if all(name in columns for name in names) and names:
+            columns[combined] = pd.Series(["/".join(row) for row in zip(*(columns[name] for name in names))])
+    labels = {name: pd.factorize(column, sort=True)[0] for name, column in columns.items()}
+    return {name: values for name, values in labels.items() if values.max(initial=0) > 0}
+
+
+def nmi(labels: np.ndarray, factor: np.ndarray) -> float:
+    """Normalised mutual information I(Y; F) / ((H(Y) + H(F)) / 2), in [0, 1]."""
+    return float(normalized_mutual_info_score(factor, labels))
+
+
+def agreement(labels: np.ndarray, factor: np.ndarray, permutations: int, seed: int) -> dict[str, float]:
+    """``nmi`` and ``ari`` (adjusted Rand index, 0 by chance, 1 equal) of classes with a factor, and under permuted labels."""
+    rng = np.random.default_rng(seed)
+    permuted = [rng.permutation(labels) for _ in range(permutations)]
+    found = {"nmi": nmi(labels, factor), "ari": float(adjusted_rand_score(factor, labels))}
+    for name, metric in (("nmi", nmi), ("ari", lambda y, f: float(adjusted_rand_score(f, y)))):
+        values = np.array([metric(other, factor) for other in permuted])
+        found[f"{name}_chance"], found[f"{name}_chance_std"] = float(values.mean()), float(values.std(ddof=1))
+    return found
+
+
+def agreements(
+    labels: np.ndarray, factors: Mapping[str, np.ndarray], permutations: int, seed: int
+) -> dict[str, dict[str, float]]:
+    """:func:`agreement` with every factor."""
+    return {name: agreement(labels, values, permutations, seed) for name, values in factors.items()}
+
+
+def probe(
+    features: np.ndarray, factors: Mapping[str, np.ndarray], train: np.ndarray, ridge: float
+) -> dict[str, dict[str, float]]:
+    """Accuracy on held-out samples of a ridge classifier on standardised features, per factor.
+
+    Args:
+        features: [N, D]. train: bool [N]; the others are held out. ridge: penalty times the number of train samples.
+
+    Returns:
+        Per factor ``accuracy``, ``accuracy_chance`` (share of the most frequent train value), ``accuracy_std`` (binomial).
+        Factors with one value in train are left out.
+    """
+    values = standardised(features)
+    found = {}
+    for name, factor in factors.items():
+        if len(np.unique(factor[train])) < 2 or train.all():
+            continue
+        model = RidgeClassifier(alpha=ridge * int(train.sum())).fit(values[train], factor[train])
+        accuracy = float(model.score(values[~train], factor[~train]))
+        frequent = np.bincount(factor[train]).argmax()
+        found[name] = {
+            "accuracy": accuracy,
+            "accuracy_chance": float((factor[~train] == frequent).mean()),
+            "accuracy_std": float(np.sqrt(accuracy * (1 - accuracy) / (~train).sum())),
+        }
+    return found

@@ -1,0 +1,103 @@
+"""The folder of a codebook: centres and the embedding's numbers, assignments, and what they were made from.
+
+``codebook.safetensors``: ``centroids`` [K, D] and the fitted tensors of the embedding. ``assignments.parquet``: key,
+pseudo_class, distance, margin, split. ``codebook.json``: definition of the embedding, digests of latents and encoder.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import load_file, save_file
+
+from pipelines.representation.embedding import Embedding
+from pipelines.representation.params import EmbeddingParams
+from pipelines.representation.quantiser import Codebook
+from pipelines.stage import StageError, digest, file_digest, write_json
+
+TENSORS, ASSIGNMENTS, FACTS = "codebook.safetensors", "assignments.parquet", "codebook.json"
+OWNER = b"codebook_sha256"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A codebook as read from its folder."""
+
+    codebook: Codebook
+    embedding: Embedding
+    assignments: pd.DataFrame
+    facts: dict[str, Any]
+
+
+def write(
+    folder: Path, codebook: Codebook, embedding: Embedding, assignments: pd.DataFrame, facts: dict[str, Any]
+) -> None:
+    """Write the three files; the assignments carry the hash of the codebook that made them."""
+    tensors = {f"embedding.{name}": np.ascontiguousarray(value) for name, value in embedding.tensors.items()}
+    save_file({"centroids": np.ascontiguousarray(codebook.centroids), **tensors}, folder / TENSORS)
+    own = file_digest(folder / TENSORS)
+    table = pa.Table.from_pandas(assignments, preserve_index=False)
+    pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), OWNER: own}), folder / ASSIGNMENTS)
+    definition = embedding.params.model_dump(mode="json")
+    fixed = {"embedding": definition, "num_classes": len(codebook.centroids), "codebook_sha256": own}
+    write_json(folder / FACTS, {**facts, **fixed, "inertia": codebook.inertia})
+
+
+def read(folder: Path) -> Stored:
+    """The codebook of a folder.
+
+    Raises:
+        StageError: a file is missing, or assignments and centres are not of the same codebook.
+    """
+    for name in (TENSORS, ASSIGNMENTS, FACTS):
+        if not (folder / name).is_file():
+            raise StageError(f"{folder / name}: no such file; run the stage pseudo_classes, or `dvc checkout`.")
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    own = file_digest(folder / TENSORS)
+    table = pq.read_table(folder / ASSIGNMENTS)
+    for name, found in (
+        (FACTS, facts["codebook_sha256"]),
+        (ASSIGNMENTS, (table.schema.metadata or {})[OWNER].decode()),
+    ):
+        if found != own:
+            raise StageError(
+                f"{folder / name}: of codebook {found[:16]}, but {TENSORS} beside it is {own[:16]}; "
+                "run the stage pseudo_classes again, or `dvc checkout`."
+            )
+    tensors = load_file(folder / TENSORS)
+    embedding = Embedding(
+        EmbeddingParams.model_validate(facts["embedding"]),
+        {name.removeprefix("embedding."): value for name, value in tensors.items() if name.startswith("embedding.")},
+    )
+    codebook = Codebook(tensors["centroids"], facts["inertia"])
+    return Stored(codebook, embedding, table.to_pandas(), facts)
+
+
+def require_sources(stored: Stored, latents: Path, latent_mae: Path, keys: list[str], folder: Path) -> None:
+    """Check that a codebook was made from these latents by this encoder and covers every sample.
+
+    Raises:
+        StageError: naming what differs.
+    """
+    for name, path in (("latents", latents), ("latent_mae", latent_mae)):
+        found, expected = digest(path), stored.facts[name]
+        if found != expected:
+            raise StageError(
+                f"{folder / FACTS}: classes were made with {name} {expected[:16]}, but {path} is {found[:16]}. "
+                "Run the stage pseudo_classes again."
+            )
+    missing = sorted(set(keys) - set(stored.assignments["key"]))
+    if missing:
+        raise StageError(f"{folder / ASSIGNMENTS}: {len(missing)} samples have no class, first {missing[0]}.")
+    most = int(stored.assignments["pseudo_class"].max())
+    if most >= len(stored.codebook.centroids):
+        raise StageError(
+            f"{folder / ASSIGNMENTS}: class {most} in a codebook of {len(stored.codebook.centroids)} classes."
+        )

@@ -1,0 +1,123 @@
+"""Pictures of the masked autoencoder: what it fills in, what can be read from it, its spectrum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+BLUE, ORANGE, GREEN, PINK, AMBER, SKY, GREY = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#8A8A8A",
+)
+"""Okabe and Ito's palette, told apart by colour-blind readers too."""
+
+
+def save(figure: Figure, path: Path, dpi: int = 90) -> None:
+    """Write a PNG."""
+    FigureCanvasAgg(figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=dpi)
+
+
+def false_colour(*clips: np.ndarray) -> list[np.ndarray]:
+    """Latents [C, T, H, W] as colours [T, H, W, 3]: three principal components of the first, on one scale for all."""
+    flat = [clip.reshape(len(clip), -1).T.astype(np.float64) for clip in clips]
+    mean = flat[0].mean(0)
+    _, vectors = np.linalg.eigh((flat[0] - mean).T @ (flat[0] - mean))
+    shown = [(values - mean) @ vectors[:, ::-1][:, :3] for values in flat]
+    low, high = np.percentile(shown[0], [2, 98], axis=0)
+    scaled = [np.clip((values - low) / np.maximum(high - low, 1e-9), 0, 1) for values in shown]
+    return [values.reshape(*clip.shape[1:], -1) for values, clip in zip(scaled, clips, strict=True)]
+
+
+def strip(frames: np.ndarray, gap: int = 1) -> np.ndarray:
+    """Frames [T, H, W, 3] side by side with white between."""
+    white = np.ones((frames.shape[1], gap, 3))
+    return np.concatenate([part for frame in frames for part in (frame, white)][:-1], axis=1)
+
+
+def draw_reconstructions(
+    latents: Tensor,
+    predicted: Tensor,
+    hidden: Tensor,
+    prompts: Sequence[str],
+    results: Mapping[str, Any],
+    path: Path,
+) -> None:
+    """Rows per clip: latents, what the network sees (grey is hidden), its filling-in at hidden places, all in false colour."""
+    figure = Figure(figsize=(10, 0.7 + 3.2 * len(latents)), layout="constrained")
+    grid = figure.subplots(len(latents), 1, squeeze=False).ravel()
+    for axes, real, guess, mask, prompt in zip(grid, latents, predicted, hidden, prompts, strict=True):
+        colour, filled = false_colour(real.numpy(), np.where(mask.numpy(), guess.numpy(), real.numpy()))
+        seen = np.where(mask[0].numpy()[..., None], 0.72, colour)
+        white = np.ones((1, strip(colour).shape[1], 3))
+        axes.imshow(np.concatenate([strip(colour), white, strip(seen), white, strip(filled)]), interpolation="nearest")
+        height, width = colour.shape[1:3]
+        axes.set_yticks(
+            [(height + 1) * row + height / 2 - 0.5 for row in range(3)], ["latents", "visible", "filled in"]
+        )
+        axes.set_xticks([(width + 1) * t + width / 2 - 0.5 for t in range(len(colour))])
+        axes.set_xticklabels([f"latent frame {t}" for t in range(len(colour))], fontsize=8)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_title(prompt if len(prompt) < 110 else prompt[:109] + "…", fontsize=9, loc="left")
+    text = f"error on hidden latents {results['masked_error']:.2f}, copying the mean {results['copy_mean_error']:.2f}"
+    figure.suptitle(f"Masked latents of held-out clips, filled in ({text})", fontsize=12)
+    save(figure, path)
+
+
+def draw_probes(probes: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path) -> None:
+    """Held-out accuracy of linear probes per factor: trained features, random encoder, raw latents, chance."""
+    factors = list(probes["features"])
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    axes = figure.subplots()
+    series = [("features", BLUE, "MAE features"), ("random_encoder", AMBER, "same encoder, random weights")]
+    series.append(("raw_latents", GREY, "raw latents"))
+    for offset, (space, colour, label) in enumerate(series):
+        heights = [probes[space][factor]["accuracy"] for factor in factors]
+        errors = [probes[space][factor]["accuracy_std"] for factor in factors]
+        places = np.arange(len(factors)) + 0.26 * (offset - 1)
+        axes.bar(places, heights, 0.25, yerr=errors, color=colour, label=label, error_kw={"linewidth": 0.8})
+    for number, factor in enumerate(factors):
+        chance = probes["features"][factor]["accuracy_chance"]
+        label = "chance" if number == 0 else None
+        axes.hlines(chance, number - 0.42, number + 0.42, color="black", linestyle="--", linewidth=1.2, label=label)
+    axes.set_xticks(range(len(factors)), factors)
+    axes.set(ylim=(0, 1.05), ylabel="held-out accuracy")
+    axes.set_title("What a linear probe reads from the features", loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    save(figure, path)
+
+
+def draw_spectrum(shares: np.ndarray, raw: np.ndarray, feature: str, numbers: Mapping[str, float], path: Path) -> None:
+    """Variance per principal direction and its running sum, beside raw latents."""
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for values, colour, label in ((shares, BLUE, feature), (raw, GREY, "raw latents")):
+        kept = values[values > 1e-9]
+        left.plot(np.arange(1, len(kept) + 1), kept, color=colour, linewidth=1.8, label=label)
+        right.plot(np.arange(1, len(values) + 1), values.cumsum(), color=colour, linewidth=1.8, label=label)
+    left.set(xscale="log", yscale="log", xlabel="principal direction", ylabel="share of variance")
+    right.set(xscale="log", ylim=(0, 1.03), xlabel="principal directions", ylabel="share of variance, summed")
+    text = (
+        f"RankMe {numbers['rankme']:.1f} of at most {numbers['rankme_most']:.0f} (noise: {numbers['rankme_noise']:.0f})"
+    )
+    left.set_title(f"Spectrum: {text}", loc="left", fontsize=11)
+    right.set_title(f"Participation ratio {numbers['participation']:.1f}", loc="left", fontsize=11)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+    save(figure, path)

@@ -1,0 +1,57 @@
+"""How evenly classes are filled: counts per class, entropy, near-empty classes, Lorenz curve."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def counts_of(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Samples per class [K], empty ones included."""
+    return np.bincount(labels, minlength=num_classes)
+
+
+def occupancy(counts: np.ndarray, near_empty: int) -> dict[str, float]:
+    """Numbers of a histogram of classes [K] (empty classes count everywhere but in the entropy).
+
+    ``non_empty`` and its share of K; ``mean``, ``median``, ``p10``, ``p90`` (linear interpolation); ``singletons_share``: of K,
+    classes with one sample; ``near_empty_share``: with fewer than ``near_empty``, empty ones included;
+    ``entropy_nats`` H = -sum p ln p, p = counts / N; ``entropy_ratio`` = exp(H) / K: 1 when all classes are equally full;
+    ``largest_share`` = max p.
+    """
+    share = counts / counts.sum()
+    filled = share[share > 0]
+    entropy = float(-(filled * np.log(filled)).sum())
+    return {
+        "num_classes": len(counts),
+        "non_empty": int((counts > 0).sum()),
+        "non_empty_share": float((counts > 0).mean()),
+        "mean": float(counts.mean()),
+        "median": float(np.median(counts)),
+        "p10": float(np.percentile(counts, 10)),
+        "p90": float(np.percentile(counts, 90)),
+        "singletons_share": float((counts == 1).mean()),
+        "near_empty_share": float((counts < near_empty).mean()),
+        "entropy_nats": entropy,
+        "entropy_ratio": float(np.exp(entropy) / len(counts)),
+        "largest_share": float(share.max()),
+    }
+
+
+def expected_entropy_ratio(num_samples: int, num_classes: int, repeats: int, seed: int) -> tuple[float, float]:
+    """Mean and spread of ``entropy_ratio`` when every sample chose its class by a fair die: the most one can expect."""
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(num_samples, np.full(num_classes, 1 / num_classes), size=repeats)
+    ratios = [occupancy(draw, 1)["entropy_ratio"] for draw in draws]
+    return float(np.mean(ratios)), float(np.std(ratios, ddof=1)) if repeats > 1 else 0.0
+
+
+def lorenz(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lorenz curve: share of classes (smallest first) against their share of samples, both [K + 1] from 0 to 1."""
+    ordered = np.sort(counts)
+    return np.linspace(0, 1, len(counts) + 1), np.concatenate([[0.0], ordered.cumsum() / ordered.sum()])
+
+
+def gini(counts: np.ndarray) -> float:
+    """Twice the area between the Lorenz curve and the diagonal: 0 equal, towards 1 when one class has everything."""
+    classes, samples = lorenz(counts)
+    return float(1 - 2 * np.trapezoid(samples, classes))

@@ -1,0 +1,174 @@
+"""Stage ``pseudo_classes``: embed h = g(text, keyframes), make classes by k-means, say what they follow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipelines import stage
+from pipelines.data.shards import Shards
+from pipelines.representation import class_figures, codebook, quantiser
+from pipelines.representation.agreement import agreements, factor_labels, nmi
+from pipelines.representation.embedding import Embedding, feature_names, parts_of
+from pipelines.representation.extraction import check_names, extract, load_encoder, prompt_vectors, raw_vectors
+from pipelines.representation.occupancy import counts_of, expected_entropy_ratio, gini, occupancy
+from pipelines.representation.params import PseudoClassesParams
+
+Made = tuple[quantiser.Codebook, quantiser.Assignments, dict[str, float]]
+
+
+def embedded(
+    params: PseudoClassesParams, shards: Shards, latent_mae: Path, is_train: np.ndarray
+) -> tuple[Embedding, np.ndarray]:
+    """The embedding fitted on the train split, and h [N, D] of all samples.
+
+    Raises:
+        stage.StageError: the encoder lacks a named feature, or a feature is not finite.
+    """
+    encoder = load_encoder(latent_mae)
+    names = feature_names(params.embedding)
+    check_names(encoder, shards.manifest.fields["latents"].shape, names, "pseudo_classes.embedding")
+    rows = np.arange(len(shards))
+    features = extract(shards, rows, encoder, names, params.batch_size) if names else {}
+    prompts = prompt_vectors(shards, rows) if params.embedding.text is not None else None
+    parts = parts_of(params.embedding, features, prompts)
+    embedding = Embedding.fit(params.embedding, {name: values[is_train] for name, values in parts.items()})
+    return embedding, embedding.apply(parts)
+
+
+def clustered(params: PseudoClassesParams, h: np.ndarray, is_train: np.ndarray, num_classes: int) -> Made:
+    """A codebook of some size fitted on train, everybody's class, and occupancy of the train split."""
+    made = quantiser.fit(h[is_train], num_classes, params.seed, params.restarts, params.max_iterations)
+    assigned = quantiser.assign(made, h)
+    near_empty = params.fallback.near_empty if params.fallback else 2
+    return made, assigned, occupancy(counts_of(assigned.labels[is_train], num_classes), near_empty)
+
+
+def decide(params: PseudoClassesParams, h: np.ndarray, is_train: np.ndarray) -> tuple[Made, dict[str, Any]]:
+    """The codebook of ``num_classes``, or the fallback when its occupancy is worse than allowed; both are recorded.
+
+    The fallback is taken only when it is itself better in what failed.
+    """
+    first = clustered(params, h, is_train, params.num_classes)
+    record: dict[str, Any] = {"first": {"inertia": first[0].inertia, **first[2]}}
+    if params.fallback is None:
+        return first, {**record, "reason": "no fallback in params"}
+    rule = params.fallback
+    second = clustered(params, h, is_train, min(rule.num_classes, params.num_classes))
+    record["fallback"] = {"inertia": second[0].inertia, **second[2]}
+    low, sparse = first[2]["entropy_ratio"], first[2]["near_empty_share"]
+    reasons = []
+    if low < rule.min_entropy_ratio and second[2]["entropy_ratio"] > low:
+        reasons.append(f"entropy ratio {low:.3f} is below {rule.min_entropy_ratio:g}")
+    if sparse > rule.max_near_empty_share and second[2]["near_empty_share"] < sparse:
+        reasons.append(f"near-empty share {sparse:.3f} is above {rule.max_near_empty_share:g}")
+    if reasons:
+        return second, {**record, "reason": "fallback: " + " and ".join(reasons)}
+    return first, {**record, "reason": "the first codebook passes its occupancy rule, or the fallback is no better"}
+
+
+def _principal(values: np.ndarray, is_train: np.ndarray, components: int, samples: int, seed: int) -> np.ndarray:
+    """Principal components of latents, each with variance 1 over train (fitted on a seeded subset)."""
+    rows = np.flatnonzero(is_train)
+    chosen = np.random.default_rng(seed).permutation(rows)[:samples]
+    mean = values[chosen].mean(0)
+    _, s, directions = np.linalg.svd(values[chosen] - mean, full_matrices=False)
+    kept = min(components, int((s > 1e-6 * s[0]).sum()))
+    return (values - mean) @ directions[:kept].T / (s[:kept] / np.sqrt(len(chosen)))
+
+
+def baselines(
+    params: PseudoClassesParams, shards: Shards, is_train: np.ndarray, factors: Mapping[str, np.ndarray], classes: int
+) -> dict[str, dict[str, float]]:
+    """NMI with every factor of k-means on other spaces: raw latents, whitened PCA of latents, mean prompt embedding."""
+    rows = np.random.default_rng(params.seed).permutation(len(shards))[: params.baseline_samples]
+    raw, train = raw_vectors(shards, rows), is_train[rows]
+    spaces = {"raw_latents": raw}
+    spaces["pca_latents"] = _principal(raw, train, params.baseline_components, params.baseline_samples, params.seed)
+    spaces["text"] = prompt_vectors(shards, rows)
+    found = {}
+    for name, values in spaces.items():
+        if classes > train.sum():
+            continue
+        made = quantiser.fit(values[train], classes, params.seed, 1, params.max_iterations)
+        labels = quantiser.assign(made, values).labels
+        found[name] = {factor: nmi(labels, labels_of[rows]) for factor, labels_of in factors.items()}
+    return found
+
+
+def _table(shards: Shards, assigned: quantiser.Assignments) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "key": shards.index["key"].to_numpy(),
+            "pseudo_class": assigned.labels.astype(np.int64),
+            "distance": assigned.distance.astype(np.float32),
+            "margin": assigned.margin.astype(np.float32),
+            "split": shards.index["split"].to_numpy(),
+        }
+    )
+
+
+def cluster(
+    params: PseudoClassesParams, latents: Path, latent_mae: Path, out: Path, metrics: Path, plots: Path
+) -> None:
+    """Write a codebook fitted on train and the class of every sample, and report what the classes follow.
+
+    Raises:
+        stage.StageError: more classes than train samples, an unknown or broken feature, a folder that is not what it
+            should be.
+    """
+    shards = Shards(latents)
+    shards.manifest.require(["latents", *(["prompt_embeds"] if params.embedding.text else [])], "pseudo_classes")
+    is_train = shards.index["split"].to_numpy() == "train"
+    if params.num_classes > is_train.sum():
+        raise stage.StageError(
+            f"pseudo_classes.num_classes {params.num_classes} is more than the {int(is_train.sum())} train samples."
+        )
+    embedding, h = embedded(params, shards, latent_mae, is_train)
+    (made, assigned, numbers), decision = decide(params, h, is_train)
+    stage.say(f"{len(made.centroids)} classes; {decision['reason']}")
+    facts = {
+        "latents": stage.digest(latents),
+        "latent_mae": stage.digest(latent_mae),
+        "text_encoder": shards.manifest.text_encoder.digest,
+        "seed": params.seed,
+        "decision": decision,
+    }
+    table = _table(shards, assigned)
+    with stage.whole_folder(out) as folder:
+        codebook.write(folder, made, embedding, table, facts)
+    results = report(params, shards, is_train, (made, assigned, numbers), plots)
+    stage.write_metrics(metrics, {**results, "decision": decision, "dimensions": h.shape[1]})
+
+
+def report(
+    params: PseudoClassesParams, shards: Shards, is_train: np.ndarray, result: Made, plots: Path
+) -> dict[str, Any]:
+    """Inertia, occupancy and agreement with known factors beside other spaces and chance; the pictures."""
+    made, assigned, numbers = result
+    classes = len(made.centroids)
+    counts = counts_of(assigned.labels[is_train], classes)
+    die = expected_entropy_ratio(int(is_train.sum()), classes, params.permutations, params.seed)
+    results: dict[str, Any] = {
+        "inertia": made.inertia,
+        "mean_margin": float(assigned.margin.mean()),
+        **numbers,
+        "entropy_ratio_fair_die": die[0],
+        "gini": gini(counts),
+    }
+    class_figures.draw_occupancy(counts, results, plots / "occupancy.png")
+    factors = factor_labels(shards.index, params.known_factors)
+    if not factors:
+        results["unavailable"] = {"agreement": "the data has no known factors (columns factor_*) that vary"}
+        return results
+    results["agreement"] = agreements(assigned.labels, factors, params.permutations, params.seed)
+    results["nmi_other_spaces"] = baselines(params, shards, is_train, factors, classes)
+    class_figures.draw_agreement(results["agreement"], results["nmi_other_spaces"], plots / "agreement.png")
+    names = [name for name in (*params.known_factors.identity, *params.known_factors.motion) if name in factors]
+    values = {name: shards.index[f"factor_{name}"].astype(str).to_numpy() for name in names}
+    class_figures.draw_composition(assigned.labels, values, classes, plots / "composition.png")
+    return results

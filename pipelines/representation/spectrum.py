@@ -1,0 +1,44 @@
+"""Effective rank and spectrum of features: did the space collapse?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+RANKME_FLOOR = 1e-7
+
+
+def standardised(features: np.ndarray) -> np.ndarray:
+    """Each column with mean 0 and standard deviation 1; constant columns become 0."""
+    centred = features.astype(np.float64) - features.mean(0, dtype=np.float64)
+    deviation = centred.std(0)
+    return centred / np.where(deviation > 1e-12 * max(float(deviation.max()), 1e-300), deviation, np.inf)
+
+
+def singular_values(features: np.ndarray) -> np.ndarray:
+    """Singular values of centred features [N, D], largest first."""
+    centred = features.astype(np.float64) - features.mean(0, dtype=np.float64)
+    return np.linalg.svd(centred, compute_uv=False)
+
+
+def rankme(features: np.ndarray) -> float:
+    """RankMe of centred features: exp(-sum p ln p), p = s / sum(s) + 1e-7, s singular values (arXiv:2210.02885, eq. 2).
+
+    Between 1 (one direction) and min(N, D). The paper does not centre; a common offset is no dimension, so this does.
+    """
+    values = singular_values(features)
+    if values.sum() == 0:
+        return 1.0
+    share = values / values.sum() + RANKME_FLOOR
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def explained(features: np.ndarray) -> np.ndarray:
+    """Share of the variance per principal direction, largest first."""
+    variances = singular_values(features) ** 2
+    return variances / max(variances.sum(), 1e-300)
+
+
+def participation(features: np.ndarray) -> float:
+    """Participation ratio (sum v)^2 / sum v^2 of the variances v along principal directions."""
+    share = explained(features)
+    return float(share.sum() ** 2 / max((share**2).sum(), 1e-300))
