@@ -1,4 +1,4 @@
-"""Other conventions of time and target, each with its inverse. Inside the project only :mod:`pipelines.flow.path` holds.
+"""Other conventions of time and target, each with its inverse. Inside the project only :mod:`path` holds.
 
 Every pair is a function to the other convention and one back; ``sigma`` broadcasts against ``x``.
 """

@@ -1,4 +1,4 @@
-"""Classifier-free guidance (arXiv:2207.12598), its rescaling (arXiv:2305.08891) and the dropout that makes it possible."""
+"""Classifier-free guidance (arXiv:2207.12598), its rescaling (arXiv:2305.08891) and the dropout that allows it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def guided(conditional: Tensor, unconditional: Tensor, scale: float, rescale: float = 0.0) -> Tensor:
-    """u + scale (c - u): 1 is the conditional velocity. ``rescale`` > 0 pulls its spread towards the conditional one's."""
+    """u + scale (c - u): 1 is the conditional velocity; ``rescale`` > 0 pulls its spread towards that of c."""
     velocity = unconditional + scale * (conditional - unconditional)
     return rescaled(velocity, conditional, rescale) if rescale else velocity
 

@@ -78,14 +78,14 @@ Draw = Annotated[
 
 
 class Guidance(Params):
-    """Classifier-free guidance, arXiv:2207.12598. ``rescale`` brings the guided velocity's spread back by that share."""
+    """Classifier-free guidance, arXiv:2207.12598; ``rescale`` brings the velocity's spread back by that share."""
 
     scale: Annotated[Real, Field(gt=1)]
     rescale: Share
 
 
 class Sampling(Params):
-    """How a trained flow is walked from noise to latents. Heun and midpoint cost two evaluations a step, the others one."""
+    """How a flow is walked from noise to latents; Heun and midpoint cost two evaluations a step, the others one."""
 
     sampler: Literal["euler", "heun", "midpoint", "dpm_2m"]
     steps: Count

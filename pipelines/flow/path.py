@@ -40,7 +40,7 @@ def noise_of(x: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
 def per_sample(error: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean of ``error`` [B, ...] over everything but the batch: [B].
 
-    ``weight`` (broadcastable, e.g. [1, 1, T, 1, 1]) makes it a weighted mean; a sample whose weights are all zero gives 0.
+    ``weight`` (broadcastable, e.g. [1, 1, T, 1, 1]) makes it a weighted mean; all weights zero gives 0.
     """
     if weight is None:
         return error.flatten(1).mean(1)

@@ -1,12 +1,13 @@
 """Samplers: pure functions that integrate dx/dsigma = v(x, sigma) along a descending list of levels.
 
-``denoise(x, sigma)`` returns the velocity [B, C, T, H, W] at ``sigma`` [B, 1]; ``sigmas`` is [N + 1]. Where the list ends
-at 0 the result is latents. Nothing here remembers a step index.
+``denoise(x, sigma)`` returns the velocity [B, C, T, H, W] at ``sigma`` [B, 1]; ``sigmas`` is [N + 1]. Where the list
+ends at 0 the result is latents. Nothing here remembers a step index.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import torch
@@ -22,7 +23,7 @@ def _at(sigma: Tensor, x: Tensor) -> Tensor:
 
 def euler(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
     """First order: one evaluation a step; exact on straight paths in any number of steps."""
-    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, following in pairwise(sigmas):
         x = x + (following - sigma) * denoise(x, _at(sigma, x))
     return x
 
@@ -32,7 +33,7 @@ def heun(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
 
     diffusers' Heun scheduler makes its last step a first-order one; seed B's guide does not, and neither does this.
     """
-    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, following in pairwise(sigmas):
         step = following - sigma
         slope = denoise(x, _at(sigma, x))
         ahead = denoise(x + step * slope, _at(following, x))
@@ -42,7 +43,7 @@ def heun(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
 
 def midpoint(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
     """Second order: the slope in the middle; two evaluations a step."""
-    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, following in pairwise(sigmas):
         step = following - sigma
         middle = x + 0.5 * step * denoise(x, _at(sigma, x))
         x = x + step * denoise(middle, _at(sigma + 0.5 * step, x))
@@ -58,7 +59,7 @@ def dpm_2m(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
     """
     last: Tensor | None = None
     last_step = torch.tensor(torch.inf)
-    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, following in pairwise(sigmas):
         clean = x - sigma * denoise(x, _at(sigma, x))
         step = _log_signal(following) - _log_signal(sigma)
         estimate = clean

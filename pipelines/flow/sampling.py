@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -88,7 +89,7 @@ def walk(phases: Sequence[Phase], noise: Tensor, conditions: Conditions, empty_p
     Raises:
         ValueError: two phases do not meet.
     """
-    for earlier, later in zip(phases[:-1], phases[1:], strict=True):
+    for earlier, later in pairwise(phases):
         if earlier.end != later.start:
             raise ValueError(f"a phase ends at sigma {earlier.end}, but the next begins at {later.start}.")
     x = noise

@@ -30,7 +30,7 @@ def unshifted(sigma: Tensor, shift: float) -> Tensor:
 def stratified(count: int, device: torch.device | None = None) -> Tensor:
     """``count`` uniform numbers in [0, 1), one in each of ``count`` equal parts, in random order.
 
-    Each is uniform; together they cover the range, which lowers the variance of a batch's loss (arXiv:2107.00630, I.1).
+    Each is uniform; together they cover the range, so a batch's loss varies less (arXiv:2107.00630, I.1).
     """
     return (torch.randperm(count, device=device) + torch.rand(count, device=device)) / count
 
@@ -42,7 +42,7 @@ def resolution_mean(draw: ByResolution, tokens: int) -> float:
 
 
 def quantile(draw: Draw, unit: Tensor, tokens: int) -> Tensor:
-    """The sigma below which a share ``unit`` of the draws lies (mode and cosmap run downwards): maps uniform to drawn."""
+    """Maps uniform ``unit`` to drawn sigma: the level below which that share lies (mode and cosmap run downwards)."""
     match draw:
         case Uniform():
             return shifted(unit, draw.shift)
@@ -89,9 +89,9 @@ def drawn(
 def table(steps: int, shift: float, strength: float = 1.0, sigma_min: float = 0.0) -> Tensor:
     """``steps`` levels and a final 0: [steps + 1], evenly spaced before the shift.
 
-    ``strength`` below 1 starts from partly noised latents; ``sigma_min`` is where the unshifted list would end. This is
-    the published schedule of Wan and Matrix-Game (seed E). diffusers' FlowMatchEulerDiscreteScheduler shifts its own list
-    twice at inference, so it must be given this one explicitly.
+    ``strength`` below 1 starts from partly noised latents; ``sigma_min`` is where the unshifted list would end. This
+    is the published schedule of Wan and Matrix-Game (seed E). diffusers' FlowMatchEulerDiscreteScheduler shifts its
+    own list twice at inference, so it must be given this one explicitly.
     """
     start = sigma_min + (1.0 - sigma_min) * strength
     even = torch.linspace(start, sigma_min, steps + 1, dtype=torch.float64)[:-1]
@@ -125,7 +125,7 @@ def few_steps(timesteps: Sequence[int], shift: float) -> Tensor:
 
 
 def bell_weight(sigmas: Tensor) -> Tensor:
-    """Published training weight of each level of a table [N]: exp(-2 (sigma - 1/2)^2), shifted to 0, mean 1 (seed E)."""
+    """Published training weight of each level of a table [N]: exp(-2 (sigma - 1/2)^2) minus its minimum, mean 1."""
     bell = torch.exp(-2.0 * (sigmas - 0.5).square())
     raised = bell - bell.min()
     return raised / raised.mean()

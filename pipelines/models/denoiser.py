@@ -17,9 +17,9 @@ TIMESTEPS = 1000.0
 class VideoDenoiser(nn.Module):
     """(x, sigma, prompt, class) -> velocity dx/dsigma, by a :class:`WanTransformer3DModel`.
 
-    The transformer takes no text mask: like Wan's pipeline, prompts are padded with zeros to ``text_length`` tokens, and
-    what stands at masked positions has no influence. The class is one more learned token after the text; its last row
-    stands for "no class". The transformer is saved as diffusers saves it and loads with diffusers alone.
+    The transformer takes no text mask: like Wan's pipeline, prompts are padded with zeros to ``text_length`` tokens,
+    and what stands at masked positions has no influence. The class is one more learned token after the text; its last
+    row stands for "no class". The transformer is saved as diffusers saves it and loads with diffusers alone.
     """
 
     def __init__(self, transformer: WanTransformer3DModel, text_length: int, num_classes: int | None = None) -> None:

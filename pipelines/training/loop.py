@@ -127,6 +127,8 @@ class Trainer:
             self.averages.add(f"loss/{name}", float(loss.detach()))
             for metric, value in output.metrics.items():
                 self.averages.add(metric if "/" in metric else f"loss/{metric}", float(value.detach()))
+            for monitor, value in output.monitors.items():
+                self.averages.add(monitor, float(value.detach()))
             if output.sigma is not None:
                 for bucket, value in sigma_buckets(output.loss.detach(), output.sigma).items():
                     self.averages.add(bucket, value)

@@ -19,12 +19,14 @@ class LossOutput:
     Attributes:
         loss: [B], with a gradient.
         sigma: [B] in [0, 1], where the loss was taken; gives the loss by sigma bucket for free.
-        metrics: scalars to log, without gradient.
+        metrics: scalars to log, without gradient; a name without a slash is logged as ``loss/<name>``.
+        monitors: the same, logged under exactly the name given (numbers that a seed document spells).
     """
 
     loss: Tensor
     sigma: Tensor | None = None
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    monitors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Objective(Protocol):

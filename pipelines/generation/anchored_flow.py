@@ -1,0 +1,198 @@
+"""Anchored flow matching in two stages (seed A): identity from noise to the anchor, motion from the anchor to frames.
+
+One function trains both: the stage is a matter of ``sigma_range`` alone. Above the junction it is the identity stage,
+below it the motion stage (which starts from the identity stage's checkpoint and keeps that network beside its own for
+the way above the junction), across it the unified mode for comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pipelines.flow import anchored, path, sigmas
+from pipelines.flow.guidance import drop_prompts, dropped
+from pipelines.flow.sampling import Phase
+from pipelines.generation.classes import gate, read_classes
+from pipelines.generation.latents import Latents
+from pipelines.generation.params import AnchoredFlowParams
+from pipelines.generation.parent import Parent
+from pipelines.generation.trained import Named, finish, new_denoiser
+from pipelines.generation.validation import FixedLevels, agreement
+from pipelines.models.denoiser import VideoDenoiser
+from pipelines.training.loop import train as run_training
+from pipelines.training.objective import Batch, LossOutput
+from pipelines.training.run import Run
+
+RATIO_LEVELS = 4
+"""Fixed sigmas of the motion phase at which ``local_vs_global_ratio`` is measured."""
+
+
+class AnchoredFlow:
+    """weight(phase) (|shared error|^2 + gain |frame-deviation error|^2), per sample, on the path through the anchor.
+
+    ``shared`` is the error's mean over frames, the deviation what is left; with gain 1 this is the squared error.
+    """
+
+    trained = ("denoiser",)
+    reads = ("latents", "prompt_embeds", "pseudo_class")
+
+    def __init__(
+        self, denoiser: nn.Module, params: AnchoredFlowParams, empty_prompt: Tensor, tokens: int, is_start: bool = False
+    ) -> None:
+        self.denoiser, self.params = denoiser, params
+        self.empty_prompt, self.tokens = empty_prompt, tokens
+        self.is_start = is_start
+
+    def motion_gain(self, step: int) -> float:
+        """Weight of the frame-deviation part at this step: a function of step and params alone."""
+        gain = self.params.motion_gain
+        share = min(1.0, step / gain.warmup_steps) if gain.warmup_steps else 1.0
+        return 1.0 + share * (gain.value - 1.0)
+
+    def conditions(self, batch: Batch) -> dict[str, Tensor]:
+        """Prompt and class of the batch, each dropped per sample and independently."""
+        count, device = len(batch["latents"]), batch["latents"].device
+        no_prompt = dropped(count, self.params.prompt_dropout, device)
+        no_class = dropped(count, self.params.class_dropout, device)
+        embeds, mask = drop_prompts(batch["prompt_embeds"], batch["prompt_mask"], self.empty_prompt, no_prompt)
+        known = batch["pseudo_class"].masked_fill(no_class, -1)
+        return {"prompt_embeds": embeds, "prompt_mask": mask, "pseudo_class": known}
+
+    def losses(self, batch: Batch, step: int) -> dict[str, LossOutput]:
+        """One draw of anchor, shared noise and sigma per sample."""
+        latents, params = batch["latents"], self.params
+        place, junction = params.anchor, params.anchor.junction
+        sigma, importance = sigmas.drawn(params.draw, len(latents), self.tokens, latents.device, params.sigma_range)
+        noise, unit_noise = torch.randn_like(latents[:, :, :1]), torch.randn_like(latents[:, :, :1])
+        anchor = anchored.anchor(latents, place.first_frame_weight, place.noise_std, unit_noise)
+        x = anchored.noised(latents, anchor, noise, sigma, junction)
+        target = anchored.velocity(latents, anchor, noise, sigma, junction)
+        predicted = self.denoiser(x, sigma, **self.conditions(batch))
+
+        shared, moving = anchored.split_over_frames(predicted - target)
+        gain = self.motion_gain(step)
+        error = path.per_sample(shared.square()) + gain * path.per_sample(moving.square())
+        local = anchored.is_local(sigma[:, 0], junction)
+        weights = params.loss_weights
+        loss = torch.where(local, weights.motion, weights.identity) * importance * error
+        raw = path.per_sample((predicted - target).square()).detach()
+        monitors = agreement(predicted, target) | self.monitors(raw, loss.detach(), sigma[:, 0], step)
+        return {"denoiser": LossOutput(loss, sigma[:, 0], monitors=monitors)}
+
+    def monitors(self, raw: Tensor, loss: Tensor, sigma: Tensor, step: int) -> dict[str, Tensor]:
+        """Seed A's numbers. A raw loss is absent where no sample of the batch is in its phase."""
+        low, high = self.params.sigma_range
+        local = anchored.is_local(sigma, self.params.anchor.junction)
+        numbers: dict[str, float | Tensor] = {
+            "afm/current_stage": current_stage(self.params),
+            "afm/motion_gain": self.motion_gain(step),
+            "afm/t_range_min": low,
+            "afm/t_range_max": high,
+            "afm/samples_in_range": ((sigma >= low) & (sigma <= high)).float().mean(),
+            "afm_loss/active_loss": loss.mean(),
+        }
+        if current_stage(self.params) == 1:
+            numbers["afm/progress_to_transition"] = (step + 1) / self.params.training.steps
+        if step == 0 and self.is_start:
+            numbers["afm/stage_transition"] = 1.0
+        if bool(local.any()):
+            numbers["afm_loss/local_raw"] = raw[local].mean()
+        if not bool(local.all()):
+            numbers["afm_loss/global_raw"] = raw[~local].mean()
+        return {name: torch.as_tensor(value) for name, value in numbers.items()}
+
+
+def current_stage(params: AnchoredFlowParams) -> int:
+    """1: identity. 2: motion. 0: both at once (unified)."""
+    if params.has_identity and params.has_motion:
+        return 0
+    return 1 if params.has_identity else 2
+
+
+def held_out_error(
+    params: AnchoredFlowParams, denoiser: nn.Module, fixed: FixedLevels
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Unweighted squared error per sample and level, and what was predicted and wanted, on fixed held-out draws."""
+    place, shared_noise = params.anchor, fixed.noise[:, :, :1]
+    anchor = anchored.anchor(fixed.latents, place.first_frame_weight, place.noise_std, fixed.unit_noise)
+    x = anchored.noised(fixed.latents, anchor, shared_noise, fixed.sigma, place.junction)
+    target = anchored.velocity(fixed.latents, anchor, shared_noise, fixed.sigma, place.junction)
+    predicted = fixed.predict(denoiser, x)
+    return path.per_sample((predicted - target).square()), predicted, target
+
+
+def motion_ratio(predicted: Tensor, target: Tensor) -> dict[str, float]:
+    """``local_vs_global_ratio`` of velocities in the motion phase, with its parts (SEED_NOTES A.4).
+
+    Mean square of what frames add over mean square of what they share, divided by the same of the true velocity: 0 is a
+    frozen clip, 1 as much difference between frames as the data has. Absent where a divisor is 0.
+    """
+    moving, shared = (float(part.mean()) for part in anchored.frame_variation(predicted))
+    true_moving, true_shared = (float(part.mean()) for part in anchored.frame_variation(target))
+    parts = {"afm_ratio/moving": moving, "afm_ratio/shared": shared}
+    parts |= {"afm_ratio/true_moving": true_moving, "afm_ratio/true_shared": true_shared}
+    if shared > 0 and true_moving > 0 and true_shared > 0:
+        parts["local_vs_global_ratio"] = (moving / shared) / (true_moving / true_shared)
+    return parts
+
+
+def phases(params: AnchoredFlowParams, denoiser: VideoDenoiser, parent: Parent | None) -> list[Named]:
+    """The way from noise as far as it is trained: this stage's part, and the parent's where this stage has none."""
+    junction, own = params.anchor.junction, "denoiser" if parent is not None and not params.has_identity else ""
+    walked: list[Named] = []
+    if params.sampling.identity is not None:
+        walked.append((own, Phase(denoiser, params.sampling.identity, 1.0, junction, still=True)))
+    elif parent is not None and parent.identity is not None:
+        walked.append(("identity", parent.identity))
+    if params.sampling.motion is not None:
+        walked.append((own, Phase(denoiser, params.sampling.motion, junction, 0.0)))
+    return walked
+
+
+def train(
+    params: AnchoredFlowParams,
+    latents: Path,
+    pseudo_classes: Path,
+    diagnostics: Path,
+    out: Path,
+    metrics: Path,
+    plots: Path,
+    init: Path | None = None,
+) -> None:
+    """Train one stage of anchored flow; the motion stage needs ``init``, the identity stage's checkpoint.
+
+    Raises:
+        StageError: a gate of the diagnostics failed, ``init`` is missing or does not fit, or the latents do not.
+    """
+    gate(diagnostics)
+    classes, num_classes = read_classes(pseudo_classes)
+    data = Latents(latents, classes)
+    data.require(AnchoredFlow.reads, "anchored_flow", params.denoiser)
+    parent = Parent.read(init, params, data, num_classes)
+    inputs = {"latents": latents, "pseudo_classes": pseudo_classes, "diagnostics": diagnostics}
+    run = Run.open(params, inputs, out=out, metrics=metrics, plots=plots, parent=init)
+    denoiser = parent.denoiser() if parent else new_denoiser(params.denoiser, data, num_classes)
+    empty, tokens = data.empty_prompt.to(run.device), data.tokens(params.denoiser.patch)
+    objective = AnchoredFlow(denoiser, params, empty, tokens, is_start=parent is not None)
+    held_out = data.held_out(params.validation.clips, run.device)
+    fixed = FixedLevels.of(held_out, params.validation.levels, params.sigma_range)
+    below = FixedLevels.of(held_out, RATIO_LEVELS, (0.0, params.anchor.junction))
+
+    def error(network: nn.Module, levels: FixedLevels) -> tuple[Tensor, Tensor, Tensor]:
+        return held_out_error(params, network, levels)
+
+    def ratio() -> Mapping[str, float]:
+        return motion_ratio(*error(denoiser, below)[1:])
+
+    def validate(_step: int) -> dict[str, float]:
+        with run.ema_weights("denoiser"):
+            return {**fixed.numbers(*error(denoiser, fixed)), **{f"validation/{n}": v for n, v in ratio().items()}}
+
+    run_training(objective, data.batches(objective.reads, params.training), run, validate)
+    walked = phases(params, denoiser, parent)
+    others = {"identity": parent.identity_network(run.device)} if parent and walked[0][0] == "identity" else None
+    finish(run, data, denoiser, walked, fixed, error, ratio, others)

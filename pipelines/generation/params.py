@@ -1,0 +1,104 @@
+"""Parameters of the generators. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BeforeValidator, model_validator
+
+from pipelines.flow.params import Anchor, Draw, LossWeights, Sampling
+from pipelines.params import Count, Pair, Params, Positive, Share, Training, Whole
+
+
+def _tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+class DenoiserParams(Params):
+    """Size of the Wan transformer that is trained from scratch; channels and text width come from the manifest."""
+
+    heads: Count
+    head_dim: Count
+    layers: Count
+    feed_forward: Count
+    patch: Annotated[tuple[Count, Count, Count], BeforeValidator(_tuple)]
+    text_length: Count
+
+
+class Validation(Params):
+    """Held-out clips, each with its own fixed noise, at ``levels`` fixed sigmas spread over the trained range."""
+
+    clips: Count
+    levels: Count
+
+
+class RectifiedFlowParams(Params):
+    """Section ``rectified_flow``."""
+
+    denoiser: DenoiserParams
+    draw: Draw
+    prompt_dropout: Share
+    sampling: Sampling
+    validation: Validation
+    training: Training
+
+
+class MotionGain(Params):
+    """Weight of the frame-deviation part of the squared error, reached linearly from 1 in ``warmup_steps``."""
+
+    value: Positive
+    warmup_steps: Whole
+
+
+class AnchoredSampling(Params):
+    """A block per phase that the stage trains; the motion stage takes its identity phase from the parent."""
+
+    identity: Sampling | None
+    motion: Sampling | None
+
+
+class AnchoredFlowParams(Params):
+    """Sections ``anchored_flow_identity`` and ``anchored_flow_motion``; a range across the junction is unified mode."""
+
+    denoiser: DenoiserParams
+    anchor: Anchor
+    sigma_range: Pair
+    draw: Draw
+    loss_weights: LossWeights
+    motion_gain: MotionGain
+    prompt_dropout: Share
+    class_dropout: Share
+    sampling: AnchoredSampling
+    validation: Validation
+    training: Training
+
+    @property
+    def has_identity(self) -> bool:
+        """Whether the range reaches above the junction."""
+        return self.sigma_range[1] > self.anchor.junction
+
+    @property
+    def has_motion(self) -> bool:
+        """Whether the range reaches below the junction."""
+        return self.sigma_range[0] < self.anchor.junction
+
+    @model_validator(mode="after")
+    def _nothing_is_idle(self) -> AnchoredFlowParams:
+        low, high = self.sigma_range
+        if not 0.0 <= low < high <= 1.0:
+            raise ValueError(f"sigma_range [{low}, {high}] must be two rising numbers in [0, 1]")
+        for phase, trained, side in (("identity", self.has_identity, "above"), ("motion", self.has_motion, "below")):
+            weight = getattr(self.loss_weights, phase)
+            if (weight > 0) != trained:
+                verb = "reaches" if trained else "does not reach"
+                raise ValueError(
+                    f"sigma_range [{low}, {high}] {verb} {side} the junction {self.anchor.junction}, but "
+                    f"loss_weights.{phase} is {weight}: a phase has a weight exactly when it is trained"
+                )
+            if (getattr(self.sampling, phase) is not None) != trained:
+                wanted = "needs a block" if trained else "must be null"
+                verb = "reaches" if trained else "does not reach"
+                raise ValueError(
+                    f"sampling.{phase} {wanted}: the range {verb} {side} the junction {self.anchor.junction}"
+                )
+        return self

@@ -1,0 +1,125 @@
+"""A trained flow, ready to sample: whatever its path, ``generator.json`` in the checkpoint says how it is walked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipelines.flow.params import Guidance, Sampling
+from pipelines.flow.sampling import Phase, seeded_noise, walk
+from pipelines.models.denoiser import VideoDenoiser
+from pipelines.stage import StageError
+
+
+@dataclass(frozen=True)
+class Generator:
+    """The phases of a checkpoint, in the order in which they are walked, and the facts of its latents.
+
+    Attributes:
+        folder: the checkpoint.
+        phases: from noise towards latents; an identity-stage checkpoint ends at the junction, with a still clip.
+        facts: shape (C, T, H, W), frame rate, autoencoder and text encoder (id, digest, strides) of its training data.
+    """
+
+    folder: Path
+    phases: tuple[Phase, ...]
+    facts: dict[str, Any]
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device | str = "cpu", averaged: bool = True) -> Generator:
+        """The generator in a checkpoint folder, on the device; averaged weights where there are any.
+
+        Raises:
+            StageError: the folder holds no flow.
+        """
+        path = folder / "generator.json"
+        if not path.is_file():
+            raise StageError(f"{path}: no such file, so {folder} is no checkpoint of a flow.")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        networks: dict[str, VideoDenoiser] = {}
+        phases = []
+        for item in content["phases"]:
+            name = item["network"]
+            if name not in networks:
+                networks[name] = _network(folder / name, averaged).to(device).eval()
+            sampling = Sampling.model_validate(item["sampling"])
+            phases.append(Phase(networks[name], sampling, item["start"], item["end"], item["still"]))
+        return cls(folder, tuple(phases), content["latents"])
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(C, T, H, W) of its training latents."""
+        channels, frames, height, width = self.facts["shape"]
+        return channels, frames, height, width
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of pseudo-classes it can be told; None where it knows the prompt only."""
+        return getattr(self.phases[0].denoiser, "num_classes", None)
+
+    def require_autoencoder(self, digest: str, where: str) -> None:
+        """Check that latents of this generator are the ones that an autoencoder decodes.
+
+        Raises:
+            StageError: it was trained on latents of another one.
+        """
+        known = self.facts["autoencoder"]
+        if known["digest"] != digest:
+            raise StageError(
+                f"{self.folder}: trained on latents of autoencoder {known['id']} ({known['digest'][:12]}), but {where} "
+                f"is {digest[:12]}; decode with the one it was trained with, or train it again."
+            )
+
+    def with_sampling(
+        self, steps: int | None = None, guidance: Guidance | None = None, sampler: str | None = None
+    ) -> Generator:
+        """The same generator with other steps (shared out over its phases), guidance or sampler."""
+        total = sum(phase.sampling.steps for phase in self.phases)
+        changed = []
+        for phase in self.phases:
+            values = phase.sampling.model_dump()
+            if steps is not None:
+                values["steps"] = max(1, round(steps * phase.sampling.steps / total))
+            if guidance is not None:
+                values["guidance"] = guidance.model_dump()
+            if sampler is not None:
+                values["sampler"] = sampler
+            changed.append(replace(phase, sampling=Sampling.model_validate(values)))
+        return replace(self, phases=tuple(changed))
+
+    def sample(
+        self,
+        prompt_embeds: Tensor,
+        prompt_mask: Tensor,
+        empty_prompt: Tensor,
+        seeds: Sequence[int],
+        pseudo_class: Tensor | None = None,
+        shape: tuple[int, int, int, int] | None = None,
+    ) -> Tensor:
+        """Latents [B, C, T, H, W] (normalised, as in the shards), one sample per prompt and seed.
+
+        Args:
+            prompt_embeds, prompt_mask: [B, L, D] and bool [B, L].
+            empty_prompt: [L0, D] of the data set, for guidance.
+            seeds: B integers; a sample depends on its own seed and conditions, not on the batch.
+            pseudo_class: int [B], negative where unknown; ignored by a generator that knows the prompt only.
+            shape: (C, T, H, W); None: that of the training latents.
+        """
+        device = next(iter(self.phases[0].denoiser.parameters())).device  # type: ignore[attr-defined]
+        shared = self.phases[0].still
+        noise = seeded_noise(seeds, shape or self.shape, shared).to(device)
+        conditions = {"prompt_embeds": prompt_embeds.to(device), "prompt_mask": prompt_mask.to(device)}
+        if pseudo_class is not None and self.num_classes is not None:
+            conditions["pseudo_class"] = pseudo_class.to(device)
+        return walk(self.phases, noise, conditions, empty_prompt.to(device))
+
+
+def _network(folder: Path, averaged: bool) -> VideoDenoiser:
+    average = folder / "ema"
+    return VideoDenoiser.from_pretrained(average if averaged and (average / "config.json").is_file() else folder)
