@@ -175,10 +175,12 @@ def sample_table(
 def write_clips(folder: Path, table: pd.DataFrame, shown: Mapping[str, Clips], count: int, frame_rate: float) -> None:
     """The first ``count`` clips of each set as ``clips/<number>-<system>.mp4``; their names go into the table."""
     (folder / "clips").mkdir()
+    files: list[str | None] = [None] * len(table)
+    names, prompts, seeds = (table[column].tolist() for column in ("system", "prompt", "seed"))
     for name, clips in shown.items():
-        rows = table.index[table["system"] == name][:count]
-        for number, row in enumerate(rows):
+        for number, row in enumerate([row for row, system in enumerate(names) if system == name][:count]):
             file = f"clips/{number:02d}-{name}.mp4"
-            said = {"title": str(table.at[row, "prompt"]), "comment": f"{name}, seed {table.at[row, 'seed']}"}
+            said = {"title": str(prompts[row]), "comment": f"{name}, seed {seeds[row]}"}
             write_mp4(folder / file, figures.frames_of(clips.video[number]), frame_rate, said)
-            table.at[row, "file"] = file
+            files[row] = file
+    table["file"] = files
