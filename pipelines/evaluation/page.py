@@ -136,7 +136,7 @@ def _list_card(stages: Stages, score: str, text: str) -> Html | None:
     others = {_named(name): beside[name][score] for name in ("held_out", "chance") if score in beside.get(name, {})}
     lines = [tag("div", name, tag("b", f"{value:.2f}"), class_="line") for name, value in rows.items()]
     lines += [tag("div", name, tag("b", f"{value:.2f}"), class_="line quiet") for name, value in others.items()]
-    heading = tag("div", SCORES[score], tag("small", f" {text}"), class_="label")
+    heading = tag("div", tag("b", SCORES[score]), tag("small", text), class_="label")
     return tag("a", heading, *lines, class_="card", href="#samples")
 
 
