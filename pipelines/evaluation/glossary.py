@@ -23,14 +23,17 @@ MEANINGS: tuple[tuple[str, Meaning], ...] = (
     ("psnr_worst*", Meaning("dB", "PSNR of the clip that is reconstructed worst", "higher")),
     ("compression", Meaning("x", "numbers of the video per number of the latents")),
     ("gates/*", Meaning("", "value of the gate of this name")),
+    ("systems/*/psnr", Meaning("dB", "likeness to the real clip of the same prompt", "higher")),
     ("*psnr*", Meaning("dB", "peak signal-to-noise ratio of decoded frames against the file's frames", "higher")),
+    ("*frechet_motion*", Meaning("", "Fréchet distance to real clips in features of motion alone", "lower")),
     ("*frechet*", Meaning("", "Fréchet distance to real clips in the latent MAE's feature space", "lower")),
     (
         "*motion_ratio*",
         Meaning("", "variation over frames relative to real clips: 0 is frozen, 1 is as the data", "near 1"),
     ),
     ("*local_vs_global_ratio*", Meaning("", "variation over frames relative to the data: 0 is frozen", "near 1")),
-    ("*temporal_consistency*", Meaning("", "mean cosine similarity of neighbouring frames' features", "as real")),
+    ("*temporal_consistency*", Meaning("", "mean cosine similarity of neighbouring frames; 1 stands still", "as real")),
+    ("*frame_difference*", Meaning("gray levels", "mean difference of neighbouring frames, of 255", "as real")),
     (
         "*agreement*",
         Meaning("", "share of samples in which the probe reads the factor that the prompt names", "higher"),
@@ -64,6 +67,22 @@ def meaning(name: str) -> Meaning:
     low = name.lower()
     return next((meaning for pattern, meaning in MEANINGS if fnmatchcase(low, pattern)), Meaning("", ""))
 
+
+SCORES = {
+    "frechet": "Fréchet distance",
+    "frechet_motion": "Fréchet, motion",
+    "motion_ratio": "motion ratio",
+    "psnr": "PSNR",
+    "temporal_consistency": "temporal consistency",
+    "frame_difference": "frame difference",
+    "agreement/all_identity": "identity (mean)",
+    "agreement/all_motion": "motion (mean)",
+    "agreement/all_scene": "scene (mean)",
+}
+"""Scores of the evaluation in the order and words of the page; others follow, by their own names."""
+
+NAMES = {"held_out": "real clips, held out", "frozen": "first frame repeated", "chance": "most frequent value"}
+"""References of the evaluation in words."""
 
 CHANCE_WORDS = ("chance", "random", "baseline", "ceiling", "reference", "real", "untrained", "mean_colour", "patch_pca")
 """Words in a metric's name that say it is a level to compare with."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from pipelines.evaluation import lineage
-from pipelines.evaluation.glossary import HEADLINES, Headline, meaning
+from pipelines.evaluation.glossary import HEADLINES, NAMES, SCORES, Headline, meaning
 from pipelines.evaluation.markup import Html, beside, join, tag
 from pipelines.evaluation.params import ReportParams
 from pipelines.evaluation.project import Stage
@@ -51,34 +51,51 @@ def _headline(stages: Stages, headline: Headline) -> Html | None:
     return None
 
 
-def systems(stages: Stages) -> dict[str, dict[str, Any]]:
-    """Scores of the evaluation (``systems/<system>/<score>``) by system; empty before it has run."""
+def scores_of(stages: Stages, kind: str) -> dict[str, dict[str, Any]]:
+    """Scores of the evaluation (``<kind>/<name>/<score>``) by name; empty before it has run."""
     metrics = (stages["evaluation"].metrics or {}) if "evaluation" in stages else {}
     found: dict[str, dict[str, Any]] = {}
-    for name, value in metrics.items():
-        kind, _, rest = name.partition("/")
-        system, _, score = rest.partition("/")
-        if kind == "systems" and score:
-            found.setdefault(system, {})[score] = value
+    for path, value in metrics.items():
+        of_kind, _, rest = path.partition("/")
+        name, _, score = rest.partition("/")
+        if of_kind == kind and score:
+            found.setdefault(name, {})[score] = value
     return found
 
 
-def _system_table(scores: Mapping[str, Mapping[str, Any]]) -> Html:
-    every = dict.fromkeys(name for row in scores.values() for name in row)
-    shown = [name for name in every if not name.endswith("_spread")]
-    heads = [tag("span", name.replace("_", " ").replace("/", ": "), title=meaning(name).text) for name in shown]
+def _score_table(stages: Stages, is_shown: Callable[[str], bool]) -> Html:
+    """Systems, and quieter below them the references; a column per score."""
+    scored, beside = scores_of(stages, "systems"), scores_of(stages, "references")
+    every = dict.fromkeys([*SCORES, *(name for row in (*scored.values(), *beside.values()) for name in row)])
+    known = {name for row in (*scored.values(), *beside.values()) for name in row if not name.endswith("_spread")}
+    shown = [name for name in every if name in known and is_shown(name)]
+    heads = [tag("span", _heading(name), title=meaning(name).text) for name in shown]
     rows = [
-        (tag("b", system.replace("_", " ")), *(_with_spread(row, name) for name in shown))
-        for system, row in scores.items()
+        (tag(kind, _named(name)), *(_with_spread(row, column) for column in shown))
+        for kind, group in (("b", scored), ("i", beside))
+        for name, row in group.items()
+        if any(column in row for column in shown)
     ]
-    return table(("system", *heads), rows, "systems")
+    return table(("", *heads), rows, "systems")
+
+
+def _named(name: str) -> str:
+    return NAMES.get(name, name.replace("_", " "))
+
+
+def _heading(name: str) -> Html:
+    said = meaning(name)
+    target = {"higher": "↑", "lower": "↓"}.get(said.better, said.better)
+    words = SCORES.get(name, name.rpartition("/")[2].replace("_", " ")) + (f" ({said.unit})" if said.unit else "")
+    return join([words, tag("small", f" {target}")])
 
 
 def _with_spread(row: Mapping[str, Any], name: str) -> str:
     if row.get(name) is None:
         return "–"
     spread = row.get(f"{name}_spread")
-    return number(row[name]) if spread is None else f"{number(row[name])} ± {float(spread):.2g}"
+    value = f"{row[name]:.2f}" if abs(row[name]) < 100 else number(row[name])
+    return value if spread is None else f"{value} ± {float(spread):.2f}"
 
 
 def _times(stages: Stages) -> Html | None:
@@ -100,6 +117,27 @@ def _gates(stages: Stages) -> Html | None:
     tables = [gate_table(stage.gates, stage.name) for stage in stages.values() if stage.gates]
     said = "A gate that fails keeps the stages after it from starting; thresholds are in params.yaml."
     return tag("section", tag("h2", "Gates"), tag("p", said), *tables, id="gates", class_="panel") if tables else None
+
+
+LISTED = {
+    "frechet": "to real clips; lower is better",
+    "motion_ratio": "1 as real clips, 0 frozen",
+    "agreement/all_identity": "prompt agreement",
+    "agreement/all_motion": "prompt agreement",
+}
+
+
+def _list_card(stages: Stages, score: str, text: str) -> Html | None:
+    """A card with one score of every system, and of real clips and chance where they have it."""
+    scored, beside = scores_of(stages, "systems"), scores_of(stages, "references")
+    rows = {_named(name): row[score] for name, row in scored.items() if score in row}
+    if not rows:
+        return None
+    others = {_named(name): beside[name][score] for name in ("held_out", "chance") if score in beside.get(name, {})}
+    lines = [tag("div", name, tag("b", f"{value:.2f}"), class_="line") for name, value in rows.items()]
+    lines += [tag("div", name, tag("b", f"{value:.2f}"), class_="line quiet") for name, value in others.items()]
+    heading = tag("div", tag("b", SCORES[score]), tag("small", text), class_="label")
+    return tag("a", heading, *lines, class_="card", href="#samples")
 
 
 COMMANDS = (
@@ -139,10 +177,13 @@ def _navigation(stages: Stages) -> Html:
 
 
 def _samples(samples: list[Sample] | None, folder: Path, stages: Stages, pixels: int) -> Html:
-    scores = systems(stages)
     parts = [tag("h2", "Samples and scores")]
-    if scores:
-        parts.append(_system_table(scores))
+    if scores_of(stages, "systems"):
+        parts.append(_score_table(stages, lambda name: "/" not in name))
+        said = (
+            "Prompt agreement: share of samples in which a probe reads what the prompt says. Held out is its ceiling."
+        )
+        parts += [tag("p", said), _score_table(stages, lambda name: name.startswith("agreement/"))]
     if samples is None:
         command = tag("code", "dvc repro evaluation")
         parts.append(tag("p", "No samples yet: ", command, " makes and scores them.", class_="absent"))
@@ -157,6 +198,7 @@ def page(params: ReportParams, stages: Stages, samples: list[Sample] | None, fol
     style, script = beside("page.css"), beside("page.js")
     colour = lineage.colours(stages.values())
     cards = [card for headline in HEADLINES if (card := _headline(stages, headline)) is not None]
+    cards += [card for score, text in LISTED.items() if (card := _list_card(stages, score, text)) is not None]
     graph = tag("section", lineage.draw(stages), lineage.draw(stages, down=True), class_="graph", id="graph")
     sections = [stage_section(stage, colour[stage.group], params.picture_kilobytes) for stage in stages.values()]
     head = tag(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipelines.flow.params import Sampling
+from pipelines.flow.params import Guidance
 from pipelines.params import Count, Names, Params, Positive, Share, Whole
 
 
@@ -16,6 +16,13 @@ def _tuple(value: object) -> object:
 
 Wholes = Annotated[tuple[Whole, ...], BeforeValidator(_tuple), Field(min_length=1)]
 Features = Annotated[Names, Field(min_length=1)]
+
+
+class SamplingChange(Params):
+    """Other steps (shared out over the phases) and guidance than those that the checkpoints record."""
+
+    steps: Count
+    guidance: Guidance | None
 
 
 class FeatureSpaceParams(Params):
@@ -28,7 +35,7 @@ class FeatureSpaceParams(Params):
 
 
 class KnownFactors(Params):
-    """Columns ``factor_<name>`` by what shows them: single frames (identity, scene) or the course of a clip (motion)."""
+    """Columns ``factor_<name>`` by what shows them: single frames (identity, scene) or a clip's course (motion)."""
 
     identity: Names
     motion: Names
@@ -65,7 +72,7 @@ class EvaluationParams(Params):
     num_prompts: Annotated[int, Field(ge=2)]
     seeds: Wholes
     batch_size: Count
-    sampling: Sampling
+    sampling: SamplingChange | None
     class_neighbours: Count
     feature_space: FeatureSpaceParams
     probe: ProbeParams

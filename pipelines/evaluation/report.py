@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from pipelines import stage
@@ -24,6 +25,9 @@ def write(
         StageError: the graph has no stages, or a metrics file is not JSON.
     """
     stages = read_project(graph, metrics_folder, plots_folder)
+    for name, one in stages.items():
+        if out.absolute() in [(graph.parent / made).absolute() for made in one.outs]:
+            stages[name] = replace(one, metrics={})  # this page, which is being written
     document = page(params, stages, read_samples(evaluation), evaluation)
     with stage.whole_folder(out) as folder:
         (folder / "report.html").write_text(document, encoding="utf-8")

@@ -7,9 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from pipelines.evaluation.glossary import NAMES
 from pipelines.evaluation.markup import Html, data_uri, tag
 
 Sample = dict[str, Any]
+REAL = "held_out"
 COLUMNS = {"system", "prompt", "file"}
 
 
@@ -41,7 +43,7 @@ def _readings(sample: Sample) -> list[Html]:
 
 def _clip(sample: Sample, folder: Path, pixels: int) -> Html:
     """One clip, enlarged without smoothing; the script gives it its data when it comes into view."""
-    path, system = folder / str(sample["file"]), str(sample["system"]).replace("_", " ")
+    path, system = folder / str(sample["file"]), NAMES.get(sample["system"], str(sample["system"]).replace("_", " "))
     if path.is_file():
         shown = tag(
             "video",
@@ -68,6 +70,7 @@ def clip_rows(samples: list[Sample], folder: Path, pixels: int) -> Html:
             prompts.setdefault(str(sample["prompt"]), {}).setdefault(str(sample["system"]), sample)
     rows = []
     for prompt, systems in prompts.items():
-        clips = [_clip(sample, folder, pixels) for sample in systems.values()]
+        real_first = sorted(systems.values(), key=lambda sample: sample["system"] != REAL)
+        clips = [_clip(sample, folder, pixels) for sample in real_first]
         rows.append(tag("article", tag("h3", prompt), tag("div", *clips, class_="clips"), class_="prompt"))
     return tag("div", *rows, style=f"--clip:{int(pixels)}px")

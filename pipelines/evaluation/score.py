@@ -112,12 +112,13 @@ def score(
     rows = shards.rows("held_out").tolist()[: params.num_prompts]
     if len(rows) < 2:
         raise stage.StageError(f"{latents}: {len(rows)} held-out clips; an evaluation needs at least two.")
-    systems = load_systems(rectified, identity, motion, params.sampling, device)
+    folders = {"rectified_flow": rectified, "anchored_flow_identity": identity, "anchored_flow_motion": motion}
+    systems = load_systems(folders, shards, params.sampling, device)
     classes = classes_by_prompt(shards, pseudo_classes, rows, params.class_neighbours)
     requests = Requests.of(shards, rows, classes, params.seeds)
     decoder = Decoder(autoencoder, device)
 
-    made = {system.name: generate(system, requests, params.batch_size, device) for system in systems}
+    made = {name: generate(name, system, requests, params.batch_size) for name, system in systems.items()}
     clips = {name: decoder(sampled, name) for name, sampled in made.items()}
     every_row = rows * len(params.seeds)
     real = decoder(real_latents(shards, every_row), REAL)
@@ -160,34 +161,26 @@ def sample_table(
 ) -> pd.DataFrame:
     """A row per clip of every system and reference: prompt, seed, what the prompt says and what the probe reads."""
     index = shards.index.iloc[list(rows)]
-    per_seed = len(rows) // len(params.seeds)
-    known = pd.DataFrame(
-        {
-            "prompt": index["prompt"].tolist() if "prompt" in index else _prompts(shards, rows),
-            "key": index["key"].tolist(),
-            "seed": [seed for seed in params.seeds for _ in range(per_seed)],
-            "file": None,
-            **{f"factor_{name}": list(values) for name, values in words.items()},
-        }
-    )
+    columns: dict[str, list[Any]] = {name: index[name].astype(str).tolist() for name in ("prompt", "key")}
+    columns["seed"] = [seed for seed in params.seeds for _ in range(len(rows) // len(params.seeds))]
+    columns["file"] = [None] * len(rows)
+    columns |= {f"factor_{name}": list(values) for name, values in words.items()}
     tables = []
     for name, seen in readings.items():
-        read = pd.DataFrame({f"probe_{factor}": list(values) for factor, values in seen.items()}, index=known.index)
-        tables.append(pd.concat([known, read], axis=1).assign(system=name))
+        read = {f"probe_{factor}": list(values) for factor, values in seen.items()}
+        tables.append(pd.DataFrame({"system": name, **columns, **read}))
     return pd.concat(tables, ignore_index=True)
-
-
-def _prompts(shards: Shards, rows: Sequence[int]) -> list[str]:
-    return [shards.read(row, ("prompt",))["prompt"] for row in rows]
 
 
 def write_clips(folder: Path, table: pd.DataFrame, shown: Mapping[str, Clips], count: int, frame_rate: float) -> None:
     """The first ``count`` clips of each set as ``clips/<number>-<system>.mp4``; their names go into the table."""
     (folder / "clips").mkdir()
+    files: list[str | None] = [None] * len(table)
+    names, prompts, seeds = (table[column].tolist() for column in ("system", "prompt", "seed"))
     for name, clips in shown.items():
-        rows = table.index[table["system"] == name][:count]
-        for number, row in enumerate(rows):
+        for number, row in enumerate([row for row, system in enumerate(names) if system == name][:count]):
             file = f"clips/{number:02d}-{name}.mp4"
-            said = {"title": str(table.at[row, "prompt"]), "comment": f"{name}, seed {table.at[row, 'seed']}"}
+            said = {"title": str(prompts[row]), "comment": f"{name}, seed {seeds[row]}"}
             write_mp4(folder / file, figures.frames_of(clips.video[number]), frame_rate, said)
-            table.at[row, "file"] = file
+            files[row] = file
+    table["file"] = files

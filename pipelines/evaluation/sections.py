@@ -205,7 +205,9 @@ def _body(stage: Stage, kilobytes: int) -> list[Html | None]:
         gate_table(stage.gates) if stage.gates else None,
         tag("div", *pictures, class_="pictures") if pictures else None,
         curves.draw(stage.training),
-        folded(f"All {rows} numbers", metric_table(stage), is_open=rows <= UNFOLDED_ROWS) if rows else None,
+        folded("All numbers" if rows > 1 else "Number", metric_table(stage), is_open=rows <= UNFOLDED_ROWS)
+        if rows
+        else None,
         folded("The values it ran with", made, table(("parameter", "value"), values(stage.params), "plain")),
         origin(stage),
     ]

@@ -1,11 +1,10 @@
-"""The trained generators as ways from noise to latents, and the samples they give at fixed prompts and seeds."""
+"""The trained generators, and the samples they give at fixed prompts and seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,66 +13,35 @@ from torch import Tensor
 
 from pipelines import stage
 from pipelines.data.shards import Shards, pad
-from pipelines.flow.params import Sampling
-from pipelines.flow.sampling import Phase, seeded_noise, walk
-from pipelines.models.denoiser import VideoDenoiser
+from pipelines.evaluation.params import SamplingChange
 from pipelines.training import checkpoint
-
-
-@dataclass(frozen=True)
-class System:
-    """A generator: phases from noise to latents, and whether all frames start from one noise."""
-
-    name: str
-    phases: tuple[Phase, ...]
-    shared_noise: bool
-
-
-def load_denoiser(folder: Path, device: torch.device) -> VideoDenoiser:
-    """The averaged weights of a checkpoint where it has them, frozen.
-
-    Raises:
-        StageError: the folder is no checkpoint, or its weights are not the recorded ones.
-    """
-    checkpoint.read(folder)
-    averaged = folder / "ema"
-    denoiser = VideoDenoiser.from_pretrained(averaged if averaged.is_dir() else folder)
-    return denoiser.eval().requires_grad_(False).to(device)
-
-
-def junction_of(folder: Path) -> float:
-    """The level at which an anchored flow passes through its anchor: a fact of the checkpoint.
-
-    Raises:
-        StageError: the checkpoint does not record one.
-    """
-    anchor = checkpoint.read(folder)["params"].get("anchor")
-    if not isinstance(anchor, Mapping) or "junction" not in anchor:
-        raise stage.StageError(f"{folder / 'checkpoint.json'}: params.anchor.junction is missing: no anchored flow.")
-    return float(anchor["junction"])
+from pipelines.training.generator import Generator
 
 
 def load_systems(
-    rectified: Path, identity: Path, motion: Path, sampling: Sampling, device: torch.device
-) -> list[System]:
-    """Rectified flow, the identity stage alone (its clips stand still), and both stages of anchored flow."""
-    junction = junction_of(motion)
-    if junction != junction_of(identity):
-        raise stage.StageError(
-            f"{identity} and {motion} meet at different levels ({junction_of(identity):g}, {junction:g}); train the "
-            "motion stage from this identity stage with the same anchor.junction."
-        )
-    first = Phase(load_denoiser(identity, device), sampling, 1.0, junction, still=True)
-    second = Phase(load_denoiser(motion, device), sampling, junction, 0.0)
-    whole = Phase(load_denoiser(rectified, device), sampling)
-    return [
-        System("rectified_flow", (whole,), shared_noise=False),
-        System("anchored_flow_identity", (first,), shared_noise=True),
-        System("anchored_flow", (first, second), shared_noise=True),
-    ]
+    folders: Mapping[str, Path], shards: Shards, change: SamplingChange | None, device: torch.device
+) -> dict[str, Generator]:
+    """The generators of checkpoint folders, with averaged weights, checked against the latents they are judged on.
+
+    Raises:
+        StageError: a folder is no checkpoint of a flow, is damaged, or was trained on another autoencoder's latents.
+    """
+    loaded = {}
+    for name, folder in folders.items():
+        checkpoint.read(folder)
+        generator = Generator.load(folder, device)
+        generator.require_autoencoder(shards.manifest.autoencoder.digest, f"that of {shards.folder}")
+        if change is not None:
+            generator = generator.with_sampling(change.steps, change.guidance)
+        loaded[name] = generator
+    return loaded
 
 
-# ---- conditions ---------------------------------------------------------------------------------------------------
+SEED_STRIDE = 1_000_003
+"""Between the noise seeds of one params seed and those of the next: no sample shares noise with another."""
+
+
+# ---- what to sample -----------------------------------------------------------------------------------------------
 
 
 def _prompt_vectors(shards: Shards, rows: Sequence[int]) -> Tensor:
@@ -106,43 +74,31 @@ def classes_by_prompt(shards: Shards, pseudo_classes: Path, rows: Sequence[int],
 
 @dataclass(frozen=True)
 class Requests:
-    """What to sample: prompt_embeds [N, L, D] and prompt_mask [N, L], class and seed of each, and the latents' shape."""
+    """What to sample: prompt_embeds [N, L, D], prompt_mask [N, L], and class and seed of each."""
 
-    text: Mapping[str, Tensor]
+    prompt_embeds: Tensor
+    prompt_mask: Tensor
+    empty_prompt: Tensor
     pseudo_class: Tensor
     seeds: tuple[int, ...]
-    shape: tuple[int, ...]
-    empty_prompt: Tensor
 
     @classmethod
     def of(cls, shards: Shards, rows: Sequence[int], pseudo_class: Tensor, seeds: Sequence[int]) -> Requests:
         """Every row's prompt once per seed, all prompts of the first seed first."""
         read = [shards.read(row, ("prompt_embeds",))["prompt_embeds"].astype(np.float32) for row in rows]
         embeds, mask = pad([torch.from_numpy(value) for value in read])
-        text = {"prompt_embeds": embeds.repeat(len(seeds), 1, 1), "prompt_mask": mask.repeat(len(seeds), 1)}
-        each = tuple(seed * 1_000_003 + number for seed in seeds for number in range(len(rows)))
-        shape = shards.load(rows[:1], "latents").shape[1:]
-        empty = torch.from_numpy(shards.empty_prompt)
-        return cls(text, pseudo_class.repeat(len(seeds)), each, tuple(shape), empty)
+        copies, empty = len(seeds), torch.from_numpy(shards.empty_prompt)
+        each = tuple(seed * SEED_STRIDE + number for seed in seeds for number in range(len(rows)))
+        return cls(embeds.repeat(copies, 1, 1), mask.repeat(copies, 1), empty, pseudo_class.repeat(copies), each)
 
 
-def _conditions(phase: Phase, text: Mapping[str, Any], pseudo_class: Tensor) -> dict[str, Any]:
-    """What the phase's denoiser takes: the class only where it was trained with classes."""
-    takes_class = getattr(phase.denoiser, "num_classes", None) is not None
-    return {**text, "pseudo_class": pseudo_class} if takes_class else dict(text)
-
-
-@torch.no_grad()
-def generate(system: System, requests: Requests, batch_size: int, device: torch.device) -> Tensor:
+def generate(name: str, generator: Generator, requests: Requests, batch_size: int) -> Tensor:
     """Latents [N, C, T, H, W] on the CPU; a sample is the same whatever else is in its batch."""
     made, count = [], len(requests.seeds)
     for start in range(0, count, batch_size):
         part = slice(start, start + batch_size)
-        x = seeded_noise(requests.seeds[part], requests.shape, shared=system.shared_noise).to(device)
-        text = {name: value[part].to(device) for name, value in requests.text.items()}
-        for phase in system.phases:
-            conditions = _conditions(phase, text, requests.pseudo_class[part].to(device))
-            x = walk([phase], x, conditions, requests.empty_prompt.to(device))
-        made.append(x.float().cpu())
-        stage.report(min(start + batch_size, count), count, f"{system.name} sample")
+        embeds, mask = requests.prompt_embeds[part], requests.prompt_mask[part]
+        seeds, classes = requests.seeds[part], requests.pseudo_class[part]
+        made.append(generator.sample(embeds, mask, requests.empty_prompt, seeds, classes).float().cpu())
+        stage.report(min(start + batch_size, count), count, f"{name} sample")
     return torch.cat(made)

@@ -1,0 +1,172 @@
+"""The page holds everything, asks nobody for anything, escapes what it shows and survives what is missing."""
+
+import base64
+import csv
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipelines.data.video import write_mp4
+from pipelines.evaluation.params import ReportParams
+from pipelines.evaluation.report import write
+from pipelines.stage import StageError
+
+ROOT = Path(__file__).parents[2]
+PARAMS = ReportParams(title="A <title> & more", picture_kilobytes=20, clip_pixels=128)
+HOSTILE = "<script>alert(1)</script>\"'&"
+VOID = {"meta", "img", "br", "hr", "col"}
+
+
+class Page(HTMLParser):
+    """Checks that elements close in order, and collects tags, ids and addresses."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.handle_attributes(attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.handle_attributes(attrs)
+
+    def handle_attributes(self, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(str(value))
+            if name in ("src", "href", "data-src", "poster"):
+                self.addresses.append(str(value))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def project(folder: Path) -> Path:
+    """A project of which three stages have run: a training with curves, a gated one, and the evaluation."""
+    (folder / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+    (folder / "params.yaml").write_text("autoencoder: {network: {width: 8}, pretrained: null}\n")
+    for name in ("metrics", "plots/autoencoder", "checkpoints/autoencoder", "data/evaluation/clips"):
+        (folder / name).mkdir(parents=True)
+    gate = {"name": "rank", "value": 0.2, "threshold": 0.5, "comparison": ">=", "verdict": "fail", "reason": HOSTILE}
+    metrics = {
+        "autoencoder": {"psnr": 29.5, "psnr_patch_pca": 25.0, "seconds": 61.0, HOSTILE: 1.0, "zero": 0},
+        "diagnostics": {"nmi": {"identity": 0.4, "identity_chance": 0.1}, "gates": [gate]},
+        "evaluation": {
+            "systems": {"rectified_flow": {"frechet": 3.0, "frechet_spread": 0.2, "agreement": {"color": 0.75}}},
+            "references": {"chance": {"agreement": {"color": 0.2}}},
+            "unavailable": {"agreement": "no factors"},
+        },
+    }
+    for name, content in metrics.items():
+        (folder / "metrics" / f"{name}.json").write_text(json.dumps(content))
+    with (folder / "plots/autoencoder/training.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([["step", "loss/a", "lr/a"], [1, 0.9, 1e-3], [2, "", 1e-3], [3, 0.4, 5e-4]])
+    noise = np.random.default_rng(0).integers(0, 255, (200, 300, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "plots/autoencoder/large_picture.png")
+    (folder / "plots/autoencoder/broken.png").write_bytes(b"no picture")
+    record = {"step": 3, "seed": 0, "params": {"network": {"width": 16}}, "seconds": 61.0, "code": {"commit": "abc"},
+              "inputs": {"clips": {"path": "data/clips", "digest": "feed" * 8}}, "resumes": 0}  # fmt: skip
+    (folder / "checkpoints/autoencoder/checkpoint.json").write_text(json.dumps(record))
+    write_mp4(folder / "data/evaluation/clips/0.mp4", np.zeros((5, 16, 16, 3), np.uint8), 8.0)
+    samples = {
+        "system": ["rectified_flow", "held_out", "rectified_flow"],
+        "prompt": [HOSTILE, HOSTILE, "not shown"],
+        "file": ["clips/0.mp4", "clips/missing.mp4", None],
+        "factor_color": ["red", "red", "blue"],
+        "probe_color": ["red", "blue", None],
+    }
+    pd.DataFrame(samples).to_parquet(folder / "data/evaluation/samples.parquet")
+    return folder
+
+
+def written(folder: Path) -> str:
+    write(
+        PARAMS, folder / "dvc.yaml", folder / "metrics", folder / "plots", folder / "data/evaluation", folder / "report"
+    )
+    assert [path.name for path in (folder / "report").iterdir()] == ["report.html"]
+    return (folder / "report/report.html").read_text()
+
+
+def test_the_page_is_well_formed_and_has_a_section_and_a_link_for_every_stage(tmp_path: Path) -> None:
+    page = Page(written(project(tmp_path)))
+    assert len(set(page.ids)) == len(page.ids)
+    sections = [name for name in page.ids if name.startswith("stage-")]
+    assert len(sections) == 11
+    links = {address[1:] for address in page.addresses if address.startswith("#")}
+    assert links <= set(page.ids) and set(sections) <= links
+
+
+def test_the_page_asks_nobody_for_anything(tmp_path: Path) -> None:
+    text = written(project(tmp_path))
+    page = Page(text)
+    assert all(address.startswith(("data:", "#")) for address in page.addresses)
+    assert "default-src &#x27;none&#x27;" in text and not re.search(r"url\((?!#)", text) and "@import" not in text
+    assert page.tags.count("script") == 1 and "link" not in page.tags
+
+
+def test_what_stages_wrote_is_text_and_never_markup(tmp_path: Path) -> None:
+    text = written(project(tmp_path))
+    assert "<script>alert" not in text and "&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#x27;&amp;" in text
+    assert "<title>A &lt;title&gt; &amp; more</title>" in text
+
+
+def test_the_script_and_style_are_those_that_the_policy_allows(tmp_path: Path) -> None:
+    text = written(project(tmp_path))
+    for tag in ("script", "style"):
+        inside = text.split(f"<{tag}>")[1].split(f"</{tag}>")[0]
+        assert base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode() in text
+
+
+def test_numbers_gates_curves_values_and_origin_are_shown(tmp_path: Path) -> None:
+    text = written(project(tmp_path))
+    assert "29.5" in text and "patch pca 25" in text and "✗ fail" in text and "1 min 01 s" in text
+    assert "data-series" in text and "network.width" in text and ">16<" in text and "feedfeedfeed" in text
+    assert "3.00 ± 0.20" in text and "0.75" in text and "not defined: no factors" in text
+    assert "✓ red" in text and "✗ blue" in text and "data:video/mp4;base64," in text
+
+
+def test_a_large_picture_becomes_webp_and_a_broken_one_is_named(tmp_path: Path) -> None:
+    text = written(project(tmp_path))
+    assert "data:image/webp;base64," in text and "broken.png cannot be shown" in text
+    assert "clips/missing.mp4 is missing" in text
+
+
+def test_stages_that_have_not_run_are_shown_as_such(tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+    for name in ("metrics", "plots", "data/evaluation"):
+        (tmp_path / name).mkdir(parents=True)
+    text = written(tmp_path)
+    Page(text)
+    assert text.count("This stage has not run") == 10
+    assert "1 of 11 stages have run" in text and "No samples yet" in text
+
+
+def test_the_same_project_gives_the_same_bytes(tmp_path: Path) -> None:
+    folder = project(tmp_path)
+    assert written(folder) == written(folder)
+
+
+def test_a_broken_metrics_file_and_a_graph_without_stages_are_named(tmp_path: Path) -> None:
+    folder = project(tmp_path)
+    (folder / "metrics/autoencoder.json").write_text("{")
+    with pytest.raises(StageError, match=r"autoencoder\.json: not JSON"):
+        written(folder)
+    (folder / "dvc.yaml").write_text("stages: {}\n")
+    with pytest.raises(StageError, match="no stages"):
+        written(folder)
