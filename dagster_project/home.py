@@ -55,6 +55,6 @@ def environment(root: Path) -> dict[str, str]:
         "DAGSTER_HOME": str(dagster_home(root)),
         "DAGSTER_DISABLE_TELEMETRY": "1",
         "REEL_PROJECT": str(root),
-        "REEL_GRACE_SECONDS": os.environ.get("REEL_GRACE_SECONDS", "6"),
+        "REEL_GRACE_SECONDS": os.environ.get("REEL_GRACE_SECONDS", "5"),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
