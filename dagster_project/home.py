@@ -9,6 +9,8 @@ INSTANCE = """\
 # Made by `reel`; edit it freely, it is not written again. docs/dagster.md explains each block, and Postgres.
 telemetry:
   enabled: false
+nux:
+  enabled: false
 
 # One slot a pool: two runs never train on one GPU (`meta: {dagster: {pool: gpu}}`), nor run one stage twice.
 concurrency:
