@@ -36,7 +36,7 @@ def data_version(stage: Stage, out: Out | None, entry: Entry) -> str:
 
 def result_metadata(assets: Assets, stage: Stage, out: Out | None, entry: Entry, **facts: Any) -> dict[str, Any]:
     """What to attach to a materialization: the translator's metadata, and how this result came about."""
-    return {**facts, **assets.translator.get_result_metadata(assets.project, stage, out, entry)}
+    return {**assets.translator.get_result_metadata(assets.project, stage, out, entry), **facts}
 
 
 def input_versions(assets: Assets, stage: Stage, lock: Mapping[str, Entry]) -> dict[dg.AssetKey, str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
+POOL = "gpu"
 INSTANCE = """\
 # Made by `reel`; edit it freely, it is not written again. docs/dagster.md explains each block, and Postgres.
 telemetry:
@@ -49,6 +50,19 @@ def dagster_home(root: Path) -> Path:
     if not file.exists():
         file.write_text(INSTANCE, encoding="utf-8")
     return home
+
+
+def open_gpu_pool() -> int:
+    """Give the pool ``gpu`` a slot per GPU, or two where there is none, unless it is set; returns its slots."""
+    from dagster import DagsterInstance
+
+    with DagsterInstance.get() as instance:
+        known = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits()}
+        if POOL not in known:
+            slots = len(list(Path("/dev").glob("nvidia[0-9]*"))) or 2
+            instance.event_log_storage.set_concurrency_slots(POOL, slots)
+            known[POOL] = slots
+        return known[POOL]
 
 
 def environment(root: Path) -> dict[str, str]:
