@@ -20,6 +20,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from dagster_dvc.project import DvcProject
+from dagster_dvc.repro import Repro
 from dagster_dvc.supervise import descendants
 from tests.dagster_dvc import toy
 
@@ -27,6 +29,7 @@ REPO = Path(__file__).parents[1]
 LIMIT = 10.0
 BEGIN, END = "<!-- kill matrix -->", "<!-- /kill matrix -->"
 SCRIPTS = {"saves": "saves.py", "stubborn": "stubborn.py"}
+TRAINER = "python\0s"
 STUBBORN = """
 import signal, subprocess, sys
 for number in (signal.SIGINT, signal.SIGTERM):
@@ -52,7 +55,7 @@ STYLES = (
     Style(
         "reel run",
         (sys.executable, "-m", "dagster_project.cli", "run", "train"),
-        (("reel", ""), ("supervisor", "supervise.py"), ("dvc repro", "-m\0dvc"), ("trainer", "python\0s")),
+        (("reel", ""), ("supervisor", "supervise.py"), ("dvc repro", "-m\0dvc"), ("trainer", TRAINER)),
     ),
     Style(
         "Dagster",
@@ -111,7 +114,7 @@ def _template(root: Path) -> Path:
     toy.dvc(root, "repro")
     (root / "stubborn.py").write_text(STUBBORN)
     text = (root / "train.py").read_text()
-    hears = "import signal\nfor number in (signal.SIGINT, signal.SIGTERM):\n    signal.signal(number, lambda *_: sys.exit(143))\n"
+    hears = "import signal\nfor number in (2, 15):\n    signal.signal(number, lambda *_: sys.exit(143))\n"
     (root / "saves.py").write_text(text.replace("from pathlib import Path\n", f"from pathlib import Path\n{hears}", 1))
     toy.edit(root, "params.yaml", "steps: 0", "steps: 3000")
     return root
@@ -130,13 +133,14 @@ def _case(root: Path, style: Style, trainer: str, word: str, sent: signal.Signal
         process = subprocess.Popen(style.command, cwd=REPO, env=env, stdout=log, stderr=log, start_new_session=True)
     tree, victim = _wait_for_victim(process.pid, word, root)
     os.kill(victim, sent)
-    took, survivors = _wait_gone([*tree, process.pid] if not word else tree, process)
+    took, survivors = _wait_gone(tree, process)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(15)
     _clean(process, tree)
     step = int((root / ".work/step").read_text())
-    if survivors and (sent, word) == (signal.SIGINT, "-m\0dvc"):
-        return ["0", "goes on: DVC ignores SIGINT", "in use", _dagster(root, style, env), _again(root, step)]
+    ignored = (sent, word) == (signal.SIGINT, "-m\0dvc") or (trainer, word) == ("stubborn", TRAINER)
+    if survivors and ignored and sent != signal.SIGKILL:
+        return ["0", "goes on: ignores the signal", "in use", _dagster(root, style, env), _again(root, step)]
     return [str(len(survivors)), f"{took:.1f} s", _lock(root), _dagster(root, style, env), _again(root, step)]
 
 
@@ -205,7 +209,7 @@ def _clean(process: subprocess.Popen[bytes], tree: list[int]) -> None:
 
 def _lock(root: Path) -> str:
     held = json.loads((root / ".dvc/tmp/rwlock").read_text() or "{}")
-    return "held by a dead process" if held.get("write") else "free"
+    return "left, then released" if held.get("write") else "free"
 
 
 def _dagster(root: Path, style: Style, env: dict[str, str]) -> str:
@@ -222,10 +226,10 @@ def _again(root: Path, step: int) -> str:
     """Run the stage once more, to the end; whether it began after the saved step."""
     (root / "stubborn.on").unlink(missing_ok=True)
     toy.edit(root, "params.yaml", "steps: 3000", f"steps: {step + 2}")
-    done = toy.dvc(root, "--wait-for-lock", "repro", "--single-item", "train", check=False)
-    if done.returncode:
-        return "fails"
-    first = next((line for line in done.stdout.splitlines() if line.startswith("step ")), "")
+    lines: list[str] = []
+    if not Repro(DvcProject(root), "train").result(lines.append).succeeded:
+        return f"fails: {lines[-1:]}"
+    first = next((line for line in lines if line.startswith("step ")), "")
     return "works, resumed" if first.startswith(f"step {step + 1} of") else f"works, {first or 'nothing to do'}"
 
 

@@ -28,7 +28,7 @@ Event = dg.MaterializeResult | dg.AssetCheckResult
 class DvcResource(dg.ConfigurableResource):
     """Runs stages with ``dvc --wait-for-lock repro --single-item``."""
 
-    grace_seconds: float = Field(default=7.0, description="Time a stage gets to save after a stop, before it is ended.")
+    grace_seconds: float = Field(default=6.0, description="Time a stage gets to save after a stop, before it is ended.")
     busy_retries: int = Field(default=20, description="How often to try again while another process runs the stage.")
     busy_wait_seconds: float = Field(default=15.0, description="Seconds between those tries.")
     observe_every_seconds: float = Field(default=5.0, description="At most one progress observation in this time.")

@@ -26,8 +26,10 @@ import dagster as dg
 
 from dagster_dvc.lock import Entry
 from dagster_dvc.project import DvcProject, Out, ProjectError, Stage
-from dagster_dvc.results import numbers, read_metrics
+from dagster_dvc.results import headline, numbers, read_metrics
 
+MOST_NUMBERS = 30
+"""Of one materialization; a page with hundreds of plots shows nothing."""
 AUTOMATION = {"eager": dg.AutomationCondition.eager, "on_missing": dg.AutomationCondition.on_missing}
 
 
@@ -108,7 +110,12 @@ class DvcTranslator:
 
     def get_result_metadata(self, project: DvcProject, stage: Stage, out: Out | None, entry: Entry) -> dict[str, Any]:
         """What is known once the stage has run: its numbers, the params that made it, hashes, sizes."""
-        metadata: dict[str, Any] = {name: value for name, value in numbers(read_metrics(project, stage)).items()}
+        metrics = read_metrics(project, stage)
+        found = numbers(metrics)
+        metadata: dict[str, Any] = dict(_most_telling(found, list(headline(stage, metrics))))
+        if len(found) > len(metadata):
+            rows = [{"name": name, "value": f"{value:.6g}"} for name, value in found.items()]
+            metadata["metrics"] = dg.MetadataValue.table(records=[dg.TableRecord(row) for row in rows])
         rows = [row for file, values in entry.params.items() for row in _rows(file, values)]
         if rows:
             metadata["params"] = dg.MetadataValue.table(records=[dg.TableRecord(row) for row in rows])
@@ -208,6 +215,12 @@ def _place(project: DvcProject, stage: Stage) -> dg.CodeReferencesMetadataValue:
             file_path=str(project.root / stage.file), line_number=stage.line, label=f"{stage.name} in {stage.file}"
         )
         return dg.CodeReferencesMetadataValue(code_references=[reference])
+
+
+def _most_telling(found: Mapping[str, float], first: list[str]) -> list[tuple[str, float]]:
+    """The numbers that get a history plot each: the headline, then the shallowest names; the rest goes into a table."""
+    names = [*first, *sorted(found.keys() - set(first), key=lambda name: name.count("/"))]
+    return [(name, found[name]) for name in names[:MOST_NUMBERS]]
 
 
 def _rows(file: str, values: Mapping[str, Any]) -> list[dict[str, str]]:

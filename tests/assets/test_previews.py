@@ -53,7 +53,7 @@ def test_a_checkpoint_page_reads_its_record(tmp_path: Path) -> None:
     }
     (tmp_path / "checkpoint.json").write_text(json.dumps(record))
     found = checkpoint_metadata(tmp_path)
-    assert found["checkpoint/step"] == 300 and found["checkpoint/seed"] == 0
+    assert found["checkpoint/run"] == "step 300, seed 0"
     assert found["checkpoint/inputs"].records[0].data["digest"] == "ab" * 8
     assert checkpoint_metadata(tmp_path / "absent") == {}
 

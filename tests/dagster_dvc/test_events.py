@@ -1,5 +1,6 @@
 """Dagster's picture follows DVC: staleness after edits, runs made elsewhere, an empty database, sources, outputs."""
 
+import threading
 from pathlib import Path
 
 import dagster as dg
@@ -7,10 +8,12 @@ import pytest
 
 from dagster_dvc.events import observe_sources, reconcile, report_sync
 from dagster_dvc.project import DvcProject
+from dagster_dvc.repro import Repro
 from dagster_dvc.translator import Assets
 from tests.dagster_dvc import toy
 from tests.dagster_dvc.dagster_toy import QUIET, materialize, stale_keys
 from tests.dagster_dvc.edits import EDITS, Edited
+from tests.dagster_dvc.test_repro import wait_for
 
 pytestmark = QUIET
 
@@ -104,3 +107,18 @@ def test_a_stage_that_reads_metrics_is_stale_when_they_change(tmp_path: Path) ->
         toy.edit(root, "params.yaml", "gate: 1", "gate: 2")
         assert materialize(root, instance, "train").success
         assert stale_keys(root, instance) == {"summary"}
+
+
+def test_a_running_stage_does_not_fail_the_in_sync_check(root: Path) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        follow(root, instance)
+        toy.edit(root, "params.yaml", "steps: 0", "steps: 300")
+        process = Repro(DvcProject(root), "train", grace=2)
+        thread = threading.Thread(target=process.result)
+        thread.start()
+        wait_for(lambda: (root / ".work/step").exists())
+        assert not (root / "work/model").exists()
+        assert report_sync(instance, Assets(DvcProject(root))) == []
+        process.stop()
+        thread.join(20)
+        assert report_sync(instance, Assets(DvcProject(root))) == [dg.AssetKey("train")]
