@@ -26,7 +26,8 @@ PHRASES: tuple[tuple[str, Outcome], ...] = (
 )
 BUSY = "is busy, it is being blocked by"
 NOISE = re.compile(
-    r"^(Running stage |> |Generating lock file|Updating lock file|Use `dvc push`|To track the changes|\s*$)"
+    r"^(Running stage |> |Generating lock file|Updating lock file|Use `dvc push`"
+    r"|To track the changes|\s*git add |To enable auto staging|\s*dvc config core.autostage|\s*$)"
 )
 TAIL = 40
 
