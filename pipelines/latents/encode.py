@@ -89,6 +89,7 @@ class Encoder:
         self.text.network.to(self.device)
         self.has_actions = bool(clips.catalog["actions"].notna().all())
         self.clips_encoded = self.prompts_embedded = 0
+        self.clips_planned = len(clips.catalog)
         self._embeds: dict[str, np.ndarray] = {}
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -104,7 +105,7 @@ class Encoder:
             with torch.no_grad(), self._autocast():
                 latents = self.autoencoder.encode(filled.to(self.device))[: len(batch)]
             self.clips_encoded += len(batch)
-            stage.report(self.clips_encoded, len(self.clips.catalog), "clips")
+            stage.report(self.clips_encoded, self.clips_planned, "clips")
             for row, value in zip(batch, latents.float().cpu().numpy().astype(np.float16), strict=True):
                 if not np.isfinite(value).all():
                     raise stage.StageError(
@@ -250,10 +251,11 @@ def encode(params: LatentShardsParams, clips: Path, autoencoder: Path, out: Path
     captions = source.catalog["caption"].astype(str).tolist()
     encoder = Encoder(params, source, network, text_encoder(params.text, captions))
     state = encoder.accelerator
-    parts = plan(source.catalog, params.samples_per_shard)
+    parts = plan(source.catalog, params.samples_per_shard)[state.process_index :: state.num_processes]
+    encoder.clips_planned = sum(len(part.rows) for part in parts)
     with stage.whole_folder(out) if state.is_main_process else contextlib.nullcontext(out) as mine:
         folder = Path(broadcast_object_list([str(mine)])[0])
-        written = [write_part(folder, part, encoder) for part in parts[state.process_index :: state.num_processes]]
+        written = [write_part(folder, part, encoder) for part in parts]
         gathered: list[Written] = gather_object(written)
         done = gather_object([(encoder.clips_encoded, encoder.prompts_embedded)])
         if not state.is_main_process:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +19,11 @@ from pipelines import stage
 from pipelines.data.catalog import read_catalog
 from pipelines.data.contract import Manifest, require_autoencoder
 from pipelines.data.shards import Batches, Shards
+from pipelines.data.video import read_clip
 from pipelines.latents.autoencoder import train
 from pipelines.latents.clips import as_video
 from pipelines.latents.encode import encode, plan, prompt_hash
+from pipelines.launch import free_port
 from pipelines.models.autoencoder import load_autoencoder
 from tests.latents.toy import NUM_FRAMES, autoencoder_params, shards_params, write_clips
 
@@ -57,8 +65,6 @@ def test_stored_latents_are_those_of_the_autoencoder(tmp_path: Path, checkpoint:
     shards = encoded(tmp_path, checkpoint)
     catalog = read_catalog(tmp_path / "clips").set_index("key")
     autoencoder = load_autoencoder(checkpoint)
-    from pipelines.data.video import read_clip
-
     for row, key in enumerate(shards.index["key"]):
         video = as_video(read_clip(tmp_path / "clips" / catalog.at[key, "file"]))[None]
         found = torch.from_numpy(shards.read(row, ("latents",))["latents"].astype(np.float32))
@@ -114,8 +120,6 @@ def test_an_autoencoder_whose_gate_failed_is_refused_and_earlier_latents_stay(tm
 
 
 def test_changed_weights_of_an_autoencoder_are_noticed(tmp_path: Path, checkpoint: Path) -> None:
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(checkpoint, copy)
     content = bytearray((copy / "stacking.safetensors").read_bytes())
@@ -130,3 +134,27 @@ def test_the_plan_covers_every_clip_once(tmp_path: Path) -> None:
     parts = plan(catalog, 2)
     assert [part.name for part in parts] == [f"latents-{number:05d}.tar" for number in range(3)]
     assert [catalog["key"][row] for part in parts for row in part.rows] == [f"clip-{number}" for number in range(5)]
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_bytes_that_one_writes(tmp_path: Path, checkpoint: Path) -> None:
+    alone = encoded(tmp_path, checkpoint)
+    script = tmp_path / "encode.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\nfrom pipelines.latents.encode import encode\n"
+        "from tests.latents.toy import shards_params\n"
+        "encode(shards_params(), *map(Path, sys.argv[1:]))\n"
+    )
+    paths = [tmp_path / "clips", checkpoint, tmp_path / "two", tmp_path / "two.json", tmp_path / "plots"]
+    launcher = ["torch.distributed.run", "--nnodes=1", "--nproc-per-node=2", f"--master-port={free_port()}"]
+    command = [sys.executable, "-m", *launcher, str(script), *map(str, paths)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "ACCELERATE_USE_CPU": "true"}
+    processes = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    try:
+        assert processes.wait(timeout=150) == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(processes.pid, signal.SIGKILL)
+    assert (tmp_path / "two/manifest.json").read_bytes() == (alone.folder / "manifest.json").read_bytes()
+    assert Shards(tmp_path / "two").verify() == []
+    assert json.loads((tmp_path / "two.json").read_text())["clips_encoded"] == 8
