@@ -113,7 +113,7 @@ class DvcResource(dg.ConfigurableResource):
                 "exit code": code.group(1) if code else str(result.exit_code),
                 "reproduce": f"dvc repro --single-item {result.stage}",
             },
-            allow_retries=code is None or code.group(1) != "2",  # 2: the user's params or files are wrong
+            allow_retries=code is None or not 0 <= int(code.group(1)) <= 128,  # killed; else it would fail again
         )
 
 
