@@ -136,12 +136,14 @@ def _case(root: Path, style: Style, trainer: str, word: str, sent: signal.Signal
     took, survivors = _wait_gone(tree, process)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(15)
+    retries = process.poll() is None and style.name == "Dagster"
     _clean(process, tree)
     step = int((root / ".work/step").read_text())
     ignored = (sent, word) == (signal.SIGINT, "-m\0dvc") or (trainer, word) == ("stubborn", TRAINER)
     if survivors and ignored and sent != signal.SIGKILL:
         return ["0", "goes on: ignores the signal", "in use", _dagster(root, style, env), _again(root, step)]
-    return [str(len(survivors)), f"{took:.1f} s", _lock(root), _dagster(root, style, env), _again(root, step)]
+    state = "retries the step" if retries else _dagster(root, style, env)
+    return [str(len(survivors)), f"{took:.1f} s", _lock(root), state, _again(root, step)]
 
 
 def _wait_for_victim(pid: int, word: str, root: Path) -> tuple[list[int], int]:

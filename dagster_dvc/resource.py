@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import multiprocessing
 import os
 import re
 import threading
@@ -113,7 +114,7 @@ class DvcResource(dg.ConfigurableResource):
                 "exit code": code.group(1) if code else str(result.exit_code),
                 "reproduce": f"dvc repro --single-item {result.stage}",
             },
-            allow_retries=code is None or code.group(1) != "2",  # 2: the user's params or files are wrong
+            allow_retries=code is None or not 0 <= int(code.group(1)) <= 128,  # killed; else it would fail again
         )
 
 
@@ -203,12 +204,15 @@ def _echo(context: dg.AssetExecutionContext, line: str) -> None:
 
 @contextlib.contextmanager
 def _follow_parent(process: Repro) -> Iterator[None]:
-    """Stop the stage when the process that started this one is gone (a killed run worker), and leave."""
-    parent, done = os.getppid(), threading.Event()
+    """Stop the stage when the run worker that started this step is gone, and leave.
+
+    The step's parent in the process table may be a forkserver, which lives on; multiprocessing knows the real one.
+    """
+    parent, done = multiprocessing.parent_process(), threading.Event()
 
     def watch() -> None:
-        while not done.wait(0.5):
-            if os.getppid() != parent:
+        while parent is not None and not done.wait(0.5):
+            if not parent.is_alive():
                 process.stop()
                 process.wait(30)
                 os._exit(1)

@@ -74,9 +74,9 @@ class DvcTranslator:
         return str(stage.dagster.get("pool") or "stage__" + identifier(stage.name))
 
     def get_retry_policy(self, stage: Stage) -> dg.RetryPolicy | None:
-        """``meta.dagster.retries``, ten seconds apart; None uses what `dvc_assets` was given."""
+        """``meta.dagster.retries`` for a killed stage, ten seconds apart; None uses what `dvc_assets` was given."""
         retries = stage.dagster.get("retries")
-        return dg.RetryPolicy(max_retries=int(retries), delay=10) if retries else None
+        return None if retries is None else dg.RetryPolicy(max_retries=int(retries), delay=10)
 
     def get_automation_condition(self, stage: Stage) -> dg.AutomationCondition | None:
         """``meta.dagster.automation``.
