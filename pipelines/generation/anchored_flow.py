@@ -37,8 +37,8 @@ class AnchoredFlow:
     ``shared`` is the error's mean over frames, the deviation what is left; with gain 1 this is the squared error.
     """
 
-    trained = ("denoiser",)
-    reads = ("latents", "prompt_embeds", "pseudo_class")
+    trained: tuple[str, ...] = ("denoiser",)
+    reads: tuple[str, ...] = ("latents", "prompt_embeds", "pseudo_class")
 
     def __init__(
         self, denoiser: nn.Module, params: AnchoredFlowParams, empty_prompt: Tensor, tokens: int, is_start: bool = False
