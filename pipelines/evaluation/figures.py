@@ -97,7 +97,12 @@ def _agreement(axes: Any, results: Mapping[str, Any]) -> None:
         values = [systems[name]["agreement"][group] for group in groups]
         axes.bar(places, values, thick * 0.92, color=colour, label=title_of(name))
         for place, value in zip(places, values, strict=True):
-            axes.text(place, value + 0.012, f"{value:.2f}", ha="center", fontsize=8.5)
+            inside = value > 0.1  # above a low bar, else in it, clear of the lines
+            at, colour_of_text = (value - 0.015, "white") if inside else (value + 0.012, INK)
+            side = "top" if inside else "bottom"
+            axes.text(
+                place, at, f"{value:.2f}", ha="center", va=side, fontsize=8.5, color=colour_of_text, weight="bold"
+            )
     for place, group in enumerate(groups):
         ends = place - 0.44, place + 0.44
         ceiling, level = others["held_out"]["agreement"][group], others["chance"]["agreement"][group]

@@ -48,6 +48,17 @@ MEANINGS: tuple[tuple[str, Meaning], ...] = (
     ("*recall*", Meaning("", "share of queries whose nearest neighbour is right", "higher")),
     ("*map*", Meaning("", "mean average precision of retrieval", "higher")),
     ("*probe*", Meaning("", "held-out accuracy of a small reader of the known factor", "higher")),
+    ("*local_vs_global*", Meaning("", "variation over frames relative to the data: 0 is frozen", "near 1")),
+    ("*ari*", Meaning("", "adjusted Rand index: agreement of two clusterings, 0 is chance, 1 is equal", "higher")),
+    ("*rankme*", Meaning("dimensions", "effective rank of the features", "higher")),
+    ("*_std", Meaning("", "standard deviation over repeats")),
+    ("*gain*", Meaning("x", "relative to chance", "higher")),
+    ("*largest_share*", Meaning("", "share of samples in the fullest class", "lower")),
+    ("*explained*", Meaning("", "share of the target's variance that is predicted", "higher")),
+    ("*cos_sim*", Meaning("", "cosine similarity of predicted and true velocity", "higher")),
+    ("num_*", Meaning("", "count")),
+    ("*shard_mib", Meaning("MiB", "size of all shards")),
+    ("splits/*", Meaning("samples", "in this split")),
     ("loss/*", Meaning("", "training loss of the last logged step", "lower")),
     ("validation/loss*", Meaning("", "loss on held-out samples", "lower")),
     ("grad_norm/*", Meaning("", "norm of the gradient before clipping")),
@@ -84,7 +95,18 @@ SCORES = {
 NAMES = {"held_out": "real clips, held out", "frozen": "first frame repeated", "chance": "most frequent value"}
 """References of the evaluation in words."""
 
-CHANCE_WORDS = ("chance", "random", "baseline", "ceiling", "reference", "real", "untrained", "mean_colour", "patch_pca")
+CHANCE_WORDS = (
+    "chance",
+    "fair_die",
+    "random",
+    "baseline",
+    "ceiling",
+    "reference",
+    "real",
+    "untrained",
+    "mean_colour",
+    "patch_pca",
+)
 """Words in a metric's name that say it is a level to compare with."""
 
 

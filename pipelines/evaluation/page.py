@@ -33,8 +33,8 @@ def _policy(style: str, script: str) -> str:
 # ---- summary ------------------------------------------------------------------------------------------------------
 
 
-def _card(label: str, value: object, unit: str, below: str, stage: str) -> Html:
-    figure = tag("div", number(value), tag("small", unit) if unit else None, class_="value")
+def _card(label: str, value: float, unit: str, below: str, stage: str) -> Html:
+    figure = tag("div", f"{value:.3g}", tag("small", unit) if unit else None, class_="value")
     parts = (tag("div", label, class_="label"), figure, tag("div", below, class_="below") if below else None)
     return tag("a", *parts, class_="card", href=f"#stage-{stage}")
 
@@ -45,7 +45,7 @@ def _headline(stages: Stages, headline: Headline) -> Html | None:
         for name, value in (metrics or {}).items():
             if isinstance(value, (int, float)) and fnmatchcase(name, pattern):
                 levels = references(metrics or {}, name).items()
-                beside = [f"{word(other)} {number(level)}" for other, level in levels]
+                beside = [f"{word(other)} {level:.3g}" for other, level in levels]
                 below = "; ".join([headline.text, *beside])
                 return _card(headline.label, value, meaning(name).unit, below, headline.stage)
     return None
@@ -114,9 +114,11 @@ def _times(stages: Stages) -> Html | None:
 
 
 def _gates(stages: Stages) -> Html | None:
-    tables = [gate_table(stage.gates, stage.name) for stage in stages.values() if stage.gates]
+    gates = [{**gate, "stage": stage.name} for stage in stages.values() for gate in stage.gates]
+    if not gates:
+        return None
     said = "A gate that fails keeps the stages after it from starting; thresholds are in params.yaml."
-    return tag("section", tag("h2", "Gates"), tag("p", said), *tables, id="gates", class_="panel") if tables else None
+    return tag("section", tag("h2", "Gates"), tag("p", said), gate_table(gates), id="gates", class_="panel")
 
 
 LISTED = {
@@ -198,7 +200,7 @@ def page(params: ReportParams, stages: Stages, samples: list[Sample] | None, fol
     style, script = beside("page.css"), beside("page.js")
     colour = lineage.colours(stages.values())
     cards = [card for headline in HEADLINES if (card := _headline(stages, headline)) is not None]
-    cards += [card for score, text in LISTED.items() if (card := _list_card(stages, score, text)) is not None]
+    lists = [card for score, text in LISTED.items() if (card := _list_card(stages, score, text)) is not None]
     graph = tag("section", lineage.draw(stages), lineage.draw(stages, down=True), class_="graph", id="graph")
     sections = [stage_section(stage, colour[stage.group], params.picture_kilobytes) for stage in stages.values()]
     head = tag(
@@ -218,6 +220,7 @@ def page(params: ReportParams, stages: Stages, samples: list[Sample] | None, fol
             "main",
             graph,
             tag("div", *cards, class_="cards") if cards else None,
+            tag("div", *lists, class_="cards") if lists else None,
             _samples(samples, folder, stages, params.clip_pixels),
             tag("div", _times(stages), _next(), class_="columns"),
             _gates(stages),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +55,16 @@ def folded(title: str, *content: object, is_open: bool = False) -> Html:
 # ---- parts --------------------------------------------------------------------------------------------------------
 
 
-def gate_table(gates: Iterable[Mapping[str, Any]], stage: str | None = None) -> Html:
-    """Gates with value, threshold and verdict."""
+def gate_table(gates: Sequence[Mapping[str, Any]]) -> Html:
+    """Gates with value, threshold and verdict; those with a ``stage`` link to its section."""
     rows = []
     for gate in gates:
+        of_stage = (tag("a", gate["stage"], href=f"#stage-{gate['stage']}"),) if "stage" in gate else ()
         limit = f"{gate.get('comparison', '')} {number(gate.get('threshold', ''))}"
-        of_stage = (tag("a", stage, href=f"#stage-{stage}"),) if stage else ()
         value = number(gate["value"]) if gate.get("value") is not None else "undefined"
         verdict, why = chip(str(gate.get("verdict", ""))), gate.get("reason", "")
         rows.append((*of_stage, tag("code", gate.get("name", "")), value, limit, verdict, why))
-    return table((*(("stage",) if stage else ()), "gate", "value", "wanted", "verdict", "why"), rows)
+    return table((*(("stage",) if "stage" in gates[0] else ()), "gate", "value", "wanted", "verdict", "why"), rows)
 
 
 def references(metrics: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -93,7 +93,9 @@ def metric_table(stage: Stage) -> Html:
         words += f" ({said.better})" if said.better and said.better not in ("higher", "lower") else ""
         rows.append((tag("code", name), number(value), said.unit, compared, words))
     rows += [(tag("code", name), "–", "", "", f"not defined: {why}") for name, why in stage.unavailable.items()]
-    return table(("number", "value", "unit", "beside it", "what it means"), rows, "metrics")
+    heads = ("number", "value", "unit", "beside it", "what it means")
+    kept = [column for column in range(len(heads)) if any(row[column] for row in rows)]
+    return table((heads[column] for column in kept), ([row[column] for column in kept] for row in rows), "metrics")
 
 
 def word(other: str) -> str:

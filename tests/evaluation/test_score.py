@@ -1,0 +1,152 @@
+"""The evaluation scores every generator beside real clips, says what it could not score, and repeats itself exactly."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from pipelines.data.shards import Shards
+from pipelines.data.video import read_clip
+from pipelines.evaluation.judge import chance, grouped
+from pipelines.evaluation.params import KnownFactors
+from pipelines.evaluation.probe import Labels, Probe, train_clip_reader, train_frame_reader
+from pipelines.evaluation.score import real_latents, score
+from pipelines.evaluation.systems import Requests, classes_by_prompt, generate
+from pipelines.params import ParamsError, parse_section
+from pipelines.stage import StageError
+from pipelines.training.generator import Generator
+from tests.evaluation import toy
+
+SYSTEMS = {"rectified_flow", "anchored_flow_identity", "anchored_flow_motion"}
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    paths = toy.world(tmp_path_factory.mktemp("world"))
+    score(toy.params(), **paths)
+    return paths
+
+
+def test_every_system_and_reference_has_every_score(scored: dict[str, Path]) -> None:
+    found = json.loads(scored["metrics"].read_text())
+    assert set(found["systems"]) == SYSTEMS
+    assert set(found["references"]) == {"held_out", "frozen", "noise", "chance"}
+    scores = {
+        "frechet",
+        "frechet_motion",
+        "motion_ratio",
+        "frame_difference",
+        "temporal_consistency",
+        "psnr",
+        "agreement",
+    }
+    for one in found["systems"].values():
+        assert scores <= set(one) and {"color", "direction", "all_identity", "all_motion"} == set(one["agreement"])
+    assert found["references"]["held_out"]["motion_ratio"] == pytest.approx(1.0)
+    assert found["references"]["frozen"]["motion_ratio"] == pytest.approx(0.0, abs=1e-6)
+    assert found["systems"]["anchored_flow_identity"]["motion_ratio"] == pytest.approx(0.0, abs=1e-6)
+    assert "psnr" not in found["references"]["held_out"] and "references/held_out/psnr" in found["unavailable"]
+
+
+def test_samples_are_listed_with_what_they_show_and_some_are_written(scored: dict[str, Path]) -> None:
+    samples = pd.read_parquet(scored["out"] / "samples.parquet")
+    assert {"system", "prompt", "key", "seed", "file", "factor_color", "probe_color"} <= set(samples.columns)
+    assert len(samples) == 6 * 3 and set(samples["system"]) == {*SYSTEMS, "held_out", "frozen", "noise"}
+    files = samples["file"].dropna()
+    assert len(files) == 2 * 4 and samples.loc[files.index, "system"].nunique() == 4
+    assert all(read_clip(scored["out"] / file).shape == (9, 32, 32, 3) for file in files)
+    assert {path.name for path in scored["plots"].iterdir()} == {"contact_sheet.png", "scores.png"}
+
+
+def test_the_same_inputs_give_the_same_numbers(scored: dict[str, Path], tmp_path: Path) -> None:
+    again = {**scored, "out": tmp_path / "out", "metrics": tmp_path / "metrics.json", "plots": tmp_path / "plots"}
+    score(toy.params(), **again)
+    first, second = (json.loads(one["metrics"].read_text()) for one in (scored, again))
+    assert first.pop("seconds") >= 0 and second.pop("seconds") >= 0
+    assert first == second
+    assert (again["out"] / "samples.parquet").read_bytes() == (scored["out"] / "samples.parquet").read_bytes()
+
+
+def test_several_seeds_give_a_sample_each(scored: dict[str, Path], tmp_path: Path) -> None:
+    again = {**scored, "out": tmp_path / "out", "metrics": tmp_path / "metrics.json", "plots": tmp_path / "plots"}
+    score(toy.params(seeds=[0, 7], num_prompts=2), **again)
+    samples = pd.read_parquet(again["out"] / "samples.parquet")
+    assert samples.groupby("system").size().unique().tolist() == [4]
+    assert samples["seed"].unique().tolist() == [0, 7] and samples["key"].nunique() == 2
+    assert json.loads(again["metrics"].read_text())["num_samples"] == 4
+
+
+def test_data_without_factors_is_scored_without_agreement(tmp_path: Path) -> None:
+    paths = toy.world(tmp_path, factors=False)
+    score(toy.params(), **paths)
+    found = json.loads(paths["metrics"].read_text())
+    assert "agreement" in found["unavailable"] and "chance" not in found["references"]
+    assert all("agreement" not in one for one in found["systems"].values())
+
+
+def test_a_generator_of_other_latents_is_refused_before_work(scored: dict[str, Path], tmp_path: Path) -> None:
+    other = toy.write_latent_mae(tmp_path / "other")
+    flow = toy.write_flow(tmp_path / "flow", other, 0.0, False, None)
+    with pytest.raises(StageError, match="trained on latents of autoencoder toy"):
+        score(toy.params(), **{**scored, "rectified": flow, "out": tmp_path / "out"})
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_feature_is_named_with_those_that_exist(scored: dict[str, Path], tmp_path: Path) -> None:
+    space = {"appearance": ["block9_mean"], "motion": ["block1_path"], "dims": 3, "shrinkage": 0.1}
+    with pytest.raises(StageError, match=r"feature_space: no feature block9_mean; this latent MAE has .*block1_mean"):
+        score(toy.params(feature_space=space), **{**scored, "out": tmp_path / "out"})
+
+
+def test_a_training_clip_without_class_is_named(scored: dict[str, Path], tmp_path: Path) -> None:
+    folder = toy.write_classes(tmp_path / "classes")
+    pd.read_parquet(folder / "assignments.parquet").iloc[1:].to_parquet(folder / "assignments.parquet")
+    shards = Shards(scored["latents"])
+    with pytest.raises(StageError, match="1 training clips have no class, first clip-000"):
+        classes_by_prompt(shards, folder, [0], 1)
+
+
+def test_the_class_of_a_prompt_is_that_of_equal_prompts(scored: dict[str, Path]) -> None:
+    shards = Shards(scored["latents"])
+    rows = shards.rows("held_out").tolist()
+    classes = classes_by_prompt(shards, scored["pseudo_classes"], rows, 3)
+    assert classes.tolist() == [row % 4 for row in rows]
+
+
+def test_a_sample_does_not_depend_on_its_batch(scored: dict[str, Path]) -> None:
+    shards = Shards(scored["latents"])
+    rows = shards.rows("held_out").tolist()
+    requests = Requests.of(shards, rows, torch.zeros(len(rows), dtype=torch.int64), [3])
+    generator = Generator.load(scored["rectified"])
+    torch.testing.assert_close(generate("a", generator, requests, 1), generate("b", generator, requests, 3))
+
+
+def test_readers_learn_what_clips_show(scored: dict[str, Path]) -> None:
+    shards = Shards(scored["latents"])
+    rows = range(len(shards))
+    latents = real_latents(shards, rows)
+    words = {name: shards.index[f"factor_{name}"].tolist() for name in ("color", "direction")}
+    moving, shown = Labels.of({"direction": words["direction"]}), Labels.of({"color": words["color"]})
+    reader = toy.params().probe.clips
+    video = latents[:, :3].repeat_interleave(4, 3).repeat_interleave(4, 4).clamp(-1, 1)
+    frames = train_frame_reader(video, shown, reader, 0)
+    probe = Probe(frames, train_clip_reader(latents, moving, reader, 0), {**shown.values, **moving.values})
+    assert probe.read(latents, video) == words
+
+
+def test_chance_is_what_the_most_frequent_training_word_reaches() -> None:
+    assert chance({"color": ["red", "blue", "red", "red"]}, {"color": ["blue", "blue", "red"]}) == {"color": 0.25}
+
+
+def test_group_means_are_over_known_factors_only() -> None:
+    factors = KnownFactors(identity=("color", "shape"), motion=("direction",), scene=())
+    assert grouped(factors, {"color": 0.5}) == {"all_identity": 0.5}
+
+
+def test_a_factor_in_two_groups_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("factors: {identity: [color], motion: [color], scene: []}\n")
+    with pytest.raises(ParamsError, match="a factor stands in two groups"):
+        parse_section(KnownFactors, "factors", path)
