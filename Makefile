@@ -27,7 +27,6 @@ $(VENV)/.complete: requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: set PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "making $(VENV) (about 2.3 GB, a few minutes; pip shows each package)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off pip==26.3
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.lock \
 		| awk '/^(Collecting|Installing|Successfully)/ { print "  " substr($$0, 1, 100); fflush() }'; test $${PIPESTATUS[0]} -eq 0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

@@ -10,7 +10,7 @@ from dagster_dvc.events import source_version
 from dagster_dvc.lock import code_version
 from dagster_dvc.project import DvcProject, Problem, Stage
 from dagster_dvc.resource import DvcResource
-from dagster_dvc.translator import Assets, DvcTranslator, identifier, op_name
+from dagster_dvc.translator import Assets, DvcTranslator, identifier, known_beta, op_name
 
 
 def dvc_assets(
@@ -98,20 +98,21 @@ def _stage_assets(assets: Assets, stage: Stage, retry_policy: dg.RetryPolicy | N
 
 
 def _source(assets: Assets, path: str) -> Any:
-    @dg.observable_source_asset(
-        key=assets.translator.get_source_key(path),
-        group_name="sources",
-        description=f"Data that no stage makes: `{path}`. Observed by content hash.",
-        metadata={"dvc/path": dg.MetadataValue.path(str(assets.project.root / path))},
-        tags={"dagster/kind/dvc": ""},
-    )
     def observe() -> dg.DataVersion:
         now = Assets(DvcProject(assets.project.root), assets.translator)
         version = source_version(now, path)
         now.project.hashes.save()
         return dg.DataVersion(version)
 
-    return observe
+    key = assets.translator.get_source_key(path)
+    with known_beta():
+        return dg.observable_source_asset(
+            key=key,
+            group_name="sources",
+            description=f"Data that no stage makes: `{path}`. Observed by content hash.",
+            metadata={"dvc/path": dg.MetadataValue.path(str(assets.project.root / path))},
+            tags={"dagster/kind/dvc": ""},
+        )(observe)
 
 
 def _broken(project: DvcProject, number: int, problem: Problem) -> dg.AssetSpec:

@@ -12,10 +12,12 @@ from typing import Any
 
 import dagster as dg
 from dagster import DagsterInstance
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from dagster_dvc.checks import IN_SYNC, changed_outputs
 from dagster_dvc.lock import Entry, lock_code_version, read_lock
 from dagster_dvc.project import Out, Stage
+from dagster_dvc.repro import running
 from dagster_dvc.translator import Assets
 
 DATA_VERSION = "dagster/data_version"
@@ -34,7 +36,7 @@ def data_version(stage: Stage, out: Out | None, entry: Entry) -> str:
 
 def result_metadata(assets: Assets, stage: Stage, out: Out | None, entry: Entry, **facts: Any) -> dict[str, Any]:
     """What to attach to a materialization: the translator's metadata, and how this result came about."""
-    return {**facts, **assets.translator.get_result_metadata(assets.project, stage, out, entry)}
+    return {**assets.translator.get_result_metadata(assets.project, stage, out, entry), **facts}
 
 
 def input_versions(assets: Assets, stage: Stage, lock: Mapping[str, Entry]) -> dict[dg.AssetKey, str]:
@@ -103,17 +105,18 @@ def reconcile(instance: DagsterInstance, assets: Assets, only: str | None = None
 
 
 def report_sync(instance: DagsterInstance, assets: Assets) -> list[dg.AssetKey]:
-    """Report the in-sync check of stages whose outputs were deleted or edited by hand, or came back."""
-    lock, changed = read_lock(assets.project), []
+    """Report the in-sync check of stages whose outputs were deleted or edited by hand, or came back.
+
+    A stage that is running has no outputs: it is left alone until it has ended.
+    """
+    lock, busy, changed = read_lock(assets.project), running(assets.project), []
     for stage in assets.project.stages.values():
-        if stage.name not in lock:
-            continue
         key = next(iter(assets.of_stage(stage).values()))
+        was = _last_sync(instance, key)
+        if stage.name not in lock or stage.name in busy or was == AssetCheckExecutionRecordStatus.PLANNED:
+            continue
         wrong = changed_outputs(assets.project, stage)
-        record = instance.event_log_storage.get_latest_asset_check_execution_by_key([dg.AssetCheckKey(key, IN_SYNC)])
-        last = next(iter(record.values()), None)
-        was_wrong = bool(last and last.event and not last.event.dagster_event.asset_check_evaluation_data.passed)  # type: ignore[union-attr]
-        if bool(wrong) == was_wrong:
+        if bool(wrong) == (was == AssetCheckExecutionRecordStatus.FAILED):
             continue
         instance.report_runless_asset_event(
             dg.AssetCheckEvaluation(
@@ -126,6 +129,12 @@ def report_sync(instance: DagsterInstance, assets: Assets) -> list[dg.AssetKey]:
         )
         changed.append(key)
     return changed
+
+
+def _last_sync(instance: DagsterInstance, key: dg.AssetKey) -> AssetCheckExecutionRecordStatus | None:
+    check = dg.AssetCheckKey(key, IN_SYNC)
+    record = instance.event_log_storage.get_latest_asset_check_execution_by_key([check]).get(check)
+    return record.status if record else None
 
 
 def _latest_tags(instance: DagsterInstance, key: dg.AssetKey, wanted: Mapping[str, str]) -> dict[str, str]:

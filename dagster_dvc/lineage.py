@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -115,7 +116,7 @@ def _flat(values: object, name: str) -> list[tuple[str, object]]:
     return [(name, values)]
 
 
-def _named(project: DvcProject, origin: str, raw: dict[str, object]) -> Record:
+def _named(project: DvcProject, origin: str, raw: dict[str, Any]) -> Record:
     """A run-cache entry carries no stage name: it is the stage that writes the same paths."""
     found = entry(raw)
     for stage in project.stages.values():
@@ -125,7 +126,7 @@ def _named(project: DvcProject, origin: str, raw: dict[str, object]) -> Record:
     return Record("a stage that is no longer in dvc.yaml", origin, found)
 
 
-def _yaml(text: str) -> dict[str, object]:
+def _yaml(text: str) -> dict[str, Any]:
     try:
         found = yaml.load(text, Loader=Yaml12)
     except yaml.YAMLError:

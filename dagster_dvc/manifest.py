@@ -134,7 +134,7 @@ def _stage_lines(path: Path) -> dict[str, int]:
     except yaml.YAMLError:
         return {}
     pairs = tree.value if isinstance(tree, yaml.MappingNode) else []
-    stages = dict((key.value, value) for key, value in pairs if isinstance(key.value, str)).get("stages")
+    stages = {key.value: value for key, value in pairs if isinstance(key, yaml.ScalarNode)}.get("stages")
     if not isinstance(stages, yaml.MappingNode):
         return {}
     return {str(key.value): key.start_mark.line + 1 for key, _ in stages.value}
@@ -189,7 +189,11 @@ def _tracked_sources(repo: Any, path: str, problems: list[dict[str, Any]]) -> li
         problems.append(_problem(None, error, relative, 1))
         return []
     return [
-        {"path": os.path.relpath(out.fs_path, repo.root_dir), "file": relative, "md5": out.hash_info.value}
+        {
+            "path": os.path.relpath(out.fs_path, repo.root_dir),
+            "file": relative,
+            "md5": out.hash_info.value if out.hash_info else None,
+        }
         for out in outs
         if out.protocol == "local"
     ]

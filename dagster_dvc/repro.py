@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from dagster_dvc.guard import Guard
+from dagster_dvc.locks import alive, holders, release_dead
 from dagster_dvc.project import DvcProject
 
 Outcome = Literal["executed", "unchanged", "restored", "failed", "busy", "stopped"]
@@ -24,7 +26,8 @@ PHRASES: tuple[tuple[str, Outcome], ...] = (
 )
 BUSY = "is busy, it is being blocked by"
 NOISE = re.compile(
-    r"^(Running stage |> |Generating lock file|Updating lock file|Use `dvc push`|To track the changes|\s*$)"
+    r"^(Running stage |> |Generating lock file|Updating lock file|Use `dvc push`"
+    r"|To track the changes|\s*git add |To enable auto staging|\s*dvc config core.autostage|\s*$)"
 )
 TAIL = 40
 
@@ -54,13 +57,14 @@ class Repro:
         project: DvcProject,
         stage: str,
         *,
-        grace: float = 7.0,
+        grace: float = 6.0,
         options: tuple[str, ...] = (),
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.project = project
         self.stage = stage
         self._since = time.time()
+        release_dead(project)
         dvc = [sys.executable, "-P", "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *options, stage]
         supervisor = [sys.executable, "-S", str(Path(__file__).with_name("supervise.py")), str(grace)]
         self._process = subprocess.Popen(
@@ -75,6 +79,7 @@ class Repro:
             errors="replace",
             start_new_session=True,
         )
+        Guard(self._process, grace).start()
 
     @property
     def pid(self) -> int:
@@ -119,7 +124,9 @@ class Repro:
             except BaseException:  # an interrupt: everything below must be gone before anyone hears of it
                 self._end(on_line)
                 raise
-        self.stop()
+            finally:
+                self.stop()
+                self._process.stdout.close()
         seconds = time.time() - self._since
         if code == 0:
             if outcome == "executed":
@@ -160,27 +167,13 @@ def checkout(project: DvcProject, stage: str) -> bool:
 def running(project: DvcProject) -> dict[str, dict[str, object]]:
     """Stages being run now through `Repro`: pid of the supervisor, since when (seconds), the last line it printed."""
     found: dict[str, dict[str, object]] = {}
-    for stage, pid in locked_by_dvc(project).items():
+    for stage, pid in holders(project).items():
         found[stage] = {"stage": stage, "pid": pid, "since": _started(pid), "line": "by `dvc repro`"}
     for note in sorted((project.scratch / "running").glob("*.json")):
         with contextlib.suppress(OSError, ValueError):
             facts = json.loads(note.read_text(encoding="utf-8"))
-            if _alive(facts["pid"]):
+            if alive(facts["pid"]):
                 found[facts["stage"]] = facts
-    return found
-
-
-def locked_by_dvc(project: DvcProject) -> dict[str, int]:
-    """Stage -> pid of the living DVC process that holds its outputs, however it was started."""
-    file = project.root / ".dvc" / "tmp" / "rwlock"
-    held = _json(file.read_text(encoding="utf-8")).get("write", {}) if file.is_file() else {}
-    pids = {path: info.get("pid") for path, info in dict(held).items() if isinstance(info, dict)}
-    found = {}
-    for stage in project.stages.values():
-        for out in stage.outs:
-            pid = pids.get(str(project.root / out.path))
-            if pid and _alive(pid):
-                found[stage.name] = pid
     return found
 
 
@@ -235,16 +228,6 @@ def _noted(project: DvcProject, stage: str, pid: int, since: float):
         yield note
     finally:
         file.unlink(missing_ok=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _reason(outcome: Outcome, tail: list[str]) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import multiprocessing
 import os
 import re
 import threading
@@ -28,7 +29,7 @@ Event = dg.MaterializeResult | dg.AssetCheckResult
 class DvcResource(dg.ConfigurableResource):
     """Runs stages with ``dvc --wait-for-lock repro --single-item``."""
 
-    grace_seconds: float = Field(default=7.0, description="Time a stage gets to save after a stop, before it is ended.")
+    grace_seconds: float = Field(default=6.0, description="Time a stage gets to save after a stop, before it is ended.")
     busy_retries: int = Field(default=20, description="How often to try again while another process runs the stage.")
     busy_wait_seconds: float = Field(default=15.0, description="Seconds between those tries.")
     observe_every_seconds: float = Field(default=5.0, description="At most one progress observation in this time.")
@@ -97,9 +98,7 @@ class DvcResource(dg.ConfigurableResource):
             context.log.warning(f"gate not declared in meta.dagster.checks of {stage.name}: {gate}")
         corrected = reconcile(context.instance, assets, only=stage.name)
         if corrected:
-            context.log.info(
-                f"dvc.lock says more than this process knew when it loaded; reported {len(corrected)} assets again"
-            )
+            context.log.info("dvc.lock says more than this process knew when it loaded; reported once more")
 
     def _fail(self, context: dg.AssetExecutionContext, project: DvcProject, result: Result) -> None:
         if result.outcome == "busy":
@@ -115,7 +114,7 @@ class DvcResource(dg.ConfigurableResource):
                 "exit code": code.group(1) if code else str(result.exit_code),
                 "reproduce": f"dvc repro --single-item {result.stage}",
             },
-            allow_retries=code is None or code.group(1) != "2",  # 2: the user's params or files are wrong
+            allow_retries=code is None or not 0 <= int(code.group(1)) <= 128,  # killed; else it would fail again
         )
 
 
@@ -149,7 +148,7 @@ def progress_line(progress: Mapping[str, Any]) -> str:
     done, total = progress.get("done", 0), progress.get("total") or 0
     parts = [f"{progress.get('unit', 'step')} {done}/{total}" + (f" ({100 * done // total} %)" if total else "")]
     parts += [f"{name} {value:.4g}" for name, value in (progress.get("numbers") or {}).items()]
-    if progress.get("seconds_left"):
+    if (progress.get("seconds_left") or 0) >= 1:
         parts.append(f"about {progress['seconds_left']:.0f} s left")
     return ", ".join(parts)
 
@@ -205,12 +204,15 @@ def _echo(context: dg.AssetExecutionContext, line: str) -> None:
 
 @contextlib.contextmanager
 def _follow_parent(process: Repro) -> Iterator[None]:
-    """Stop the stage when the process that started this one is gone (a killed run worker), and leave."""
-    parent, done = os.getppid(), threading.Event()
+    """Stop the stage when the run worker that started this step is gone, and leave.
+
+    The step's parent in the process table may be a forkserver, which lives on; multiprocessing knows the real one.
+    """
+    parent, done = multiprocessing.parent_process(), threading.Event()
 
     def watch() -> None:
-        while not done.wait(0.5):
-            if os.getppid() != parent:
+        while parent is not None and not done.wait(0.5):
+            if not parent.is_alive():
                 process.stop()
                 process.wait(30)
                 os._exit(1)

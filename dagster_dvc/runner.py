@@ -34,7 +34,7 @@ class Options:
     jobs: int = 2
     keep_going: bool = False
     force: bool = False
-    grace: float = 7.0
+    grace: float = 6.0
 
 
 class Runner:

@@ -3,7 +3,7 @@
 ``supervise.py <grace seconds> <command> ...`` runs the command in a session of its own and exits with its status.
 Standard input is the life line: when it closes (the starter asked, or is gone), or on SIGINT or SIGTERM, the command's
 session gets SIGINT, after `grace` seconds every descendant in whatever session SIGTERM, after a third of that SIGKILL.
-SIGINT comes first because DVC is built for it: the stage's command ends, DVC reports the failure and releases its locks. A
+SIGINT comes first because DVC is built for it: the stage's command ends, DVC reports the failure, releases its locks. A
 launcher that put its workers into sessions of their own passes the first signal on itself (one signal, not two, so that
 they can save). Descendants that lose their parent are inherited here (Linux subreaper) and always count; on a system
 without /proc the session is signalled as a group.

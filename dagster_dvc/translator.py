@@ -16,8 +16,9 @@ identity (editing it makes nothing stale)::
         headline: [psnr]
 """
 
+import contextlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,8 +26,10 @@ import dagster as dg
 
 from dagster_dvc.lock import Entry
 from dagster_dvc.project import DvcProject, Out, ProjectError, Stage
-from dagster_dvc.results import numbers, read_metrics
+from dagster_dvc.results import headline, numbers, read_metrics
 
+MOST_NUMBERS = 30
+"""Of one materialization; a page with hundreds of plots shows nothing."""
 AUTOMATION = {"eager": dg.AutomationCondition.eager, "on_missing": dg.AutomationCondition.on_missing}
 
 
@@ -71,9 +74,9 @@ class DvcTranslator:
         return str(stage.dagster.get("pool") or "stage__" + identifier(stage.name))
 
     def get_retry_policy(self, stage: Stage) -> dg.RetryPolicy | None:
-        """``meta.dagster.retries``, ten seconds apart; None uses what `dvc_assets` was given."""
+        """``meta.dagster.retries`` for a killed stage, ten seconds apart; None uses what `dvc_assets` was given."""
         retries = stage.dagster.get("retries")
-        return dg.RetryPolicy(max_retries=int(retries), delay=10) if retries else None
+        return None if retries is None else dg.RetryPolicy(max_retries=int(retries), delay=10)
 
     def get_automation_condition(self, stage: Stage) -> dg.AutomationCondition | None:
         """``meta.dagster.automation``.
@@ -107,7 +110,12 @@ class DvcTranslator:
 
     def get_result_metadata(self, project: DvcProject, stage: Stage, out: Out | None, entry: Entry) -> dict[str, Any]:
         """What is known once the stage has run: its numbers, the params that made it, hashes, sizes."""
-        metadata: dict[str, Any] = {name: value for name, value in numbers(read_metrics(project, stage)).items()}
+        metrics = read_metrics(project, stage)
+        found = numbers(metrics)
+        metadata: dict[str, Any] = dict(_most_telling(found, list(headline(stage, metrics))))
+        if len(found) > len(metadata):
+            rows = [{"name": name, "value": f"{value:.6g}"} for name, value in found.items()]
+            metadata["metrics"] = dg.MetadataValue.table(records=[dg.TableRecord(row) for row in rows])
         rows = [row for file, values in entry.params.items() for row in _rows(file, values)]
         if rows:
             metadata["params"] = dg.MetadataValue.table(records=[dg.TableRecord(row) for row in rows])
@@ -191,14 +199,28 @@ def identifier(name: str) -> str:
     return "".join(letter if letter.isalnum() else "_" for letter in name.replace("@", "__"))
 
 
-def _place(project: DvcProject, stage: Stage) -> dg.CodeReferencesMetadataValue:
-    """The stage's line in dvc.yaml, for the links of the web interface."""
+@contextlib.contextmanager
+def known_beta() -> Iterator[None]:
+    """Code references and observable sources are beta in Dagster 1.13; tests notice when they change."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        yield
+
+
+def _place(project: DvcProject, stage: Stage) -> dg.CodeReferencesMetadataValue:
+    """The stage's line in dvc.yaml, for the links of the web interface."""
+    with known_beta():
         reference = dg.LocalFileCodeReference(
             file_path=str(project.root / stage.file), line_number=stage.line, label=f"{stage.name} in {stage.file}"
         )
         return dg.CodeReferencesMetadataValue(code_references=[reference])
+
+
+def _most_telling(found: Mapping[str, float], first: list[str]) -> list[tuple[str, float]]:
+    """The numbers that get a history plot each: the headline, then the shallowest names; the rest goes into a table."""
+    names = [*first, *sorted(found.keys() - set(first), key=lambda name: name.count("/"))]
+    return [(name, found[name]) for name in names[:MOST_NUMBERS]]
 
 
 def _rows(file: str, values: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -208,6 +208,7 @@ def run_demo(project: DvcProject, arguments: argparse.Namespace) -> int:
 def open_ui(project: DvcProject, arguments: argparse.Namespace) -> int:
     """`reel ui`: `dagster dev` on loopback, with the project's own history; replaces this process."""
     address = f"http://127.0.0.1:{arguments.port}"
+    home.open_gpu_pool()
     print(f"Dagster at {address} (history in {os.environ['DAGSTER_HOME']}; stop with ctrl-C)", flush=True)
     os.chdir(project.root)
     os.environ["DAGSTER_DVC_WEBSERVER"] = address

@@ -5,9 +5,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
+POOL = "gpu"
 INSTANCE = """\
 # Made by `reel`; edit it freely, it is not written again. docs/dagster.md explains each block, and Postgres.
 telemetry:
+  enabled: false
+nux:
   enabled: false
 
 # One slot a pool: two runs never train on one GPU (`meta: {dagster: {pool: gpu}}`), nor run one stage twice.
@@ -49,12 +52,25 @@ def dagster_home(root: Path) -> Path:
     return home
 
 
+def open_gpu_pool() -> int:
+    """Give the pool ``gpu`` a slot per GPU, or two where there is none, unless it is set; returns its slots."""
+    from dagster import DagsterInstance
+
+    with DagsterInstance.get() as instance:
+        known = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits()}
+        if POOL not in known:
+            slots = len(list(Path("/dev").glob("nvidia[0-9]*"))) or 2
+            instance.event_log_storage.set_concurrency_slots(POOL, slots)
+            known[POOL] = slots
+        return known[POOL]
+
+
 def environment(root: Path) -> dict[str, str]:
     """The environment of every process that the platform starts: instance, project, time to save on a stop."""
     return {
         "DAGSTER_HOME": str(dagster_home(root)),
         "DAGSTER_DISABLE_TELEMETRY": "1",
         "REEL_PROJECT": str(root),
-        "REEL_GRACE_SECONDS": os.environ.get("REEL_GRACE_SECONDS", "6"),
+        "REEL_GRACE_SECONDS": os.environ.get("REEL_GRACE_SECONDS", "5"),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }

@@ -1,4 +1,4 @@
-"""A sensor on a user's own folder of videos: DVC cannot see it, since dvc.yaml names no machine paths."""
+"""A sensor on a user's own folder of videos: new files start the refresh."""
 
 import hashlib
 from pathlib import Path
@@ -32,7 +32,8 @@ def build_clips_sensor(project: DvcProject, job: Job) -> dg.SensorDefinition:
             return dg.SkipReason(f"nothing new in {folder}")
         if context.cursor is None:
             return dg.SensorResult(skip_reason="remembered what is there now", cursor=found)
-        config = {"ops": {f"repro_{STAGE}": {"config": {"force": True}}}}
+        force = not _is_dependency(DvcProject(project.root), folder)
+        config = {"ops": {f"repro_{STAGE}": {"config": {"force": force}}}}
         return dg.SensorResult(run_requests=[dg.RunRequest(run_key=found, run_config=config)], cursor=found)
 
     return new_clips
@@ -46,6 +47,11 @@ def source_folder(project: DvcProject) -> Path | None:
     if isinstance(folder, dict):
         folder = folder.get("path")
     return project.root / folder if isinstance(folder, str) else None
+
+
+def _is_dependency(project: DvcProject, folder: Path) -> bool:
+    """Whether DVC itself looks at the folder; otherwise the stage must be forced."""
+    return any((project.root / dep).resolve() == folder.resolve() for dep in project.stages[STAGE].deps)
 
 
 def listing(folder: Path) -> str:

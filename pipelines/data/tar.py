@@ -32,7 +32,7 @@ KEY = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
 def npy_bytes(array: np.ndarray) -> bytes:
     """The array in numpy's file format 1.0, C order, little endian; object arrays are refused."""
     stream = io.BytesIO()
-    plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    plain = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
     np.lib.format.write_array(stream, plain, version=(1, 0), allow_pickle=False)
     return stream.getvalue()
 

@@ -274,6 +274,7 @@ def write_mp4(
         container.metadata.update(metadata or {})
         stream = container.add_stream("libx264", rate=Fraction(frame_rate).limit_denominator(1001))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.thread_count = 1  # x264 itself splits small frames otherwise, and bytes differ
         stream.options = {"preset": "veryfast", "crf": str(crf), "x264-params": X264}
         for pixels in frames:
             container.mux(stream.encode(VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")))

@@ -5,8 +5,9 @@ Every pair is a function to the other convention and one back; ``sigma`` broadca
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from pipelines.flow.path import velocity
 
 TIMESTEPS = 1000.0
 """What published Wan, LTX-Video and Matrix-Game weights are told: ``timestep = 1000 sigma``, in float32."""
@@ -22,14 +23,14 @@ def sigma_of_timestep(timestep: Tensor) -> Tensor:
     return timestep.float() / TIMESTEPS
 
 
-def to_data_time(sigma: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
-    """Seed B's guide: t = 1 is data and v = data - noise, so t = 1 - sigma and the velocity changes its sign."""
-    return 1.0 - sigma, -velocity
+def to_data_time(sigma: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    """Seed B's guide: t = 1 is data and v = data - noise, so t = 1 - sigma and the ``slope`` v changes its sign."""
+    return 1.0 - sigma, -slope
 
 
-def from_data_time(time: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
+def from_data_time(time: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
     """Inverse of :func:`to_data_time` (the map is its own inverse)."""
-    return 1.0 - time, -velocity
+    return 1.0 - time, -slope
 
 
 def to_variance_preserving(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,4 +77,4 @@ def velocity_of_ddpm_v(x: Tensor, predicted: Tensor, sigma: Tensor) -> Tensor:
     signal, spread = alpha.sqrt(), (1.0 - alpha).sqrt()
     latents = signal * scaled - spread * predicted
     noise = spread * scaled + signal * predicted
-    return torch.sub(noise, latents)
+    return velocity(latents, noise)

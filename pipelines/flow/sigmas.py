@@ -15,8 +15,8 @@ from pipelines.flow.params import ByResolution, CosMap, Draw, LogitNormal, Mix, 
 
 
 def shifted(sigma: Tensor, shift: float) -> Tensor:
-    """k sigma / (1 + (k - 1) sigma); 0 and 1 stay."""
-    return shift * sigma / (1.0 + (shift - 1.0) * sigma)
+    """k sigma / (1 + (k - 1) sigma), written so that 0 and 1 stay exactly."""
+    return shift * sigma / ((1.0 - sigma) + shift * sigma)
 
 
 def unshifted(sigma: Tensor, shift: float) -> Tensor:

@@ -37,8 +37,8 @@ class AnchoredFlow:
     ``shared`` is the error's mean over frames, the deviation what is left; with gain 1 this is the squared error.
     """
 
-    trained = ("denoiser",)
-    reads = ("latents", "prompt_embeds", "pseudo_class")
+    trained: tuple[str, ...] = ("denoiser",)
+    reads: tuple[str, ...] = ("latents", "prompt_embeds", "pseudo_class")
 
     def __init__(
         self, denoiser: nn.Module, params: AnchoredFlowParams, empty_prompt: Tensor, tokens: int, is_start: bool = False
@@ -169,7 +169,7 @@ def train(
         StageError: a gate of the diagnostics failed, ``init`` is missing or does not fit, or the latents do not.
     """
     gate(diagnostics)
-    classes, num_classes = read_classes(pseudo_classes)
+    classes, num_classes = read_classes(pseudo_classes, latents)
     data = Latents(latents, classes)
     data.require(AnchoredFlow.reads, "anchored_flow", params.denoiser)
     parent = Parent.read(init, params, data, num_classes)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipelines.stage import StageError, say
+from pipelines.stage import StageError, digest, say
 
 REMEDY = (
     "Change what the gate measures (docs/diagnostics.md), or its threshold in params.yaml, and run diagnostics again"
@@ -35,24 +35,29 @@ def gate(diagnostics: Path) -> None:
         raise StageError(f"{path}: gate failed: {told}. {REMEDY}.")
     for item in gates:
         if item["verdict"] == "warn":
-            say(f"gate {item['name']} warns: {item.get('value')}, wanted {item['comparison']} {item['threshold']}")
+            value = f"is {item['value']:.3g}" if "value" in item else "is not available"
+            say(f"gate {item['name']} warns: {value}, wanted {item['comparison']} {item['threshold']}")
 
 
-def read_classes(folder: Path) -> tuple[dict[str, int], int]:
+def read_classes(folder: Path, latents: Path) -> tuple[dict[str, int], int]:
     """Class of every key, and the number of classes.
 
     Raises:
-        StageError: the folder holds no assignments, or one of a class that is none.
+        StageError: the folder holds no classes, they are of other latents, or one is no class of the codebook.
     """
-    path = folder / "assignments.parquet"
-    if not path.is_file():
-        raise StageError(f"{path}: no such file; run the stage pseudo_classes.")
+    path, facts_path = folder / "assignments.parquet", folder / "codebook.json"
+    for part in (path, facts_path):
+        if not part.is_file():
+            raise StageError(f"{part}: no such file; run the stage pseudo_classes.")
+    facts = json.loads(facts_path.read_text(encoding="utf-8"))
+    if facts["latents"] != digest(latents):
+        raise StageError(
+            f"{facts_path}: classes of latents {facts['latents'][:16]}, but {latents} is {digest(latents)[:16]}. "
+            "Run the stage pseudo_classes again."
+        )
     table = pq.read_table(path, columns=["key", "pseudo_class"]).to_pydict()
     classes = dict(zip(table["key"], map(int, table["pseudo_class"]), strict=True))
-    manifest = folder / "codebook.json"
-    count = max(classes.values(), default=-1) + 1
-    if manifest.is_file():
-        count = int(json.loads(manifest.read_text(encoding="utf-8"))["num_classes"])
+    count = int(facts["num_classes"])
     if not classes or min(classes.values()) < 0 or max(classes.values()) >= count:
         raise StageError(f"{path}: classes must be 0 to {count - 1}; run the stage pseudo_classes again.")
     return classes, count

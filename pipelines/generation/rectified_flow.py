@@ -23,8 +23,8 @@ from pipelines.training.run import Run
 class RectifiedFlow:
     """E || v(x_sigma, sigma, prompt) - (eps - x_0) ||^2, per sample the mean over all elements."""
 
-    trained = ("denoiser",)
-    reads = ("latents", "prompt_embeds")
+    trained: tuple[str, ...] = ("denoiser",)
+    reads: tuple[str, ...] = ("latents", "prompt_embeds")
 
     def __init__(
         self, denoiser: nn.Module, draw: Draw, prompt_dropout: float, empty_prompt: Tensor, tokens: int

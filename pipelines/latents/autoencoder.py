@@ -115,11 +115,9 @@ def train(params: AutoencoderParams, clips: Path, out: Path, metrics: Path, plot
             return {"psnr": reconstruction_quality(autoencoder, source, some, run.device).psnr}
 
     run_training(Autoencoding(autoencoder), groups, run, lambda step: dict(validate(step)))
-    if run.is_main:
-        with run.ema_weights("autoencoder"):  # where there is an average, it is the autoencoder
-            results = measured(params, autoencoder.eval(), source, run.device, plots)
-            run.finish({"autoencoder": autoencoder}, results)
-    run.accelerator.wait_for_everyone()
+    with run.ema_weights("autoencoder"):  # where there is an average, it is the autoencoder
+        results = measured(params, autoencoder.eval(), source, run.device, plots) if run.is_main else {}
+        run.finish({"autoencoder": autoencoder}, results)
 
 
 def take_pretrained(params: AutoencoderParams, named: PretrainedAutoencoderParams, clips: Clips, run: Run) -> None:

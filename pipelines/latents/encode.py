@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import accelerate
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
 
 from pipelines import stage
 from pipelines.data.catalog import FACTOR_PREFIX
@@ -81,11 +82,14 @@ class Encoder:
 
     def __init__(self, params: LatentShardsParams, clips: Clips, autoencoder: Autoencoder, text: TextEncoder) -> None:
         self.params, self.clips, self.autoencoder, self.text = params, clips, autoencoder, text
-        self.device: torch.device = accelerate.PartialState().device or torch.device("cpu")
+        # Not PartialState: alone it does not know that several CPU processes belong together.
+        self.accelerator = Accelerator()
+        self.device = self.accelerator.device
         self.autoencoder.to(self.device)
         self.text.network.to(self.device)
         self.has_actions = bool(clips.catalog["actions"].notna().all())
         self.clips_encoded = self.prompts_embedded = 0
+        self.clips_planned = len(clips.catalog)
         self._embeds: dict[str, np.ndarray] = {}
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -101,7 +105,7 @@ class Encoder:
             with torch.no_grad(), self._autocast():
                 latents = self.autoencoder.encode(filled.to(self.device))[: len(batch)]
             self.clips_encoded += len(batch)
-            stage.report(self.clips_encoded, len(self.clips.catalog), "clips")
+            stage.report(self.clips_encoded, self.clips_planned, "clips")
             for row, value in zip(batch, latents.float().cpu().numpy().astype(np.float16), strict=True):
                 if not np.isfinite(value).all():
                     raise stage.StageError(
@@ -151,17 +155,22 @@ def index_rows(shard: str, entries: Sequence[dict[str, Any]], places: Sequence[P
     return rows
 
 
-def field_facts(samples: Sequence[dict[str, Any]]) -> dict[str, Field]:
-    """Axes, lengths and dtype of each field; a length that differs between samples is None."""
+def outline(fields: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
+    """(shape, dtype) of every field of a sample; text is ((), "str")."""
+    return {
+        name: (value.shape, str(value.dtype)) if isinstance(value, np.ndarray) else ((), "str")
+        for name, value in fields.items()
+    }
+
+
+def field_facts(outlines: Sequence[dict[str, tuple[tuple[int, ...], str]]]) -> dict[str, Field]:
+    """Axes, lengths and dtype of each field; a length that differs between samples is None, as is that of prompts."""
     found = {}
-    for name in samples[0]:
-        if name == "prompt":
-            found[name] = Field(axes="", shape=(), dtype="str")
-            continue
-        shapes = {sample[name].shape for sample in samples}
-        lengths = tuple(next(iter(set(axis))) if len(set(axis)) == 1 else None for axis in zip(*shapes, strict=True))
-        lengths = tuple(None if axis == "L" else n for axis, n in zip(AXES[name].split(), lengths, strict=True))
-        found[name] = Field(axes=AXES[name], shape=lengths, dtype=str(samples[0][name].dtype))
+    for name in outlines[0]:
+        axes = zip(*{one[name][0] for one in outlines}, strict=True)
+        lengths = [lengths[0] if len(set(lengths)) == 1 else None for lengths in axes]
+        known = [None if axis == "L" else length for axis, length in zip(AXES[name].split(), lengths, strict=True)]
+        found[name] = Field(axes=AXES[name], shape=tuple(known), dtype=outlines[0][name][1])
     return found
 
 
@@ -189,46 +198,48 @@ def autoencoder_facts(folder: Path, autoencoder: Autoencoder) -> AutoencoderFact
     )
 
 
-def write_folder(
-    folder: Path, params: LatentShardsParams, encoder: Encoder, facts: AutoencoderFacts
-) -> tuple[Manifest, pd.DataFrame]:
-    """Encode everything into ``folder``: shards, index, empty prompt, text encoder, and last the manifest."""
-    catalog = encoder.clips.catalog
-    rows: list[dict[str, Any]] = []
-    shards: dict[str, ShardFacts] = {}
-    kinds: list[dict[str, Any]] = []
-    for part in plan(catalog, params.samples_per_shard):
-        samples = list(encoder.samples(part.rows))
-        shards[part.name], places = write_shard(folder / part.name, samples)
-        rows += index_rows(part.name, [sidecar for _, _, sidecar in samples], places)
-        kinds += [{name: _outline(value) for name, value in fields.items()} for _, fields, _ in samples]
-    index = pd.DataFrame(rows)
+@dataclass(frozen=True)
+class Written:
+    """One shard on disk: its facts, the index rows and outlines of its samples."""
+
+    name: str
+    facts: ShardFacts
+    rows: list[dict[str, Any]]
+    outlines: list[dict[str, tuple[tuple[int, ...], str]]]
+
+
+def write_part(folder: Path, part: ShardPlan, encoder: Encoder) -> Written:
+    """Encode and write one shard."""
+    samples = list(encoder.samples(part.rows))
+    facts, places = write_shard(folder / part.name, samples)
+    rows = index_rows(part.name, [sidecar for _, _, sidecar in samples], places)
+    return Written(part.name, facts, rows, [outline(fields) for _, fields, _ in samples])
+
+
+def write_around(folder: Path, written: Sequence[Written], encoder: Encoder, facts: AutoencoderFacts) -> Manifest:
+    """Everything but the shards: index, empty prompt, text encoder, and last the manifest."""
+    index = pd.DataFrame([row for one in written for row in one.rows])
     pq.write_table(pa.Table.from_pandas(index, preserve_index=False), folder / INDEX)
     (folder / EMPTY_PROMPT).write_bytes(npy_bytes(encoder.text.embed([""], 1)[""]))
     text_digest = encoder.text.save(folder / TEXT_ENCODER)
     others = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".tar"]
     manifest = Manifest(
         version=VERSION,
-        fields=field_facts(kinds),
+        fields=field_facts([kind for one in written for kind in one.outlines]),
         autoencoder=facts,
         text_encoder=TextFacts(id=encoder.text.id, digest=text_digest, dim=encoder.text.dim),
-        frame_rate=float(np.median(catalog["frame_rate"])),
+        frame_rate=float(np.median(encoder.clips.catalog["frame_rate"])),
         num_samples=len(index),
         splits={str(name): int(count) for name, count in index["split"].value_counts().sort_index().items()},
-        shards=shards,
+        shards={one.name: one.facts for one in written},
         files={path.relative_to(folder).as_posix(): stage.file_digest(path) for path in sorted(others)},
     )
     stage.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
-    return manifest, index
-
-
-def _outline(value: Any) -> Any:
-    """An array of the same shape and dtype that holds no memory."""
-    return np.broadcast_to(np.zeros((), value.dtype), value.shape) if isinstance(value, np.ndarray) else value
+    return manifest
 
 
 def encode(params: LatentShardsParams, clips: Path, autoencoder: Path, out: Path, metrics: Path, plots: Path) -> None:
-    """Encode every clip and prompt of the catalog.
+    """Encode every clip and prompt of the catalog; several processes take disjoint shards.
 
     Raises:
         StageError: the autoencoder is damaged or failed a gate, clips do not fit it, or a text encoder is not there.
@@ -239,20 +250,29 @@ def encode(params: LatentShardsParams, clips: Path, autoencoder: Path, out: Path
     source.require(network.temporal_stride, network.spatial_stride)
     captions = source.catalog["caption"].astype(str).tolist()
     encoder = Encoder(params, source, network, text_encoder(params.text, captions))
-    with stage.whole_folder(out) as folder:
-        manifest, index = write_folder(folder, params, encoder, facts)
+    state = encoder.accelerator
+    parts = plan(source.catalog, params.samples_per_shard)[state.process_index :: state.num_processes]
+    encoder.clips_planned = sum(len(part.rows) for part in parts)
+    with stage.whole_folder(out) if state.is_main_process else contextlib.nullcontext(out) as mine:
+        folder = Path(broadcast_object_list([str(mine)])[0])
+        written = [write_part(folder, part, encoder) for part in parts]
+        gathered: list[Written] = gather_object(written)
+        done = gather_object([(encoder.clips_encoded, encoder.prompts_embedded)])
+        if not state.is_main_process:
+            return
+        manifest = write_around(folder, sorted(gathered, key=lambda one: one.name), encoder, facts)
     pictures.draw_latents(network, source, out, encoder.device, plots / "latents.png")
     size = sum(shard.size for shard in manifest.shards.values())
-    stage.say(f"{len(index)} clips in {len(manifest.shards)} shards, {size / 2**20:.1f} MiB")
+    stage.say(f"{manifest.num_samples} clips in {len(manifest.shards)} shards, {size / 2**20:.1f} MiB")
     stage.write_metrics(
         metrics,
         {
-            "clips_encoded": encoder.clips_encoded,
-            "prompts_embedded": encoder.prompts_embedded,
+            "clips_encoded": sum(clips for clips, _ in done),
+            "prompts_embedded": sum(prompts for _, prompts in done),
             "num_samples": manifest.num_samples,
             "num_shards": len(manifest.shards),
             "splits": manifest.splits,
             "shard_mib": size / 2**20,
-            "prompt_tokens_max": max(len(value) for value in encoder.embeds(captions).values()),
+            "prompt_tokens_max": max(one["prompt_embeds"][0][0] for part in gathered for one in part.outlines),
         },
     )

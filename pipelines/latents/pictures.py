@@ -21,7 +21,7 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 def _save(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90, pil_kwargs={"optimize": True})
 
 
 def _spread(count: int, wanted: int) -> list[int]:
@@ -45,8 +45,8 @@ def draw_reconstructions(
 ) -> None:
     """Held-out clips from the best to the worst: some frames as decoded, and below them their reconstruction."""
     order = sorted(clips.rows("held_out"), key=lambda row: -quality.per_clip[clips.key(row)])
-    chosen = [order[index] for index in _spread(len(order), 6)]
-    figure = Figure(figsize=(12, 1.2 + 1.42 * 2 * -(-len(chosen) // 2)), layout="constrained")
+    chosen = [order[index] for index in _spread(len(order), 4)]
+    figure = Figure(figsize=(10.5, 0.9 + 2.75 * -(-len(chosen) // 2)), layout="constrained")
     grid = figure.subplots(-(-len(chosen) // 2), 2, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
@@ -65,7 +65,7 @@ def draw_reconstructions(
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         caption = str(clips.catalog["caption"].iloc[row])
-        caption = caption if len(caption) < 70 else caption[:69] + "…"
+        caption = caption if len(caption) < 62 else caption[:61] + "…"
         axes.set_title(f"{quality.per_clip[clips.key(row)]:.1f} dB · {caption}", fontsize=8.5, loc="left")
     title = f"Held-out clips over their reconstructions, best to worst: {quality.psnr:.1f} dB"
     compared = f"patch PCA {baselines['psnr_patch_pca']:.1f} dB, mean colour {baselines['psnr_mean_colour']:.1f} dB"
@@ -111,9 +111,9 @@ def _false_colour(latents: np.ndarray) -> np.ndarray:
 def draw_latents(autoencoder: Autoencoder, clips: Clips, folder: Path, device: torch.device, path: Path) -> None:
     """A few held-out samples as they stand in the shards: original frames, latents in false colour, latents decoded."""
     shards = Shards(folder)
-    rows = shards.rows("held_out")[:3]
+    rows = shards.rows("held_out")[:2]
     numbers = {key: row for row, key in enumerate(clips.catalog["key"])}
-    figure = Figure(figsize=(9, 0.8 + 4.0 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(10, 0.8 + 5.2 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), 1, squeeze=False).ravel()
     for axes, row in zip(grid, rows, strict=True):
         sample = shards.read(int(row), ("latents", "prompt"))

@@ -81,6 +81,9 @@ class TextEncoder:
 
     def save(self, folder: Path) -> str:
         """Write network and tokenizer as transformers' own files; returns their digest."""
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
         self.network.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         return digest(folder)

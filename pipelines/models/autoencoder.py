@@ -102,6 +102,9 @@ class StackedAutoencoder(nn.Module):
 
     def _adopt(self, network: AutoencoderTiny, frames: int, patch: int, mean: Tensor, std: Tensor) -> None:
         self.network, self.patch = network, patch
+        for layer in network.encoder.modules():
+            if isinstance(layer, nn.Conv2d):  # zeros at the border would be the strongest signal of the latents
+                layer.padding_mode = "replicate"
         self.frames = self.temporal_stride = frames
         self.spatial_stride = 8
         self.latent_mean: Tensor
@@ -157,7 +160,10 @@ class StackedAutoencoder(nn.Module):
     # ---- files ----
 
     def save_pretrained(self, folder: Path) -> None:
-        """AutoencoderTiny's own files, which diffusers loads, and beside them how frames are folded and normalised."""
+        """AutoencoderTiny's own files, and beside them how frames are folded and latents normalised.
+
+        diffusers loads the network from them; its encoder then pads with zeros where ours repeats the border.
+        """
         self.network.save_pretrained(folder)
         sizes = {"frames": torch.tensor(self.frames), "patch": torch.tensor(self.patch)}
         statistics = {"latent_mean": self.latent_mean.cpu(), "latent_std": self.latent_std.cpu()}

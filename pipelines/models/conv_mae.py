@@ -81,12 +81,12 @@ class ConvMae(nn.Module):
         widths = [width * 2**number for number in range(len(blocks))]
         self.stem = nn.Sequential(conv(channels, width), norm(width), nn.ReLU())
         stages = []
-        for number, (out, count) in enumerate(zip(widths, blocks)):
+        for number, (out, count) in enumerate(zip(widths, blocks, strict=True)):
             into = widths[max(number - 1, 0)]
             first = ResBlock(into, out, 1 if number == 0 else 2, temporal_kernel)
             stages.append(nn.Sequential(first, *(ResBlock(out, out, 1, temporal_kernel) for _ in range(count - 1))))
         self.stages = nn.ModuleList(stages)
-        pairs = list(zip(widths[:0:-1], widths[-2::-1]))
+        pairs = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
         self.decoder = nn.ModuleList([UpBlock(deep, shallow, shallow, temporal_kernel) for deep, shallow in pairs])
         self.predict = nn.Conv3d(width, channels, 1)
 
@@ -104,7 +104,7 @@ class ConvMae(nn.Module):
             mask = mask.repeat_interleave(part, axis)
         maps = self.maps(latents.masked_fill(mask[:, None], 0.0))
         x = maps[-1]
-        for block, beside in zip(self.decoder, maps[-2::-1]):
+        for block, beside in zip(self.decoder, maps[-2::-1], strict=True):
             x = block(x, beside)
         return self.predict(x)
 

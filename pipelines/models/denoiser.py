@@ -12,6 +12,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 TIMESTEPS = 1000.0
+POSITION_CHANNELS = 6
+"""Per axis u and cos(pi u), u running from -1 to 1: added to the latents' channels where the network is ours."""
+
+
+def positions(frames: int, height: int, width: int, like: Tensor) -> Tensor:
+    """Where an element stands: [POSITION_CHANNELS, T, H, W].
+
+    Rotary attention sees distances only. On a grid of a few tokens, of latents that carry no trace of the picture's
+    border, a network cannot tell left from right; published Wan networks have both in plenty and need no such channels.
+    """
+    channels = []
+    for axis, size in enumerate((frames, height, width)):
+        place = torch.linspace(-1.0, 1.0, size, device=like.device) if size > 1 else like.new_zeros(1)
+        shape = [1, 1, 1]
+        shape[axis] = size
+        channels += [place.view(shape), torch.cos(torch.pi * place).view(shape)]
+    return torch.stack([channel.expand(frames, height, width) for channel in channels]).to(like)
 
 
 class VideoDenoiser(nn.Module):
@@ -27,6 +44,7 @@ class VideoDenoiser(nn.Module):
         self.transformer = transformer
         self.text_length = text_length
         self.num_classes = num_classes
+        self.has_positions = transformer.config["in_channels"] == transformer.config["out_channels"] + POSITION_CHANNELS
         self.class_embedding = None
         if num_classes is not None:
             self.class_embedding = nn.Embedding(num_classes + 1, int(transformer.config["text_dim"]))
@@ -50,7 +68,7 @@ class VideoDenoiser(nn.Module):
             patch_size=patch,
             num_attention_heads=heads,
             attention_head_dim=head_dim,
-            in_channels=channels,
+            in_channels=channels + POSITION_CHANNELS,
             out_channels=channels,
             text_dim=text_dim,
             ffn_dim=feed_forward,
@@ -81,8 +99,11 @@ class VideoDenoiser(nn.Module):
         """
         text = self.text_tokens(prompt_embeds, prompt_mask)
         text = self._with_class(text, pseudo_class)
+        placed = x
+        if self.has_positions:
+            placed = torch.cat([x, positions(*x.shape[2:], like=x).expand(len(x), -1, -1, -1, -1)], dim=1)
         return self.transformer(
-            hidden_states=x, timestep=self._timestep(sigma, x), encoder_hidden_states=text, return_dict=False
+            hidden_states=placed, timestep=self._timestep(sigma, x), encoder_hidden_states=text, return_dict=False
         )[0]
 
     def text_tokens(self, prompt_embeds: Tensor, prompt_mask: Tensor) -> Tensor:

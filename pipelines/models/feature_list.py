@@ -1,7 +1,7 @@
 """Feature vectors from feature maps: the multi-scale, multi-location list phi_j of the drifting loss (seed C, C.7).
 
-A map is [B, C, *space] with space = (H, W) or (T, H, W). Places are counted row-major over all of ``space``; windows are
-k x k over the last two axes, without overlap.
+A map is [B, C, *space] with space = (H, W) or (T, H, W). Places are counted row-major over all of ``space``;
+windows are k x k over the last two axes, without overlap.
 """
 
 from __future__ import annotations
@@ -86,10 +86,10 @@ def path(features: Tensor) -> Tensor:
 
 
 def clip_features(features: Tensor, name: str) -> dict[str, Tensor]:
-    """Poolings of a video map [B, C, T, H, W]: what is there, how it varies, what stands out, what moves, how and where.
+    """Poolings of a video map [B, C, T, H, W]: what is there, how it varies, what stands out, what moves and how.
 
-    ``mean``, ``std``, ``max`` over time and space and ``moving``: [B, C]. ``trajectory``: mean over space per frame, less
-    the clip's mean, [B, T * C]; zero for a still clip. ``path``: [B, 2 T].
+    ``mean``, ``std``, ``max`` over time and space and ``moving``: [B, C]. ``trajectory``: mean over space per frame,
+    less the clip's mean, [B, T * C]; zero for a still clip. ``path``: [B, 2 T].
     """
     flat = features.flatten(2)
     frames = features.mean((-2, -1))
@@ -105,5 +105,5 @@ def clip_features(features: Tensor, name: str) -> dict[str, Tensor]:
 
 
 def input_features(latents: Tensor) -> dict[str, Tensor]:
-    """Of the latents themselves: ``input_x2_mean`` (mean over time and space of x^2) and ``input_moving``, both [B, C]."""
+    """Of the latents themselves, [B, C] each: ``input_x2_mean`` (mean over time and space of x^2), ``input_moving``."""
     return {"input_x2_mean": latents.square().flatten(2).mean(2), "input_moving": moving(latents)}

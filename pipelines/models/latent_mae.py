@@ -59,9 +59,9 @@ class LatentMae(nn.Module):
             ValueError: the latents are not a whole number of patches.
         """
         lengths = tuple(shape[-3:])
-        if any(length % part for length, part in zip(lengths, self.backbone.patch)):
+        if any(length % part for length, part in zip(lengths, self.backbone.patch, strict=True)):
             raise ValueError(f"latents of {lengths} (T, H, W) are not a whole number of {self.backbone.patch} patches")
-        frames, height, width = (length // part for length, part in zip(lengths, self.backbone.patch))
+        frames, height, width = (length // part for length, part in zip(lengths, self.backbone.patch, strict=True))
         return frames, height, width
 
     def forward(self, latents: Tensor, mask: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -50,20 +51,19 @@ class PretrainedVideoAutoencoder(nn.Module):
         """
         where: dict[str, Any] = {"revision": revision, "subfolder": subfolder or ""}
         try:
-            config: Any = AutoencoderTiny.load_config(str(name), **where)
-            kind = config["_class_name"]
-            if kind not in PRETRAINED:
-                raise StageError(f"{name}: an autoencoder of class {kind}; understood are {', '.join(PRETRAINED)}.")
-            module = importlib.import_module(f"diffusers.models.autoencoders.{PRETRAINED[kind]}")
-            return cls(getattr(module, kind).from_pretrained(str(name), **where))
+            with warnings.catch_warnings():  # diffusers passes the hub an argument that it no longer takes
+                warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks")
+                config: Any = AutoencoderTiny.load_config(str(name), **where)
+                network = _class(str(name), config["_class_name"]).from_pretrained(str(name), **where)
+        except StageError:
+            raise
         except (OSError, ValueError, KeyError) as error:
-            if isinstance(error, StageError):
-                raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise StageError(
-                f"pretrained autoencoder {name!r} cannot be loaded: {reason}\n"
+                f"pretrained autoencoder {str(name)!r} cannot be loaded: {reason}\n"
                 "Give an existing folder, or a hub name (and subfolder) that this machine reaches or has in its cache."
             ) from None
+        return cls(network)
 
     def encode(self, video: Tensor) -> Tensor:
         """Video [B, 3, T, H, W] to normalised latents [B, C, T', H', W'].
@@ -96,6 +96,12 @@ class PretrainedVideoAutoencoder(nn.Module):
         self.network.save_pretrained(folder)
 
 
+def _class(name: str, kind: str) -> Any:
+    if kind not in PRETRAINED:
+        raise StageError(f"{name}: an autoencoder of class {kind}; understood are {', '.join(PRETRAINED)}.")
+    return getattr(importlib.import_module(f"diffusers.models.autoencoders.{PRETRAINED[kind]}"), kind)
+
+
 def _strides(network: Any) -> tuple[int, int]:
     """(frames per latent frame, pixels per latent pixel)."""
     if type(network).__name__ == "AutoencoderKL":
@@ -115,8 +121,9 @@ def _normalisation(network: Any) -> tuple[Tensor, Tensor]:
     """
     config = network.config
     channels = int(config.get("z_dim") or config.get("latent_channels"))
-    mean = config.get("latents_mean") or getattr(network, "latents_mean", None)
-    std = config.get("latents_std") or getattr(network, "latents_std", None)
+    buffers = dict(network.named_buffers())
+    mean = config.get("latents_mean") or buffers.get("latents_mean")
+    std = config.get("latents_std") or buffers.get("latents_std")
     mean = torch.as_tensor(mean if mean is not None else [config.get("shift_factor") or 0.0] * channels).float()
     std = torch.as_tensor(std if std is not None else [1.0] * channels).float() / (config.get("scaling_factor") or 1.0)
     if len(mean) != channels or len(std) != channels:

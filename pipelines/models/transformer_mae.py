@@ -113,7 +113,7 @@ class TransformerMae(nn.Module):
         return self._latents(self.predict(self.decoder_norm(x)), grid)
 
     def features(self, latents: Tensor) -> dict[str, Tensor]:
-        """``input_x2_mean``, ``input_moving`` and, of the embedding (``block0``) and of every block, the clip poolings."""
+        """Those of the input and, of the embedding (``block0``) and of every block, the clip poolings."""
         x, grid = self._embedded(latents)
         found = input_features(latents)
         for number, block in enumerate([nn.Identity(), *self.encoder]):

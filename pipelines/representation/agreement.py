@@ -20,12 +20,14 @@ def factor_labels(index: pd.DataFrame, known: KnownFactors) -> dict[str, np.ndar
 
     Factors with one value, with missing values, or that the data does not have are left out.
     """
-    columns = {name.removeprefix(PREFIX): index[name] for name in index.columns if name.startswith(PREFIX)}
-    columns = {name: column.astype(str) for name, column in columns.items() if column.notna().all()}
+    columns = {str(name).removeprefix(PREFIX): index[name] for name in index.columns if str(name).startswith(PREFIX)}
+    columns = {name: column.astype(str) for name, column in columns.items() if not bool(column.hasnans)}
     for combined in ("identity", "motion"):
         names = getattr(known, combined)
         if all(name in columns for name in names) and names:
-            columns[combined] = pd.Series(["/".join(row) for row in zip(*(columns[name] for name in names))])
+            columns[combined] = pd.Series(
+                ["/".join(row) for row in zip(*(columns[name] for name in names), strict=True)]
+            )
     labels = {name: pd.factorize(column, sort=True)[0] for name, column in columns.items()}
     return {name: values for name, values in labels.items() if values.max(initial=0) > 0}
 
@@ -36,7 +38,7 @@ def nmi(labels: np.ndarray, factor: np.ndarray) -> float:
 
 
 def agreement(labels: np.ndarray, factor: np.ndarray, permutations: int, seed: int) -> dict[str, float]:
-    """``nmi`` and ``ari`` (adjusted Rand index, 0 by chance, 1 equal) of classes with a factor, and under permuted labels."""
+    """``nmi`` and ``ari`` (adjusted Rand index: 0 by chance, 1 equal) with a factor, and under permuted labels."""
     rng = np.random.default_rng(seed)
     permuted = [rng.permutation(labels) for _ in range(permutations)]
     found = {"nmi": nmi(labels, factor), "ari": float(adjusted_rand_score(factor, labels))}
@@ -62,8 +64,8 @@ def probe(
         features: [N, D]. train: bool [N]; the others are held out. ridge: penalty times the number of train samples.
 
     Returns:
-        Per factor ``accuracy``, ``accuracy_chance`` (share of the most frequent train value), ``accuracy_std`` (binomial).
-        Factors with one value in train are left out.
+        Per factor ``accuracy``, ``accuracy_chance`` (of always saying the most frequent train value) and
+        ``accuracy_std`` (binomial). Factors with one value in train are left out.
     """
     values = standardised(features)
     found = {}

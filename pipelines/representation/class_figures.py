@@ -56,7 +56,7 @@ def draw_agreement(
     for number, (label, colour, heights) in enumerate(series):
         axes.bar(np.arange(len(factors)) - 0.42 + width * (number + 0.5), heights, width, color=colour, label=label)
     for number, name in enumerate(factors):
-        chance, label = agreement[name]["nmi_chance"], "chance" if number == 0 else None
+        chance, label = agreement[name]["nmi_chance"], "chance" if number == 0 else "_"
         axes.hlines(chance, number - 0.45, number + 0.45, color="black", linestyle="--", linewidth=1.2, label=label)
     axes.set_xticks(range(len(factors)), factors)
     axes.set(ylabel="normalised mutual information")
@@ -90,7 +90,5 @@ def draw_composition(labels: np.ndarray, factors: Mapping[str, np.ndarray], clas
     edges = np.cumsum([len(sharp[factor]) for factor in factors])[:-1] - 0.5
     axes.hlines(edges, -0.5, classes - 0.5, color="white", linewidth=1.5)
     figure.colorbar(image, ax=axes, label="share of the class", pad=0.01)
-    axes.set_title(
-        "What each class holds: one bright cell per factor means that the class is pure in it", loc="left"
-    )
+    axes.set_title("What each class holds: one bright cell per factor means that the class is pure in it", loc="left")
     save(figure, path)

@@ -96,7 +96,7 @@ def require_sources(stored: Stored, latents: Path, latent_mae: Path, keys: list[
     missing = sorted(set(keys) - set(stored.assignments["key"]))
     if missing:
         raise StageError(f"{folder / ASSIGNMENTS}: {len(missing)} samples have no class, first {missing[0]}.")
-    most = int(stored.assignments["pseudo_class"].max())
+    most = int(stored.assignments["pseudo_class"].to_numpy().max())
     if most >= len(stored.codebook.centroids):
         raise StageError(
             f"{folder / ASSIGNMENTS}: class {most} in a codebook of {len(stored.codebook.centroids)} classes."

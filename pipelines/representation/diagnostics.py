@@ -37,7 +37,7 @@ from pipelines.representation.separation import separation
 
 @dataclass(frozen=True)
 class Sampled:
-    """The samples that are measured, row by row: a seeded subset of the folder when it holds more than ``max_samples``."""
+    """The samples that are measured, row by row: a seeded subset when there are more than ``max_samples``."""
 
     rows: np.ndarray
     index: pd.DataFrame
@@ -70,8 +70,8 @@ def sample(params: DiagnosticsParams, shards: Shards, latent_mae: Path, stored: 
     return Sampled(
         rows,
         index,
-        index["split"].to_numpy() == "train",
-        by_key.loc[index["key"]].to_numpy(),
+        np.asarray(index["split"] == "train"),
+        np.asarray(by_key.loc[index["key"]]),
         stored.embedding.apply(parts_of(stored.embedding.params, features, prompts)),
         features,
         prompts,
@@ -82,17 +82,23 @@ def sample(params: DiagnosticsParams, shards: Shards, latent_mae: Path, stored: 
 # ---- blocks of the report -----------------------------------------------------------------------------------------
 
 
+def train_counts(stored: codebook.Stored) -> np.ndarray:
+    """Train samples per class [K]."""
+    table = stored.assignments
+    labels = table["pseudo_class"].to_numpy()[table["split"].to_numpy() == "train"]
+    return counts_of(labels, len(stored.codebook.centroids))
+
+
 def occupancy_block(params: DiagnosticsParams, stored: codebook.Stored) -> dict[str, float]:
     """Occupancy of the train split, and the entropy ratio of a fair die with as many throws."""
-    train = stored.assignments[stored.assignments["split"] == "train"]
-    counts = counts_of(train["pseudo_class"].to_numpy(), len(stored.codebook.centroids))
-    die = expected_entropy_ratio(len(train), len(counts), params.repeats, params.seed)
+    counts = train_counts(stored)
+    die = expected_entropy_ratio(int(counts.sum()), len(counts), params.repeats, params.seed)
     numbers = occupancy(counts, params.near_empty)
     return {**numbers, "gini": gini(counts), "entropy_ratio_chance": die[0], "entropy_ratio_chance_std": die[1]}
 
 
 def retrieval_block(params: DiagnosticsParams, data: Sampled) -> tuple[Numbers, pd.DataFrame]:
-    """Consistency of the nearest neighbours in h, their agreement in text and keyframes; and the neighbours themselves."""
+    """Consistency of nearest neighbours in h and their agreement in text and keyframes; and the neighbours."""
     most = max(params.neighbours)
     try:
         indices, distances = retrieval.neighbours(data.h, most)
@@ -129,7 +135,7 @@ def stability_block(params: DiagnosticsParams, data: Sampled, num_classes: int) 
 
 
 def collapse_block(params: DiagnosticsParams, data: Sampled) -> dict[str, float]:
-    """RankMe and participation ratio of the encoder's feature and of h; ``_most``: of Gaussian noise of the same shape."""
+    """RankMe and participation ratio of the encoder's feature and of h; ``_most``: of Gaussian noise of that shape."""
     rng = np.random.default_rng(params.seed)
     found = {}
     for prefix, values in (("", data.features[params.rankme_feature]), ("h_", data.h)):
@@ -229,18 +235,25 @@ def draw(
     plots: Path,
 ) -> None:
     """All pictures of the report."""
-    train = stored.assignments[stored.assignments["split"] == "train"]
-    counts = counts_of(train["pseudo_class"].to_numpy(), len(stored.codebook.centroids))
+    counts = train_counts(stored)
     draw_occupancy(counts, results["occupancy"], plots / "occupancy.png")
     names = [name for name in (*params.known_factors.identity, *params.known_factors.motion) if name in data.factors]
     best = sorted(names, key=lambda name: -results["agreement"][name]["nmi"])[:2]
     colourings = {name: data.index[f"factor_{name}"].astype(str).to_numpy() for name in best}
     colourings["prompt family"] = figures.prompt_families(data.prompts, data.index["prompt"].tolist(), params.seed)
-    figures.draw_projection(data.h, data.labels, colourings, plots / "projection.png")
+    planes = {"projection": figures.layout(data.h)}
+    title = "The joint embedding: first two principal components"
+    if params.tsne is not None:
+        planes["projection_tsne"] = figures.tsne(data.h, params.tsne.perplexity, params.seed)
+    for name, plane in planes.items():
+        shown = title if name == "projection" else "The joint embedding: t-SNE (near is alike; far says little)"
+        figures.draw_projection(plane, data.labels, colourings, shown, plots / f"{name}.png")
     if "kernel" in results:
         sides = kernel.class_distances(data.h, data.labels, params.kernel, params.seed)
         figures.draw_kernel(kernel.pooled(sides), params.kernel.taus, results["kernel"], plots / "kernel.png")
     decoder = figures.Decoder(shards, data.rows, autoencoder)
-    figures.draw_exemplars(decoder, data.h, data.labels, stored.codebook.centroids, params.seed, plots / "exemplars.png")
+    figures.draw_exemplars(
+        decoder, data.h, data.labels, stored.codebook.centroids, params.seed, plots / "exemplars.png"
+    )
     if "retrieval" in results:
         figures.draw_retrieval(decoder, data.h, data.labels, results["retrieval"], plots / "retrieval.png")

@@ -3,8 +3,8 @@
 Every part (text, keyframes, motion) is centred, scaled to a mean squared norm of 1 over the train split, and multiplied
 by its weight: weights compare shares of variance whatever the parts' sizes. Without alignment h is their concatenation.
 
-With alignment, h keeps what captions and keyframes say in common. With A the text part, B the visual parts side by side,
-S_A and S_B their covariances and ridge shrinkage S + r mean(eigenvalues) I, the singular value decomposition
+With alignment, h keeps what captions and keyframes say in common. With A the text part, B the visual parts side by
+side, S_A and S_B their covariances with ridge shrinkage S + r mean(eigenvalues) I, the singular value decomposition
 S_A^(-1/2)' S_AB S_B^(-1/2) = U diag(c) V' gives canonical directions (Hotelling 1936), and
 
     h = [w_text (A S_A^(-1/2) U) c^power | (B S_B^(-1/2) V) c^power],   first ``components`` columns each.

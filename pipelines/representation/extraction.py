@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 
 from pipelines import stage
 from pipelines.data.shards import Shards
@@ -63,7 +64,7 @@ def extract(
     Raises:
         StageError: a feature is not finite.
     """
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    device = PartialState().device
     encoder.to(device)
     found: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for start in range(0, len(rows), batch_size):
@@ -72,6 +73,7 @@ def extract(
         for name in names:
             found[name].append(features[name].cpu().numpy())
         stage.report(min(start + batch_size, len(rows)), len(rows), "samples")
+    encoder.to("cpu")
     keys = shards.index["key"].to_numpy()[np.asarray(rows)]
     stacked = {name: np.concatenate(parts) for name, parts in found.items()}
     for name, values in stacked.items():

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
 from sklearn.cluster import KMeans
+from sklearn.manifold import TSNE
 
 from pipelines.data.shards import Shards
 from pipelines.models.autoencoder import load_autoencoder
@@ -39,7 +41,7 @@ def layout(h: np.ndarray) -> np.ndarray:
 def prompt_families(prompts: np.ndarray, texts: Sequence[str], seed: int, count: int = 6) -> np.ndarray:
     """A name per sample: k-means families of prompt embeddings, named by the two words most typical of the family."""
     distinct = len(np.unique(prompts, axis=0))
-    labels = KMeans(min(count, distinct), n_init=2, random_state=seed).fit(prompts).labels_
+    labels = KMeans(min(count, distinct), n_init="auto", random_state=seed).fit_predict(prompts)
     words = [set(text.lower().split()) for text in texts]
     everywhere = Counter(word for found in words for word in found)
     names = {}
@@ -51,16 +53,35 @@ def prompt_families(prompts: np.ndarray, texts: Sequence[str], seed: int, count:
     return np.array([names[label] for label in labels])
 
 
+def tsne(h: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
+    """t-SNE layout [N, 2] of h, started from its principal components (van der Maaten and Hinton 2008)."""
+    most = (len(h) - 1) / 3
+    model = TSNE(2, perplexity=min(perplexity, most), init="pca", max_iter=500, random_state=seed)
+    return model.fit_transform(h.astype(np.float64))
+
+
+def _colours(values: Sequence[str]) -> list[str]:
+    """A colour per value; values that name colours are drawn in them (white as light grey)."""
+    named = {"white": "#B9B9B9", "yellow": "#E0B400"}
+    if all(is_color_like(value) and not value.isdigit() for value in values):
+        return [named.get(value, value) for value in values]
+    return [PALETTE[number % len(PALETTE)] for number in range(len(values))]
+
+
 def _scatter(axes: Axes, plane: np.ndarray, values: np.ndarray, title: str) -> None:
-    for number, value in enumerate(np.unique(values)):
-        at, style = values == value, {"marker": MARKERS[number // len(PALETTE) % len(MARKERS)], "s": 11}
-        axes.scatter(*plane[at].T, color=PALETTE[number % len(PALETTE)], label=str(value), linewidths=0, alpha=0.8, **style)
-    if len(np.unique(values)) <= 8:
-        axes.legend(frameon=False, fontsize=8, markerscale=2, handletextpad=0.1, loc="center left", bbox_to_anchor=(1, 0.5))
+    different = np.unique(values)
+    for number, (value, colour) in enumerate(zip(different, _colours([str(v) for v in different]), strict=True)):
+        marker = MARKERS[number // len(PALETTE) % len(MARKERS)]
+        at = plane[values == value]
+        axes.scatter(at[:, 0], at[:, 1], 11, color=colour, label=str(value), marker=marker, linewidths=0, alpha=0.8)
+    if len(different) <= 8:
+        axes.legend(
+            frameon=False, fontsize=8, markerscale=2, handletextpad=0.1, loc="upper left", bbox_to_anchor=(1, 1)
+        )
     else:
-        for value in np.unique(values)[:64]:
-            at = plane[values == value].mean(0)
-            axes.annotate(str(value), at, fontsize=8, ha="center", va="center", fontweight="bold", bbox=BADGE)
+        for value in different[:64]:
+            x, y = np.median(plane[values == value], axis=0)
+            axes.text(x, y, str(value), fontsize=8, ha="center", va="center", fontweight="bold", bbox=BADGE)
     axes.set_title(title, loc="left", fontsize=11)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_color("#CCCCCC")
@@ -69,19 +90,20 @@ def _scatter(axes: Axes, plane: np.ndarray, values: np.ndarray, title: str) -> N
 BADGE = {"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
 
 
-def draw_projection(h: np.ndarray, labels: np.ndarray, colourings: Mapping[str, np.ndarray], path: Path) -> None:
-    """One layout (PCA of h), coloured by class, by known factors and by prompt family."""
-    plane = layout(h)
-    figure = Figure(figsize=(12, 4.4 * -(-(len(colourings) + 1) // 2)), layout="constrained")
-    grid = figure.subplots(-(-(len(colourings) + 1) // 2), 2, squeeze=False).ravel()
-    _scatter(grid[0], plane, labels, "by class (number at the class's mean)")
+def draw_projection(
+    plane: np.ndarray, labels: np.ndarray, colourings: Mapping[str, np.ndarray], title: str, path: Path
+) -> None:
+    """One layout [N, 2], coloured by class, by known factors and by prompt family."""
+    rows = -(-(len(colourings) + 1) // 2)
+    figure = Figure(figsize=(12, 4.2 * rows), layout="constrained")
+    grid = figure.subplots(rows, 2, squeeze=False).ravel()
+    _scatter(grid[0], plane, labels, "by class (number at the class's median)")
     for axes, (name, values) in zip(grid[1:], colourings.items(), strict=False):
         _scatter(axes, plane, values, f"by {name}")
     for axes in grid[len(colourings) + 1 :]:
         axes.set_visible(False)
-    variance = ((plane - plane.mean(0)) ** 2).sum() / ((h - h.mean(0)) ** 2).sum()
-    figure.suptitle(f"The joint embedding, first two principal components ({100 * variance:.0f} % of the variance)")
-    save(figure, path)
+    figure.suptitle(title)
+    save(figure, path, 84)
 
 
 # ---- clips --------------------------------------------------------------------------------------------------------
@@ -130,7 +152,7 @@ def draw_exemplars(
 ) -> None:
     """Per class, the clips nearest to its centre: first, middle and last frame, decoded."""
     chosen = chosen_classes(labels, seed)
-    figure = Figure(figsize=(13, 0.5 + 1.12 * len(chosen)), layout="constrained")
+    figure = Figure(figsize=(13, 0.5 + 0.92 * len(chosen)), layout="constrained")
     grid = figure.subplots(len(chosen), EXEMPLARS, squeeze=False)
     for row, (word, label) in zip(grid, chosen, strict=True):
         members = np.flatnonzero(labels == label)
@@ -139,10 +161,11 @@ def draw_exemplars(
             _show(axes, frames, None)
         for axes in row[len(nearest) :]:
             axes.set_visible(False)
-        row[0].set_ylabel(f"{word}\nclass {label}\n{len(members)} clips", rotation=0, ha="right", va="center", fontsize=9)
-        row[0].axes.spines[:].set_visible(False)
+        row[0].set_ylabel(
+            f"{word}\nclass {label}\n{len(members)} clips", rotation=0, ha="right", va="center", fontsize=9
+        )
     figure.suptitle("Classes by the clips nearest to their centre (first, middle, last frame; decoded latents)")
-    save(figure, path, 84)
+    save(figure, path, 77)
 
 
 def draw_retrieval(decoder: Decoder, h: np.ndarray, labels: np.ndarray, numbers: Mapping[str, Any], path: Path) -> None:
@@ -150,7 +173,7 @@ def draw_retrieval(decoder: Decoder, h: np.ndarray, labels: np.ndarray, numbers:
     count = min(NEIGHBOURS, len(h) - 1)
     queries = np.unique(np.linspace(0, len(h) - 1, QUERIES).round().astype(int))
     indices, _ = retrieval.neighbours(h, count)
-    figure = Figure(figsize=(13, 0.7 + 1.45 * len(queries)), layout="constrained")
+    figure = Figure(figsize=(13, 0.75 + 1.13 * len(queries)), layout="constrained")
     grid = figure.subplots(len(queries), count + 1, squeeze=False)
     for row, query in zip(grid, queries, strict=True):
         shown = np.concatenate([[query], indices[query]])
@@ -162,7 +185,7 @@ def draw_retrieval(decoder: Decoder, h: np.ndarray, labels: np.ndarray, numbers:
     top = next((f"top-{k} {numbers[f'top{k}']:.2f}" for k in (5, 1, 10) if f"top{k}" in numbers), "")
     words = f"same class: {top}, by chance {numbers['chance']:.2f}"
     figure.suptitle(f"Nearest neighbours (first and last frame; green: same class, orange: another) · {words}")
-    save(figure, path, 84)
+    save(figure, path, 77)
 
 
 # ---- the kernel ---------------------------------------------------------------------------------------------------
@@ -178,7 +201,8 @@ def draw_kernel(
     _sides(grid[0], near, far, "distance / mean distance", "Distances")
     for axes, tau in zip(grid[1:], taus, strict=True):
         found = numbers[f"tau_{tau:g}"]
-        title = f"tau {tau:g}: {found['effective_positives']:.1f} positives,\n{found['effective_negatives']:.1f} negatives count"
+        counted = f"{found['effective_positives']:.1f} positives,\n{found['effective_negatives']:.1f} negatives count"
+        title = f"tau {tau:g}: {counted}"
         _sides(axes, -near / tau, -far / tau, "logit", title)
     grid[0].legend(frameon=False, fontsize=9)
     figure.suptitle("What the drifting kernel sees of a class (positives) and of the others (negatives)")

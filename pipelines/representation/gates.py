@@ -10,9 +10,7 @@ from pipelines.representation.params import Gates, Threshold
 Gate = dict[str, Any]
 
 
-def gate(
-    name: str, value: float | None, threshold: Threshold, comparison: Literal[">=", "<="], reason: str
-) -> Gate:
+def gate(name: str, value: float | None, threshold: Threshold, comparison: Literal[">=", "<="], reason: str) -> Gate:
     """One verdict: pass beyond ``warn``, warn between, fail beyond ``fail``. An undefined value warns, with its reason.
 
     ``threshold`` in the result is the one that decided: ``fail`` where it failed, else ``warn``.
@@ -38,7 +36,13 @@ def judge(params: Gates, results: Mapping[str, Any]) -> list[Gate]:
         gate("entropy_ratio", occupancy["entropy_ratio"], params.entropy_ratio, ">=", "exp(entropy) / K; 1 is even"),
         gate("retrieval_gain", gain, params.retrieval_gain, ">=", _why(results, "retrieval", "top-5 hits / chance")),
         gate("rankme", results["collapse"]["rankme"], params.rankme, ">=", "effective rank of the encoder's features"),
-        gate("stability", results.get("stability", {}).get("ari"), params.stability, ">=", _why(results, "stability", "ARI of classes over seeds")),
+        gate(
+            "stability",
+            results.get("stability", {}).get("ari"),
+            params.stability,
+            ">=",
+            _why(results, "stability", "ARI of classes over seeds"),
+        ),
     ]
     for name in ("identity", "motion"):
         agreement = results.get("agreement", {}).get(name)

@@ -2,7 +2,8 @@
 
 For queries x of a class, positives are other samples of the class and negatives are samples of other classes (before
 there is a generator, these stand for its samples). Distances are divided by their mean S, as the loss does:
-logit = -d / (S tau). A = sqrt(softmax over columns * softmax over rows), columns = [positives | negatives] (seed C, C.6).
+logit = -d / (S tau). A = sqrt(softmax over columns * softmax over rows), columns = [positives | negatives]
+(seed C, C.6).
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def class_statistics(distances: np.ndarray, num_positives: int, tau: float) -> d
     """Numbers of one class at one temperature; distances [N, P + M] (already divided by S), positives first.
 
     ``logit_p05/p50/p95``; ``effective_positives``, ``effective_negatives``: row softmax restricted to one side and
-    renormalised; ``mass_positive``, ``mass_negative``: mean row sums of A; ``floor_share``: entries of the softmax over the
-    axis of x that hit the floor 1e-12.
+    renormalised; ``mass_positive``, ``mass_negative``: mean row sums of A; ``floor_share``: entries of the softmax over
+    the axis of x that hit the floor 1e-12.
     """
     rows, weights = kernel(distances, tau)
     quantiles = np.percentile(-distances / tau, [5, 50, 95])

@@ -45,8 +45,8 @@ def copied_mean(latents: Tensor, hidden: Tensor) -> Tensor:
 class MaskedReconstruction:
     """Predict hidden latents from visible ones; the loss counts hidden places only (arXiv:2111.06377)."""
 
-    trained = ("mae",)
-    reads = ("latents",)
+    trained: tuple[str, ...] = ("mae",)
+    reads: tuple[str, ...] = ("latents",)
 
     def __init__(self, mae: LatentMae, mask: Mask) -> None:
         self.mae, self.mask = mae, mask
@@ -68,9 +68,9 @@ def reconstruction_errors(mae: LatentMae, mask: Mask, latents: Tensor) -> dict[s
     ``masked_error``; ``unmasked_error``: the same prediction where latents were visible (never trained on);
     ``copy_mean_error``: of :func:`copied_mean`; ``masked_error_share`` = masked / copied mean: below 1 is learned.
     """
-    sums = torch.zeros(3)
+    sums = torch.zeros(3, device=latents.device)
     for part in latents.split(FORWARD):
-        shown = draw_mask(len(part), mae.grid(part.shape), mask.ratio, mask.shape)
+        shown = draw_mask(len(part), mae.grid(part.shape), mask.ratio, mask.shape).to(part.device)
         hidden = mae.hidden(shown)
         predicted = mae(part, shown)
         copied = copied_mean(part, hidden).expand_as(part)

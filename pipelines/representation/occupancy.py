@@ -13,9 +13,10 @@ def counts_of(labels: np.ndarray, num_classes: int) -> np.ndarray:
 def occupancy(counts: np.ndarray, near_empty: int) -> dict[str, float]:
     """Numbers of a histogram of classes [K] (empty classes count everywhere but in the entropy).
 
-    ``non_empty`` and its share of K; ``mean``, ``median``, ``p10``, ``p90`` (linear interpolation); ``singletons_share``: of K,
-    classes with one sample; ``near_empty_share``: with fewer than ``near_empty``, empty ones included;
-    ``entropy_nats`` H = -sum p ln p, p = counts / N; ``entropy_ratio`` = exp(H) / K: 1 when all classes are equally full;
+    ``non_empty`` and its share of K; ``mean``, ``median``, ``p10``, ``p90`` (linear interpolation);
+    ``singletons_share``: of K, classes with one sample; ``near_empty_share``: with fewer than ``near_empty`` samples,
+    empty ones included;
+    ``entropy_nats`` H = -sum p ln p, p = counts / N; ``entropy_ratio`` = exp(H) / K, 1 when all are equally full;
     ``largest_share`` = max p.
     """
     share = counts / counts.sum()

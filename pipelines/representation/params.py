@@ -185,6 +185,12 @@ class KernelParams(Params):
     negatives: Count
 
 
+class Tsne(Params):
+    """A second picture of the layout, by t-SNE."""
+
+    perplexity: Positive
+
+
 class DiagnosticsParams(Params):
     """Section ``diagnostics``."""
 
@@ -199,5 +205,6 @@ class DiagnosticsParams(Params):
     kernel: KernelParams
     probe: Probe
     known_factors: KnownFactors
+    tsne: Tsne | None
     stability_seeds: Annotated[int, Field(ge=2)]
     gates: Gates

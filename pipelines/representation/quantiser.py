@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from sklearn.cluster import KMeans
@@ -45,7 +46,8 @@ def fit(h: np.ndarray, num_classes: int, seed: int, restarts: int, max_iteration
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # says what the check below says as an error
-        model = KMeans(num_classes, n_init=restarts, max_iter=max_iterations, random_state=seed).fit(h)
+        model: Any = KMeans(num_classes, max_iter=max_iterations, random_state=seed)
+        model.set_params(n_init=restarts).fit(h)
     filled = len(np.unique(model.labels_))
     if filled < num_classes:
         raise StageError(

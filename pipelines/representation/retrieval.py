@@ -29,8 +29,8 @@ def chance_consistency(labels: np.ndarray) -> float:
 
 
 def consistency(indices: np.ndarray, labels: np.ndarray, tops: Sequence[int]) -> dict[str, float]:
-    """``top{k}``: mean share of the k nearest neighbours with the query's class; ``top{k}_std``: its standard error over
-    queries; ``chance``: sum p_c^2; ``top{k}_gain`` = top{k} / chance."""
+    """``top{k}``: mean share of the k nearest neighbours with the query's class; ``top{k}_std``: its standard error
+    over queries; ``chance``: sum p_c^2; ``top{k}_gain`` = top{k} / chance."""
     chance = chance_consistency(labels)
     found = {"chance": chance}
     for k in tops:

@@ -33,10 +33,10 @@ def intra_inter(features: np.ndarray, labels: np.ndarray) -> tuple[float, float]
 def separation(features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Numbers of separation in the space of ``features`` [N, D] with classes ``labels`` [N].
 
-    ``intra_mean``, ``inter_mean``, ``intra_inter_ratio`` (small is good); ``silhouette``: mean of (b - a) / max(a, b), a the
-    mean distance to the own class, b to the nearest other one, 0 for a class of one (Rousseeuw 1987);
-    ``davies_bouldin``: mean over classes of max_j (s_i + s_j) / d_ij, small is good (1979); ``calinski_harabasz``: variance
-    between over variance within, each per degree of freedom (1974).
+    ``intra_mean``, ``inter_mean``, ``intra_inter_ratio`` (small is good); ``silhouette``: mean of (b - a) / max(a, b),
+    a the mean distance to the own class, b to the nearest other one, 0 for a class of one (Rousseeuw 1987);
+    ``davies_bouldin``: mean over classes of max_j (s_i + s_j) / d_ij, small is good (1979); ``calinski_harabasz``:
+    variance between over variance within, each per degree of freedom (1974).
 
     Raises:
         Unavailable: fewer than two classes, or no class with two samples.

@@ -95,7 +95,8 @@ FILES = {
         state = Path(".work/step")
         for step in range(int(state.read_text()) if state.exists() else 0, params["steps"]):
             time.sleep(0.1)
-            state.write_text(str(step + 1))
+            Path(".work/partial").write_text(str(step + 1))
+            Path(".work/partial").replace(state)
             progress = {"done": step + 1, "total": params["steps"], "unit": "step", "seconds_left": 0.1,
                         "numbers": {"loss/denoiser": 1 / (step + 1)}}
             print(f"step {step + 1} of {params['steps']}", flush=True)

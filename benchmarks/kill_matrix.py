@@ -1,0 +1,255 @@
+"""Who is killed, with which signal, in which way of running a stage: what is left ten seconds later.
+
+``python -m benchmarks.kill_matrix [--markdown docs/reliability.md]`` starts a training stage of a toy project again and
+again, sends one signal to one process, and reports for each case: how many processes survive after ten seconds and when
+the last one went, whether DVC's lock is free, what Dagster says of the run, whether `dvc repro` works afterwards and
+whether it went on from the saved step. Two kinds of trainer: one that saves on SIGINT and SIGTERM, and one that ignores
+both and has workers in sessions of their own, as torchrun makes them.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from dagster_dvc.project import DvcProject
+from dagster_dvc.repro import Repro
+from dagster_dvc.supervise import descendants
+from tests.dagster_dvc import toy
+
+REPO = Path(__file__).parents[1]
+LIMIT = 10.0
+BEGIN, END = "<!-- kill matrix -->", "<!-- /kill matrix -->"
+SCRIPTS = {"saves": "saves.py", "stubborn": "stubborn.py"}
+TRAINER = "python\0s"
+STUBBORN = """
+import signal, subprocess, sys
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+if len(sys.argv) == 1 and __import__("os").path.exists("stubborn.on"):
+    workers = [subprocess.Popen([sys.executable, __file__, "worker"], start_new_session=True) for _ in range(2)]
+if len(sys.argv) > 1:
+    __import__("time").sleep(300)
+exec(compile(open("train.py").read(), "train.py", "exec"))
+"""
+
+
+@dataclass(frozen=True)
+class Style:
+    """A way of running the stage: its command and who in the tree can be killed (a word of the command line)."""
+
+    name: str
+    command: tuple[str, ...]
+    victims: tuple[tuple[str, str], ...]
+
+
+STYLES = (
+    Style(
+        "reel run",
+        (sys.executable, "-m", "dagster_project.cli", "run", "train"),
+        (("reel", ""), ("supervisor", "supervise.py"), ("dvc repro", "-m\0dvc"), ("trainer", TRAINER)),
+    ),
+    Style(
+        "Dagster",
+        (
+            sys.executable,
+            "-m",
+            "dagster",
+            "asset",
+            "materialize",
+            "--select",
+            "train",
+            "-m",
+            "dagster_project.definitions",
+        ),
+        (("run worker", ""), ("step", "forkserver"), ("supervisor", "supervise.py"), ("dvc repro", "-m\0dvc")),
+    ),
+)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+
+
+def main() -> int:
+    """Run the whole matrix; exit status 1 when anything survived."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--markdown", type=Path, help="write the table into this page, between its markers")
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    arguments = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        template = _template(Path(folder) / "template")
+        for number, (style, trainer, victim, word, sent) in enumerate(_cases()):
+            name = f"{style.name}, {trainer}, {victim}, {sent.name}"
+            if arguments.only not in name:
+                continue
+            root = Path(shutil.copytree(template, Path(folder) / str(number)))
+            rows.append([style.name, trainer, victim, sent.name, *_case(root, style, trainer, word, sent)])
+            print(" | ".join(rows[-1]), flush=True)
+    table = _markdown(rows)
+    if arguments.markdown:
+        page = arguments.markdown.read_text(encoding="utf-8")
+        before, after = page.split(BEGIN)[0], page.split(END)[1]
+        arguments.markdown.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+    return 1 if any(row[4] != "0" for row in rows) else 0
+
+
+def _cases():
+    for style in STYLES:
+        for trainer in SCRIPTS:
+            for victim, word in style.victims:
+                for sent in SIGNALS:
+                    yield style, trainer, victim, word, sent
+
+
+def _template(root: Path) -> Path:
+    root.mkdir()
+    toy.make(root)
+    toy.dvc(root, "repro")
+    (root / "stubborn.py").write_text(STUBBORN)
+    text = (root / "train.py").read_text()
+    hears = "import signal\nfor number in (2, 15):\n    signal.signal(number, lambda *_: sys.exit(143))\n"
+    (root / "saves.py").write_text(text.replace("from pathlib import Path\n", f"from pathlib import Path\n{hears}", 1))
+    toy.edit(root, "params.yaml", "steps: 0", "steps: 3000")
+    return root
+
+
+def _case(root: Path, style: Style, trainer: str, word: str, sent: signal.Signals) -> list[str]:
+    script = SCRIPTS[trainer]
+    toy.edit(root, "dvc.yaml", "cmd: python train.py", f"cmd: python {script}")
+    if trainer == "stubborn":
+        (root / "stubborn.on").touch()
+    env = {**toy.environment(), "REEL_PROJECT": str(root), "DAGSTER_HOME": str(root / ".dagster")}
+    env["PYTHONWARNINGS"] = "ignore"
+    (root / ".dagster").mkdir()
+    (root / ".dagster/dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    with (root / "out.log").open("w") as log:
+        process = subprocess.Popen(style.command, cwd=REPO, env=env, stdout=log, stderr=log, start_new_session=True)
+    tree, victim = _wait_for_victim(process.pid, word, root)
+    os.kill(victim, sent)
+    took, survivors = _wait_gone(tree, process)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(15)
+    retries = process.poll() is None and style.name == "Dagster"
+    _clean(process, tree)
+    step = int((root / ".work/step").read_text())
+    ignored = (sent, word) == (signal.SIGINT, "-m\0dvc") or (trainer, word) == ("stubborn", TRAINER)
+    if survivors and ignored and sent != signal.SIGKILL:
+        return ["0", "goes on: ignores the signal", "in use", _dagster(root, style, env), _again(root, step)]
+    state = "retries the step" if retries else _dagster(root, style, env)
+    return [str(len(survivors)), f"{took:.1f} s", _lock(root), state, _again(root, step)]
+
+
+def _wait_for_victim(pid: int, word: str, root: Path) -> tuple[list[int], int]:
+    limit = time.monotonic() + 90
+    while time.monotonic() < limit:
+        step = root / ".work/step"
+        if step.exists() and step.read_text().isdigit() and int(step.read_text()) >= 5:
+            tree = descendants(pid)
+            found = [pid] if not word else [other for other in tree if _matches(other, word)]
+            if found:
+                return [other for other in tree if _works(other)], found[0]
+        time.sleep(0.1)
+    raise SystemExit(f"the stage did not start; see {root / 'out.log'}")
+
+
+def _command(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode()
+    return ""
+
+
+def _matches(pid: int, word: str) -> bool:
+    if word == "forkserver":  # the step: the process whose child is the supervisor
+        below = descendants(pid)
+        return any("supervise.py" in _command(child) and _parent(child) == pid for child in below)
+    command = _command(pid)
+    return word in command and (word == "supervise.py" or "supervise.py" not in command)
+
+
+def _works(pid: int) -> bool:
+    return any(word in _command(pid) for word in ("supervise.py", "-m\0dvc", "saves.py", "stubborn.py"))
+
+
+def _parent(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def _alive(pids: list[int]) -> list[int]:
+    found = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
+                found.append(pid)
+    return found
+
+
+def _wait_gone(pids: list[int], process: subprocess.Popen[bytes]) -> tuple[float, list[int]]:
+    began = time.monotonic()
+    while time.monotonic() - began < LIMIT:
+        process.poll()
+        if not _alive(pids):
+            break
+        time.sleep(0.1)
+    return time.monotonic() - began, _alive(pids)
+
+
+def _clean(process: subprocess.Popen[bytes], tree: list[int]) -> None:
+    for pid in [*descendants(process.pid), *_alive(tree), process.pid]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait(10)
+
+
+def _lock(root: Path) -> str:
+    held = json.loads((root / ".dvc/tmp/rwlock").read_text() or "{}")
+    return "left, then released" if held.get("write") else "free"
+
+
+def _dagster(root: Path, style: Style, env: dict[str, str]) -> str:
+    if style.name != "Dagster":
+        return "-"
+    code = "import dagster; print(dagster.DagsterInstance.get().get_runs(limit=1)[0].status.value)"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], env=env, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "-"
+
+
+def _again(root: Path, step: int) -> str:
+    """Run the stage once more, to the end; whether it began after the saved step."""
+    (root / "stubborn.on").unlink(missing_ok=True)
+    toy.edit(root, "params.yaml", "steps: 3000", f"steps: {step + 2}")
+    lines: list[str] = []
+    if not Repro(DvcProject(root), "train").result(lines.append).succeeded:
+        return f"fails: {lines[-1:]}"
+    first = next((line for line in lines if line.startswith("step ")), "")
+    return "works, resumed" if first.startswith(f"step {step + 1} of") else f"works, {first or 'nothing to do'}"
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    header = [
+        "run by",
+        "trainer",
+        "killed",
+        "signal",
+        "survivors",
+        "all gone after",
+        "DVC's lock",
+        "Dagster",
+        "`dvc repro`",
+    ]
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

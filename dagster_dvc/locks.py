@@ -1,0 +1,99 @@
+"""DVC's read-write lock (``.dvc/tmp/rwlock``): who holds a stage, and entries of processes that are gone.
+
+DVC asks only whether the process id exists. After a kill it may still exist as a zombie (in a container whose first
+process reaps none), and the stage would stay blocked; `release_dead` removes such entries under DVC's own guard.
+"""
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dagster_dvc.project import DvcProject
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return _exists(pid) if not Path("/proc/self").exists() else False
+
+
+def holders(project: DvcProject) -> dict[str, int]:
+    """Stage -> pid of the living DVC process that holds its outputs, however it was started."""
+    held = _read(_file(project)).get("write", {})
+    pids = {path: info.get("pid") for path, info in held.items() if isinstance(info, dict)}
+    found = {}
+    for stage in project.stages.values():
+        for out in stage.outs:
+            pid = pids.get(str(project.root / out.path))
+            if pid and alive(pid):
+                found[stage.name] = pid
+    return found
+
+
+def release_dead(project: DvcProject) -> int:
+    """Remove the entries of processes that are gone; returns how many. Does nothing while DVC edits the file."""
+    if not _dead(_read(_file(project))):
+        return 0
+    with _guarded(project) as mine:
+        if not mine:
+            return 0
+        held = _read(_file(project))
+        dead = _dead(held)
+        write = {path: info for path, info in held.get("write", {}).items() if info.get("pid") not in dead}
+        read = {
+            path: kept
+            for path, infos in held.get("read", {}).items()
+            if (kept := [info for info in infos if info.get("pid") not in dead])
+        }
+        _file(project).write_text(json.dumps({"write": write, "read": read}), encoding="utf-8")
+        return len(dead)
+
+
+def _file(project: DvcProject) -> Path:
+    return project.root / ".dvc" / "tmp" / "rwlock"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        held = json.loads(file.read_text(encoding="utf-8") or "{}")
+    except (OSError, ValueError):
+        return {}
+    return held if isinstance(held, dict) else {}
+
+
+def _dead(held: dict[str, Any]) -> set[int]:
+    infos = [*held.get("write", {}).values(), *(info for infos in held.get("read", {}).values() for info in infos)]
+    pids = {info["pid"] for info in infos if isinstance(info, dict) and isinstance(info.get("pid"), int)}
+    return {pid for pid in pids if not alive(pid)}
+
+
+@contextlib.contextmanager
+def _guarded(project: DvcProject) -> Iterator[bool]:
+    """DVC's guard of the file (zc.lockfile: a flock); False when somebody has it."""
+    with _file(project).with_name("rwlock.lock").open("a") as guard:
+        try:
+            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            fcntl.flock(guard, fcntl.LOCK_UN)
+
+
+def _exists(pid: int) -> bool:
+    import os
+
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,124 @@
+"""Dagster's picture follows DVC: staleness after edits, runs made elsewhere, an empty database, sources, outputs."""
+
+import threading
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from dagster_dvc.events import observe_sources, reconcile, report_sync
+from dagster_dvc.project import DvcProject
+from dagster_dvc.repro import Repro
+from dagster_dvc.translator import Assets
+from tests.dagster_dvc import toy
+from tests.dagster_dvc.dagster_toy import QUIET, materialize, stale_keys
+from tests.dagster_dvc.edits import EDITS, Edited
+from tests.dagster_dvc.test_repro import wait_for
+
+pytestmark = QUIET
+
+NOT_SEEN_BY_DAGSTER = {"an output edited", "an output deleted", "an output added", "a stage added"}
+"""Changed outputs are the in-sync check's; what has no event yet is missing and not stale."""
+
+
+def follow(root: Path, instance: dg.DagsterInstance) -> list[str]:
+    assets = Assets(DvcProject(root))
+    observe_sources(instance, assets)
+    return [key.to_user_string() for key in reconcile(instance, assets)]
+
+
+def assets_of(stages: set[str]) -> set[str]:
+    return {
+        key
+        for stage in stages
+        for key in (["evaluate/scores", "evaluate/pictures"] if stage == "evaluate" else [stage])
+    }
+
+
+@pytest.mark.parametrize("edit", sorted(EDITS.keys() - NOT_SEEN_BY_DAGSTER))
+def test_dagster_and_dvc_call_the_same_stages_stale(reproduced: Path, edited: dict[str, Edited], edit: str) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        follow(reproduced, instance)
+        root = edited[edit].root
+        observe_sources(instance, Assets(DvcProject(root)))
+        assert stale_keys(root, instance) == assets_of(edited[edit].stale)
+
+
+def test_an_empty_instance_is_filled_from_the_lock_with_provenance(root: Path) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert follow(root, instance) == ["prepare", "left", "right", "train", "evaluate/pictures", "evaluate/scores"]
+        assert stale_keys(root, instance) == set()
+        event = instance.get_latest_materialization_event(dg.AssetKey("train"))
+        assert event and event.asset_materialization
+        tags = event.asset_materialization.tags or {}
+        left = instance.fetch_materializations(dg.AssetKey("left"), limit=1).records[0]
+        assert tags["dagster/input_event_pointer/left"] == str(left.storage_id)
+        assert event.asset_materialization.metadata["total"].value == pytest.approx(30.0003)
+        assert follow(root, instance) == []
+
+
+def test_a_repro_in_a_terminal_turns_the_graph_green(root: Path) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        follow(root, instance)
+        toy.edit(root, "params.yaml", "amount: 2", "amount: 3")
+        assert stale_keys(root, instance) == {"right"}
+        toy.dvc(root, "repro")
+        assert follow(root, instance) == ["right", "train", "evaluate/pictures", "evaluate/scores"]
+        assert stale_keys(root, instance) == set()
+
+
+def test_a_run_of_dagsters_own_needs_no_second_report(root: Path) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        observe_sources(instance, Assets(DvcProject(root)))
+        assert materialize(root, instance).success
+        assert follow(root, instance) == []
+        assert stale_keys(root, instance) == set()
+
+
+def test_a_changed_source_is_noticed_once(root: Path) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        follow(root, instance)
+        toy.edit(root, "source/numbers.txt", "3", "30")
+        assert observe_sources(instance, Assets(DvcProject(root))) == [dg.AssetKey(["source", "numbers.txt"])]
+        assert observe_sources(instance, Assets(DvcProject(root))) == []
+        assert stale_keys(root, instance) == {"prepare"}
+
+
+def test_an_output_deleted_by_hand_fails_the_in_sync_check_until_it_is_back(root: Path) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        follow(root, instance)
+        (root / "work/model").unlink()
+        assert report_sync(instance, Assets(DvcProject(root))) == [dg.AssetKey("train")]
+        assert report_sync(instance, Assets(DvcProject(root))) == []
+        toy.dvc(root, "checkout")
+        assert report_sync(instance, Assets(DvcProject(root))) == [dg.AssetKey("train")]
+
+
+def test_a_stage_that_reads_metrics_is_stale_when_they_change(tmp_path: Path) -> None:
+    text = (
+        toy.DVC_YAML + "  summary: {cmd: cp metrics/train.json summary, deps: [metrics/train.json], outs: [summary]}\n"
+    )
+    root = toy.make(tmp_path, text)
+    with dg.DagsterInstance.ephemeral() as instance:
+        observe_sources(instance, Assets(DvcProject(root)))
+        assert materialize(root, instance).success
+        assert follow(root, instance) == []
+        assert stale_keys(root, instance) == set()
+        toy.edit(root, "params.yaml", "gate: 1", "gate: 2")
+        assert materialize(root, instance, "train").success
+        assert stale_keys(root, instance) == {"summary"}
+
+
+def test_a_running_stage_does_not_fail_the_in_sync_check(root: Path) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        follow(root, instance)
+        toy.edit(root, "params.yaml", "steps: 0", "steps: 300")
+        process = Repro(DvcProject(root), "train", grace=2)
+        thread = threading.Thread(target=process.result)
+        thread.start()
+        wait_for(lambda: (root / ".work/step").exists())
+        assert not (root / "work/model").exists()
+        assert report_sync(instance, Assets(DvcProject(root))) == []
+        process.stop()
+        thread.join(20)
+        assert report_sync(instance, Assets(DvcProject(root))) == [dg.AssetKey("train")]

@@ -1,0 +1,35 @@
+"""Our staleness is DVC's, for every kind of edit."""
+
+from pathlib import Path
+
+import pytest
+
+from dagster_dvc import status
+from dagster_dvc.project import DvcProject
+from tests.dagster_dvc import toy
+from tests.dagster_dvc.edits import EDITS, Edited
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_the_stale_stages_are_those_of_dvc_status(edited: dict[str, Edited], edit: str) -> None:
+    assert set(status.stale(DvcProject(edited[edit].root))) == edited[edit].stale
+
+
+def test_reasons_name_the_key_and_both_values(root: Path) -> None:
+    toy.edit(root, "params.yaml", "amount: 2", "amount: 7")
+    [reason] = status.stale(DvcProject(root))["right"]
+    assert str(reason) == "params: right.amount 2 -> 7"
+
+
+def test_a_plan_follows_the_graph(root: Path) -> None:
+    toy.edit(root, "params.yaml", "amount: 2", "amount: 7")
+    project = DvcProject(root)
+    assert list(status.plan(project, project.stages)) == ["right", "train", "evaluate"]
+    assert list(status.plan(project, ["left"])) == []
+
+
+def test_an_ignored_file_does_not_count(root: Path) -> None:
+    (root / "work/numbers/__pycache__").mkdir()
+    (root / "work/numbers/__pycache__/x.pyc").write_text("x")
+    assert status.stale(DvcProject(root)) == {}
+    assert toy.dvc(root, "status", "--json").stdout.strip() == "{}"

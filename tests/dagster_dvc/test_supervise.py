@@ -1,0 +1,120 @@
+"""Nothing outlives the supervisor: stubborn processes, sessions of their own, killed starters."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dagster_dvc import supervise
+
+SUPERVISE = [sys.executable, "-S", supervise.__file__]
+STUBBORN = """
+import os, signal, subprocess, sys, time
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+if len(sys.argv) > 1:
+    subprocess.Popen([sys.executable, __file__], start_new_session=True)
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+
+
+def start(tmp_path: Path, code: str, *words: str, grace: str = "0.6") -> subprocess.Popen[str]:
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    return subprocess.Popen(
+        [*SUPERVISE, grace, sys.executable, str(script), *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def pids(process: subprocess.Popen[str], count: int) -> list[int]:
+    assert process.stdout is not None
+    return [int(process.stdout.readline()) for _ in range(count)]
+
+
+def gone(found: list[int], seconds: float = 8) -> bool:
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        if not any(alive(pid) for pid in found):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def finish(process: subprocess.Popen[str]) -> int:
+    status = process.wait(10)
+    for stream in (process.stdin, process.stdout):
+        assert stream is not None
+        stream.close()
+    return status
+
+
+def test_the_status_of_the_command_is_passed_on(tmp_path: Path) -> None:
+    assert finish(start(tmp_path, "import sys; sys.exit(7)")) == 7
+
+
+@pytest.mark.parametrize("how", ["life line", "SIGTERM", "SIGINT"])
+def test_a_stop_ends_even_workers_that_ignore_signals_in_their_own_session(tmp_path: Path, how: str) -> None:
+    process = start(tmp_path, STUBBORN, "with worker")
+    found = pids(process, 2)
+    if how == "life line":
+        assert process.stdin is not None
+        process.stdin.close()
+    else:
+        process.send_signal(getattr(signal, how))
+    assert gone(found)
+    assert finish(process) == 130
+
+
+def test_a_killed_starter_closes_the_life_line(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(STUBBORN)
+    starter = tmp_path / "starter.py"
+    command = [*SUPERVISE, "0.5", sys.executable, str(script), "with worker"]
+    starter.write_text(
+        f"import subprocess, time\np = subprocess.Popen({command!r}, stdin=subprocess.PIPE)\ntime.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, str(starter)], stdout=subprocess.PIPE, text=True)
+    found = pids(process, 2)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert gone(found)
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+def test_the_first_signal_gives_time_to_save(tmp_path: Path) -> None:
+    saves = (
+        "import pathlib, signal, sys, time\n"
+        f"saved = pathlib.Path({str(tmp_path / 'saved')!r})\n"
+        "signal.signal(signal.SIGINT, lambda *_: (time.sleep(0.5), saved.touch(), sys.exit(3)))\n"
+        "print(1, flush=True)\ntime.sleep(60)"
+    )
+    process = start(tmp_path, saves, grace="5")
+    pids(process, 1)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process) == 130
+    assert (tmp_path / "saved").exists()
+
+
+def test_what_a_command_leaves_behind_is_ended_with_it(tmp_path: Path) -> None:
+    leaves = STUBBORN.replace("time.sleep(60)", "time.sleep(60 if len(sys.argv) == 1 else 0.3)")
+    process = start(tmp_path, leaves, "with worker")
+    found = pids(process, 2)
+    assert finish(process) == 0
+    assert gone(found)

@@ -1,0 +1,95 @@
+"""`reel` on the toy project."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dagster_dvc.supervise import descendants
+from dagster_project import cli
+from tests.dagster_dvc import toy
+from tests.dagster_dvc.test_repro import wait_for
+
+REPO = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy.make(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture
+def project(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    import shutil
+
+    root = Path(shutil.copytree(template, tmp_path / "project"))
+    monkeypatch.setenv("REEL_PROJECT", str(root))
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    for name in ("DAGSTER_HOME", "DAGSTER_DISABLE_TELEMETRY", "REEL_GRACE_SECONDS", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+        monkeypatch.delenv(name)
+    return root
+
+
+def test_a_first_day(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check"]) == 0
+    assert cli.main(["plan"]) == 0
+    assert "5 stages, about 0.0 s of work, 5 without a recorded time" in capsys.readouterr().out
+    assert cli.main(["demo"]) == 0
+    said = capsys.readouterr().out
+    assert "prepare  | doubled 3" in said
+    assert "\r" not in said
+    row = next(line for line in said.splitlines() if line.startswith("train  ") and "work/model" in line)
+    assert "done" in row and "[total_is_large pass]" in row and "psnr/held_out 29.5" in row
+    assert "Next: reel ui" in said
+    assert cli.main(["status"]) == 0
+    assert "stale" not in capsys.readouterr().out
+    toy.edit(project, "params.yaml", "amount: 2", "amount: 3")
+    assert cli.main(["plan", "right"]) == 0
+    assert "right.amount 2 -> 3" in capsys.readouterr().out
+    assert cli.main(["lineage", "train"]) == 0
+    assert cli.main(["run", "train"]) == 0
+    assert "left      reused" not in capsys.readouterr().out.replace("left     ", "left ")
+
+
+def test_a_failure_is_on_top_with_the_way_on(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    toy.edit(project, "params.yaml", "amount: 2", "amount: -2000")
+    assert cli.main(["run", "--all"]) == 1
+    said = capsys.readouterr().out
+    summary = said[said.index("\n\n") :]
+    assert summary.strip().startswith("train: FAILED after ")
+    assert "  train: the total is negative" in summary
+    assert "evaluate  not started" in summary
+    assert "Then run again: reel run train" in summary
+
+
+def test_mistakes_are_one_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "trian"]) == 1
+    assert capsys.readouterr().err.strip() == "nothing in dvc.yaml is selected by 'trian'; did you mean train?"
+    assert cli.main(["run"]) == 1
+    assert "name a stage or say --all" in capsys.readouterr().err
+    toy.edit(project, "dvc.yaml", "cmd: python evaluate.py", "command: python evaluate.py")
+    assert cli.main(["check"]) == 1
+    assert capsys.readouterr().err.startswith("dvc.yaml:")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_stopping_reel_stops_everything_below(project: Path, number: signal.Signals) -> None:
+    toy.edit(project, "params.yaml", "steps: 0", "steps: 600")
+    command = [sys.executable, "-m", "dagster_project.cli", "run", "train"]
+    process = subprocess.Popen(
+        command, cwd=REPO, env=toy.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    wait_for(lambda: (project / ".work/step").exists())
+    below = descendants(process.pid)
+    assert len(below) >= 3
+    process.send_signal(number)
+    began = time.monotonic()
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), seconds=12)
+    assert process.wait(10) in (130, -9)
+    assert time.monotonic() - began < 10
+    assert int((project / ".work/step").read_text()) < 600

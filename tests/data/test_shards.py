@@ -1,0 +1,211 @@
+"""Shards: equal bytes for equal samples, every read exact, every damage named."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.data.contract import ContractError
+from pipelines.data.shards import Batches, Shards, collate
+from pipelines.data.tar import array, npy_bytes, write_shard
+from tests.data.sample_shards import sample, write_latents
+
+ALL = ("latents", "prompt_embeds", "prompt", "actions")
+
+
+@given(
+    shape=st.lists(st.integers(0, 3), max_size=4),
+    dtype=st.sampled_from(["float16", "float32", "int64", "bool", ">f4"]),
+)
+@settings(max_examples=40, deadline=None)
+def test_an_array_survives_its_file_format(shape: list[int], dtype: str) -> None:
+    values = (np.arange(int(np.prod(shape))) % 7).reshape(shape).astype(dtype)
+    content = npy_bytes(values)
+    assert np.array_equal(array(memoryview(content)), values)
+    assert np.array_equal(np.load(io.BytesIO(content), allow_pickle=False), values)
+
+
+def test_every_field_comes_back_exactly_in_any_order(tmp_path: Path) -> None:
+    shards = Shards(write_latents(tmp_path / "latents"))
+    for row in (7, 0, 11, 4):
+        _, fields, _ = sample(row)
+        found = shards.read(row, ALL)
+        assert found["prompt"] == fields["prompt"]
+        for name in ("latents", "prompt_embeds", "actions"):
+            assert np.array_equal(found[name], fields[name]) and found[name].dtype == fields[name].dtype
+    assert set(shards.read(0, ("actions",))) == {"actions"}
+    assert shards.load(shards.rows("held_out"), "latents").shape == (3, 2, 2, 3, 3)
+    assert shards.empty_prompt.shape == (1, 3)
+
+
+def test_equal_samples_give_equal_bytes(tmp_path: Path) -> None:
+    first, second = write_latents(tmp_path / "a"), write_latents(tmp_path / "b")
+    for path in first.iterdir():
+        assert path.read_bytes() == (second / path.name).read_bytes(), path.name
+
+
+def test_webdataset_reads_our_shards(tmp_path: Path) -> None:
+    import webdataset
+
+    path = write_latents(tmp_path / "latents") / "latents-00001.tar"
+    with path.open("rb") as stream:  # WebDataset(url) leaves its file open, and warnings are errors here
+        sources = [{"url": str(path), "stream": stream}]
+        readers = webdataset.tariterators.tar_file_expander, webdataset.tariterators.group_by_keys
+        found = list(webdataset.DataPipeline(lambda: iter(sources), *readers, webdataset.decode()))
+    assert [one["__key__"] for one in found] == [f"clip-{number:03d}" for number in range(5, 10)]
+    for number, one in enumerate(found, start=5):
+        _, fields, sidecar = sample(number)
+        assert np.array_equal(one["latents.npy"], fields["latents"])
+        assert one["prompt.txt"] == fields["prompt"] and one["json"] == sidecar
+
+
+def test_a_shard_that_cannot_be_finished_leaves_nothing(tmp_path: Path) -> None:
+    def broken() -> object:
+        yield sample(0)
+        raise RuntimeError("no power")
+
+    with pytest.raises(RuntimeError):
+        write_shard(tmp_path / "latents-00000.tar", broken())  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["a.b", "../a", "A", "", "a" * 81])
+def test_a_key_that_a_tar_or_webdataset_would_misread_is_refused(tmp_path: Path, key: str) -> None:
+    _, fields, sidecar = sample(0)
+    with pytest.raises(ContractError, match="key"):
+        write_shard(tmp_path / "latents-00000.tar", [(key, fields, sidecar)])
+
+
+# ---- damage -------------------------------------------------------------------------------------------------------
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_any_flipped_bit_is_found_with_its_shard_and_member(tmp_path_factory: pytest.TempPathFactory, data) -> None:
+    folder = tmp_path_factory.mktemp("damage") / "latents"
+    write_latents(folder, num_samples=3, per_shard=2)
+    path = folder / "latents-00000.tar"
+    content = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    [damage, *_] = Shards(folder).verify()
+    assert damage.file == path.name
+    with tarfile.open(write_latents(folder.with_name("whole"), 3, 2) / path.name) as tar:
+        members = tar.getmembers()
+    inside = [member for member in members if member.offset_data <= place < member.offset_data + member.size]
+    if inside:
+        assert (damage.member, damage.offset) == (inside[0].name, inside[0].offset_data)
+
+
+def test_missing_foreign_and_truncated_shards_and_changed_files_are_found(tmp_path: Path) -> None:
+    folder = write_latents(tmp_path / "latents")
+    assert Shards(folder).verify() == []
+    shutil.copy(folder / "latents-00000.tar", folder / "latents-00009.tar")
+    (folder / "latents-00001.tar").unlink()
+    os.truncate(folder / "latents-00002.tar", 1024)
+    (folder / "empty_prompt.npy").write_bytes(b"")
+    assert [str(damage) for damage in Shards(folder).verify()] == [
+        "latents-00009.tar, offset 0: a foreign shard, not in the manifest",
+        "latents-00001.tar, offset 0: missing",
+        "latents-00002.tar, offset 1024: has another size than recorded",
+        "empty_prompt.npy, offset 0: is not the file that the manifest records",
+    ]
+
+
+def test_a_reader_never_skips_a_damaged_sample(tmp_path: Path) -> None:
+    folder = write_latents(tmp_path / "latents")
+    shards = Shards(folder)
+    content = bytearray((folder / "latents-00000.tar").read_bytes())
+    offset = int(shards.index.at[2, "offset"])
+    content[offset + 3] ^= 4
+    (folder / "latents-00000.tar").write_bytes(content)
+    with pytest.raises(ContractError, match=rf"sample clip-002: tar header at offset {offset} is damaged"):
+        Shards(folder).read(2, ("latents",))
+    (folder / "latents-00001.tar").unlink()
+    with pytest.raises(ContractError, match=r"latents-00001\.tar: named in manifest\.json but missing"):
+        Shards(folder).read(6, ("latents",))
+
+
+def test_an_index_of_another_length_than_the_manifest_is_refused(tmp_path: Path) -> None:
+    folder = write_latents(tmp_path / "latents")
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"num_samples": 13}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ContractError, match=r"12 rows, but manifest\.json counts 13"):
+        Shards(folder)
+
+
+# ---- batches ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    return Shards(write_latents(tmp_path_factory.mktemp("batches") / "latents", num_samples=23))
+
+
+@given(seed=st.integers(0, 5), step=st.integers(0, 40), batch_size=st.integers(1, 40))
+@settings(max_examples=50, deadline=None)
+def test_a_batch_is_a_function_of_seed_and_step_and_of_no_history(
+    shards: Shards, seed: int, step: int, batch_size: int
+) -> None:
+    fresh, used = (Batches(shards, "train", ("prompt",), batch_size, seed) for _ in range(2))
+    for earlier in range(step):
+        used.keys(earlier)
+    assert fresh.keys(step) == used.keys(step) == used.read(step, 0, batch_size)["key"]
+
+
+@given(batch_size=st.integers(1, 30), epochs=st.integers(1, 3))
+@settings(max_examples=20, deadline=None)
+def test_every_epoch_shows_every_training_sample_once(shards: Shards, batch_size: int, epochs: int) -> None:
+    batches = Batches(shards, "train", ("prompt",), batch_size, seed=1)
+    size = len(batches.rows)
+    stream = [key for step in range(-(-epochs * size // batch_size)) for key in batches.keys(step)]
+    orders = [stream[epoch * size : (epoch + 1) * size] for epoch in range(epochs)]
+    names = set(shards.index.loc[shards.index["split"] == "train", "key"])
+    assert all(set(order) == names and len(order) == size for order in orders)
+    assert len({tuple(order) for order in orders}) == epochs
+
+
+def test_processes_read_parts_of_one_global_order(shards: Shards) -> None:
+    batches = Batches(shards, "train", ALL, batch_size=8, seed=0)
+    whole = batches.read(5, 0, 8)
+    parts = [batches.read(5, start, start + 4) for start in (0, 4)]
+    assert whole["key"] == parts[0]["key"] + parts[1]["key"]
+    assert torch.equal(whole["latents"], torch.cat([part["latents"] for part in parts]))
+
+
+def test_a_batch_is_collated_as_the_contract_says(shards: Shards) -> None:
+    classes = {key: number for number, key in enumerate(shards.index["key"])}
+    batch = Batches(shards, "train", ALL, 6, seed=0, extra={"pseudo_class": classes}).read(0, 0, 6)
+    assert batch["latents"].shape == (6, 2, 2, 3, 3) and batch["latents"].dtype == torch.float32
+    assert batch["actions"].shape == (6, 5, 6)
+    assert batch["prompt_embeds"].shape == (6, 3, 3) and batch["prompt_mask"].dtype == torch.bool
+    lengths = [len(shards.read(classes[key], ("prompt_embeds",))["prompt_embeds"]) for key in batch["key"]]
+    assert batch["prompt_mask"].sum(1).tolist() == lengths
+    assert not batch["prompt_embeds"][~batch["prompt_mask"]].any()
+    assert batch["pseudo_class"].tolist() == [classes[key] for key in batch["key"]]
+    assert all(isinstance(prompt, str) for prompt in batch["prompt"])
+
+
+def test_what_a_batch_cannot_hold_is_said_at_once(shards: Shards) -> None:
+    with pytest.raises(ContractError, match="no field depth"):
+        Batches(shards, "train", ("depth",), 4, 0)
+    with pytest.raises(ContractError, match="no split test; there are"):
+        Batches(shards, "test", ("latents",), 4, 0)
+    with pytest.raises(ContractError, match="17 samples have no pseudo_class, first clip-001"):
+        Batches(shards, "train", ("latents",), 4, 0, extra={"pseudo_class": {"clip-000": 1}})
+
+
+def test_collate_keeps_the_order_of_samples() -> None:
+    batch = collate([{"prompt": name} for name in "cab"])
+    assert batch == {"prompt": ["c", "a", "b"]}

@@ -1,0 +1,207 @@
+"""Both objectives: the contract, that every input and every knob matters, and that the anchored one is what it says."""
+
+import pytest
+import torch
+
+from pipelines.flow import path
+from pipelines.generation.anchored_flow import AnchoredFlow, current_stage, motion_ratio
+from pipelines.generation.params import AnchoredFlowParams
+from pipelines.generation.rectified_flow import RectifiedFlow
+from pipelines.models.denoiser import VideoDenoiser
+from tests.generation.toy import CHANNELS, CLASSES, DIM, UNIFIED, anchored, batch, rectified
+
+EMPTY = torch.zeros(1, DIM)
+
+
+def denoiser(num_classes: int | None = None, seed: int = 0) -> VideoDenoiser:
+    torch.manual_seed(seed)
+    network = VideoDenoiser.build(
+        channels=CHANNELS,
+        text_dim=DIM,
+        heads=2,
+        head_dim=12,
+        layers=1,
+        feed_forward=32,
+        patch=(1, 2, 2),
+        text_length=3,
+        num_classes=num_classes,
+    )
+    torch.nn.init.normal_(network.transformer.proj_out.weight, std=0.2)
+    return network
+
+
+def straight(**changes) -> RectifiedFlow:
+    params = rectified(**changes)
+    return RectifiedFlow(denoiser(), params.draw, params.prompt_dropout, EMPTY, tokens=12)
+
+
+def through_anchor(stage: str = "identity", is_start: bool = False, **changes) -> AnchoredFlow:
+    return AnchoredFlow(denoiser(CLASSES), anchored(stage, **changes), EMPTY, tokens=12, is_start=is_start)
+
+
+def unified(**changes) -> AnchoredFlow:
+    return through_anchor(**{**UNIFIED, **changes})
+
+
+MAKE = {
+    "rectified": straight,
+    "identity": through_anchor,
+    "motion": lambda: through_anchor("motion"),
+    "unified": unified,
+}
+
+
+def loss(objective, given=None, step: int = 0, seed: int = 5) -> torch.Tensor:
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        return objective.losses(given or batch(), step)["denoiser"].loss
+
+
+class Reads(dict):
+    """A batch that remembers which fields were asked for."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.asked: set[str] = set()
+
+    def __getitem__(self, name):
+        self.asked.add(name)
+        return super().__getitem__(name)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_contract_of_objectives(name):
+    objective, given = MAKE[name](), Reads(batch())
+    torch.manual_seed(0)
+    outputs = objective.losses(given, 0)
+    assert tuple(outputs) == objective.trained
+    output = outputs["denoiser"]
+    assert output.loss.shape == (6,) and output.sigma.shape == (6,) and torch.isfinite(output.loss).all()
+    assert given.asked <= set(objective.reads) | {"prompt_mask"}
+    assert all(value.ndim == 0 and not value.requires_grad for value in output.monitors.values())
+    output.loss.mean().backward()
+    used = [p.grad is not None and bool(p.grad.any()) for p in objective.denoiser.parameters()]
+    assert sum(used) > 0.9 * len(used)
+    assert torch.equal(loss(objective), loss(objective))
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        (name, field)
+        for name in MAKE
+        for field in ("latents", "prompt_embeds", "pseudo_class")
+        if (name, field) != ("rectified", "pseudo_class")
+    ],
+)
+def test_every_input_changes_the_loss(name, field):
+    objective, given = MAKE[name](), batch()
+    changed = {**given, field: given[field].roll(1, 0)}
+    assert not torch.allclose(loss(objective, changed), loss(objective, given))
+
+
+def test_rectified_flow_does_not_look_at_the_class():
+    given = batch()
+    assert torch.equal(loss(straight(), {**given, "pseudo_class": given["pseudo_class"] + 1}), loss(straight(), given))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"draw": {"name": "uniform", "shift": 5.0}},
+        {"draw": {"name": "logit_normal", "mean": 0.0, "std": 1.0, "shift": 1.0}},
+        {"prompt_dropout": 1.0},
+    ],
+)
+def test_every_knob_of_rectified_flow_changes_the_loss(change):
+    assert not torch.allclose(loss(straight(**change)), loss(straight()))
+
+
+ANCHOR = {"junction": 0.2, "first_frame_weight": 0.9, "noise_std": 0.05}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"anchor": {**ANCHOR, "junction": 0.3}},
+        {"anchor": {**ANCHOR, "first_frame_weight": 0.2}},
+        {"anchor": {**ANCHOR, "noise_std": 0.5}},
+        {"sigma_range": [0.1, 0.9]},
+        {"draw": {"name": "mode", "scale": 1.0}},
+        {"loss_weights": {"identity": 1.0, "motion": 10.0}},
+        {"loss_weights": {"identity": 0.5, "motion": 1.0}},
+        {"motion_gain": {"value": 3.0, "warmup_steps": 0}},
+        {"prompt_dropout": 1.0},
+        {"class_dropout": 1.0},
+    ],
+    ids=str,
+)
+def test_every_knob_of_anchored_flow_changes_the_loss(change):
+    assert not torch.allclose(loss(unified(**change)), loss(unified()))
+
+
+@pytest.mark.parametrize("stage", ["identity", "motion"])
+def test_motion_gain_is_effective_in_either_stage_and_warms_up(stage):
+    gain = {"value": 2.0, "warmup_steps": 10}
+    objective = through_anchor(stage, motion_gain=gain)
+    assert [objective.motion_gain(step) for step in (0, 5, 10, 99)] == [1.0, 1.5, 2.0, 2.0]
+    assert (loss(objective, step=10) > loss(objective, step=0)).all()
+    assert through_anchor(stage, motion_gain={**gain, "warmup_steps": 0}).motion_gain(0) == 2.0
+
+
+def test_with_gain_one_the_loss_is_the_squared_error():
+    objective = unified(motion_gain={"value": 1.0, "warmup_steps": 0})
+    torch.manual_seed(5)
+    output = objective.losses(batch(), 0)["denoiser"]
+    raw = [float(output.monitors[f"afm_loss/{name}"]) for name in ("local_raw", "global_raw")]
+    local = output.sigma < 0.2
+    assert float(output.loss[local].detach().mean()) == pytest.approx(raw[0], rel=1e-5)
+    assert float(output.loss[~local].detach().mean()) == pytest.approx(raw[1], rel=1e-5)
+
+
+def test_seed_names_are_logged_and_absent_where_undefined():
+    identity = through_anchor().losses(batch(), 3)["denoiser"].monitors
+    motion = through_anchor("motion", is_start=True).losses(batch(), 0)["denoiser"].monitors
+    assert (float(identity["afm/current_stage"]), float(motion["afm/current_stage"])) == (1.0, 2.0)
+    assert "afm_loss/local_raw" not in identity and "afm_loss/global_raw" not in motion
+    assert float(identity["afm/progress_to_transition"]) == 1.0 and "afm/progress_to_transition" not in motion
+    assert "afm/stage_transition" not in identity and float(motion["afm/stage_transition"]) == 1.0
+    assert [float(motion[f"afm/t_range_{end}"]) for end in ("min", "max")] == pytest.approx([0.0, 0.2])
+    assert float(motion["afm/samples_in_range"]) == 1.0
+    for name in ("velocity_cos_sim", "pred_velocity_mag", "target_velocity_mag", "afm_loss/active_loss"):
+        assert name in identity
+    assert current_stage(AnchoredFlowParams.model_validate({**anchored().model_dump(), **UNIFIED})) == 0
+
+
+def test_motion_ratio_of_true_frozen_and_halved_velocities():
+    target = torch.randn(3, 2, 4, 2, 2)
+    shared = target.mean(2, keepdim=True)
+    assert motion_ratio(target, target)["local_vs_global_ratio"] == pytest.approx(1.0)
+    assert motion_ratio(shared.expand_as(target), target)["local_vs_global_ratio"] == pytest.approx(0.0, abs=1e-10)
+    half = shared + 0.5 * (target - shared)
+    assert motion_ratio(half, target)["local_vs_global_ratio"] == pytest.approx(0.25, rel=1e-4)
+    assert "local_vs_global_ratio" not in motion_ratio(torch.zeros_like(target), target)
+
+
+@pytest.mark.parametrize("name", ["rectified", "motion"])
+def test_one_batch_is_learnt(name):
+    objective, given = MAKE[name](), batch()
+    optimizer = torch.optim.AdamW(objective.denoiser.parameters(), lr=1e-2)
+    before = [float(loss(objective, given, seed=seed).mean()) for seed in range(4)]
+    for step in range(70):
+        torch.manual_seed(1000 + step)
+        optimizer.zero_grad()
+        objective.losses(given, step)["denoiser"].loss.mean().backward()
+        optimizer.step()
+    after = [float(loss(objective, given, seed=seed).mean()) for seed in range(4)]
+    assert sum(after) < 0.6 * sum(before)
+
+
+def test_per_sample_losses_do_not_mix_samples():
+    objective, given = straight(prompt_dropout=0.0), batch()
+    before = loss(objective, given)
+    latents = given["latents"].clone()
+    latents[0] += 1
+    after = loss(objective, {**given, "latents": latents})
+    assert torch.equal(before[1:], after[1:]) and before[0] != after[0]
+    assert path.per_sample(torch.ones(2, 3)).tolist() == [1.0, 1.0]

@@ -1,0 +1,309 @@
+"""Separation, retrieval, occupancy, spectrum, kernel, agreement: hand cases, fixed points, chance."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
+
+from pipelines.representation import kernel, retrieval, spectrum
+from pipelines.representation.agreement import agreement, factor_labels, nmi, probe
+from pipelines.representation.chance import Repeats, Unavailable, with_chance
+from pipelines.representation.gates import gate, judge
+from pipelines.representation.occupancy import counts_of, expected_entropy_ratio, gini, lorenz, occupancy
+from pipelines.representation.params import Gates, KernelParams, KnownFactors, Threshold
+from pipelines.representation.separation import intra_inter, separation
+from tests.representation.toy import PARAMS
+
+RNG = np.random.default_rng(0)
+LINE = np.array([[0.0], [1.0], [10.0], [12.0]])
+PAIRS = np.array([0, 0, 1, 1])
+
+
+def blobs(classes: int = 4, each: int = 20, apart: float = 8.0) -> tuple[np.ndarray, np.ndarray]:
+    labels = np.repeat(np.arange(classes), each)
+    centres = np.random.default_rng(1).normal(0, apart, (classes, 5))
+    return centres[labels] + np.random.default_rng(2).normal(size=(len(labels), 5)), labels
+
+
+# ---- separation ---------------------------------------------------------------------------------------------------
+
+
+def test_distances_within_and_between_classes_of_a_hand_case() -> None:
+    assert intra_inter(LINE, PAIRS) == (1.5, (10 + 12 + 9 + 11) / 4)
+
+
+def test_silhouette_and_its_kin_of_a_hand_case() -> None:
+    found = separation(LINE, PAIRS)
+    outer, inner = (11 - 1) / 11, (10 - 1) / 10
+    right = (9.5 - 2) / 9.5, (11.5 - 2) / 11.5
+    assert found["silhouette"] == pytest.approx((outer + inner + sum(right)) / 4)
+    assert found["davies_bouldin"] == pytest.approx((0.5 + 1.0) / 10.5)
+    between, within = 2 * (5.25**2) * 2, 0.5 + 2.0
+    assert found["calinski_harabasz"] == pytest.approx(between / (within / 2))
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 1000))
+def test_separation_depends_neither_on_names_of_classes_nor_on_order(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    h, labels = rng.normal(size=(24, 3)), np.arange(24) % 4
+    renamed, order = np.array([7, 2, 9, 4])[labels], rng.permutation(24)
+    for other in (separation(h, renamed), separation(h[order], labels[order])):
+        assert other == pytest.approx(separation(h, labels))
+
+
+def test_one_class_or_only_singletons_have_no_separation() -> None:
+    for labels in (np.zeros(6, int), np.arange(6)):
+        with pytest.raises(Unavailable, match="classes among 6 samples"):
+            separation(RNG.normal(size=(6, 2)), labels)
+
+
+# ---- chance and spread --------------------------------------------------------------------------------------------
+
+
+def test_random_labels_are_at_their_own_chance_level() -> None:
+    h, labels = RNG.normal(size=(80, 4)), RNG.integers(0, 4, 80)
+    found = with_chance("separation", separation, h, labels, Repeats(20, 0.8, 0)).values
+    for name in ("intra_inter_ratio", "silhouette"):
+        assert abs(found[name] - found[f"{name}_chance"]) < 5 * found[f"{name}_chance_std"] + 1e-9
+
+
+def test_real_classes_are_far_from_chance_and_have_a_spread() -> None:
+    h, labels = blobs()
+    found = with_chance("separation", separation, h, labels, Repeats(5, 0.8, 0)).values
+    assert found["silhouette"] > found["silhouette_chance"] + 10 * found["silhouette_chance_std"]
+    assert 0 < found["silhouette_std"] < 0.2
+
+
+def test_an_undefined_metric_is_absent_with_its_reason() -> None:
+    found = with_chance("separation", separation, LINE, np.zeros(4, int), Repeats(3, 0.8, 0))
+    assert not found.values
+    assert "1 classes" in found.unavailable["separation"]
+
+
+# ---- retrieval ----------------------------------------------------------------------------------------------------
+
+
+def test_neighbours_are_the_nearest_others() -> None:
+    indices, distances = retrieval.neighbours(LINE, 2)
+    assert indices.tolist() == [[1, 2], [0, 2], [3, 1], [2, 1]]
+    assert distances[2].tolist() == [2, 9]
+
+
+def test_a_double_is_a_neighbour_and_the_sample_itself_is_not() -> None:
+    indices, distances = retrieval.neighbours(np.array([[0.0], [0.0], [5.0]]), 1)
+    assert indices[0, 0] != 0
+    assert distances[:2].tolist() == [[0], [0]]
+
+
+def test_consistency_counts_equal_classes_among_the_first_k() -> None:
+    indices, _ = retrieval.neighbours(LINE, 2)
+    found = retrieval.consistency(indices, PAIRS, (1, 2))
+    assert (found["top1"], found["top2"], found["chance"]) == (1.0, 0.5, 0.5)
+    assert found["top1_gain"] == 2.0
+
+
+def test_consistency_of_random_labels_is_the_sum_of_squared_shares() -> None:
+    labels = RNG.choice(4, 2000, p=[0.5, 0.2, 0.2, 0.1])
+    indices, _ = retrieval.neighbours(RNG.normal(size=(2000, 3)), 5)
+    found = retrieval.consistency(indices, labels, (5,))
+    assert found["top5"] == pytest.approx(found["chance"], abs=4 * found["top5_std"])
+
+
+def test_agreement_over_random_is_zero_for_unrelated_vectors_and_large_for_the_same() -> None:
+    h, _ = blobs()
+    indices, _ = retrieval.neighbours(h, 5)
+    value, error = retrieval.agreement_over_random(RNG.normal(size=(80, 6)), indices, 0)
+    assert abs(value) < 4 * error
+    assert retrieval.agreement_over_random(h, indices, 0)[0] > 0.8
+
+
+def test_too_few_samples_for_the_neighbours_asked_for() -> None:
+    with pytest.raises(Unavailable, match="4 samples, top-4 needs more than 4"):
+        retrieval.neighbours(LINE, 4)
+
+
+# ---- occupancy ----------------------------------------------------------------------------------------------------
+
+
+def test_occupancy_of_a_hand_case() -> None:
+    counts = np.array([4, 0, 1, 3])
+    found = occupancy(counts, near_empty=2)
+    share = np.array([0.5, 0.125, 0.375])
+    entropy = -(share * np.log(share)).sum()
+    assert found["non_empty"] == 3
+    assert (found["mean"], found["median"]) == (2.0, 2.0)
+    assert (found["p10"], found["p90"]) == pytest.approx((0.3, 3.7))
+    assert (found["singletons_share"], found["near_empty_share"]) == (0.25, 0.5)
+    assert found["entropy_nats"] == pytest.approx(entropy)
+    assert found["entropy_ratio"] == pytest.approx(math.exp(entropy) / 4)
+    assert found["largest_share"] == 0.5
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 50), min_size=2, max_size=20).filter(any))
+def test_occupancy_has_its_bounds(counts: list[int]) -> None:
+    found = occupancy(np.array(counts), 2)
+    assert 1 / len(counts) - 1e-9 <= found["entropy_ratio"] <= found["non_empty_share"] + 1e-9
+    assert 1 / len(counts) <= found["largest_share"] <= 1
+    assert -1e-9 <= gini(np.array(counts)) < 1
+
+
+def test_equal_classes_are_even_in_every_way() -> None:
+    found = occupancy(np.full(7, 3), 1)
+    assert found["entropy_ratio"] == pytest.approx(1)
+    assert gini(np.full(7, 3)) == pytest.approx(0)
+    assert np.allclose(*lorenz(np.full(7, 3)))
+    assert counts_of(np.array([0, 2, 2]), 4).tolist() == [1, 0, 2, 0]
+
+
+def test_a_fair_die_with_many_throws_is_almost_even() -> None:
+    many, few = expected_entropy_ratio(100_000, 8, 4, 0), expected_entropy_ratio(16, 8, 16, 0)
+    assert many[0] > 0.999 > few[0] > 0.5
+
+
+# ---- spectrum -----------------------------------------------------------------------------------------------------
+
+
+def test_rankme_counts_equal_directions() -> None:
+    q, _ = np.linalg.qr(RNG.normal(size=(200, 7)) - RNG.normal(size=(200, 7)).mean(0))
+    centred = q - q.mean(0)
+    assert spectrum.rankme(centred) == pytest.approx(7, abs=0.05)
+    assert spectrum.rankme(np.outer(RNG.normal(size=50), np.ones(9))) == pytest.approx(1, abs=1e-3)
+    assert spectrum.rankme(np.ones((5, 3))) == 1.0
+
+
+def test_rankme_ignores_scale_and_offset() -> None:
+    h = RNG.normal(size=(60, 6))
+    assert spectrum.rankme(3 * h + 100) == pytest.approx(spectrum.rankme(h))
+
+
+def test_the_spectrum_is_shares_of_the_variance() -> None:
+    h = RNG.normal(size=(500, 3)) * np.array([3.0, 1.0, 0.0])
+    shares = spectrum.explained(h)
+    assert shares.sum() == pytest.approx(1)
+    assert shares[0] == pytest.approx(0.9, abs=0.03)
+    assert 1 <= spectrum.participation(h) <= 2
+    assert np.allclose(spectrum.standardised(h)[:, 2], 0)
+
+
+# ---- kernel -------------------------------------------------------------------------------------------------------
+
+
+def test_effective_neighbours_count_equal_weights_and_are_renormalised() -> None:
+    weights = np.array([[0.1, 0.1, 0.1, 0.0], [0.9, 0.0, 0.0, 0.0]])
+    assert kernel.effective_neighbours(weights) == pytest.approx([3, 1])
+
+
+def test_the_kernel_is_the_root_of_both_softmaxes() -> None:
+    distances = np.abs(RNG.normal(size=(5, 8)))
+    rows, both = kernel.kernel(distances, 0.7)
+    e = np.exp(-distances / 0.7)
+    np.testing.assert_allclose(rows, e / e.sum(1, keepdims=True))
+    np.testing.assert_allclose(both, np.sqrt(rows * e / e.sum(0, keepdims=True)))
+
+
+def test_a_hot_kernel_counts_all_and_a_cold_one_counts_one() -> None:
+    distances = cdist(RNG.normal(size=(6, 3)), RNG.normal(size=(10, 3)))
+    hot, cold = (kernel.class_statistics(distances, 4, tau) for tau in (1e4, 1e-4))
+    assert (hot["effective_positives"], hot["effective_negatives"]) == pytest.approx((4, 6), abs=1e-3)
+    assert (cold["effective_positives"], cold["effective_negatives"]) == pytest.approx((1, 1), abs=1e-3)
+    assert cold["floor_share"] > 0 == hot["floor_share"]
+    assert hot["mass_positive"] / hot["mass_negative"] == pytest.approx(4 / 6, abs=1e-3)
+
+
+def test_real_classes_pull_more_than_random_ones() -> None:
+    h, labels = blobs()
+    params = KernelParams(taus=(0.1,), queries=8, positives=8, negatives=8)
+    found = kernel.kernel_with_chance(h, labels, params, 3, 0)
+    assert found["tau_0.1"]["mass_ratio"] > 10 * found["tau_0.1"]["mass_ratio_chance"]
+    assert found["distance"]["positive_p50"] < found["distance"]["negative_p05"]
+
+
+def test_queries_positives_and_negatives_never_share_a_sample() -> None:
+    params = KernelParams(taus=(0.1,), queries=64, positives=64, negatives=64)
+    groups = kernel.draw(PAIRS, 1, params, np.random.default_rng(0))
+    assert sorted(np.concatenate(groups).tolist()) == [0, 1, 2, 3]
+    assert [len(group) for group in groups] == [1, 1, 2]
+
+
+def test_singletons_have_no_kernel() -> None:
+    params = KernelParams(taus=(0.1,), queries=8, positives=8, negatives=8)
+    with pytest.raises(Unavailable, match="no class has two samples"):
+        kernel.class_distances(LINE, np.arange(4), params, 0)
+
+
+# ---- agreement ----------------------------------------------------------------------------------------------------
+
+
+def test_the_same_classes_agree_fully_and_random_ones_at_chance() -> None:
+    factor = np.arange(400) % 5
+    full = agreement(np.array([3, 1, 0, 4, 2])[factor], factor, 5, 0)
+    assert (full["nmi"], full["ari"]) == pytest.approx((1, 1))
+    other = agreement(RNG.permutation(factor), factor, 20, 0)
+    assert other["nmi"] == pytest.approx(other["nmi_chance"], abs=5 * other["nmi_chance_std"])
+    assert abs(other["ari_chance"]) < 0.02
+
+
+def test_nmi_of_a_hand_case() -> None:
+    # classes halve a factor with two values: I = ln 2, H = ln 4 and ln 2
+    assert nmi(np.array([0, 1, 2, 3]), np.array([0, 0, 1, 1])) == pytest.approx(2 / 3)
+
+
+def test_factors_are_combined_and_what_cannot_vary_is_left_out() -> None:
+    index = pd.DataFrame(
+        {"factor_a": ["x", "x", "y"], "factor_b": ["1", "2", "1"], "factor_c": ["k"] * 3, "key": list("abc")}
+    )
+    index["factor_d"] = ["p", None, "q"]
+    found = factor_labels(index, KnownFactors(identity=("a", "b"), motion=("missing",)))
+    assert set(found) == {"a", "b", "identity"}
+    assert len(np.unique(found["identity"])) == 3
+
+
+def test_a_probe_reads_what_is_there_and_guesses_what_is_not() -> None:
+    factor, train = np.arange(300) % 3, np.arange(300) < 200
+    h = np.eye(3)[factor] + RNG.normal(0, 0.1, (300, 3))
+    assert probe(h, {"f": factor}, train, 0.01)["f"]["accuracy"] == 1.0
+    noise = probe(RNG.normal(size=(300, 3)), {"f": RNG.permutation(factor)}, train, 0.01)["f"]
+    assert abs(noise["accuracy"] - 1 / 3) < 5 * noise["accuracy_std"]
+    assert noise["accuracy_chance"] == pytest.approx(1 / 3, abs=0.15)
+
+
+# ---- gates --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict"), [(0.6, "pass"), (0.5, "pass"), (0.49, "warn"), (0.2, "warn"), (0.0, "fail")]
+)
+def test_a_gate_passes_warns_and_fails_in_this_order(value: float, verdict: str) -> None:
+    up = gate("x", value, Threshold(warn=0.5, fail=0.2), ">=", "why")
+    down = gate("x", -value, Threshold(warn=-0.5, fail=-0.2), "<=", "why")
+    assert up["verdict"] == down["verdict"] == verdict
+    assert up["threshold"] == (0.2 if verdict == "fail" else 0.5)
+
+
+def test_a_gate_without_a_value_warns_and_says_why() -> None:
+    gates = Gates.model_validate(PARAMS["diagnostics"]["gates"])
+    results = {
+        "occupancy": occupancy(np.full(4, 5), 2),
+        "collapse": {"rankme": 9.0},
+        "unavailable": {"retrieval": "3 samples"},
+    }
+    found = {one["name"]: one for one in judge(gates, results)}
+    assert found["retrieval_gain"]["verdict"] == "warn"
+    assert "value" not in found["retrieval_gain"]
+    assert "3 samples" in found["retrieval_gain"]["reason"]
+    assert "agreement_identity" not in found
+
+
+def test_a_collapsed_codebook_fails() -> None:
+    gates = Gates.model_validate(PARAMS["diagnostics"]["gates"])
+    results = {"occupancy": occupancy(np.array([97, 1, 1, 1, 0, 0, 0, 0]), 2), "collapse": {"rankme": 1.0}}
+    verdicts = {one["name"]: one["verdict"] for one in judge(gates, results)}
+    assert {verdicts[name] for name in ("non_empty_share", "largest_share", "entropy_ratio", "rankme")} == {"fail"}
