@@ -13,7 +13,7 @@ from torch import Tensor
 COLOURS = {"rectified_flow": "#0072B2", "anchored_flow_identity": "#E69F00", "anchored_flow_motion": "#D55E00"}
 OTHERS = "#009E73", "#CC79A7", "#56B4E9", "#999999"
 INK, QUIET = "#1d2026", "#646b77"
-FRAMES_SHOWN, ROWS_SHOWN = 4, 8
+FRAMES_SHOWN, ROWS_SHOWN = 4, 6
 GROUPS = {"all_identity": "identity", "all_motion": "motion", "all_scene": "scene"}
 
 
@@ -55,7 +55,7 @@ def contact_sheet(clips: Mapping[str, Tensor], prompts: Sequence[str], path: Pat
             if column == 0:
                 draw.text((left, y + 2), prompts[number], fill=QUIET, font=font)
             sheet.paste(_strip(videos[number], scale), (left, y + line))
-    sheet.quantize(255, dither=Image.Dither.NONE).save(path, optimize=True)
+    sheet.quantize(160, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 # ---- scores -------------------------------------------------------------------------------------------------------
