@@ -207,6 +207,7 @@ def _clean(process: subprocess.Popen[bytes], tree: list[int]) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     process.wait(10)
+    time.sleep(2)  # what was killed here is no longer part of the case
 
 
 def _lock(root: Path) -> str:

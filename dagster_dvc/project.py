@@ -229,7 +229,7 @@ class DvcProject:
                 {f"group:{stage.dagster['group']}" for stage in self.stages.values() if "group" in stage.dagster}
             )
             raise ProjectError(
-                f"nothing in dvc.yaml is selected by '{word}'{_did_you_mean(core, [*self.stages, *groups])}"
+                f"nothing in dvc.yaml is selected by '{core}'{_did_you_mean(core, [*self.stages, *groups])}"
             )
         more = graph.closure(chosen, self.upstream) if word.startswith("+") else set()
         return chosen | more | (graph.closure(chosen, self.downstream) if word.endswith("+") else set())

@@ -14,7 +14,7 @@ from dagster_dvc.project import DvcProject
 from dagster_dvc.resource import DvcResource
 from dagster_dvc.translator import DvcTranslator
 
-RESOURCE = DvcResource(grace_seconds=3, busy_retries=3, busy_wait_seconds=1, observe_every_seconds=0.2)
+RESOURCE = DvcResource(grace_seconds=3, busy_retries=60, busy_wait_seconds=1, observe_every_seconds=0.2)
 
 
 def definitions(root: Path, translator: DvcTranslator | None = None, **settings: Any) -> dg.Definitions:

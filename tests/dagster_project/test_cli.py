@@ -77,6 +77,7 @@ def test_mistakes_are_one_line(project: Path, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.startswith("dvc.yaml:")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_stopping_reel_stops_everything_below(project: Path, number: signal.Signals) -> None:
     toy.edit(project, "params.yaml", "steps: 0", "steps: 600")
