@@ -211,6 +211,7 @@ def open_ui(project: DvcProject, arguments: argparse.Namespace) -> int:
     home.open_gpu_pool()
     print(f"Dagster at {address} (history in {os.environ['DAGSTER_HOME']}; stop with ctrl-C)", flush=True)
     os.chdir(project.root)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` hands down an ignored one
     os.environ["DAGSTER_DVC_WEBSERVER"] = address
     workspace = Path(home.ROOT) / "workspace.yaml"
     words = ["dagster", "dev", "--host", "127.0.0.1", "--port", str(arguments.port), "--workspace", str(workspace)]
