@@ -155,7 +155,10 @@ def digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def saves_on_stop() -> Iterator[threading.Event]:
-    """Inside, a first SIGTERM or SIGINT only sets the event: the caller saves and raises :class:`Stopped`."""
+    """Inside, SIGTERM and SIGINT only set the event: the caller saves and raises :class:`Stopped`.
+
+    A second signal changes nothing (DVC and a supervisor may both send one); the launcher ends what outstays its grace.
+    """
     _SAVES_ON_STOP.set()
     try:
         yield current().stop
@@ -164,10 +167,8 @@ def saves_on_stop() -> Iterator[threading.Event]:
 
 
 def _on_signal(number: int, _frame: object) -> None:
-    stop = current().stop
-    again = stop.is_set()
-    stop.set()
-    if again or not _SAVES_ON_STOP.is_set():
+    current().stop.set()
+    if not _SAVES_ON_STOP.is_set():
         raise Stopped(f"stopped by {signal.Signals(number).name}")
 
 
