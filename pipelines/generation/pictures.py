@@ -46,6 +46,7 @@ def draw_samples(true: Tensor, sampled: Tensor, prompts: Sequence[str], stage: s
     figure = Figure(figsize=(12, 0.62 + 1.12 * len(prompts)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(prompts), 3, width_ratios=(1.1, 2, 2), squeeze=False)
+    figure.get_layout_engine().set(wspace=0.05)  # type: ignore[union-attr]
     for row, prompt in enumerate(prompts):
         axes[row, 0].text(0, 0.5, textwrap.fill(prompt, 34), fontsize=9, va="center")
         axes[row, 1].imshow(colours[row], interpolation="nearest")
