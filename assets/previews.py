@@ -23,12 +23,13 @@ def thumbnails(project: DvcProject, stage: Stage) -> dict[str, Any]:
         data = thumbnail(file)
         if data:
             text = base64.b64encode(data).decode()
-            found[f"picture/{file.stem}"] = dg.MetadataValue.md(f"![{file.stem}](data:image/png;base64,{text})")
+            kind = "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
+            found[f"picture/{file.stem}"] = dg.MetadataValue.md(f"![{file.stem}](data:{kind};base64,{text})")
     return found
 
 
 def thumbnail(file: Path) -> bytes | None:
-    """The picture as a PNG of at most `MOST_BYTES`: as it is if it fits, else with fewer colours and pixels."""
+    """The picture in at most `MOST_BYTES`: the PNG as it is if it fits, else a JPEG with as many pixels as fit."""
     from PIL import Image
 
     raw = file.read_bytes()
@@ -46,7 +47,7 @@ def thumbnail(file: Path) -> bytes | None:
             else picture
         )
         buffer = io.BytesIO()
-        small.quantize(128).save(buffer, "PNG", optimize=True)
+        small.save(buffer, "JPEG", quality=88, optimize=True)
         if buffer.tell() <= MOST_BYTES:
             return buffer.getvalue()
     return None

@@ -55,7 +55,7 @@ def contact_sheet(clips: Mapping[str, Tensor], prompts: Sequence[str], path: Pat
             if column == 0:
                 draw.text((left, y + 2), prompts[number], fill=QUIET, font=font)
             sheet.paste(_strip(videos[number], scale), (left, y + line))
-    sheet.quantize(160, dither=Image.Dither.NONE).save(path, optimize=True)
+    sheet.save(path, optimize=True)  # in full colour: a palette turns yellow sprites brown
 
 
 # ---- scores -------------------------------------------------------------------------------------------------------
