@@ -17,7 +17,15 @@ from pipelines.footage.raw_video import make
 from pipelines.stage import StageError
 
 CLIP = {"num_frames": 5, "height": 32, "width": 32, "frame_rate": 8.0, "crf": 10}
-LIMITS = {"max_pixels": 100_000, "max_frames": 1000, "max_seconds": 60.0}
+LIMITS = {
+    "max_pixels": 100_000,
+    "max_frames": 1000,
+    "max_seconds": 60.0,
+    "max_bytes": 1 << 20,
+    "max_decode_seconds": 60.0,
+}
+CUTTING = {"stride": 1.0, "shots": None, "buckets": None}
+QUALITY = {"motion": None, "sharpness": None, "duplicate": None, "caption": {"min_words": 1}}
 
 
 def rendered(num_clips: int = 16, seed: int = 0) -> RawVideoParams:
@@ -27,6 +35,7 @@ def rendered(num_clips: int = 16, seed: int = 0) -> RawVideoParams:
 
 def folder(path: Path, captions: str | None = None, allowed: float = 0.0, most: int | None = None) -> RawVideoParams:
     block = {"path": str(path), "captions": captions, "max_clips_per_video": most, "max_rejected_share": allowed}
+    block |= {"media": "videos", "prompt_prefix": None, "cutting": CUTTING, "quality": QUALITY}
     source = {"folder": {**block, "limits": LIMITS}}
     return RawVideoParams.model_validate({"clip": CLIP, "held_out_share": 0.25, "source": source})
 
@@ -185,7 +194,7 @@ def test_too_many_refusals_stop_the_stage_with_a_table_and_leave_earlier_results
     with pytest.raises(StageError, match=r"1 of 2 files were refused.*(?s:.*)not_video +1 +bad.mp4"):
         run(folder(tmp_path / "videos", allowed=0.4), tmp_path)
     assert read_catalog(tmp_path / "clips")["key"].tolist() == before["key"].tolist()
-    assert {path.name for path in tmp_path.iterdir()} == {"videos", "clips", "plots", "metrics.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"videos", "clips", "plots", "metrics.json", ".work"}
 
 
 def test_mistakes_about_the_folder_are_told_at_once(tmp_path: Path) -> None:
