@@ -7,7 +7,7 @@ longest of equals) leads; the last stretch of a run, up to two of the longest cl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
@@ -150,9 +150,7 @@ def cut(pictures: Iterator[Picture | None], choices: Sequence[Form], cutting: Cu
     """
     run: _Run | None = None
     count = gaps = cuts = whole = 0
-    is_cut = _boundaries(cutting)
-    for picture in pictures:
-        boundary = picture is not None and is_cut(picture)
+    for picture, boundary in _with_boundaries(pictures, cutting):
         if run is not None and (picture is None or boundary):
             for window in run.end():
                 whole += 1
@@ -172,19 +170,11 @@ def cut(pictures: Iterator[Picture | None], choices: Sequence[Form], cutting: Cu
         raise _nothing(count, gaps, cuts, min(frames for frames, _, _ in choices), rate)
 
 
-def _boundaries(cutting: Cutting) -> Callable[[Picture], bool]:
-    """Says of each picture, one after another, whether a shot begins with it."""
-    last: list[np.ndarray] = []
-
-    def is_cut(picture: Picture) -> bool:
-        if cutting.shots is None:
-            return False
-        frame = picture.cover(64, 64)
-        found = bool(last) and shots.distance(last[0], frame) > cutting.shots.threshold
-        last[:] = [frame]
-        return found
-
-    return is_cut
+def _with_boundaries(pictures: Iterator[Picture | None], cutting: Cutting) -> Iterator[tuple[Picture | None, bool]]:
+    """Each picture, and whether a shot begins with it."""
+    if cutting.shots is None:
+        return ((picture, False) for picture in pictures)
+    return shots.boundaries(pictures, cutting.shots.threshold, cutting.shots.ratio)
 
 
 def _nothing(count: int, gaps: int, cuts: int, shortest: int, rate: float) -> VideoError:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from pipelines.params import Count, NonNegative, Params, Positive, Share, Whole
+from pipelines.params import Count, NonNegative, Params, Positive, Real, Share, Whole
 
 
 def _one_mod_four(frames: int) -> int:
@@ -60,9 +60,11 @@ class Limits(Params):
 
 
 class Shots(Params):
-    """No clip across a cut: frames whose distance (:mod:`pipelines.footage.shots`, 0 to 1) is above the threshold."""
+    """No clip across a cut: a change of frames (:mod:`pipelines.footage.shots`) above ``threshold``, 0 to 1, and above
+    ``ratio`` times the changes around it."""
 
     threshold: Annotated[Positive, Field(lt=1)]
+    ratio: Annotated[Real, Field(ge=1)]
 
 
 class Buckets(Params):
