@@ -26,6 +26,11 @@ LAYOUT = 64.0
 class Covering(Protocol):
     """What can be shown at a size: see :class:`pipelines.data.picture.Picture`."""
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        ...
+
     def cover(self, height: int, width: int) -> np.ndarray:
         """uint8 [height, width, 3]."""
         ...
@@ -57,6 +62,12 @@ def distance(frame: np.ndarray, other: np.ndarray) -> float:
     colors = np.abs(_histograms(frame) - _histograms(other)).sum(1).mean() / 2
     layout = np.abs(_layout(frame) - _layout(other)).mean() / LAYOUT
     return float((colors + min(1.0, layout)) / 2)
+
+
+def _small(size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of about 64 x 64 pixels for the whole of a frame of ``size`` (its middle, beyond 4:1)."""
+    shape = min(2.0, max(0.5, (size[1] / size[0]) ** 0.5))
+    return round(64 / shape), round(64 * shape)
 
 
 def _stands_out(change: float | None, around: Sequence[float | None], threshold: float, ratio: float) -> bool:
@@ -91,7 +102,7 @@ def boundaries(pictures: Iterator[Shown | None], threshold: float, ratio: float)
             last = None
             yield None, False
             continue
-        frame = picture.cover(64, 64)
+        frame = picture.cover(*_small(picture.size))
         waiting.append((picture, None if last is None else distance(last, frame)))
         last = frame
         if len(waiting) > AROUND:
