@@ -1,8 +1,9 @@
 """Cutting a stream of pictures into clips: runs without gap or shot boundary, forms chosen to lose few pixels.
 
-A form keeps, of each source frame, the pixels inside its crop, and no more than it has itself: enlarging adds nothing.
-Of forms with equally many frames the one that keeps most is taken. Along a run, the form that keeps most per frame (the
-longest of equals) leads; the last stretch of a run, up to two of the longest clips, is cut as loses fewest pixels.
+A form keeps of a frame the share of the picture that is inside its crop, times the pixels that this is stored with: at
+most its own and at most those of the source, because enlarging adds nothing. Of forms with equally many frames the
+one that keeps most is taken. Along a run, the form that keeps most per frame (the longest of equals) leads; the last
+stretch of a run, up to two of the longest clips, is cut as loses fewest pixels.
 """
 
 from __future__ import annotations
@@ -52,10 +53,11 @@ def forms(clip: Clip, buckets: Buckets | None, still: bool) -> tuple[Form, ...]:
 
 
 def pixels_kept(form: Form, size: Size) -> float:
-    """Source pixels per frame that a form keeps: those inside its crop, at most as many as it has."""
+    """Pixels per frame that a form keeps of a source of ``size``, times the share of the picture inside its crop."""
     _, height, width = form
     ratio = (width / height) / (size[1] / size[0])
-    return min(size[0] * size[1] * min(ratio, 1 / ratio), float(height * width))
+    share = min(ratio, 1 / ratio)
+    return share * min(share * size[0] * size[1], float(height * width))
 
 
 def best_sizes(choices: Sequence[Form], size: Size) -> dict[int, tuple[Size, float]]:
