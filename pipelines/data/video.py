@@ -66,9 +66,10 @@ def _opened(path: Path, limits: Limits) -> Iterator[tuple[InputContainer, VideoS
         if not streams:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no streams"
             raise VideoError("no_video_stream", f"holds {kinds}, no video")
-        stream = max(streams, key=lambda one: (one.width * one.height, -one.index))
-        if stream.codec_context is None:
+        known = [stream for stream in streams if stream.codec_context is not None]
+        if not known:
             raise VideoError("decode_error", "its codec is unknown here")
+        stream = max(known, key=lambda one: (one.width * one.height, -one.index))
         _check_size(stream.width, stream.height, limits)
         stream.codec_context.options = {"max_pixels": str(2 * limits.max_pixels + 65536)}  # decoders pad their frames
         stream.codec_context.thread_type = "NONE"

@@ -211,6 +211,7 @@ def source_counts(catalog: pd.DataFrame, rejected: Sequence[Mapping[str, str]]) 
     right.set_title(f"refused files by reason ({len(rejected)})", fontsize=9, color=INK)
     for axes in (left, right):
         _quiet(axes)
+        axes.set_ylim(-0.6, max(3, len(shown), len(reasons)) - 0.4)
     if not reasons:
         right.set_axis_off()
     figure.legend(*left.get_legend_handles_labels(), loc="upper right", ncols=2, fontsize=8, frameon=False)

@@ -8,6 +8,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipelines.data.video import Limits, VideoError, probe, read_clip, read_frames, sample_frames, write_mp4
 
@@ -261,7 +263,42 @@ def test_the_time_of_whoever_reads_is_not_decoding_time(tmp_path: Path) -> None:
             pass
 
 
-def test_one_frame_of_a_cover_and_the_largest_stream_are_told_apart(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    write_mp4(folder / "a.mp4", blocks(9), 8.0)
+    write_at(folder / "a.webm", [60 * k for k in range(4)], [40 * k for k in range(4)], codec="libvpx")
+    write_at(folder / "a.mkv", [60 * k for k in range(4)], [40 * k for k in range(4)], rotation=90)
+    return folder
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["a.mp4", "a.webm", "a.mkv"]),
+    st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=6),
+    st.floats(0, 1),
+)
+def test_a_damaged_file_gives_frames_or_a_reason_and_nothing_else(
+    made: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    flips: list[tuple[float, int]],
+    end: float,
+) -> None:
+    content = bytearray((made / name).read_bytes())
+    for place, value in flips:
+        content[int(place * len(content))] = value
+    path = tmp_path_factory.getbasetemp() / name
+    path.write_bytes(content[: round(end * len(content))] if end < 0.9 else content)
+    limits = Limits(max_pixels=100_000, max_frames=100, max_seconds=60.0, max_decode_seconds=10.0)
+    try:
+        for frame in sample_frames(path, 8.0, (32, 32), limits):
+            assert frame is None or frame.shape == (32, 32, 3)
+    except VideoError as error:
+        assert error.reason and str(error)
+
+
+def test_of_several_streams_the_largest_is_read(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "a.mkv"), "w") as container:
         streams = []
         for width in (32, 64, 48):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import io
@@ -13,13 +14,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from pipelines.data.catalog import read_decisions
+from pipelines.data.limits import Limits, VideoError
 from pipelines.data.video import read_clip
 from pipelines.footage.captions import caption_in, captions_from_file, with_prefix
 from pipelines.footage.params import RawVideoParams
-from pipelines.footage.tars import expand
+from pipelines.footage.stills import read_picture
+from pipelines.footage.tars import expand, tar_samples
 from pipelines.stage import StageError
 from tests.footage.footage import CLIP, CUTTING, LIMITS, QUALITY, folder, footage, frames, refused, run, video
 
@@ -122,6 +127,50 @@ def test_a_tar_that_cannot_be_reached_is_told_in_two_lines_without_its_token(tmp
         with pytest.raises(StageError, match=r"tars\.urls: .*none\.tar: cannot be read") as caught:
             run(tars([url]), tmp_path)
         assert "secret" not in str(caught.value) and len(str(caught.value).splitlines()) == 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5119), st.integers(0, 255)), max_size=8), st.integers(0, 10240))
+def test_a_damaged_tar_gives_samples_or_a_reason(
+    tmp_path_factory: pytest.TempPathFactory, flips: list[tuple[int, int]], end: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "a.tar"
+    tar(path, {"a.mp4": b"x" * 700, "a.txt": b"one", "b.mp4": b"y", "b.json": b'{"text": "two"}'})
+    content = bytearray(path.read_bytes())
+    for place, value in flips:
+        content[place] = value
+    path.write_bytes(content[:end] if end < 9000 else content)
+    block = tars([str(path)]).source.tars
+    assert block is not None
+    names = []
+    for found in tar_samples(block, 8.0):
+        with contextlib.suppress(VideoError):
+            names.append(found.name)
+            found.caption()
+            found.digest()
+    assert names
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["png", "jpeg", "webp", "bmp", "tiff"]),
+    st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=6),
+    st.floats(0, 1),
+)
+def test_a_damaged_picture_is_read_or_has_a_reason(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, flips: list[tuple[float, int]], end: float
+) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(frames(1)[0]).save(stream, format=kind)
+    content = bytearray(stream.getvalue())
+    for place, value in flips:
+        content[int(place * len(content))] = value
+    path = tmp_path_factory.getbasetemp() / f"a.{kind}"
+    path.write_bytes(content[: round(end * len(content))] if end < 0.9 else content)
+    try:
+        assert read_picture(path, Limits(max_pixels=100_000)).cover(32, 32).shape == (32, 32, 3)
+    except VideoError as error:
+        assert error.reason and str(error)
 
 
 def test_the_number_of_samples_is_bounded(tmp_path: Path) -> None:
