@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
+import av
 import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
@@ -50,7 +51,8 @@ class Picture:
         """uint8 [height, width, 3], RGB: resized until both sides are covered, then cropped about the centre.
 
         Raises:
-            VideoError: the frame is so long and thin that covering would cost MOST_CROPPED times the memory.
+            VideoError: the frame is so long and thin that covering would cost MOST_CROPPED times the memory, or its
+                format cannot be converted.
         """
         tall, wide = (width, height) if self.turns % 2 else (height, width)
         full_height, full_width = self.frame.height, max(1, round(self.frame.width * self.aspect))
@@ -59,6 +61,9 @@ class Picture:
         if new_height * new_width > MOST_CROPPED * tall * wide:
             raise VideoError("too_elongated", f"{full_width}x{full_height} square pixels, for clips of {wide}x{tall}")
         method = Interpolation.AREA if scale < 1 else Interpolation.BICUBIC
-        resized = opaque(self.frame).reformat(new_width, new_height, "rgb24", interpolation=method).to_ndarray()
+        try:
+            resized = opaque(self.frame).reformat(new_width, new_height, "rgb24", interpolation=method).to_ndarray()
+        except (av.FFmpegError, ValueError) as error:
+            raise VideoError("decode_error", f"{self.frame.format.name} frames: {error}") from None
         top, left = (new_height - tall) // 2, (new_width - wide) // 2
         return np.ascontiguousarray(np.rot90(resized[top : top + tall, left : left + wide], self.turns))

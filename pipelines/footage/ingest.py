@@ -154,7 +154,7 @@ class Ingest:
             told = ", ".join(f"{name} {count}" for name, count in counts.most_common())
             raise StageError(
                 f"{where}.quality: refused all {len(self.rows)} clips ({told}).\n"
-                "Move the thresholds: each clip's measures are what docs/raw_video.md says, null judges nothing."
+                "Move the thresholds or write null to judge nothing; docs/raw_video.md says what is measured."
             )
         if len(self.made.clips) == 1 and held_out_share > 0:
             raise StageError(f"{where}: gave one clip; training needs one and another to hold out. Add videos.")
