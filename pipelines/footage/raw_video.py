@@ -53,7 +53,7 @@ def _clips(params: RawVideoParams, work: Path, folder: Path) -> Made:
 
 def warn_unwatched(path: str | None, graph: Path = Path("dvc.yaml")) -> None:
     """Say so when DVC will not notice new files, because the source folder is no dependency of the stage."""
-    if path is None or not graph.is_file():
+    if path is None or not graph.is_file() or not Path(path).is_dir():
         return
     stages = (yaml.safe_load(graph.read_text(encoding="utf-8")) or {}).get("stages", {})
     deps = [Path(dep) for dep in stages.get(stage.current().name, {}).get("deps", []) if isinstance(dep, str)]

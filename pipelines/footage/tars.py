@@ -58,7 +58,7 @@ def expand(urls: Sequence[str]) -> list[str]:
 def shown(url: str) -> str:
     """An address without what follows ``?``, where tokens are, and without a password."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname or ''}{parts.path}" if parts.scheme else url
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.scheme else url
 
 
 class _Watched:
@@ -201,8 +201,8 @@ def _opened(url: str) -> Iterator[_Watched]:
 
 
 def _unreached(url: str, error: Exception) -> StageError:
-    text = str(error).replace(url, shown(url)).splitlines() or [type(error).__name__]
+    said = str(error).replace(url, shown(url)).splitlines() or [type(error).__name__]
+    text = "not found, or no answer" if isinstance(error, FileNotFoundError) else said[0]
     return StageError(
-        f"{KEY}: {shown(url)}: cannot be read: {text[0]}.\n"
-        "Check the address and run again; what was cut already is kept."
+        f"{KEY}: {shown(url)}: cannot be read: {text}.\nCheck the address and run again; what was cut already is kept."
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from pipelines.data.catalog import read_catalog, read_rejected
@@ -205,12 +206,16 @@ def test_a_source_is_exactly_one_complete_block(source: dict[str, Any], words: s
         RawVideoParams.model_validate({"clip": CLIP, "held_out_share": 0.1, "source": source})
 
 
-def test_a_source_folder_that_dvc_does_not_watch_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_source_folder_that_dvc_does_not_watch_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     graph = tmp_path / "dvc.yaml"
     graph.write_text("stages: {stage: {deps: [videos, pipelines/footage]}}")
-    for watched in ("videos", "videos/sub"):
+    monkeypatch.chdir(tmp_path)
+    for name in ("videos/sub", "films"):
+        Path(name).mkdir(parents=True)
+    for watched in ("videos", "videos/sub", "absent", None):
         warn_unwatched(watched, graph)
-    warn_unwatched(None, graph)
     assert capsys.readouterr().out == ""
     warn_unwatched("films", graph)
     assert "films is not in deps" in capsys.readouterr().out
@@ -219,3 +224,12 @@ def test_a_source_folder_that_dvc_does_not_watch_is_told(tmp_path: Path, capsys:
 def test_a_frame_count_that_no_autoencoder_folds_is_refused_with_the_nearest() -> None:
     with pytest.raises(ValueError, match="write 17"):
         RawVideoParams.model_validate({**rendered().model_dump(), "clip": {**CLIP, "num_frames": 16}})
+
+
+def test_the_block_in_comments_in_the_params_file_is_valid() -> None:
+    lines = (Path(__file__).parents[2] / "params.yaml").read_text().splitlines()
+    begin = lines.index("    # folder:")
+    end = next(number for number in range(begin, len(lines)) if not lines[number].startswith("    # "))
+    block = yaml.safe_load("\n".join(line.replace("    # ", "    ", 1) for line in lines[begin:end]))
+    written = {"clip": CLIP, "held_out_share": 0.1, "source": block}
+    assert RawVideoParams.model_validate(written).source.folder is not None
