@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from pipelines.stage import StageError
 
-CATALOG, REJECTED = "catalog.parquet", "rejected.parquet"
+CATALOG, REJECTED, DECISIONS = "catalog.parquet", "rejected.parquet", "decisions.parquet"
 SPLITS = ("train", "held_out")
 FACTOR_PREFIX = "factor_"
 
@@ -35,15 +35,36 @@ CLIPS = pa.schema(
         pa.field("actions", pa.list_(pa.list_(pa.float32()))),  # [num_frames][W A S D, mouse dx dy]; null: unknown
     ]
 )
+JUDGED = ("motion", "sharpness", "duplicate", "caption")
+"""What can be decided of a clip that was cut from a file."""
+QUALITY = pa.schema(
+    [
+        pa.field("quality_motion", pa.float64()),  # mean change from frame to frame, levels of 255; null: one frame
+        pa.field("quality_sharpness", pa.float64(), nullable=False),  # variance of the Laplacian
+        pa.field("quality_hash", pa.string(), nullable=False),  # perceptual hash, 256 bits in hexadecimal
+    ]
+)
+"""Columns of clips cut from files; rendered clips have none of them."""
+JUDGEMENTS = pa.schema(
+    [
+        *[CLIPS.field(name) for name in ("key", "source", "start_seconds", "end_seconds", "num_frames")],
+        *[CLIPS.field(name) for name in ("height", "width", "caption")],
+        *QUALITY,
+        *[pa.field(f"{name}_decision", pa.string(), nullable=False) for name in JUDGED],
+        pa.field("duplicate_of", pa.string()),  # key of the clip that was kept instead
+        pa.field("kept", pa.bool_(), nullable=False),
+    ]
+)
+"""One row per clip that was cut, kept or refused; a decision is "kept", "refused" or "off"."""
 REFUSALS = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("file", "reason", "detail")])
 
 _KEY = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
-def schema(factors: Iterable[str] = ()) -> pa.Schema:
-    """The columns of a catalog whose clips have the named ground-truth factors."""
+def schema(factors: Iterable[str] = (), measured: bool = False) -> pa.Schema:
+    """The columns of a catalog whose clips have the named ground-truth factors, or measures of their quality."""
     fields = [pa.field(FACTOR_PREFIX + name, pa.string(), nullable=False) for name in factors]
-    return pa.schema([*CLIPS, *fields])
+    return pa.schema([*CLIPS, *(QUALITY if measured else ()), *fields])
 
 
 def factor_names(catalog: pd.DataFrame) -> list[str]:
@@ -58,7 +79,8 @@ def write_catalog(
 
     Args:
         folder: where the clips' ``file`` paths start.
-        clips: a mapping per clip with every column of :data:`CLIPS`; further keys must be ``factor_<name>``.
+        clips: a mapping per clip with every column of :data:`CLIPS`, and of :data:`QUALITY` or none of it; further
+            keys must be ``factor_<name>``.
         rejected: a mapping per refused file with ``file``, ``reason`` (a code) and ``detail``.
 
     Returns:
@@ -68,8 +90,9 @@ def write_catalog(
         StageError: a row breaks the schema, or a key or split is not allowed.
     """
     rows = list(clips)
-    factors = [name.removeprefix(FACTOR_PREFIX) for name in (rows[0] if rows else ()) if name not in CLIPS.names]
-    columns = schema(factors)
+    known = {*CLIPS.names, *QUALITY.names}
+    factors = [name.removeprefix(FACTOR_PREFIX) for name in (rows[0] if rows else ()) if name not in known]
+    columns = schema(factors, measured=bool(rows) and "quality_hash" in rows[0])
     for row in rows:
         if set(row) != set(columns.names):
             odd = ", ".join(sorted(set(row) ^ set(columns.names)))
@@ -111,6 +134,20 @@ def read_rejected(folder: Path) -> pd.DataFrame:
         StageError: there is no such table.
     """
     return _read(folder, REJECTED).to_pandas()
+
+
+def write_decisions(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write :data:`DECISIONS`: a mapping per clip that was cut, kept or refused, with the columns of JUDGEMENTS."""
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=JUDGEMENTS), folder / DECISIONS)
+
+
+def read_decisions(folder: Path) -> pd.DataFrame:
+    """What was decided on every clip that was cut, columns as in :data:`JUDGEMENTS`.
+
+    Raises:
+        StageError: there is no such table (rendered clips are not judged).
+    """
+    return _read(folder, DECISIONS).to_pandas()
 
 
 def _read(folder: Path, name: str) -> pa.Table:

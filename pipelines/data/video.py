@@ -19,9 +19,10 @@ import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
 
+from pipelines.data.limits import Clock, Limits, VideoError, check_bytes
+from pipelines.data.picture import Picture
 from pipelines.data.resample import nearest_in_time
 
 CONTAINERS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "ogg", "flv")
@@ -34,23 +35,6 @@ SHORTFALL_SHARE = 0.05
 
 X264 = "log-level=none:threads=1:mbtree=0:bframes=0"
 """Quiet, and equal bytes for equal frames: with its macroblock tree and B-frames x264 gives several for short clips."""
-
-
-class VideoError(ValueError):
-    """A file cannot be used as a video. ``reason`` is a code for tables, the message says what was found."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Most that one file may hold: pixels per frame, decoded frames, seconds."""
-
-    max_pixels: int = 4096 * 2304
-    max_frames: int = 200_000
-    max_seconds: float = 3 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -70,12 +54,11 @@ class Probe:
 
 @contextlib.contextmanager
 def _opened(path: Path, limits: Limits) -> Iterator[tuple[InputContainer, VideoStream]]:
+    check_bytes(path, limits)
     options = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)}
     try:
         container = av.open(f"file:{path}", options=options, metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
-        if not path.is_file():
-            raise VideoError("missing", f"no such file: {path}") from None
         text = "is empty" if path.stat().st_size == 0 else f"is no video container known here ({_words(error)})"
         raise VideoError("not_video", text) from None
     with container:
@@ -83,9 +66,10 @@ def _opened(path: Path, limits: Limits) -> Iterator[tuple[InputContainer, VideoS
         if not streams:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no streams"
             raise VideoError("no_video_stream", f"holds {kinds}, no video")
-        stream = max(streams, key=lambda one: (one.width * one.height, -one.index))
-        if stream.codec_context is None:
+        known = [stream for stream in streams if stream.codec_context is not None]
+        if not known:
             raise VideoError("decode_error", "its codec is unknown here")
+        stream = max(known, key=lambda one: (one.width * one.height, -one.index))
         _check_size(stream.width, stream.height, limits)
         stream.codec_context.options = {"max_pixels": str(2 * limits.max_pixels + 65536)}  # decoders pad their frames
         stream.codec_context.thread_type = "NONE"
@@ -114,8 +98,10 @@ def _check_end(container: InputContainer, end: float) -> None:
 def _frames(container: InputContainer, stream: VideoStream, limits: Limits) -> Iterator[tuple[float, VideoFrame]]:
     count, first, end = 0, None, 0.0
     started = (container.start_time or 0) / av.time_base
+    clock = Clock(limits.max_decode_seconds)
     try:
         for packet in container.demux():
+            clock.check()
             if packet.pts is not None and packet.time_base is not None:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base) - started)
             if packet.stream_index != stream.index:
@@ -129,42 +115,23 @@ def _frames(container: InputContainer, stream: VideoStream, limits: Limits) -> I
                 count += 1
                 if count > limits.max_frames or frame.time - first > limits.max_seconds:
                     raise VideoError("too_long", f"more than {limits.max_frames} frames or {limits.max_seconds:g} s")
-                yield frame.time - first, frame
+                with clock.stopped():
+                    yield frame.time - first, frame
     except av.FFmpegError as error:
         if any(entry.pos + entry.size > container.size for entry in stream.index_entries):
-            raise VideoError(
-                "truncated", f"frame {count}: the file ends before the frames that its index names"
-            ) from None
+            text = f"frame {count}: the file ends before the frames that its index names"
+            raise VideoError("truncated", text) from None
         raise VideoError("decode_error", f"frame {count}: {_words(error)}") from None
     if count == 0:
         raise VideoError("decode_error", "not one frame could be decoded")
     _check_end(container, end)
 
 
-def _quarter_turns(frame: VideoFrame) -> int:
-    """Anticlockwise quarter turns that make the frame upright (``rotation`` is side data, in degrees)."""
-    return round(frame.rotation / 90) % 4
-
-
-def _square_size(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
-    """Width and height in square pixels, before rotation."""
+def _picture(frame: VideoFrame, stream: VideoStream) -> Picture:
+    """With the rotation from the frame's side data (degrees anticlockwise) and the stream's pixel shape."""
     aspect = stream.sample_aspect_ratio
-    if aspect is None or aspect <= 0 or aspect == 1:
-        return frame.width, frame.height
-    return max(1, round(frame.width * aspect)), frame.height
-
-
-def _cover(frame: VideoFrame, stream: VideoStream, height: int, width: int) -> np.ndarray:
-    """Upright RGB of the wanted size: resized until both sides are covered, then cropped about the centre."""
-    turns = _quarter_turns(frame)
-    tall, wide = (width, height) if turns % 2 else (height, width)
-    full_width, full_height = _square_size(frame, stream)
-    scale = max(tall / full_height, wide / full_width)
-    new_height, new_width = max(tall, round(full_height * scale)), max(wide, round(full_width * scale))
-    method = Interpolation.AREA if scale < 1 else Interpolation.BICUBIC
-    resized = frame.reformat(new_width, new_height, "rgb24", interpolation=method).to_ndarray()
-    top, left = (new_height - tall) // 2, (new_width - wide) // 2
-    return np.ascontiguousarray(np.rot90(resized[top : top + tall, left : left + wide], turns))
+    known = aspect if aspect is not None and aspect > 0 else Fraction(1)
+    return Picture(frame, round(frame.rotation / 90) % 4, known)
 
 
 def read_frames(path: Path, limits: Limits | None = None) -> Iterator[tuple[float, np.ndarray]]:
@@ -179,22 +146,19 @@ def read_frames(path: Path, limits: Limits | None = None) -> Iterator[tuple[floa
     limits = limits or Limits()
     with _opened(path, limits) as (container, stream):
         for seconds, frame in _frames(container, stream, limits):
-            yield seconds, np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), _quarter_turns(frame)))
+            yield seconds, _picture(frame, stream).pixels()
 
 
-def sample_frames(
-    path: Path, frame_rate: float, size: tuple[int, int], limits: Limits | None = None
-) -> Iterator[np.ndarray | None]:
-    """Frames at a regular rate: frame k is the one nearest to k / frame_rate after the first frame.
+def sample_pictures(path: Path, frame_rate: float, limits: Limits | None = None) -> Iterator[Picture | None]:
+    """Pictures at a regular rate: picture k is the one nearest to k / frame_rate after the first frame.
 
     Args:
         path: a video file.
-        frame_rate: wanted frames per second.
-        size: (height, width) to resize to, in square pixels, and to crop to about the centre.
+        frame_rate: wanted pictures per second.
         limits: most that the file may hold.
 
     Yields:
-        uint8 [height, width, 3], RGB, upright; None where no frame is within half a period of its time.
+        A picture, or None where no frame is within half a period of its time.
 
     Raises:
         VideoError: as :func:`read_frames`.
@@ -202,7 +166,15 @@ def sample_frames(
     limits = limits or Limits()
     with _opened(path, limits) as (container, stream):
         for frame in nearest_in_time(_frames(container, stream, limits), frame_rate):
-            yield None if frame is None else _cover(frame, stream, *size)
+            yield None if frame is None else _picture(frame, stream)
+
+
+def sample_frames(
+    path: Path, frame_rate: float, size: tuple[int, int], limits: Limits | None = None
+) -> Iterator[np.ndarray | None]:
+    """As :func:`sample_pictures`, resized to cover ``size`` (height, width) and cropped: uint8 [height, width, 3]."""
+    for picture in sample_pictures(path, frame_rate, limits):
+        yield None if picture is None else picture.cover(*size)
 
 
 def read_clip(path: Path, limits: Limits | None = None) -> np.ndarray:
@@ -235,15 +207,15 @@ def probe(path: Path, limits: Limits | None = None) -> Probe:
         assert last is not None
         gaps = np.array([later - earlier for earlier, later in pairwise(times)]) if len(times) > 1 else np.zeros(1)
         gap, spread = float(gaps.mean()), float(gaps.max() - gaps.min())
-        width, height = _square_size(last, stream)
-        turns = _quarter_turns(last)
+        picture = _picture(last, stream)
+        height, width = picture.size
         return Probe(
             num_frames=len(times),
-            width=height if turns % 2 else width,
-            height=width if turns % 2 else height,
+            width=width,
+            height=height,
             frame_rate=1 / gap if gap > 0 else 0.0,
             seconds=times[-1] + gap,
-            rotation=turns * 90,
+            rotation=picture.turns * 90,
             variable_rate=spread > 2 * float(stream.time_base or 0) and spread > 0.05 * gap,
             codec=stream.codec_context.name,
             container=container.format.name,

@@ -17,12 +17,17 @@ from pipelines.footage.params import Clip
 
 @dataclass
 class Made:
-    """What a source gave: catalog rows, refused files, files looked at, and per clip the PSNR of its mp4 in dB."""
+    """What a source gave: catalog rows, refused files, files looked at, and per clip the PSNR of its mp4 in dB.
+
+    Of a source of files also the decisions on its clips, and how many files had to be decoded (None: rendered).
+    """
 
     clips: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[dict[str, str]] = field(default_factory=list)
     num_files: int = 0
     fidelity: list[float] = field(default_factory=list)
+    decisions: list[dict[str, Any]] = field(default_factory=list)
+    files_decoded: int | None = None
 
 
 @dataclass(frozen=True)
@@ -51,10 +56,14 @@ def psnr(frames: np.ndarray, stored: np.ndarray) -> float:
 
 
 def store(cut: Cut, clip: Clip, folder: Path) -> tuple[dict[str, Any], float]:
-    """Write ``clips/<key>.mp4`` and read it back: the catalog row without its split, and the file's PSNR in dB."""
+    """Write ``clips/<key>.mp4`` and read it back: the catalog row without its split, and the file's PSNR in dB.
+
+    A caption known here becomes the file's title; footage is stored without, so that a caption may change.
+    """
     key = f"clip-{cut.content_hash[:16]}"
     name = f"clips/{key}.mp4"
-    write_mp4(folder / name, cut.frames, clip.frame_rate, {"title": cut.caption, "comment": key}, clip.crf)
+    title = {"title": cut.caption} if cut.caption else {}
+    write_mp4(folder / name, cut.frames, clip.frame_rate, {**title, "comment": key}, clip.crf)
     fidelity = psnr(cut.frames, read_clip(folder / name))
     row = {
         "key": key,

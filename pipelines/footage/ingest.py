@@ -1,187 +1,206 @@
-"""The folder source: a user's own videos, captioned, decoded and cut into clips; the unusable are listed."""
+"""Sources of files: captioned, cut and judged; what cannot be used is listed, what was cut before is reused."""
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipelines import stage
-from pipelines.data.video import SUFFIXES, Limits, VideoError, sample_frames
-from pipelines.footage.captions import captions_from_file, sidecar_captions
+from pipelines.data.catalog import JUDGED
+from pipelines.data.limits import VideoError
+from pipelines.footage.captions import with_prefix
 from pipelines.footage.clips import Cut, Made, content_hash, share_by_hash, store
-from pipelines.footage.params import Clip, Folder
+from pipelines.footage.cutting import cut, forms
+from pipelines.footage.params import Clip, Folder, Footage, RawVideoParams, Recordings, Tars
+from pipelines.footage.quality import judge, measure
+from pipelines.footage.reuse import Reuse, link
+from pipelines.footage.sources import Found, folder_files, recordings
+from pipelines.footage.tars import tar_samples
 from pipelines.stage import StageError
 
 VERSION = 1
 """Part of every content key: raise it when the same file would be cut or resized to other pixels."""
 
-KEY = "raw_video.source.folder.path"
+
+def found_in(params: Footage, frame_rate: float) -> Iterator[Found]:
+    """What the source holds, one after another."""
+    if isinstance(params, Folder):
+        return folder_files(params, frame_rate)
+    if isinstance(params, Recordings):
+        return recordings(params, frame_rate)
+    return tar_samples(params, frame_rate)  # type: ignore[arg-type]
 
 
-def find_videos(root: Path) -> list[str]:
-    """The video files of a folder tree by suffix, as sorted posix paths relative to it; hidden ones are passed over.
-
-    Raises:
-        StageError: there is no such folder, or it holds no videos.
-    """
-    if not root.is_dir():
-        siblings = [path.name for path in root.parent.iterdir() if path.is_dir()] if root.parent.is_dir() else []
-        close = difflib.get_close_matches(root.name, siblings, n=1)
-        hint = f"did you mean {root.parent / close[0]}?" if close else "paths start at the project's root."
-        raise StageError(f"{KEY}: {root}: {'is not a folder' if root.exists() else 'no such folder'}; {hint}")
-    inside = [path.relative_to(root) for path in root.rglob("*") if path.is_file()]
-    seen = sorted(path.as_posix() for path in inside if not any(part.startswith(".") for part in path.parts))
-    videos = [name for name in seen if name.lower().endswith(SUFFIXES)]
-    if not videos:
-        holds = f"holds {len(seen)} files, none of them a video" if seen else "is empty"
-        raise StageError(f"{KEY}: {root}: {holds}; put files with these endings there: {' '.join(SUFFIXES)}.")
-    return videos
-
-
-def find_captions(params: Folder, videos: list[str]) -> dict[str, str]:
-    """Captions by video, from the file or the sidecars that the parameters name.
+def cut_file(params: Footage, clip: Clip, found: Found, digest: str, folder: Path) -> Iterator[dict[str, Any]]:
+    """Cut one file and store its clips in ``folder``: per clip its row, its fidelity and its measures.
 
     Raises:
-        StageError: the captions file cannot be used.
+        VideoError: the file cannot be used.
     """
-    root = Path(params.path)
-    if params.captions is None:
-        return sidecar_captions(root, videos)
-    inside = root / params.captions
-    return captions_from_file(inside if inside.is_file() else Path(params.captions), videos)
+    reel = found.open(digest)
+    choices = forms(clip, params.cutting.buckets, found.still)
+    if not choices:
+        raise VideoError("too_short", f"a picture; a clip has {clip.num_frames} frames")
+    windows = cut(reel.pictures(), choices, params.cutting, clip.frame_rate)
+    for number, window in enumerate(windows, 1):
+        count, height, width = window.frames.shape[:3]
+        form = clip.model_copy(update={"num_frames": count, "height": height, "width": width})
+        identity = content_hash(form, cutter=VERSION, **reel.facts(window.start, count))
+        begin, held = window.start / clip.frame_rate, reel.actions(window.start, count)
+        row, fidelity = store(Cut(window.frames, identity, "", "", begin, held), form, folder)
+        measures = {f"quality_{name}": value for name, value in measure(window.frames).items()}
+        yield {"row": row | measures, "psnr": fidelity}
+        if number == params.max_clips_per_video:
+            return
 
 
-def windows(path: Path, clip: Clip, limits: Limits) -> Iterator[tuple[int, np.ndarray]]:
-    """Clips one after another: the number of the first frame on the time grid, and uint8 [T, H, W, 3].
+class Ingest:
+    """One run over a source: what came of each file, and of each clip."""
 
-    A stretch without a frame near its time is cut around.
+    def __init__(self, params: Footage, clip: Clip, reuse: Reuse, folder: Path) -> None:
+        self.params, self.clip, self.reuse, self.folder = params, clip, reuse, folder
+        self.made = Made(files_decoded=0)
+        self.names: dict[str, str] = {}
+        """Name of the first file of each content."""
+        self.rows: list[dict[str, Any]] = []
+        self.fidelity: dict[str, float] = {}
 
-    Raises:
-        VideoError: the file cannot be used, or not one whole clip is in it.
-    """
-    frames: list[np.ndarray] = []
-    count = whole = gaps = 0
-    for frame in sample_frames(path, clip.frame_rate, (clip.height, clip.width), limits):
-        count += 1
-        if frame is None:
-            gaps += 1
-            frames = []
-            continue
-        frames.append(frame)
-        if len(frames) == clip.num_frames:
-            whole += 1
-            yield count - clip.num_frames, np.stack(frames)
-            frames = []
-    if whole == 0 and count < clip.num_frames:
-        raise VideoError("too_short", f"{count} frames at {clip.frame_rate:g} per second; a clip has {clip.num_frames}")
-    if whole == 0:
-        raise VideoError("frame_rate_too_low", f"{gaps} of {count} times have no frame within half a period")
+    def take(self, found: Found) -> None:
+        """Cut one file or reuse what it gave; a refusal is noted with its reason."""
+        self.made.num_files += 1
+        try:
+            caption = self._caption(found)
+            digest = found.digest()
+            unit = found.unit() if found.unit else digest
+            twin = self.names.setdefault(digest, found.name)
+            if twin != found.name:
+                raise VideoError("duplicate", f"has the same content as {twin}")
+            for clip in self._clips(found, digest):
+                self._place(clip, digest, {"caption": caption, "source": found.name, "unit": unit})
+        except VideoError as error:
+            self.made.rejected.append({"file": found.name, "reason": error.reason, "detail": str(error)})
+        clips, rejected = len(self.rows), len(self.made.rejected)
+        unit = "tar" if isinstance(self.params, Tars) else "file"
+        stage.report(found.place, found.total, unit=unit, clips=clips, rejected=rejected)
+
+    def _caption(self, found: Found) -> str:
+        caption, rule = found.caption(), self.params.quality.caption
+        if rule is not None and not caption:
+            raise VideoError("no_caption", found.no_caption)
+        if rule is not None and len(caption.split()) < rule.min_words:
+            raise VideoError("no_caption", f"{caption!r} has fewer than {rule.min_words} words")
+        return with_prefix(self.params.prompt_prefix, caption)
+
+    def _clips(self, found: Found, digest: str) -> list[dict[str, Any]]:
+        known = self.reuse.find(digest)
+        if known is None:
+            assert self.made.files_decoded is not None
+            self.made.files_decoded += 1
+            with self.reuse.keeping(digest) as (folder, clips):
+                clips += cut_file(self.params, self.clip, found, digest, folder)
+            return clips
+        return known
+
+    def _place(self, clip: dict[str, Any], digest: str, facts: dict[str, str]) -> None:
+        row = clip["row"]
+        if row["key"] not in self.fidelity:  # equal stretches of a recording are one clip
+            link(self.reuse.entry(digest) / row["file"], self.folder / row["file"])
+            self.fidelity[row["key"]] = clip["psnr"]
+            self.rows.append({**row, **facts})
+
+    def finish(self, held_out_share: float) -> Made:
+        """Judge the clips, drop those refused, and split the rest.
+
+        Raises:
+            StageError: too many files were refused, or too few clips are left.
+        """
+        self._check_share()
+        decided = judge(self.params.quality, self.rows)
+        for row, decision in zip(self.rows, decided, strict=True):
+            columns = {f"{name}_decision": decision[name] for name in JUDGED}
+            rest = {name: decision[name] for name in ("duplicate_of", "kept")}
+            self.made.decisions.append({**row, **columns, **rest})
+            if decision["kept"]:
+                self.made.clips.append(row)
+                self.made.fidelity.append(self.fidelity[row["key"]])
+            else:
+                (self.folder / row["file"]).unlink()
+        self._check_left(held_out_share)
+        split(self.made.clips, held_out_share)
+        return self.made
+
+    def _check_share(self) -> None:
+        made, name = self.made, place_of(self.params)
+        if made.num_files == 0:
+            raise StageError(f"raw_video.source.{name}: holds no sample; see docs/raw_video.md.")
+        share = len(made.rejected) / made.num_files
+        if self.rows and share <= self.params.max_rejected_share:
+            return
+        counts = Counter(row["reason"] for row in made.rejected)
+        firsts = {row["reason"]: row for row in reversed(made.rejected)}
+        table = [f"  {reason:<20}{n:>6}  {_first(firsts[reason])}" for reason, n in counts.most_common()]
+        allowed = f"raw_video.source.{name}.max_rejected_share allows {self.params.max_rejected_share:.0%}"
+        raise StageError(
+            f"{len(made.rejected)} of {made.num_files} files were refused, {allowed}; "
+            "mend or remove them, or raise the share:\n" + "\n".join(table)
+        )
+
+    def _check_left(self, held_out_share: float) -> None:
+        where = f"raw_video.source.{place_of(self.params)}"
+        if not self.made.clips:
+            counts = Counter(name for one in self.made.decisions for name in JUDGED if _refused(one, name))
+            told = ", ".join(f"{name} {count}" for name, count in counts.most_common())
+            raise StageError(
+                f"{where}.quality: refused all {len(self.rows)} clips ({told}).\n"
+                "Move the thresholds or write null to judge nothing; docs/raw_video.md says what is measured."
+            )
+        if len(self.made.clips) == 1 and held_out_share > 0:
+            raise StageError(f"{where}: gave one clip; training needs one and another to hold out. Add videos.")
 
 
-def _limits(params: Folder) -> Limits:
-    return Limits(params.limits.max_pixels, params.limits.max_frames, params.limits.max_seconds)
+def _refused(decision: dict[str, Any], name: str) -> bool:
+    return decision[f"{name}_decision"] == "refused"
 
 
-def cut_video(params: Folder, clip: Clip, cut: Cut, folder: Path) -> list[tuple[dict[str, Any], float]]:
-    """Cut one video and store its clips: their rows and fidelities. A video that fails leaves no clip behind.
+def _first(row: dict[str, str]) -> str:
+    return f"{row['file']}: {row['detail']}"
+
+
+def place_of(params: Footage) -> str:
+    """The name of the source's block."""
+    return type(params).__name__.lower()
+
+
+def split(clips: list[dict[str, Any]], held_out_share: float) -> None:
+    """All clips of a file are in one split, chosen by content hash; of a single file, its clips are split."""
+    alone = len({row["source"] for row in clips}) == 1
+    units = [row["content_hash"] if alone else row["unit"] for row in clips]
+    held_out = share_by_hash(units, held_out_share)
+    for row, unit in zip(clips, units, strict=True):
+        row["split"] = "held_out" if unit in held_out else "train"
+        del row["unit"]
+
+
+def ingest(params: RawVideoParams, footage: Footage, work: Path, folder: Path) -> Made:
+    """Clips of every usable file of a source.
 
     Args:
-        params: the folder and its limits.
-        clip: the form of a clip.
-        cut: what the clips have in common; its content hash is the video file's.
-        folder: where the clips go.
+        params: the form of the clips and the share to hold out.
+        footage: the source's block.
+        work: where clips of earlier runs are kept by content.
+        folder: the new data set; its folder ``clips`` exists.
 
     Raises:
-        VideoError: the video cannot be used.
+        StageError: the source cannot be used, or more than the allowed share of files was refused.
     """
-    stored: list[tuple[dict[str, Any], float]] = []
-    try:
-        for start, frames in windows(Path(params.path) / cut.source, clip, _limits(params)):
-            identity = content_hash(clip, cutter=VERSION, source=cut.content_hash, start=start)
-            part = replace(cut, frames=frames, content_hash=identity, start_seconds=start / clip.frame_rate)
-            stored.append(store(part, clip, folder))
-            if len(stored) == params.max_clips_per_video:
-                break
-    except VideoError:
-        for row, _ in stored:
-            (folder / row["file"]).unlink()
-        raise
-    return stored
-
-
-def ingest(params: Folder, clip: Clip, held_out_share: float, folder: Path) -> Made:
-    """Cut every captioned video of the folder into clips.
-
-    All clips of a video are in one split (of a single video, the clips themselves are split), chosen by content hash.
-
-    Raises:
-        StageError: the folder or the captions cannot be used, or more than the allowed share of files was refused.
-    """
-    videos = find_videos(Path(params.path))
-    captions = find_captions(params, videos)
-    made = Made(num_files=len(videos))
-    digests: dict[str, str] = {}
-    for done, video in enumerate(videos, 1):
-        try:
-            cut = _describe(params, video, captions.get(video, ""), digests)
-            for row, fidelity in cut_video(params, clip, cut, folder):
-                made.clips.append(row)
-                made.fidelity.append(fidelity)
-        except VideoError as error:
-            made.rejected.append({"file": video, "reason": error.reason, "detail": str(error)})
-        stage.report(done, len(videos), unit="video", clips=len(made.clips), rejected=len(made.rejected))
-    _check_share(params, made)
-    if len(made.clips) == 1 and held_out_share > 0:
-        raise StageError(f"{params.path}: gave one clip; training needs one and another to hold out. Add videos.")
-    _split(made, digests, held_out_share)
+    named = {"cutting", "limits", "max_clips_per_video", "frame_rate", "action_log"}
+    shape = {"version": VERSION, "clip": params.clip.model_dump(), "source": place_of(footage)}
+    shape |= {name: value for name, value in footage.model_dump().items() if name in named}
+    run = Ingest(footage, params.clip, Reuse(work / "cut", {"shape": shape}), folder)
+    for found in found_in(footage, params.clip.frame_rate):
+        run.take(found)
+    made = run.finish(params.held_out_share)
+    run.reuse.prune()
     return made
-
-
-def _describe(params: Folder, video: str, caption: str, digests: dict[str, str]) -> Cut:
-    """What a video's clips have in common; notes its content in ``digests`` (file digest by video)."""
-    if not caption:
-        sidecar = Path(video).with_suffix(".txt")
-        raise VideoError(
-            "no_caption", f"no text in {sidecar}" if params.captions is None else f"not in {params.captions}"
-        )
-    digest = stage.file_digest(Path(params.path) / video)
-    twin = next((name for name, other in digests.items() if other == digest), None)
-    if twin is not None:
-        raise VideoError("duplicate", f"has the same content as {twin}")
-    digests[video] = digest
-    return Cut(np.empty((0, 0, 0, 3), np.uint8), digest, caption, video, 0.0)
-
-
-def _split(made: Made, digests: dict[str, str], held_out_share: float) -> None:
-    alone = len({row["source"] for row in made.clips}) == 1
-    units = [row["content_hash"] if alone else digests[row["source"]] for row in made.clips]
-    held_out = share_by_hash(units, held_out_share)
-    for row, unit in zip(made.clips, units, strict=True):
-        row["split"] = "held_out" if unit in held_out else "train"
-
-
-def _check_share(params: Folder, made: Made) -> None:
-    """Stop when too many files were refused, or no clip is left.
-
-    Raises:
-        StageError: with a table of the reasons.
-    """
-    share = len(made.rejected) / made.num_files
-    if made.clips and share <= params.max_rejected_share:
-        return
-    counts = Counter(row["reason"] for row in made.rejected)
-    table = []
-    for reason, count in counts.most_common():
-        first = next(row for row in made.rejected if row["reason"] == reason)
-        table.append(f"  {reason:<20}{count:>6}  {first['file']}: {first['detail']}")
-    allowed = f"raw_video.source.folder.max_rejected_share allows {params.max_rejected_share:.0%}"
-    raise StageError(
-        f"{params.path}: {len(made.rejected)} of {made.num_files} files were refused, {allowed}; "
-        "mend or remove them, or raise the share:\n" + "\n".join(table)
-    )

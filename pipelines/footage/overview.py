@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from pipelines.data.catalog import FACTOR_PREFIX, factor_names
+from pipelines.data.catalog import FACTOR_PREFIX, JUDGED, factor_names
 from pipelines.data.video import read_clip
 from pipelines.footage.clips import Made
 from pipelines.footage.factors import MOTION
@@ -42,7 +42,7 @@ def numbers(catalog: pd.DataFrame, made: Made) -> dict[str, Any]:
     """The metrics: counts, seconds of footage, refused files by reason, and the PSNR of the mp4 files in dB."""
     held_out = catalog["split"] == "held_out"
     seconds = catalog["end_seconds"].to_numpy() - catalog["start_seconds"].to_numpy()
-    return {
+    found = {
         "num_clips": len(catalog),
         "num_held_out": int(held_out.to_numpy().sum()),
         "num_sources": made.num_files - len(made.rejected),
@@ -52,6 +52,15 @@ def numbers(catalog: pd.DataFrame, made: Made) -> dict[str, Any]:
         "rejected": dict(sorted(Counter(row["reason"] for row in made.rejected).items())),
         "mp4_psnr": {"mean": float(np.mean(made.fidelity)), "lowest": float(np.min(made.fidelity))},
     }
+    if made.files_decoded is not None:
+        refused = {name: sum(one[f"{name}_decision"] == "refused" for one in made.decisions) for name in JUDGED}
+        found |= {
+            "files_decoded": made.files_decoded,
+            "clips_cut": len(made.decisions),
+            "clips_refused": len(made.decisions) - len(catalog),
+            "clips_refused_by": refused,
+        }
+    return found
 
 
 def summary(content: Mapping[str, Any]) -> str:
@@ -61,6 +70,7 @@ def summary(content: Mapping[str, Any]) -> str:
         f"{content['num_clips']} clips ({content['num_held_out']} held out), {content['footage_seconds']:.0f} s, "
         f"mp4 {content['mp4_psnr']['mean']:.1f} dB; files refused: {content['num_rejected']}"
         + (f" ({refused})" if refused else "")
+        + (f"; clips refused: {content['clips_refused']}" if content.get("clips_refused") else "")
     )
 
 
@@ -201,6 +211,7 @@ def source_counts(catalog: pd.DataFrame, rejected: Sequence[Mapping[str, str]]) 
     right.set_title(f"refused files by reason ({len(rejected)})", fontsize=9, color=INK)
     for axes in (left, right):
         _quiet(axes)
+        axes.set_ylim(-0.6, max(3, len(shown), len(reasons)) - 0.4)
     if not reasons:
         right.set_axis_off()
     figure.legend(*left.get_legend_handles_labels(), loc="upper right", ncols=2, fontsize=8, frameon=False)

@@ -1,11 +1,13 @@
-"""Stage ``raw_video``: a folder of clips of one form, with a catalog, from the renderer or from a user's videos."""
+"""Stage ``raw_video``: a folder of clips with a catalog, from the renderer or from a user's footage."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import yaml
+
 from pipelines import stage
-from pipelines.data.catalog import write_catalog
+from pipelines.data.catalog import JUDGEMENTS, write_catalog, write_decisions
 from pipelines.footage import overview
 from pipelines.footage.clips import Made
 from pipelines.footage.ingest import ingest
@@ -18,7 +20,8 @@ def make(params: RawVideoParams, out: Path, metrics: Path, plots: Path) -> None:
 
     Args:
         params: the section ``raw_video``.
-        out: folder for ``clips/*.mp4``, ``catalog.parquet`` and ``rejected.parquet``; written whole or not at all.
+        out: folder for ``clips/*.mp4``, ``catalog.parquet``, ``rejected.parquet`` and, for footage,
+            ``decisions.parquet``; written whole or not at all.
         metrics: JSON file for the counts and the fidelity of the mp4 files.
         plots: folder for the pictures.
 
@@ -27,8 +30,10 @@ def make(params: RawVideoParams, out: Path, metrics: Path, plots: Path) -> None:
     """
     with stage.whole_folder(out) as folder:
         (folder / "clips").mkdir()
-        made = _clips(params, folder)
+        made = _clips(params, stage.current().work_folder(out), folder)
         catalog = write_catalog(folder, made.clips, made.rejected)
+        if made.files_decoded is not None:
+            write_decisions(folder, [{name: one[name] for name in JUDGEMENTS.names} for one in made.decisions])
         numbers = overview.numbers(catalog, made)
         with stage.whole_folder(plots) as pictures:
             overview.draw(folder, catalog, made, pictures)
@@ -36,9 +41,22 @@ def make(params: RawVideoParams, out: Path, metrics: Path, plots: Path) -> None:
     stage.say(overview.summary(numbers))
 
 
-def _clips(params: RawVideoParams, folder: Path) -> Made:
+def _clips(params: RawVideoParams, work: Path, folder: Path) -> Made:
     """Clips of whichever source the parameters name."""
-    if params.source.folder is not None:
-        return ingest(params.source.folder, params.clip, params.held_out_share, folder)
+    footage = params.source.footage
+    if footage is not None:
+        warn_unwatched(getattr(footage, "path", None))
+        return ingest(params, footage, work, folder)
     assert params.source.rendered is not None  # the parameters hold exactly one
     return make_clips(params.source.rendered, params.clip, params.held_out_share, folder)
+
+
+def warn_unwatched(path: str | None, graph: Path = Path("dvc.yaml")) -> None:
+    """Say so when DVC will not notice new files, because the source folder is no dependency of the stage."""
+    if path is None or not graph.is_file() or not Path(path).is_dir():
+        return
+    stages = (yaml.safe_load(graph.read_text(encoding="utf-8")) or {}).get("stages", {})
+    deps = [Path(dep) for dep in stages.get(stage.current().name, {}).get("deps", []) if isinstance(dep, str)]
+    if stages.get(stage.current().name) and not any(dep in (Path(path), *Path(path).parents) for dep in deps):
+        name = stage.current().name
+        stage.say(f"dvc.yaml: {name}: {path} is not in deps, so DVC will not see new files there; add `{path}`.")

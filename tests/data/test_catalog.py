@@ -40,6 +40,14 @@ def test_a_catalog_is_read_back_as_written(tmp_path: Path) -> None:
     assert read_rejected(tmp_path).to_dict("records") == refused
 
 
+def test_measures_of_quality_stand_in_the_catalog_or_all_are_absent(tmp_path: Path) -> None:
+    measures = {"quality_motion": None, "quality_sharpness": 3.5, "quality_hash": "00ff"}
+    catalog = write_catalog(tmp_path, [row(**measures)])
+    assert catalog["quality_sharpness"].tolist() == [3.5] and factor_names(catalog) == []
+    with pytest.raises(StageError, match="quality_sharpness"):
+        write_catalog(tmp_path, [row(quality_hash="00ff", quality_motion=1.0)])
+
+
 def test_equal_rows_give_equal_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

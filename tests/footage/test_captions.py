@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.footage.captions import captions_from_file, sidecar_captions
+from pipelines.footage.captions import captions_from_file, sidecar_caption
 from pipelines.stage import StageError
 
 VIDEOS = ("a.mp4", "sub/b c.mp4")
@@ -34,7 +34,7 @@ def test_every_format_gives_the_same_captions(tmp_path: Path, name: str, text: s
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("c.xlsx", "", r"unknown caption format '.xlsx'; known: .csv, .tsv, .jsonl"),
+        ("c.xlsx", "", r"unknown caption format '.xlsx'; known: .csv, .tsv, .txt, .jsonl, .parquet"),
         ("c.csv", "a.mp4,a cat\nsub/b_c.mp4,a dog\n", r"c.csv:2: names sub/b_c.mp4.*did you mean sub/b c.mp4\?"),
         ("c.csv", "x\nq.mp4,1\nr.mp4,2", r"c.csv:1: filename and caption expected, 1 columns"),
         ("c.csv", "a.mp4,a cat, asleep\n", r"c.csv:1: .*3 columns found; put a caption with commas in \"quotes\""),
@@ -62,4 +62,5 @@ def test_a_captions_file_that_is_not_there_or_not_text_is_told(tmp_path: Path) -
 
 def test_sidecars_are_read_with_white_space_folded(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("  a cat\n asleep\n")
-    assert sidecar_captions(tmp_path, VIDEOS) == {"a.mp4": "a cat asleep"}
+    assert sidecar_caption(tmp_path / "a.mp4") == "a cat asleep"
+    assert sidecar_caption(tmp_path / "b.mp4") == ""

@@ -1,53 +1,25 @@
 """The stage: rendered clips, a folder of videos, refusals, and mistakes told before long work."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 
 from pipelines.data.catalog import read_catalog, read_rejected
-from pipelines.data.video import read_clip, write_mp4
+from pipelines.data.video import read_clip
 from pipelines.footage.clips import even_share, share_by_hash
 from pipelines.footage.params import RawVideoParams
-from pipelines.footage.raw_video import make
+from pipelines.footage.raw_video import warn_unwatched
 from pipelines.stage import StageError
-
-CLIP = {"num_frames": 5, "height": 32, "width": 32, "frame_rate": 8.0, "crf": 10}
-LIMITS = {"max_pixels": 100_000, "max_frames": 1000, "max_seconds": 60.0}
+from tests.footage.footage import CLIP, folder, run, video
 
 
 def rendered(num_clips: int = 16, seed: int = 0) -> RawVideoParams:
     source = {"rendered": {"seed": seed, "num_clips": num_clips}}
     return RawVideoParams.model_validate({"clip": CLIP, "held_out_share": 0.125, "source": source})
-
-
-def folder(path: Path, captions: str | None = None, allowed: float = 0.0, most: int | None = None) -> RawVideoParams:
-    block = {"path": str(path), "captions": captions, "max_clips_per_video": most, "max_rejected_share": allowed}
-    source = {"folder": {**block, "limits": LIMITS}}
-    return RawVideoParams.model_validate({"clip": CLIP, "held_out_share": 0.25, "source": source})
-
-
-def run(params: RawVideoParams, root: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    make(params, root / "clips", root / "metrics.json", root / "plots")
-    return read_catalog(root / "clips"), json.loads((root / "metrics.json").read_text())
-
-
-def video(
-    path: Path, num_frames: int = 12, frame_rate: float = 8.0, seed: int = 0, caption: str | None = "a thing"
-) -> None:
-    """Frames whose grey level tells their number, over a pattern that tells the seed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pattern = np.random.default_rng(seed).integers(0, 30, (6, 8, 1))
-    frames = (
-        np.kron(pattern, np.ones((8, 8, 3)))[None] + 20 + 200 * np.arange(num_frames)[:, None, None, None] / num_frames
-    )
-    write_mp4(path, frames.astype(np.uint8), frame_rate)
-    if caption is not None:
-        path.with_suffix(".txt").write_text(caption)
 
 
 def test_rendered_clips_are_what_the_catalog_says(tmp_path: Path) -> None:
@@ -143,7 +115,7 @@ def test_a_single_video_is_split_by_clips(tmp_path: Path) -> None:
 def test_the_number_of_clips_per_video_can_be_capped(tmp_path: Path) -> None:
     for number in range(2):
         video(tmp_path / "videos" / f"{number}.mp4", num_frames=20, seed=number)
-    catalog, _ = run(folder(tmp_path / "videos", most=1), tmp_path)
+    catalog, _ = run(folder(tmp_path / "videos", max_clips_per_video=1), tmp_path)
     assert catalog["start_seconds"].tolist() == [0.0, 0.0]
 
 
@@ -160,7 +132,7 @@ def test_unusable_files_are_listed_with_a_reason_and_leave_no_clip(tmp_path: Pat
     (videos / "text.mp4").write_text("hello")
     (videos / "text.txt").write_text("no video")
     (videos / "notes.md").write_text("passed over")
-    catalog, metrics = run(folder(videos, allowed=0.9), tmp_path)
+    catalog, metrics = run(folder(videos, max_rejected_share=0.9), tmp_path)
     refused = {row["file"]: row["reason"] for row in read_rejected(tmp_path / "clips").to_dict("records")}
     assert refused == {
         "twin.mp4": "duplicate",
@@ -183,9 +155,9 @@ def test_too_many_refusals_stop_the_stage_with_a_table_and_leave_earlier_results
     (tmp_path / "videos/bad.mp4").write_text("hello")
     (tmp_path / "videos/bad.txt").write_text("hello")
     with pytest.raises(StageError, match=r"1 of 2 files were refused.*(?s:.*)not_video +1 +bad.mp4"):
-        run(folder(tmp_path / "videos", allowed=0.4), tmp_path)
+        run(folder(tmp_path / "videos", max_rejected_share=0.4), tmp_path)
     assert read_catalog(tmp_path / "clips")["key"].tolist() == before["key"].tolist()
-    assert {path.name for path in tmp_path.iterdir()} == {"videos", "clips", "plots", "metrics.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"videos", "clips", "plots", "metrics.json", ".work"}
 
 
 def test_mistakes_about_the_folder_are_told_at_once(tmp_path: Path) -> None:
@@ -200,14 +172,14 @@ def test_mistakes_about_the_folder_are_told_at_once(tmp_path: Path) -> None:
     video(tmp_path / "videos/cat.mp4")
     (tmp_path / "videos/c.csv").write_text("cats.mp4,a cat\n")
     with pytest.raises(StageError, match=r"did you mean cat\.mp4\?"):
-        run(folder(tmp_path / "videos", "c.csv"), tmp_path)
+        run(folder(tmp_path / "videos", captions="c.csv"), tmp_path)
     assert not (tmp_path / "clips").exists()
 
 
 def test_captions_from_a_file_replace_sidecars(tmp_path: Path) -> None:
     video(tmp_path / "videos/a.mp4", caption="old")
     (tmp_path / "videos/c.tsv").write_text("a.mp4\tnew words\n")
-    catalog, _ = run(folder(tmp_path / "videos", "c.tsv"), tmp_path)
+    catalog, _ = run(folder(tmp_path / "videos", captions="c.tsv"), tmp_path)
     assert set(catalog["caption"]) == {"new words"}
 
 
@@ -234,6 +206,30 @@ def test_a_source_is_exactly_one_complete_block(source: dict[str, Any], words: s
         RawVideoParams.model_validate({"clip": CLIP, "held_out_share": 0.1, "source": source})
 
 
+def test_a_source_folder_that_dvc_does_not_watch_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = tmp_path / "dvc.yaml"
+    graph.write_text("stages: {stage: {deps: [videos, pipelines/footage]}}")
+    monkeypatch.chdir(tmp_path)
+    for name in ("videos/sub", "films"):
+        Path(name).mkdir(parents=True)
+    for watched in ("videos", "videos/sub", "absent", None):
+        warn_unwatched(watched, graph)
+    assert capsys.readouterr().out == ""
+    warn_unwatched("films", graph)
+    assert "films is not in deps" in capsys.readouterr().out
+
+
 def test_a_frame_count_that_no_autoencoder_folds_is_refused_with_the_nearest() -> None:
     with pytest.raises(ValueError, match="write 17"):
         RawVideoParams.model_validate({**rendered().model_dump(), "clip": {**CLIP, "num_frames": 16}})
+
+
+def test_the_block_in_comments_in_the_params_file_is_valid() -> None:
+    lines = (Path(__file__).parents[2] / "params.yaml").read_text().splitlines()
+    begin = lines.index("    # folder:")
+    end = next(number for number in range(begin, len(lines)) if not lines[number].startswith("    # "))
+    block = yaml.safe_load("\n".join(line.replace("    # ", "    ", 1) for line in lines[begin:end]))
+    written = {"clip": CLIP, "held_out_share": 0.1, "source": block}
+    assert RawVideoParams.model_validate(written).source.folder is not None

@@ -1,0 +1,105 @@
+"""What was cut before is not cut again: clips and refusals kept per source file, by content, in ``.work``.
+
+An entry is named by the file's content, everything that shapes its clips, and the code that cuts them, so that a rename
+or a new caption finds it and any other change does not. It is whole or absent, and its clips are checked when used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pipelines.data.limits import VideoError
+from pipelines.stage import file_digest, whole_folder
+
+RECORD = "record.json"
+SHAPING = ("clips", "cutting", "ingest", "quality", "recordings", "shots", "stills")
+SHAPING_DATA = ("limits", "picture", "resample", "video")
+"""Modules of this room and of ``pipelines.data`` that decide what a clip is and how it measures."""
+UNKEPT = ("too_slow",)
+"""Refusals that depend on the machine are tried again."""
+
+
+@cache
+def code_digest() -> str:
+    """SHA-256 of the modules that shape a clip."""
+    here = Path(__file__).parent
+    data = here.parent / "data"
+    files = [*(here / f"{name}.py" for name in SHAPING), *(data / f"{name}.py" for name in SHAPING_DATA)]
+    return hashlib.sha256("".join(file_digest(path) for path in sorted(files)).encode()).hexdigest()
+
+
+def link(file: Path, place: Path) -> None:
+    """Put a file at a second place: one copy on the disk where the file system can, two where not."""
+    try:
+        os.link(file, place)
+    except OSError:
+        shutil.copyfile(file, place)
+
+
+class Reuse:
+    """Entries of one stage's earlier runs; ``prune`` forgets those that the finished run did not ask for."""
+
+    def __init__(self, folder: Path, shape: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.shape = {**shape, "code": code_digest()}
+        self.asked: set[str] = set()
+
+    def entry(self, digest: str) -> Path:
+        """Where the clips of a file of this content are, or will be."""
+        text = json.dumps({**self.shape, "source": digest}, sort_keys=True)
+        name = hashlib.sha256(text.encode()).hexdigest()[:32]
+        self.asked.add(name)
+        return self.folder / name
+
+    def find(self, digest: str) -> list[dict[str, Any]] | None:
+        """The stored clips of a file of this content; None: it must be cut.
+
+        Raises:
+            VideoError: the file was refused before, with the reason of then.
+        """
+        entry = self.entry(digest)
+        try:
+            record = json.loads((entry / RECORD).read_text(encoding="utf-8"))
+            if "reason" in record:
+                raise VideoError(record["reason"], record["detail"])
+            whole = all(file_digest(entry / clip["row"]["file"]) == clip["sha256"] for clip in record["clips"])
+        except (OSError, json.JSONDecodeError):
+            return None
+        return record["clips"] if whole else None
+
+    @contextlib.contextmanager
+    def keeping(self, digest: str) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
+        """A folder for the clips of a file and a list for their records; a VideoError is kept as a refusal."""
+        entry = self.entry(digest)
+        clips: list[dict[str, Any]] = []
+        refused: VideoError | None = None
+        with whole_folder(entry) as folder:
+            (folder / "clips").mkdir()
+            try:
+                yield folder, clips
+                for clip in clips:
+                    clip["sha256"] = file_digest(folder / clip["row"]["file"])
+                record: dict[str, Any] = {"clips": clips}
+            except VideoError as error:
+                refused = error
+                shutil.rmtree(folder / "clips")
+                record = {"reason": error.reason, "detail": str(error)}
+            (folder / RECORD).write_text(json.dumps(record, sort_keys=True), encoding="utf-8")
+        if refused is not None:
+            if refused.reason in UNKEPT:
+                shutil.rmtree(entry)
+            raise refused
+
+    def prune(self) -> None:
+        """Forget what this run did not ask for."""
+        for entry in self.folder.iterdir() if self.folder.is_dir() else ():
+            if entry.name not in self.asked:
+                shutil.rmtree(entry, ignore_errors=True)

@@ -1,0 +1,94 @@
+"""Quality: what the measures say, and what the thresholds decide."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.footage.params import Quality
+from pipelines.footage.quality import judge, lookalikes, measure, motion, perceptual_hash, sharpness
+
+OFF: dict[str, Any] = {"motion": None, "sharpness": None, "duplicate": None, "caption": None}
+codes = st.lists(st.tuples(st.integers(0, 3), st.lists(st.integers(0, 255), max_size=12)), min_size=1, max_size=12)
+
+
+def scene(seed: int = 0, num_frames: int = 5, size: int = 64) -> np.ndarray:
+    """Smooth random blobs that drift."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(20, 230, (num_frames, 8, 8, 3)).astype(np.uint8)
+    return coarse.repeat(size // 8, 1).repeat(size // 8, 2)
+
+
+def clip(key: str, frames: np.ndarray, source: str | None = None, caption: str = "a thing") -> dict[str, Any]:
+    measures = {f"quality_{name}": value for name, value in measure(frames).items()}
+    return {"key": key, "content_hash": key, "source": source or key, "caption": caption, **measures}
+
+
+def decided(clips: list[dict[str, Any]], **rules: Any) -> list[dict[str, Any]]:
+    return judge(Quality.model_validate({**OFF, **rules}), clips)
+
+
+def test_motion_is_the_mean_change_and_undefined_for_one_frame() -> None:
+    frames = np.zeros((3, 16, 16, 3), np.uint8)
+    frames[1], frames[2] = 10, 30
+    assert motion(frames) == pytest.approx(15.0, abs=1e-3)
+    assert motion(frames[:1]) is None
+
+
+def test_blurring_lowers_sharpness() -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (5, 32, 32, 3), np.uint8)
+    blurred = (frames + np.roll(frames, 1, 2).astype(int)).astype(np.uint16) // 2
+    assert sharpness(blurred.astype(np.uint8)) < 0.7 * sharpness(frames)
+    assert sharpness(np.full((1, 16, 16, 3), 90, np.uint8)) == 0
+
+
+def test_a_resized_and_dimmed_copy_keeps_its_hash_and_other_footage_does_not() -> None:
+    def apart(one: str, other: str) -> int:
+        return (int(one, 16) ^ int(other, 16)).bit_count()
+
+    first = perceptual_hash(scene(0))
+    assert apart(first, perceptual_hash(scene(0, size=128))) <= 8
+    assert apart(first, perceptual_hash((scene(0) * 0.9).astype(np.uint8))) <= 8
+    assert apart(first, perceptual_hash(scene(1))) > 60
+
+
+@settings(max_examples=60, deadline=None)
+@given(codes, st.integers(0, 15))
+def test_every_pair_within_the_threshold_is_found(drawn: list[tuple[int, list[int]]], most: int) -> None:
+    """Against all pairs: hashes are three unlike ones with some bits flipped."""
+    bases = [int(perceptual_hash(scene(seed)), 16) for seed in range(4)]
+    values = []
+    for base, flips in drawn:
+        value = bases[base]
+        for bit in flips:
+            value ^= 1 << bit
+        values.append(value)
+    hashes, sources = [f"{value:064x}" for value in values], [str(k) for k in range(len(values))]
+    kept: list[int] = []
+    for place, twin in enumerate(lookalikes(hashes, sources, most)):
+        near = [other for other in kept if (values[other] ^ values[place]).bit_count() <= most]
+        assert twin == (near[0] if near else None)
+        if not near:
+            kept.append(place)
+
+
+def test_duplicates_are_sought_between_sources_in_the_order_of_content() -> None:
+    clips = [clip("b", scene(0), "x.mp4"), clip("a", scene(0), "y.mp4"), clip("c", scene(0), "y.mp4")]
+    found = decided(clips, duplicate={"max_bits": 8})
+    assert [one["duplicate_of"] for one in found] == ["a", None, None]
+    assert [one["kept"] for one in found] == [False, True, True]
+
+
+def test_each_decision_is_told_and_what_is_not_judged_is_off() -> None:
+    still = np.repeat(scene(1, 1), 5, 0)
+    clips = [clip("a", scene(0)), clip("b", still), clip("c", scene(2, 1)), clip("d", np.full_like(still, 90))]
+    rules = {"motion": {"min_change": 1.0, "max_change": None}, "sharpness": {"min_variance": 1.0}}
+    found = decided(clips, **rules)
+    assert [one["motion"] for one in found] == ["kept", "refused", "off", "refused"]
+    assert [one["sharpness"] for one in found] == ["kept", "kept", "kept", "refused"]
+    assert [one["kept"] for one in found] == [True, False, True, False]
+    assert {one["duplicate"] for one in found} == {one["caption"] for one in found} == {"off"}
+    wild = decided(clips[:1], motion={"min_change": 0.0, "max_change": 1.0})
+    assert wild[0]["motion"] == "refused"

@@ -1,0 +1,124 @@
+"""Captions of every kind; only new files are decoded, and names decide nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipelines.data.catalog import read_decisions
+from pipelines.footage.captions import caption_in, captions_from_file, with_prefix
+from pipelines.stage import StageError
+from tests.footage.footage import CUTTING, LIMITS, QUALITY, folder, refused, run, video
+
+
+def test_a_prefix_is_joined_by_a_full_stop(tmp_path: Path) -> None:
+    assert with_prefix("style anime", "a girl running") == "style anime. a girl running"
+    assert with_prefix("style anime.", "x") == "style anime. x"
+    assert with_prefix(None, "x") == "x" and with_prefix("style", "") == "style"
+    for number in range(2):
+        video(tmp_path / f"in/{number}.mp4", seed=number)
+    catalog, _ = run(folder(tmp_path / "in", prompt_prefix="on film"), tmp_path)
+    assert set(catalog["caption"]) == {"on film. a thing"}
+
+
+def test_captions_come_from_parquet_and_json_too(tmp_path: Path) -> None:
+    table = pd.DataFrame({"filename": ["a.mp4", "b.mp4"], "prompt": ["a cat", None], "other": [1, 2]})
+    table.to_parquet(tmp_path / "c.parquet")
+    assert captions_from_file(tmp_path / "c.parquet", ("a.mp4", "b.mp4")) == {"a.mp4": "a cat", "b.mp4": ""}
+    table.rename(columns={"prompt": "says"}).to_parquet(tmp_path / "d.parquet")
+    with pytest.raises(StageError, match="name them file and caption"):
+        captions_from_file(tmp_path / "d.parquet", ())
+    assert caption_in(b'{"caption": " a\\n cat "}', "x.json") == "a cat"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.json", b"{oops"), ("a.json", b"[1]"), ("a.json", b"[" * 100_000), ("a.txt", b"\xff\xfe"), ("a.json", b"{}")],
+)
+def test_a_broken_sidecar_is_a_reason_and_not_the_end(tmp_path: Path, name: str, content: bytes) -> None:
+    video(tmp_path / "in/a.mp4", caption=None)
+    video(tmp_path / "in/b.mp4", seed=1)
+    (tmp_path / "in" / name).write_bytes(content)
+    run(folder(tmp_path / "in", max_rejected_share=0.5), tmp_path)
+    assert refused(tmp_path) == {"a.mp4": "bad_caption"}
+
+
+def test_without_the_rule_clips_need_no_caption(tmp_path: Path) -> None:
+    for number in range(2):
+        video(tmp_path / f"in/{number}.mp4", seed=number, caption=None)
+    catalog, _ = run(folder(tmp_path / "in", quality={**QUALITY, "caption": None}), tmp_path)
+    assert set(catalog["caption"]) == {""}
+
+
+def test_only_new_files_are_decoded_and_a_caption_or_a_name_is_nothing_new(tmp_path: Path) -> None:
+    for number in range(3):
+        video(tmp_path / f"in/{number}.mp4", seed=number)
+    first, metrics = run(folder(tmp_path / "in"), tmp_path)
+    assert metrics["files_decoded"] == 3
+    stored = {path.name: path.read_bytes() for path in (tmp_path / "clips/clips").iterdir()}
+    (tmp_path / "in/0.txt").write_text("another caption")
+    (tmp_path / "in/1.mp4").rename(tmp_path / "in/one.mp4")
+    (tmp_path / "in/1.txt").rename(tmp_path / "in/one.txt")
+    video(tmp_path / "in/new.mp4", seed=9)
+    second, metrics = run(folder(tmp_path / "in"), tmp_path)
+    assert metrics["files_decoded"] == 1
+    assert set(first["key"]) < set(second["key"]) and "another caption" in set(second["caption"])
+    for name, content in stored.items():
+        assert (tmp_path / "clips/clips" / name).read_bytes() == content
+    (tmp_path / "in/new.mp4").unlink()
+    third, metrics = run(folder(tmp_path / "in"), tmp_path)
+    assert set(third["key"]) == set(first["key"]) and metrics["files_decoded"] == 0
+
+
+def test_reused_clips_equal_those_of_a_fresh_run(tmp_path: Path) -> None:
+    for number in range(2):
+        video(tmp_path / f"in/{number}.mp4", seed=number)
+    run(folder(tmp_path / "in"), tmp_path / "one")
+    run(folder(tmp_path / "in"), tmp_path / "one")
+    run(folder(tmp_path / "in"), tmp_path / "two")
+    one, two = (sorted((tmp_path / name / "clips").rglob("*.*")) for name in ("one", "two"))
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+
+
+def test_other_parameters_and_damage_in_the_kept_clips_decode_again(tmp_path: Path) -> None:
+    for number in range(2):
+        video(tmp_path / f"in/{number}.mp4", seed=number)
+    run(folder(tmp_path / "in"), tmp_path)
+    kept = next((tmp_path / ".work").rglob("*.mp4"))
+    kept.write_bytes(kept.read_bytes()[:-1] + b"x")
+    _, metrics = run(folder(tmp_path / "in"), tmp_path)
+    assert metrics["files_decoded"] == 1
+    _, metrics = run(folder(tmp_path / "in", cutting={**CUTTING, "stride": 0.5}), tmp_path)
+    assert metrics["files_decoded"] == 2
+    motion = {**QUALITY, "motion": {"min_change": 0.1, "max_change": None}}
+    _, metrics = run(folder(tmp_path / "in", cutting={**CUTTING, "stride": 0.5}, quality=motion), tmp_path)
+    assert metrics["files_decoded"] == 0
+
+
+def test_a_refusal_is_remembered_until_its_limit_moves(tmp_path: Path) -> None:
+    video(tmp_path / "in/a.mp4")
+    video(tmp_path / "in/long.mp4", num_frames=40, seed=1)
+    tight = {**LIMITS, "max_frames": 30}
+    _, metrics = run(folder(tmp_path / "in", limits=tight, max_rejected_share=0.5), tmp_path)
+    assert metrics["rejected"] == {"too_long": 1} and metrics["files_decoded"] == 2
+    _, metrics = run(folder(tmp_path / "in", limits=tight, max_rejected_share=0.5), tmp_path)
+    assert metrics["rejected"] == {"too_long": 1} and metrics["files_decoded"] == 0
+    _, metrics = run(folder(tmp_path / "in"), tmp_path)
+    assert metrics["rejected"] == {} and metrics["files_decoded"] == 2
+
+
+def test_kept_and_refused_clips_stand_side_by_side_in_the_decisions(tmp_path: Path) -> None:
+    video(tmp_path / "in/a.mp4")
+    video(tmp_path / "in/again.mkv.mp4", frame_rate=8.01)
+    video(tmp_path / "in/b.mp4", seed=3)
+    catalog, metrics = run(folder(tmp_path / "in", quality={**QUALITY, "duplicate": {"max_bits": 10}}), tmp_path)
+    decisions = read_decisions(tmp_path / "clips")
+    assert len(decisions) == 6 and decisions["kept"].sum() == len(catalog) == metrics["num_clips"]
+    assert metrics["clips_refused_by"] == {"motion": 0, "sharpness": 0, "duplicate": 2, "caption": 0}
+    gone = decisions[~decisions["kept"]]
+    assert set(gone["duplicate_of"]) <= set(catalog["key"]) and set(gone["duplicate_decision"]) == {"refused"}
+    assert {path.stem for path in (tmp_path / "clips/clips").iterdir()} == set(catalog["key"])
+    with pytest.raises(StageError, match=r"quality: refused all 6 clips \(motion 6\)"):
+        run(folder(tmp_path / "in", quality={**QUALITY, "motion": {"min_change": 200.0, "max_change": None}}), tmp_path)

@@ -1,0 +1,152 @@
+"""WebDataset tars of videos: from disk and by URL, damaged, out of reach."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.server
+import io
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.data.limits import VideoError
+from pipelines.footage.params import RawVideoParams
+from pipelines.footage.tars import expand, tar_samples
+from pipelines.stage import StageError
+from tests.footage.footage import footage, refused, run, video
+
+
+def tar(path: Path, members: dict[str, bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def mp4(tmp_path: Path, seed: int) -> bytes:
+    video(tmp_path / "made" / f"{seed}.mp4", seed=seed)
+    return (tmp_path / "made" / f"{seed}.mp4").read_bytes()
+
+
+def tars(urls: list[str], **block: object) -> RawVideoParams:
+    return footage("tars", **{"urls": urls, "max_samples": None, **block})
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    handler = functools.partial(Quiet, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
+        thread = threading.Thread(target=web.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{web.server_address[1]}"
+        web.shutdown()
+        thread.join()
+
+
+def test_tars_are_read_from_disk_and_by_url_with_the_same_keys(tmp_path: Path, server: str) -> None:
+    for number in range(2):
+        members = {f"a{number}.mp4": mp4(tmp_path, number), f"a{number}.txt": b"from text"}
+        members |= {f"b{number}.json": b'{"prompt": "from json"}', f"b{number}.mp4": mp4(tmp_path, 7 + number)}
+        tar(tmp_path / f"t-0{number}.tar", members)
+    local, metrics = run(tars([f"{tmp_path}/t-{{00..01}}.tar"]), tmp_path / "local")
+    remote, _ = run(tars([f"{server}/t-{{00..01}}.tar?token=secret"]), tmp_path / "remote")
+    assert local["source"].drop_duplicates().tolist() == [
+        f"t-0{n}.tar/{name}{n}.mp4" for n in range(2) for name in "ab"
+    ]
+    assert set(local["caption"]) == {"from text", "from json"}
+    assert metrics["files_decoded"] == 4 and metrics["num_clips"] == 8
+    columns = ["key", "source", "caption", "split"]
+    assert remote[columns].equals(local[columns])
+
+
+def test_samples_that_cannot_be_used_and_tars_that_end_early_are_listed(tmp_path: Path) -> None:
+    good, other = mp4(tmp_path, 0), mp4(tmp_path, 1)
+    big = bytes((1 << 20) + 1)
+    members = {"../../evil.mp4": good, "../../evil.txt": b"a caption", "mute.mp4": other, "words.txt": b"no video"}
+    members |= {"bad.mp4": b"hello", "bad.json": b'{"prompt": 3}', "big.mp4": big, "big.txt": b"x", "t.mp4": b"hello"}
+    tar(tmp_path / "a.tar", {**members, "t.txt": b"text"})
+    tar(tmp_path / "cut.tar", {"x.mp4": other, "x.txt": b"words", "y.mp4": good, "y.txt": b"words"})
+    whole = (tmp_path / "cut.tar").read_bytes()
+    (tmp_path / "cut.tar").write_bytes(whole[: 512 * (len(whole) // 512 - 30)].rstrip(b"\0"))
+    (tmp_path / "none.tar").write_text("hello" * 300)
+    names = [str(tmp_path / name) for name in ("a.tar", "cut.tar", "none.tar")]
+    catalog, _ = run(tars(names, max_rejected_share=0.9), tmp_path)
+    assert set(catalog["source"]) == {"a.tar/../../evil.mp4", "cut.tar/x.mp4"}
+    assert refused(tmp_path) == {
+        "a.tar/mute.mp4": "no_caption",
+        "a.tar/words": "not_video",
+        "a.tar/bad.mp4": "bad_caption",
+        "a.tar/big.mp4": "too_many_bytes",
+        "a.tar/t.mp4": "not_video",
+        "cut.tar": "damaged_tar",
+        "none.tar": "damaged_tar",
+    }
+    assert not (tmp_path.parent / "evil.mp4").exists()
+
+
+def test_a_tar_without_its_end_is_damaged_even_between_members(tmp_path: Path) -> None:
+    tar(tmp_path / "a.tar", {"x.mp4": mp4(tmp_path, 0), "x.txt": b"one", "y.mp4": mp4(tmp_path, 1), "y.txt": b"two"})
+    whole = (tmp_path / "a.tar").read_bytes()
+    at = whole.index(b"y.mp4")
+    (tmp_path / "a.tar").write_bytes(whole[:at])
+    with pytest.raises(StageError, match=r"damaged_tar +1 +a\.tar: no whole tar after 0 samples"):
+        run(tars([str(tmp_path / "a.tar")], max_rejected_share=0.5), tmp_path)
+
+
+def test_a_tar_that_cannot_be_reached_is_told_in_two_lines_without_its_token(tmp_path: Path, server: str) -> None:
+    for url in (f"{server}/none.tar?token=secret", str(tmp_path / "none.tar"), "nothing://x/none.tar"):
+        with pytest.raises(StageError, match=r"tars\.urls: .*none\.tar: cannot be read") as caught:
+            run(tars([url]), tmp_path)
+        assert "secret" not in str(caught.value) and len(str(caught.value).splitlines()) == 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5119), st.integers(0, 255)), max_size=8), st.integers(0, 10240))
+def test_a_damaged_tar_gives_samples_or_a_reason(
+    tmp_path_factory: pytest.TempPathFactory, flips: list[tuple[int, int]], end: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "a.tar"
+    tar(path, {"a.mp4": b"x" * 700, "a.txt": b"one", "b.mp4": b"y", "b.json": b'{"text": "two"}'})
+    content = bytearray(path.read_bytes())
+    for place, value in flips:
+        content[place] = value
+    path.write_bytes(content[:end] if end < 9000 else content)
+    block = tars([str(path)]).source.tars
+    assert block is not None
+    names = []
+    for found in tar_samples(block, 8.0):
+        with contextlib.suppress(VideoError):
+            names.append(found.name)
+            found.caption()
+            found.digest()
+    assert names
+
+
+def test_the_number_of_samples_is_bounded(tmp_path: Path) -> None:
+    tar(tmp_path / "a.tar", {f"{k}.{end}": part for k in range(3) for end, part in _sample(tmp_path, k)})
+    catalog, _ = run(tars([str(tmp_path / "a.tar")], max_samples=2), tmp_path)
+    assert catalog["source"].nunique() == 2
+
+
+def _sample(tmp_path: Path, number: int) -> list[tuple[str, bytes]]:
+    return [("mp4", mp4(tmp_path, number)), ("txt", b"words")]
+
+
+def test_counted_names_are_expanded() -> None:
+    assert expand(["a-{08..10}-{0..1}.tar", "b.tar"]) == [
+        *[f"a-{n}-{m}.tar" for n in ("08", "09", "10") for m in (0, 1)],
+        "b.tar",
+    ]
+    with pytest.raises(StageError, match="counts down"):
+        expand(["{3..1}.tar"])
