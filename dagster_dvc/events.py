@@ -14,7 +14,7 @@ import dagster as dg
 from dagster import DagsterInstance
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
-from dagster_dvc.checks import IN_SYNC, changed_outputs
+from dagster_dvc.checks import IN_SYNC, changed_outputs, gate_results, sync_result
 from dagster_dvc.lock import Entry, lock_code_version, read_lock
 from dagster_dvc.project import Out, Stage
 from dagster_dvc.repro import running
@@ -101,7 +101,27 @@ def reconcile(instance: DagsterInstance, assets: Assets, only: str | None = None
             event = dg.AssetMaterialization(key, metadata=metadata, tags={**tags, **pointers, USER_PROVIDED: "true"})
             instance.report_runless_asset_event(event)
             reported.append(key)
+        if only is None and set(assets.of_stage(stage).values()) & set(reported):
+            report_checks(instance, assets, stage)
     return reported
+
+
+def report_checks(instance: DagsterInstance, assets: Assets, stage: Stage) -> None:
+    """Report the verdicts of a stage that ran outside Dagster: its gates, and that its outputs are the recorded ones."""
+    if stage.name in running(assets.project):
+        return
+    for result in [*gate_results(assets, stage), sync_result(assets, stage)]:
+        if result.asset_key is not None and result.check_name is not None:
+            instance.report_runless_asset_event(
+                dg.AssetCheckEvaluation(
+                    asset_key=result.asset_key,
+                    check_name=result.check_name,
+                    passed=result.passed,
+                    severity=result.severity,
+                    description=result.description,
+                    metadata=result.metadata,
+                )
+            )
 
 
 def report_sync(instance: DagsterInstance, assets: Assets) -> list[dg.AssetKey]:

@@ -122,3 +122,14 @@ def test_a_running_stage_does_not_fail_the_in_sync_check(root: Path) -> None:
         process.stop()
         thread.join(20)
         assert report_sync(instance, Assets(DvcProject(root))) == [dg.AssetKey("train")]
+
+
+def test_gates_of_a_run_in_a_terminal_are_checks_too(root: Path) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        follow(root, instance)
+        keys = [dg.AssetCheckKey(dg.AssetKey("train"), name) for name in ("total_is_large", "in_sync_with_dvc")]
+        found = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+        assert {key.name: found[key].status.value for key in keys} == {
+            "total_is_large": "SUCCEEDED",
+            "in_sync_with_dvc": "SUCCEEDED",
+        }
