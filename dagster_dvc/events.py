@@ -107,7 +107,7 @@ def reconcile(instance: DagsterInstance, assets: Assets, only: str | None = None
 
 
 def report_checks(instance: DagsterInstance, assets: Assets, stage: Stage) -> None:
-    """Report the verdicts of a stage that ran outside Dagster: its gates, and that its outputs are the recorded ones."""
+    """Report the verdicts of a stage that ran outside Dagster: its gates, and whether its outputs are as recorded."""
     if stage.name in running(assets.project):
         return
     for result in [*gate_results(assets, stage), sync_result(assets, stage)]:

@@ -17,6 +17,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ class Context:
     tracking: TrackingParams = field(default_factory=lambda: TrackingParams(wandb=None))
     progress: Progress = field(default_factory=lambda: Progress("stage"))
     stop: threading.Event = field(default_factory=threading.Event)
+    began: float = field(default_factory=time.monotonic)
 
     def work_folder(self, out: Path) -> Path:
         """Where resume state of the stage that makes ``out`` lives: never inside an output, DVC deletes those."""
@@ -121,8 +123,10 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_metrics(path: Path, content: Mapping[str, Any]) -> None:
-    """The stage's metrics file: finite numbers, ``gates`` and ``unavailable: {name: reason}``."""
-    write_json(path, content)
+    """The stage's metrics file: finite numbers, ``gates``, ``unavailable: {name: reason}``, and how long it took."""
+    context = current()
+    launched = {"seconds": round(time.monotonic() - context.began, 1)} if context.work is not None else {}
+    write_json(path, {**launched, **content})
 
 
 def file_digest(path: Path) -> str:
