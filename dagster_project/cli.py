@@ -73,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def run(project: DvcProject, arguments: argparse.Namespace) -> int:
     """`reel run`: the stages, everything upstream of them, in order."""
+    if _params_are_wrong(project):
+        return 1
     names = _goals(project, arguments)
     options = Options(arguments.jobs, arguments.keep_going, False)
     if arguments.force:
@@ -180,15 +182,18 @@ def check(project: DvcProject, arguments: argparse.Namespace) -> int:
         complaints.append(str(error))
     for complaint in complaints:
         print(complaint, file=sys.stderr)
-    params = 0
-    if (project.root / "pipelines" / "params.py").is_file():
-        params = subprocess.run(
-            [sys.executable, "-m", "pipelines.params", "check"], cwd=project.root, check=False
-        ).returncode
-    if complaints or params:
+    if _params_are_wrong(project) or complaints:
         return 1
-    print(f"dvc.yaml: {len(project.stages)} stages; dvc.lock can be read.")
+    print(f"params.yaml can be used. dvc.yaml: {len(project.stages)} stages; dvc.lock can be read.")
     return 0
+
+
+def _params_are_wrong(project: DvcProject) -> bool:
+    """Whether params.yaml has a mistake, said on stderr: DVC deletes outputs before a stage could say so."""
+    if not (project.root / "pipelines" / "params.py").is_file():
+        return False
+    command = [sys.executable, "-m", "pipelines.params", "check"]
+    return bool(subprocess.run(command, cwd=project.root, check=False, stdout=subprocess.DEVNULL).returncode)
 
 
 def show_lineage(project: DvcProject, arguments: argparse.Namespace) -> int:

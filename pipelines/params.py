@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -53,6 +53,7 @@ NonNegative = Annotated[float, BeforeValidator(_number), Field(ge=0)]
 Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
+BelowOne = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]
 Pair = Annotated[tuple[Real, Real], BeforeValidator(_tuple)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
 
@@ -62,7 +63,7 @@ class AdamW(Params):
 
     name: Literal["adamw"]
     learning_rate: Positive
-    betas: Pair
+    betas: Annotated[tuple[BelowOne, BelowOne], BeforeValidator(_tuple)]
     weight_decay: NonNegative
 
 
@@ -90,7 +91,7 @@ class Schedule(Params):
 class Ema(Params):
     """Exponential moving average of the weights in float32; decay warms up as (1 + step) / (warmup + step)."""
 
-    decay: Annotated[float, Field(ge=0, lt=1)]
+    decay: BelowOne
     warmup_steps: Count
 
 
@@ -109,6 +110,14 @@ class Training(Params):
     log_every: Count
     save_every: Count
     validate_every: Count
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> Training:
+        if self.batch_size % self.micro_batch:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}; change one of them"
+            )
+        return self
 
 
 class Wandb(Params):

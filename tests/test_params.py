@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from pipelines.params import (
     ParamsError,
     Real,
     Share,
+    Training,
     parse_section,
     read_document,
     section_class,
@@ -146,3 +148,37 @@ def test_a_stage_module_that_is_not_there_is_named() -> None:
         section_class("pipelines.generation.nothing", "train")
     with pytest.raises(ParamsError, match=r"no function nothing"):
         section_class("pipelines.stage", "nothing")
+
+
+TRAINING = """\
+section:
+  seed: 0
+  steps: 3
+  batch_size: 24
+  micro_batch: 12
+  precision: fp32
+  max_grad_norm: 1.0
+  ema: {decay: 0.9, warmup_steps: 1}
+  optimizer: {name: adamw, learning_rate: 1.0e-4, betas: [0.9, 0.99], weight_decay: 0}
+  schedule: {shape: constant, warmup_steps: 0, floor: 0}
+  log_every: 1
+  save_every: 1
+  validate_every: 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("micro_batch: 12", "micro_batch: 10", "batch_size 24 is not a multiple of micro_batch 10"),
+        ("betas: [0.9, 0.99]", "betas: [0.9, 1.5]", "section.optimizer.betas.1: got 1.5: Input should be less than 1"),
+        ("decay: 0.9", "decay: 9e-1", "YAML reads 9e-1 as text; write 9.0e-1"),
+    ],
+)
+def test_training_that_could_not_start_is_told_with_its_line(tmp_path: Path, old: str, new: str, told: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(TRAINING)
+    parse_section(Training, "section", path)
+    path.write_text(TRAINING.replace(old, new))
+    with pytest.raises(ParamsError, match=rf"params.yaml:\d+: .*{re.escape(told)}"):
+        parse_section(Training, "section", path)

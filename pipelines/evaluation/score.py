@@ -14,14 +14,16 @@ import torch
 from torch import Tensor
 
 from pipelines import stage
+from pipelines.data.contract import require_autoencoder
 from pipelines.data.shards import Shards
 from pipelines.data.video import write_mp4
 from pipelines.evaluation import figures
-from pipelines.evaluation.judge import Clips, Judge, Words, chance, grouped, measured, train_probe
+from pipelines.evaluation.judge import Clips, Judge, Words, chance, features_of, grouped, measured, train_probe
 from pipelines.evaluation.params import EvaluationParams
 from pipelines.evaluation.systems import Requests, classes_by_prompt, generate, load_systems
 from pipelines.models.autoencoder import load_autoencoder
 from pipelines.models.latent_mae import LatentMae
+from pipelines.training import checkpoint
 
 REAL, FROZEN, NOISE = "held_out", "frozen", "noise"
 """References: real clips (the ceiling), their first frame standing still, and noise in place of latents."""
@@ -69,16 +71,23 @@ def references(decoder: Decoder, real: Clips, seed: int) -> dict[str, Clips]:
     return {REAL: real, FROZEN: decoder(decoder.encode(still), "frozen"), NOISE: decoder(noise, "noise")}
 
 
-def build_judge(
-    params: EvaluationParams, shards: Shards, decoder: Decoder, latent_mae: Path, real: Clips, words: Words
-) -> Judge:
-    """Feature spaces and readers, from real clips of the train split.
+def load_encoder(params: EvaluationParams, folder: Path, shards: Shards) -> LatentMae:
+    """The latent MAE (averaged weights where there are any), which has every feature that the params name.
 
     Raises:
-        StageError: the latent MAE lacks a feature that the params name.
+        StageError: it lacks a feature, or is damaged.
     """
+    checkpoint.read(folder)
+    encoder = LatentMae.from_pretrained(folder / "ema" if (folder / "ema").is_dir() else folder)
+    features_of(encoder, real_latents(shards, [0]), [*params.feature_space.appearance, *params.feature_space.motion])
+    return encoder
+
+
+def build_judge(
+    params: EvaluationParams, shards: Shards, decoder: Decoder, encoder: LatentMae, real: Clips, words: Words
+) -> Judge:
+    """Feature spaces and readers, from real clips of the train split."""
     rows = shards.rows("train").tolist()
-    encoder = LatentMae.from_pretrained(latent_mae)
     train, space = real_latents(shards, rows), params.feature_space
     spaces = {
         "frechet": measured(encoder, train, space.appearance, space),
@@ -113,6 +122,9 @@ def score(
     if len(rows) < 2:
         raise stage.StageError(f"{latents}: {len(rows)} held-out clips; an evaluation needs at least two.")
     folders = {"rectified_flow": rectified, "anchored_flow_identity": identity, "anchored_flow_motion": motion}
+    require_autoencoder(shards.manifest, autoencoder)
+    checkpoint.read(autoencoder)
+    encoder = load_encoder(params, latent_mae, shards)
     systems = load_systems(folders, shards, params.sampling, device)
     classes = classes_by_prompt(shards, pseudo_classes, rows, params.class_neighbours)
     requests = Requests.of(shards, rows, classes, params.seeds)
@@ -124,7 +136,7 @@ def score(
     real = decoder(real_latents(shards, every_row), REAL)
     others = references(decoder, real, params.seeds[0])
     words = factor_words(shards, every_row)
-    judge = build_judge(params, shards, decoder, latent_mae, real, words)
+    judge = build_judge(params, shards, decoder, encoder, real, words)
 
     readings = {name: judge.readings(one) for name, one in (clips | others).items()}
     results = results_of(judge, clips, others, readings, factor_words(shards, shards.rows("train").tolist()))
@@ -152,6 +164,12 @@ def results_of(
     else:
         read = {name: judge.words[name] for name in readings[REAL]}
         by_factor = chance(read, {name: train[name] for name in read})
+        factors = judge.params.probe.factors
+        for name in (*factors.identity, *factors.motion, *factors.scene):
+            if name not in read:
+                unavailable[f"agreement/{name}"] = (
+                    f"evaluation.probe.factors names it; the clips have {', '.join(train)}"
+                )
         beside["chance"] = {"agreement": {**by_factor, **grouped(judge.params.probe.factors, by_factor)}}
     return {"systems": systems, "references": beside, "num_samples": len(judge.real), "unavailable": unavailable}
 

@@ -190,7 +190,7 @@ class RawVideoParams(Params):
     """Where clips come from, their form, and the share of them that training never sees."""
 
     clip: Clip
-    held_out_share: Share
+    held_out_share: Annotated[Share, Field(gt=0, lt=1)]
     source: Source
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, model_validator
 
 from pipelines.flow.params import Anchor, Draw, LossWeights, Sampling
 from pipelines.params import Count, Pair, Params, Positive, Share, Training, Whole
@@ -14,11 +14,17 @@ def _tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _even(channels: int) -> int:
+    if channels % 2:
+        raise ValueError("must be even, because positions turn channels in pairs")
+    return channels
+
+
 class DenoiserParams(Params):
     """Size of the Wan transformer that is trained from scratch; channels and text width come from the manifest."""
 
     heads: Count
-    head_dim: Count
+    head_dim: Annotated[Count, AfterValidator(_even)]
     layers: Count
     feed_forward: Count
     patch: Annotated[tuple[Count, Count, Count], BeforeValidator(_tuple)]

@@ -32,6 +32,19 @@ def factor_labels(index: pd.DataFrame, known: KnownFactors) -> dict[str, np.ndar
     return {name: values for name, values in labels.items() if values.max(initial=0) > 0}
 
 
+def missing_factors(factors: Mapping[str, np.ndarray], known: KnownFactors) -> dict[str, str]:
+    """Why ``identity`` or ``motion`` is not among the factors of :func:`factor_labels`, as ``unavailable`` entries."""
+    if not factors:
+        return {"agreement": "the data has no known factors (columns factor_*) that vary"}
+    has = ", ".join(sorted(factors.keys() - {"identity", "motion"}))
+    asked = {"identity": known.identity, "motion": known.motion}
+    return {
+        f"agreement/{label}": f"known_factors.{label} is [{', '.join(names)}]; the data has {has}"
+        for label, names in asked.items()
+        if label not in factors
+    }
+
+
 def nmi(labels: np.ndarray, factor: np.ndarray) -> float:
     """Normalised mutual information I(Y; F) / ((H(Y) + H(F)) / 2), in [0, 1]."""
     return float(normalized_mutual_info_score(factor, labels))

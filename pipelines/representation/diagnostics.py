@@ -17,7 +17,7 @@ from pipelines import stage
 from pipelines.data.contract import require_autoencoder
 from pipelines.data.shards import Shards
 from pipelines.representation import codebook, figures, kernel, quantiser, retrieval, spectrum
-from pipelines.representation.agreement import agreements, factor_labels, probe
+from pipelines.representation.agreement import agreements, factor_labels, missing_factors, probe
 from pipelines.representation.chance import Numbers, Repeats, Unavailable, with_chance
 from pipelines.representation.class_figures import draw_occupancy
 from pipelines.representation.embedding import feature_names, parts_of
@@ -33,6 +33,7 @@ from pipelines.representation.gates import judge
 from pipelines.representation.occupancy import counts_of, expected_entropy_ratio, gini, occupancy
 from pipelines.representation.params import DiagnosticsParams
 from pipelines.representation.separation import separation
+from pipelines.training import checkpoint
 
 
 @dataclass(frozen=True)
@@ -179,8 +180,7 @@ def measure(
     if data.factors:
         results["agreement"] = agreements(data.labels, data.factors, params.repeats, params.seed)
         results["probes"] = probe_block(params, shards, data)
-    else:
-        unavailable["agreement"] = "the data has no known factors (columns factor_*) that vary"
+    unavailable |= missing_factors(data.factors, params.known_factors)
     results |= {"num_samples": len(data.rows), "num_samples_total": len(shards), "unavailable": unavailable}
     return results, table
 
@@ -206,6 +206,7 @@ def diagnose(
     stored = codebook.read(pseudo_classes)
     codebook.require_sources(stored, latents, latent_mae, shards.index["key"].tolist(), pseudo_classes)
     require_autoencoder(shards.manifest, autoencoder)
+    checkpoint.read(autoencoder)
     data = sample(params, shards, latent_mae, stored)
     results, neighbours = measure(params, shards, data, stored)
     results["gates"] = judge(params.gates, results)

@@ -27,7 +27,7 @@ def gate(name: str, value: float | None, threshold: Threshold, comparison: Liter
 
 
 def judge(params: Gates, results: Mapping[str, Any]) -> list[Gate]:
-    """All gates of a diagnostics report. Gates on known factors are there when the data has known factors."""
+    """All gates of a diagnostics report; those on known factors have no value where the data has no known factors."""
     occupancy, retrieval = results["occupancy"], results.get("retrieval", {})
     gain = next((retrieval[name] for name in ("top5_gain", "top1_gain") if name in retrieval), None)
     found = [
@@ -46,13 +46,13 @@ def judge(params: Gates, results: Mapping[str, Any]) -> list[Gate]:
     ]
     for name in ("identity", "motion"):
         agreement = results.get("agreement", {}).get(name)
-        if agreement is not None:
-            value = agreement["nmi"] - agreement["nmi_chance"]
-            limit = getattr(params.agreement, name)
-            found.append(gate(f"agreement_{name}", value, limit, ">=", f"NMI with the clips' {name}, less chance"))
+        value = None if agreement is None else agreement["nmi"] - agreement["nmi_chance"]
+        reason = _why(results, f"agreement/{name}", f"NMI with the clips' {name}, less chance")
+        found.append(gate(f"agreement_{name}", value, getattr(params.agreement, name), ">=", reason))
     return found
 
 
 def _why(results: Mapping[str, Any], block: str, reason: str) -> str:
-    missing = results.get("unavailable", {}).get(block)
+    unavailable = results.get("unavailable", {})
+    missing = unavailable.get(block) or unavailable.get(block.partition("/")[0])
     return f"{reason}: not available, {missing}" if missing else reason

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from pipelines.params import Count, Names, NonNegative, Params, Positive, Real, Share, Training, Whole
 
@@ -157,22 +157,38 @@ class Threshold(Params):
     fail: Real
 
 
+def _falls(gate: Threshold) -> Threshold:
+    if gate.fail > gate.warn:
+        raise ValueError(f"fail {gate.fail:g} is above warn {gate.warn:g}, but this number must be at least so large")
+    return gate
+
+
+def _rises(gate: Threshold) -> Threshold:
+    if gate.fail < gate.warn:
+        raise ValueError(f"fail {gate.fail:g} is below warn {gate.warn:g}, but this number must be at most so large")
+    return gate
+
+
+AtLeast = Annotated[Threshold, AfterValidator(_falls)]
+AtMost = Annotated[Threshold, AfterValidator(_rises)]
+
+
 class AgreementGate(Params):
     """NMI of classes with the known factor less its chance level."""
 
-    identity: Threshold
-    motion: Threshold
+    identity: AtLeast
+    motion: AtLeast
 
 
 class Gates(Params):
     """Thresholds; ``at least`` except ``largest_share``, which is ``at most``."""
 
-    non_empty_share: Threshold
-    largest_share: Threshold
-    entropy_ratio: Threshold
-    retrieval_gain: Threshold
-    rankme: Threshold
-    stability: Threshold
+    non_empty_share: AtLeast
+    largest_share: AtMost
+    entropy_ratio: AtLeast
+    retrieval_gain: AtLeast
+    rankme: AtLeast
+    stability: AtLeast
     agreement: AgreementGate
 
 

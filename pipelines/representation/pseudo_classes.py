@@ -12,7 +12,7 @@ import pandas as pd
 from pipelines import stage
 from pipelines.data.shards import Shards
 from pipelines.representation import class_figures, codebook, quantiser
-from pipelines.representation.agreement import agreements, factor_labels, nmi
+from pipelines.representation.agreement import agreements, factor_labels, missing_factors, nmi
 from pipelines.representation.embedding import Embedding, feature_names, parts_of
 from pipelines.representation.extraction import check_names, extract, load_encoder, prompt_vectors, raw_vectors
 from pipelines.representation.occupancy import counts_of, expected_entropy_ratio, gini, occupancy
@@ -162,8 +162,8 @@ def report(
     }
     class_figures.draw_occupancy(counts, results, plots / "occupancy.png")
     factors = factor_labels(shards.index, params.known_factors)
+    results["unavailable"] = missing_factors(factors, params.known_factors)
     if not factors:
-        results["unavailable"] = {"agreement": "the data has no known factors (columns factor_*) that vary"}
         return results
     results["agreement"] = agreements(assigned.labels, factors, params.permutations, params.seed)
     results["nmi_other_spaces"] = baselines(params, shards, is_train, factors, classes)

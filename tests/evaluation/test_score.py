@@ -1,6 +1,7 @@
 """The evaluation scores every generator beside real clips, says what it could not score, and repeats itself exactly."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -99,6 +100,30 @@ def test_an_unknown_feature_is_named_with_those_that_exist(scored: dict[str, Pat
     space = {"appearance": ["block9_mean"], "motion": ["block1_path"], "dims": 3, "shrinkage": 0.1}
     with pytest.raises(StageError, match=r"feature_space: no feature block9_mean; this latent MAE has .*block1_mean"):
         score(toy.params(feature_space=space), **{**scored, "out": tmp_path / "out"})
+
+
+def test_another_autoencoder_or_damaged_weights_are_refused_before_work(
+    scored: dict[str, Path], tmp_path: Path
+) -> None:
+    other = toy.write_latent_mae(tmp_path / "other")
+    with pytest.raises(StageError, match=r"made by autoencoder toy .*but .*other is"):
+        score(toy.params(), **{**scored, "autoencoder": other, "out": tmp_path / "out"})
+    for name in ("autoencoder", "latent_mae"):
+        damaged = tmp_path / name
+        shutil.copytree(scored[name], damaged)
+        weights = next(damaged.glob("*.safetensors"))
+        weights.write_bytes(weights.read_bytes()[:-1] + bytes([weights.read_bytes()[-1] ^ 1]))
+        with pytest.raises(StageError, match=r"not the weights that checkpoint\.json records"):
+            score(toy.params(), **{**scored, name: damaged, "out": tmp_path / "out"})
+
+
+def test_a_factor_that_the_clips_lack_is_told(scored: dict[str, Path], tmp_path: Path) -> None:
+    reader = toy.params().probe.clips.model_dump()
+    factors = {"identity": ["colour"], "motion": ["direction"], "scene": []}
+    paths = {**scored, "out": tmp_path / "out", "metrics": tmp_path / "metrics.json", "plots": tmp_path / "plots"}
+    score(toy.params(probe={"factors": factors, "frames": reader, "clips": reader}), **paths)
+    missing = json.loads(paths["metrics"].read_text())["unavailable"]["agreement/colour"]
+    assert missing == "evaluation.probe.factors names it; the clips have color, direction"
 
 
 def test_a_training_clip_without_class_is_named(scored: dict[str, Path], tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from pipelines.training import checkpoint
 CHANNELS, FRAMES, SIDE, DIM, COUNT = 4, 3, 4, 6, 16
 COLORS, DIRECTIONS = ("blue", "red"), ("down", "up")
 ROOT = Path(__file__).parents[2]
+RECORD = {"step": 1, "inputs": {}, "code": {}, "results": {}}
 EULER = {"sampler": "euler", "steps": 2, "shift": 1.0, "guidance": {"scale": 2.0, "rescale": 0.0}}
 
 
@@ -85,6 +86,7 @@ def write_autoencoder(folder: Path) -> Path:
     """An untrained autoencoder of the latents' geometry."""
     torch.manual_seed(0)
     StackedAutoencoder(frames=4, patch=4, width=8, latent_channels=CHANNELS, blocks=1).save_pretrained(folder)
+    checkpoint.write_record(folder, RECORD | {"stage": folder.name})
     return folder
 
 
@@ -93,6 +95,7 @@ def write_latent_mae(folder: Path) -> Path:
     sizes = {"width": 8, "depth": 1, "heads": 2, "decoder_width": 8, "decoder_depth": 1}
     torch.manual_seed(1)
     LatentMae(CHANNELS, {"family": "transformer", "patch": [1, 2, 2], **sizes}).save_pretrained(folder)
+    checkpoint.write_record(folder, RECORD | {"stage": folder.name})
     return folder
 
 
@@ -115,8 +118,7 @@ def write_flow(folder: Path, autoencoder: Path, end: float, still: bool, classes
     facts = {"shape": [CHANNELS, FRAMES, SIDE, SIDE], "frame_rate": 8.0}
     facts |= {"autoencoder": {"id": "toy", "digest": digest(autoencoder)}}
     write_json(folder / "generator.json", {"phases": [phase], "latents": facts})
-    record = {"stage": folder.name, "step": 1, "inputs": {}, "code": {}, "results": {}}
-    checkpoint.write_record(folder, record)
+    checkpoint.write_record(folder, RECORD | {"stage": folder.name})
     return folder
 
 

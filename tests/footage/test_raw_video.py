@@ -233,3 +233,9 @@ def test_the_block_in_comments_in_the_params_file_is_valid() -> None:
     block = yaml.safe_load("\n".join(line.replace("    # ", "    ", 1) for line in lines[begin:end]))
     written = {"clip": CLIP, "held_out_share": 0.1, "source": block}
     assert RawVideoParams.model_validate(written).source.folder is not None
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_no_split_may_be_empty(share: float) -> None:
+    with pytest.raises(ValueError, match=r"held_out_share\n.*should be (greater|less) than"):
+        RawVideoParams.model_validate({**rendered().model_dump(), "held_out_share": share})

@@ -34,6 +34,12 @@ def test_the_three_modes_are_a_matter_of_the_range():
     assert both.has_identity and both.has_motion
 
 
+def test_an_odd_width_of_heads_is_told():
+    size = rectified().denoiser.model_dump()
+    with pytest.raises(ValidationError, match=r"head_dim\n.*must be even"):
+        rectified(denoiser={**size, "head_dim": 7})
+
+
 def test_zero_is_a_value():
     assert anchored(motion_gain={"value": 2.0, "warmup_steps": 0}).motion_gain.warmup_steps == 0
     assert rectified(prompt_dropout=0.0).prompt_dropout == 0.0

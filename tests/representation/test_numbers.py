@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from scipy.spatial.distance import cdist
 
 from pipelines.representation import kernel, retrieval, spectrum
-from pipelines.representation.agreement import agreement, factor_labels, nmi, probe
+from pipelines.representation.agreement import agreement, factor_labels, missing_factors, nmi, probe
 from pipelines.representation.chance import Repeats, Unavailable, with_chance
 from pipelines.representation.gates import gate, judge
 from pipelines.representation.occupancy import counts_of, expected_entropy_ratio, gini, lorenz, occupancy
@@ -293,13 +294,29 @@ def test_a_gate_without_a_value_warns_and_says_why() -> None:
     results = {
         "occupancy": occupancy(np.full(4, 5), 2),
         "collapse": {"rankme": 9.0},
-        "unavailable": {"retrieval": "3 samples"},
+        "unavailable": {"retrieval": "3 samples", "agreement/motion": "no such factor"},
+        "agreement": {"identity": {"nmi": 0.9, "nmi_chance": 0.1}},
     }
     found = {one["name"]: one for one in judge(gates, results)}
     assert found["retrieval_gain"]["verdict"] == "warn"
     assert "value" not in found["retrieval_gain"]
     assert "3 samples" in found["retrieval_gain"]["reason"]
-    assert "agreement_identity" not in found
+    assert found["agreement_identity"]["verdict"] == "pass"
+    assert found["agreement_motion"]["verdict"] == "warn" and "no such factor" in found["agreement_motion"]["reason"]
+
+
+def test_thresholds_the_wrong_way_round_are_refused() -> None:
+    gates = PARAMS["diagnostics"]["gates"]
+    for name, wrong in (("rankme", {"warn": 0.5, "fail": 0.9}), ("largest_share", {"warn": 0.5, "fail": 0.1})):
+        with pytest.raises(ValidationError, match=f"{name}\n.*fail 0.* (above|below) warn 0.5"):
+            Gates.model_validate({**gates, name: wrong})
+
+
+def test_a_known_factor_that_the_data_lacks_is_told() -> None:
+    known = KnownFactors(identity=("shape",), motion=("way",))
+    labels = {"shape": np.array([0, 1]), "identity": np.array([0, 1])}
+    assert missing_factors(labels, known) == {"agreement/motion": "known_factors.motion is [way]; the data has shape"}
+    assert "no known factors" in missing_factors({}, known)["agreement"]
 
 
 def test_a_collapsed_codebook_fails() -> None:

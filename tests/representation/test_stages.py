@@ -168,7 +168,9 @@ def test_data_without_factors_has_classes_and_says_what_is_missing(chain: Chain)
     assert "no known factors" in numbers["unavailable"]["agreement"]
     report = chain.diagnose()
     assert "no known factors" in report["unavailable"]["agreement"]
-    assert {gate["name"] for gate in report["gates"]}.isdisjoint({"agreement_identity", "agreement_motion"})
+    gates = {gate["name"]: gate for gate in report["gates"]}
+    for name in ("agreement_identity", "agreement_motion"):
+        assert "value" not in gates[name] and "no known factors" in gates[name]["reason"]
 
 
 # ---- the embedding ------------------------------------------------------------------------------------------------

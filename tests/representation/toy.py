@@ -15,6 +15,7 @@ from pipelines.data.tar import write_shard
 from pipelines.models.autoencoder import StackedAutoencoder
 from pipelines.representation.params import DiagnosticsParams, LatentMaeParams, PseudoClassesParams
 from pipelines.stage import digest, write_json
+from pipelines.training import checkpoint
 
 COLOURS = {"red": (3.0, 0.0, 0.0, 0.0), "green": (0.0, 3.0, 0.0, 0.0), "blue": (0.0, 0.0, 3.0, 0.0)}
 CHANNELS, FRAMES, SIDE, WORDS = 4, 3, 4, 8
@@ -46,6 +47,7 @@ def autoencoder(folder: Path) -> Path:
     network = StackedAutoencoder(frames=4, patch=4, width=8, latent_channels=CHANNELS, blocks=1)
     folder.mkdir(parents=True)
     network.save_pretrained(folder)
+    checkpoint.write_record(folder, {"stage": "autoencoder", "step": 0, "inputs": {}, "code": {}, "results": {}})
     return folder
 
 
