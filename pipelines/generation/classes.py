@@ -28,14 +28,14 @@ def gate(diagnostics: Path) -> None:
     failed = [item for item in gates if item["verdict"] == "fail"]
     if failed:
         told = "; ".join(
-            f"{item['name']} is {item.get('value')}, wanted {item['comparison']} {item['threshold']}"
+            f"{item['name']} is {item['value']:.4g}, wanted {item['comparison']} {item['threshold']}"
             + (f" ({item['reason']})" if item.get("reason") else "")
             for item in failed
         )
         raise StageError(f"{path}: gate failed: {told}. {REMEDY}.")
     for item in gates:
         if item["verdict"] == "warn":
-            value = f"is {item['value']:.3g}" if "value" in item else "is not available"
+            value = f"is {item['value']:.4g}" if "value" in item else "is not available"
             say(f"gate {item['name']} warns: {value}, wanted {item['comparison']} {item['threshold']}")
 
 

@@ -245,6 +245,7 @@ def encode(params: LatentShardsParams, clips: Path, autoencoder: Path, out: Path
         StageError: the autoencoder is damaged or failed a gate, clips do not fit it, or a text encoder is not there.
     """
     source = Clips(clips)
+    checkpoint.read(autoencoder)  # damaged weights are told by name, before a library stumbles over them
     network = load_autoencoder(autoencoder)
     facts = autoencoder_facts(autoencoder, network)
     source.require(network.temporal_stride, network.spatial_stride)

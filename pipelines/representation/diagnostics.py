@@ -219,7 +219,7 @@ def diagnose(
         pd.DataFrame(columns).to_parquet(folder / "projection.parquet", index=False)
     stage.write_metrics(metrics, results)
     for found in results["gates"]:
-        value = f"{found['value']:.3g}" if "value" in found else "not available"
+        value = f"{found['value']:.4g}" if "value" in found else "not available"
         stage.say(
             f"gate {found['name']}: {found['verdict']} ({value} {found['comparison']} {found['threshold']:g}; "
             f"{found['reason']})"

@@ -239,3 +239,10 @@ def test_the_block_in_comments_in_the_params_file_is_valid() -> None:
 def test_no_split_may_be_empty(share: float) -> None:
     with pytest.raises(ValueError, match=r"held_out_share\n.*should be (greater|less) than"):
         RawVideoParams.model_validate({**rendered().model_dump(), "held_out_share": share})
+
+
+def test_the_block_in_the_readme_is_valid() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    block = yaml.safe_load(text[text.index("raw_video:\n  source:") :].partition("```")[0])["raw_video"]
+    written = {"clip": CLIP, "held_out_share": 0.1, **block}
+    assert RawVideoParams.model_validate(written).source.folder is not None

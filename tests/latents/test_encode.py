@@ -119,11 +119,12 @@ def test_an_autoencoder_whose_gate_failed_is_refused_and_earlier_latents_stay(tm
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
 
 
-def test_changed_weights_of_an_autoencoder_are_noticed(tmp_path: Path, checkpoint: Path) -> None:
+@pytest.mark.parametrize("place", [-1, 12])  # in the numbers, in the header
+def test_changed_weights_of_an_autoencoder_are_noticed(tmp_path: Path, checkpoint: Path, place: int) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(checkpoint, copy)
     content = bytearray((copy / "stacking.safetensors").read_bytes())
-    content[-1] ^= 1
+    content[place] ^= 64
     (copy / "stacking.safetensors").write_bytes(content)
     with pytest.raises(stage.StageError, match=r"stacking\.safetensors: not the weights that checkpoint\.json records"):
         encoded(tmp_path, copy)
