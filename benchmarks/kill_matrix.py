@@ -3,14 +3,16 @@
 ``python -m benchmarks.kill_matrix [--markdown docs/reliability.md]`` starts a training stage of a toy project again and
 again, sends one signal to one process, and reports for each case: how many processes survive after ten seconds and when
 the last one went, whether DVC's lock is free, what Dagster says of the run, whether `dvc repro` works afterwards and
-whether it went on from the saved step. Two kinds of trainer: one that saves on SIGINT and SIGTERM, and one that ignores
-both and has workers in sessions of their own, as torchrun makes them.
+whether it went on from the saved step. Four kinds of trainer: a script that saves on SIGINT and SIGTERM; one that
+ignores both and has workers in sessions of their own; and a stage behind the real launcher (`benchmarks.launched_toy`),
+as one process and as two gloo processes under torchrun. With `--only`, the page's other rows stay as they are.
 """
 
 import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +22,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import launched_toy
 from dagster_dvc.project import DvcProject
 from dagster_dvc.repro import Repro
 from dagster_dvc.supervise import descendants
@@ -29,7 +32,13 @@ REPO = Path(__file__).parents[1]
 LIMIT = 10.0
 BEGIN, END = "<!-- kill matrix -->", "<!-- /kill matrix -->"
 SCRIPTS = {"saves": "saves.py", "stubborn": "stubborn.py"}
+LAUNCHED = {"1 launched": 1, "2 launched": 2}
 TRAINER = "python\0s"
+LAUNCHER = (("launcher", "-m\0pipelines.launch"),)
+WORKING = ("supervise.py", "-m\0dvc", "saves.py", "stubborn.py", "-m\0pipelines")
+RANK = (("stage process", "-m\0pipelines\0"),)
+RANKS = (("torchrun", "torch.distributed.run"), ("rank", "-u\0-m\0pipelines\0"))
+HEADER = ["run by", "trainer", "killed", "signal", "survivors", "all gone after", "DVC's lock", "Dagster", "next run"]
 STUBBORN = """
 import signal, subprocess, sys
 for number in (signal.SIGINT, signal.SIGTERM):
@@ -78,38 +87,46 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 def main() -> int:
     """Run the whole matrix; exit status 1 when anything survived."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--markdown", type=Path, help="write the table into this page, between its markers")
-    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--only", default="", help="cases in whose name this pattern is found")
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        template = _template(Path(folder) / "template")
+        templates = {name: _template(Path(folder) / f"template {name}", name) for name in (*SCRIPTS, *LAUNCHED)}
         for number, (style, trainer, victim, word, sent) in enumerate(_cases()):
             name = f"{style.name}, {trainer}, {victim}, {sent.name}"
-            if arguments.only not in name:
+            if not re.search(arguments.only, name):
                 continue
-            root = Path(shutil.copytree(template, Path(folder) / str(number)))
+            root = Path(shutil.copytree(templates[trainer], Path(folder) / str(number)))
             rows.append([style.name, trainer, victim, sent.name, *_case(root, style, trainer, word, sent)])
             print(" | ".join(rows[-1]), flush=True)
-    table = _markdown(rows)
-    if arguments.markdown:
-        page = arguments.markdown.read_text(encoding="utf-8")
-        before, after = page.split(BEGIN)[0], page.split(END)[1]
-        arguments.markdown.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+            if arguments.markdown:
+                _write(arguments.markdown, rows[-1])
     return 1 if any(row[4] != "0" for row in rows) else 0
 
 
 def _cases():
     for style in STYLES:
-        for trainer in SCRIPTS:
-            for victim, word in style.victims:
+        for trainer in (*SCRIPTS, *LAUNCHED):
+            for victim, word in _victims(style, trainer):
                 for sent in SIGNALS:
                     yield style, trainer, victim, word, sent
 
 
-def _template(root: Path) -> Path:
+def _victims(style: Style, trainer: str) -> tuple[tuple[str, str], ...]:
+    if trainer in SCRIPTS:
+        return style.victims
+    below = LAUNCHER + (RANK if LAUNCHED[trainer] == 1 else RANKS)
+    if style.name == "Dagster":  # from the supervisor on, the processes are those of `reel run`
+        return style.victims[:1]
+    return tuple(victim for victim in style.victims if victim[0] in {"reel", "dvc repro"}) + below
+
+
+def _template(root: Path, trainer: str) -> Path:
     root.mkdir()
+    if trainer in LAUNCHED:
+        return launched_toy.make(root, LAUNCHED[trainer])
     toy.make(root)
     toy.dvc(root, "repro")
     (root / "stubborn.py").write_text(STUBBORN)
@@ -121,8 +138,8 @@ def _template(root: Path) -> Path:
 
 
 def _case(root: Path, style: Style, trainer: str, word: str, sent: signal.Signals) -> list[str]:
-    script = SCRIPTS[trainer]
-    toy.edit(root, "dvc.yaml", "cmd: python train.py", f"cmd: python {script}")
+    if trainer in SCRIPTS:
+        toy.edit(root, "dvc.yaml", "cmd: python train.py", f"cmd: python {SCRIPTS[trainer]}")
     if trainer == "stubborn":
         (root / "stubborn.on").touch()
     env = {**toy.environment(), "REEL_PROJECT": str(root), "DAGSTER_HOME": str(root / ".dagster")}
@@ -130,7 +147,15 @@ def _case(root: Path, style: Style, trainer: str, word: str, sent: signal.Signal
     (root / ".dagster").mkdir()
     (root / ".dagster/dagster.yaml").write_text("telemetry: {enabled: false}\n")
     with (root / "out.log").open("w") as log:
-        process = subprocess.Popen(style.command, cwd=REPO, env=env, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            style.command,
+            cwd=REPO,
+            env=env,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's `&` ignores it
+        )
     tree, victim = _wait_for_victim(process.pid, word, root)
     os.kill(victim, sent)
     took, survivors = _wait_gone(tree, process)
@@ -174,7 +199,7 @@ def _matches(pid: int, word: str) -> bool:
 
 
 def _works(pid: int) -> bool:
-    return any(word in _command(pid) for word in ("supervise.py", "-m\0dvc", "saves.py", "stubborn.py"))
+    return any(word in _command(pid) for word in WORKING)
 
 
 def _parent(pid: int) -> int:
@@ -236,20 +261,17 @@ def _again(root: Path, step: int) -> str:
     return "works, resumed" if first.startswith(f"step {step + 1} of") else f"works, {first or 'nothing to do'}"
 
 
-def _markdown(rows: list[list[str]]) -> str:
-    header = [
-        "run by",
-        "trainer",
-        "killed",
-        "signal",
-        "survivors",
-        "all gone after",
-        "DVC's lock",
-        "Dagster",
-        "`dvc repro`",
-    ]
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _write(page: Path, row: list[str]) -> None:
+    """Put one row into the page's table: in place of the same case measured before, else at the end."""
+    text = page.read_text(encoding="utf-8")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    lines = text.split(BEGIN)[1].split(END)[0].strip().splitlines()[2:]
+    known = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    places = {tuple(cells[:4]): place for place, cells in enumerate(known)}
+    place = places.get(tuple(row[:4]), len(known))
+    known[place : place + 1] = [row]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in [HEADER, ["---"] * len(HEADER), *known])
+    page.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

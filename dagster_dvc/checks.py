@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import dagster as dg
 
 from dagster_dvc.lock import read_lock
+from dagster_dvc.missing import in_cache
 from dagster_dvc.project import DvcProject, Stage
 from dagster_dvc.results import Verdicts, checks, read_metrics, verdicts
 from dagster_dvc.status import Reason, reasons
@@ -47,7 +48,7 @@ def sync_result(assets: Assets, stage: Stage) -> dg.AssetCheckResult:
         check_name=IN_SYNC,
         passed=not wrong,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"why": "; ".join(map(str, wrong)) or "the same", "remedy": f"dvc checkout {stage.name}"},
+        metadata={"why": "; ".join(map(str, wrong)) or "the same", "remedy": remedy(assets.project, stage)},
     )
 
 
@@ -56,6 +57,14 @@ def changed_outputs(project: DvcProject, stage: Stage) -> list[Reason]:
     return [
         why for why in reasons(project, stage, read_lock(project).get(stage.name)) if why.kind in {"never", "output"}
     ]
+
+
+def remedy(project: DvcProject, stage: Stage) -> str:
+    """The command that brings the recorded outputs back: from the cache, or by a run when it lacks one of them."""
+    entry = read_lock(project).get(stage.name)
+    kept = [out.path for out in stage.outs if out.cache]
+    cached = entry and all(in_cache(project, entry.outs[path].hash) for path in kept if path in entry.outs)
+    return f"dvc checkout {stage.name}" if cached else f"dvc repro {stage.name}"
 
 
 def _description(check: object) -> str:

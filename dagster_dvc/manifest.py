@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-VERSION = 3
+VERSION = 4
 
 
 def build(root: Path) -> dict[str, Any]:
@@ -42,9 +42,11 @@ def build(root: Path) -> dict[str, Any]:
             stages += _stages(repo, path, problems, read)
     stages = _without_cycles(stages, problems)
     read |= {file for stage in stages for file in stage["params"]}
+    read |= {".dvc/config", ".dvc/config.local"}  # where the cache is
     return {
         "version": VERSION,
         "dvc": importlib.metadata.version("dvc"),
+        "cache": repo.cache.local.path,
         "files": {file: digest(Path(repo.root_dir) / file) for file in sorted(read)},
         "stages": stages,
         "sources": sources,

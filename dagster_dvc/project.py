@@ -21,7 +21,7 @@ from typing import Any, Literal
 from dagster_dvc import graph
 from dagster_dvc.hashing import Hashes
 
-MANIFEST_VERSION = 3
+MANIFEST_VERSION = 4
 CODE_SUFFIXES = {
     ".py",
     ".pyx",

@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from dagster_dvc.guard import Guard
 from dagster_dvc.locks import alive, holders, release_dead
-from dagster_dvc.project import DvcProject
+from dagster_dvc.missing import wanted
+from dagster_dvc.project import DvcProject, ProjectError
 
 Outcome = Literal["executed", "unchanged", "restored", "failed", "busy", "stopped"]
 PHRASES: tuple[tuple[str, Outcome], ...] = (
@@ -133,7 +134,15 @@ class Repro:
                 record_time(self.project, self.stage, seconds)
             return Result(self.stage, outcome, seconds, 0, tail=list(tail))
         ended: Outcome = "stopped" if code == 130 else "busy" if busy else "failed"
-        return Result(self.stage, ended, seconds, code, _reason(ended, list(tail)), list(tail))
+        why = self._missing() if ended == "failed" else ""
+        return Result(self.stage, ended, seconds, code, why or _reason(ended, list(tail)), list(tail))
+
+    def _missing(self) -> str:
+        """What the stage needs and is not there, which DVC would call `[Errno 2]`."""
+        with contextlib.suppress(ProjectError):
+            now = DvcProject(self.project.root)
+            return "\n".join(wanted(now, now.stage(self.stage)))
+        return ""
 
 
 def _outcome(line: str) -> Outcome | None:

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from dagster_dvc import graph
 from dagster_dvc.lock import Entry, read_lock
-from dagster_dvc.project import DvcProject, Stage
+from dagster_dvc.missing import in_cache
+from dagster_dvc.project import DvcProject, Out, Stage
 
 MISSING = object()
 
@@ -63,7 +64,7 @@ def reasons(project: DvcProject, stage: Stage, entry: Entry | None) -> list[Reas
         found += _path(project, dep, entry.deps, kind)
     found += [Reason("data", f"{dep} is no longer read") for dep in entry.deps if dep not in stage.deps]
     for out in stage.outs:
-        found += _path(project, out.path, entry.outs, "output")
+        found += _output(project, out, entry)
     return found
 
 
@@ -96,6 +97,15 @@ def _shown(value: Any) -> str:
         return "(absent)"
     text = json.dumps(value, default=str)
     return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _output(project: DvcProject, out: Out, entry: Entry) -> list[Reason]:
+    found = _path(project, out.path, entry.outs, "output")
+    recorded = entry.outs.get(out.path)
+    gone = out.cache and not (project.root / out.path).exists()
+    if gone and recorded is not None and not in_cache(project, recorded.hash):
+        return [Reason("output", f"{out.path} is missing, and from DVC's cache too: only a run makes it again")]
+    return found
 
 
 def _path(project: DvcProject, path: str, recorded: Mapping[str, Any], kind: Any) -> list[Reason]:

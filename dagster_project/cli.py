@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from dagster_dvc import repro, status
+from dagster_dvc import missing, repro, status
 from dagster_dvc.project import DvcProject, ProjectError
 from dagster_dvc.repro import NOISE, Result
 from dagster_dvc.runner import Options, Runner, Summary
@@ -160,6 +160,8 @@ def show_status(project: DvcProject, arguments: argparse.Namespace) -> int:
     for problem in project.problems:
         print(problem, file=sys.stderr)
     print(tables.stale(status.stale(project), project, repro.running(project)))
+    for line in missing.lost(project, project.stages.values()):
+        print(f"lost  {line}")
     for line in tables.gates(project, project.stages):
         print(f"gate  {line}")
     return 1 if project.problems else 0

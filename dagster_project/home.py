@@ -57,7 +57,8 @@ def open_gpu_pool() -> int:
     from dagster import DagsterInstance
 
     with DagsterInstance.get() as instance:
-        known = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits()}
+        pools = instance.event_log_storage.get_pool_limits()
+        known = {pool.name: pool.limit for pool in pools if not pool.from_default}
         if POOL not in known:
             slots = len(list(Path("/dev").glob("nvidia[0-9]*"))) or 2
             instance.event_log_storage.set_concurrency_slots(POOL, slots)

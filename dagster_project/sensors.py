@@ -9,10 +9,11 @@ from dagster_dvc.project import DvcProject
 from dagster_project.jobs import Job
 
 STAGE = "raw_video"
+WATCHED = ("folder", "recordings")
 
 
 def build_clips_sensor(project: DvcProject, job: Job) -> dg.SensorDefinition:
-    """Starts `refresh_data` when files in ``raw_video.source.folder`` appear, change or go. Shipped stopped."""
+    """Starts `refresh_data` when files in the folder of ``raw_video.source`` appear, change or go. Shipped stopped."""
 
     @dg.sensor(
         name="new_clips",
@@ -24,7 +25,7 @@ def build_clips_sensor(project: DvcProject, job: Job) -> dg.SensorDefinition:
     def new_clips(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         folder = source_folder(DvcProject(project.root))
         if folder is None:
-            return dg.SkipReason("raw_video makes its own clips; params.yaml names no folder of videos")
+            return dg.SkipReason("params.yaml: raw_video.source names no folder or recordings; nothing to watch")
         if not folder.is_dir():
             return dg.SkipReason(f"params.yaml: raw_video.source: {folder} is no folder")
         found = listing(folder)
@@ -34,19 +35,19 @@ def build_clips_sensor(project: DvcProject, job: Job) -> dg.SensorDefinition:
             return dg.SensorResult(skip_reason="remembered what is there now", cursor=found)
         force = not _is_dependency(DvcProject(project.root), folder)
         config = {"ops": {f"repro_{STAGE}": {"config": {"force": force}}}}
-        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=found, run_config=config)], cursor=found)
+        # No run key: files that go and come back are news twice, and the cursor already tells news from old.
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_config=config)], cursor=found)
 
     return new_clips
 
 
 def source_folder(project: DvcProject) -> Path | None:
-    """The folder of videos that params.yaml names, None when clips are rendered."""
+    """The folder of videos or recordings that params.yaml names, None when clips are rendered or come from tars."""
     values = project.stages[STAGE].params.get("params.yaml", {}).get(STAGE, {})
     source = values.get("source") if isinstance(values, dict) else None
-    folder = source.get("folder") or source.get("path") if isinstance(source, dict) else None
-    if isinstance(folder, dict):
-        folder = folder.get("path")
-    return project.root / folder if isinstance(folder, str) else None
+    blocks = [source.get(kind) for kind in WATCHED] if isinstance(source, dict) else []
+    paths = [block.get("path") for block in blocks if isinstance(block, dict)]
+    return next((project.root / path for path in paths if isinstance(path, str)), None)
 
 
 def _is_dependency(project: DvcProject, folder: Path) -> bool:

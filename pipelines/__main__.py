@@ -2,9 +2,12 @@
 
 import sys
 
-from pipelines.processes import follow_parent
+from pipelines.processes import follow_parent, leave_group
 from pipelines.stage import main
 
 if __name__ == "__main__":
     follow_parent()
-    sys.exit(main())
+    code = main()
+    if code == 0:  # after an error the others may wait in a collective for ever; torchrun ends them
+        leave_group()
+    sys.exit(code)

@@ -42,6 +42,13 @@ def follow_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="follow-parent").start()
 
 
+def leave_group() -> None:
+    """Close the processes' communication, where there is any: gloo's threads abort an exit that leaves it open."""
+    processes = sys.modules.get("torch.distributed")
+    if processes is not None and processes.is_available() and processes.is_initialized():
+        processes.destroy_process_group()
+
+
 def descendants(root: int) -> list[int]:
     """All processes below ``root``, whatever session they moved to (Linux: read from /proc)."""
     children: dict[int, list[int]] = {}

@@ -266,3 +266,24 @@ def test_a_flag_that_the_stage_does_not_take_is_one_line(project: Path) -> None:
     failed = start(project, sys.executable, *CMD.split()[1:], "--latnets", "data")
     _, errors = failed.communicate(timeout=20)
     assert failed.returncode == 2 and "latnets" in errors and "Traceback" not in errors
+
+
+def test_several_processes_close_their_communication_before_they_end(project: Path) -> None:
+    write_params(project)
+    (project / "launch.yaml").write_text("num_processes: 2\nuse_cpu: true\n")
+    code = project / "pipelines/toy/toy.py"
+    meets = """
+    import atexit
+    import torch.distributed as processes
+    processes.init_process_group("gloo")
+    atexit.register(lambda: Path(f"open-{os.environ['RANK']}").write_text(str(processes.is_initialized())))
+    if processes.get_rank():
+        return
+"""
+    head = "def make(params: ToyParams, out: Path, metrics: Path) -> None:"
+    code.write_text(code.read_text().replace(head, head + meets))
+    command = [word for word in [sys.executable, *CMD.split()[1:]] if word != "--alone"]
+    running = start(project, *command)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 0, errors
+    assert [(project / f"open-{rank}").read_text() for rank in (0, 1)] == ["False", "False"]

@@ -74,3 +74,18 @@ def test_the_instance_settings_are_valid(tmp_path: Path, monkeypatch: pytest.Mon
     with DagsterInstance.from_config(str(home.dagster_home(tmp_path))) as instance:
         assert instance.run_monitoring_enabled
         assert not instance.telemetry_enabled
+
+
+def test_the_gpu_pool_is_opened_after_a_first_run_and_a_choice_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dagster import DagsterInstance
+
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.setenv("DAGSTER_HOME", str(home.dagster_home(tmp_path)))
+    with DagsterInstance.get() as instance:
+        instance.event_log_storage.initialize_concurrency_limit_to_default(home.POOL)
+    assert home.open_gpu_pool() == (len(list(Path("/dev").glob("nvidia[0-9]*"))) or 2)
+    with DagsterInstance.get() as instance:
+        instance.event_log_storage.set_concurrency_slots(home.POOL, 5)
+    assert home.open_gpu_pool() == 5

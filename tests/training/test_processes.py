@@ -20,9 +20,11 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import sys
 from pathlib import Path
+from pipelines.processes import leave_group
 from tests.training.toy import ADAMW, params, run
 objective, started = run(Path(sys.argv[1]), params(steps=int(sys.argv[2]), optimizer=ADAMW))
 assert started.accelerator.num_processes == int(sys.argv[3]), started.accelerator.num_processes
+leave_group()
 """
 
 

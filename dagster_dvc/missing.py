@@ -1,0 +1,93 @@
+"""What is gone and does not come back by itself: each path with the file and line that records it, and the remedy.
+
+A deleted output is no mistake: DVC takes it from its cache or runs the stage again. Data that no stage makes, and what
+a frozen stage made, can only come from the cache, a remote, or whoever has it; `dvc` itself then says `missing data
+'source'` or `[Errno 2]`.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from dagster_dvc import graph
+from dagster_dvc.lock import read_lock
+from dagster_dvc.project import DvcProject, Stage
+
+
+def in_cache(project: DvcProject, hash_: str | None) -> bool:
+    """Whether DVC's cache holds the object of this hash; of a folder, every file in it."""
+    if not hash_:
+        return False
+    found = _object(project, hash_)
+    if not found.is_file() or not hash_.endswith(".dir"):
+        return found.is_file()
+    members = json.loads(found.read_text(encoding="utf-8"))
+    return all(_object(project, member["md5"]).is_file() for member in members)
+
+
+def lost(project: DvcProject, stages: Iterable[Stage]) -> list[str]:
+    """One line for every missing path that no run brings back: sources, code, and outputs of frozen stages."""
+    stages = list(stages)
+    lines = [_source(project, stage, dep) for stage in stages for dep in _absent(project, stage.deps)]
+    frozen = [stage for stage in stages if stage.frozen]
+    lines += [_frozen(project, stage, path) for stage in frozen for path in _absent(project, _outs(stage))]
+    return list(dict.fromkeys(filter(None, lines)))
+
+
+def wanted(project: DvcProject, stage: Stage) -> list[str]:
+    """Why this stage cannot run: all that is lost, and inputs that another stage has to make again first."""
+    makers = {path: project.producer(path) for path in _absent(project, stage.deps)}
+    lines = [
+        f"{stage.file}:{stage.line}: stage '{stage.name}' reads {path}, which is missing; "
+        f"make it again: dvc repro {made[0].name}"
+        for path, made in makers.items()
+        if made
+    ]
+    return [*lost(project, [stage]), *lines]
+
+
+def _object(project: DvcProject, hash_: str) -> Path:
+    return Path(project.manifest["cache"]) / hash_[:2] / hash_[2:]
+
+
+def _outs(stage: Stage) -> list[str]:
+    return [out.path for out in stage.outs]
+
+
+def _absent(project: DvcProject, paths: Iterable[str]) -> list[str]:
+    return [path for path in paths if "://" not in path and not (project.root / path).exists()]
+
+
+def _source(project: DvcProject, stage: Stage, path: str) -> str:
+    if project.producer(path):
+        return ""
+    tracked = next((source for source in project.manifest["sources"] if graph.overlap(path, source["path"])), None)
+    if tracked is None:
+        place = f"{stage.file}:{stage.line}: stage '{stage.name}' reads {path}"
+        return f"{place}, which is missing and which no stage makes; put it there"
+    place = _place(project, tracked["file"], tracked["md5"])
+    return f"{place}: {path} is missing; {_remedy(project, tracked['path'], tracked['md5'], 'put the same file there')}"
+
+
+def _frozen(project: DvcProject, stage: Stage, path: str) -> str:
+    entry = read_lock(project).get(stage.name)
+    locked = entry.outs.get(path) if entry else None
+    hash_ = locked.hash if locked else None
+    place = _place(project, str(Path(stage.file).with_suffix(".lock")), hash_)
+    otherwise = f"take 'frozen' from {stage.file}:{stage.line} and run it again"
+    return f"{place}: {path} is missing and stage '{stage.name}' is frozen; " + _remedy(
+        project, stage.name, hash_, otherwise
+    )
+
+
+def _remedy(project: DvcProject, target: str, hash_: str | None, otherwise: str) -> str:
+    if in_cache(project, hash_):
+        return f"bring it back: dvc checkout {target}"
+    return f"DVC's cache does not hold {hash_ or 'it'} either; dvc pull {target}, or {otherwise}"
+
+
+def _place(project: DvcProject, file: str, text: str | None) -> str:
+    """``file:line`` of the first line that holds the text."""
+    path = project.root / file
+    lines = path.read_text(encoding="utf-8").splitlines() if text and path.is_file() else []
+    return f"{file}:{next((number for number, line in enumerate(lines, 1) if str(text) in line), 1)}"
