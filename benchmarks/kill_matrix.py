@@ -103,7 +103,7 @@ def main() -> int:
             print(" | ".join(rows[-1]), flush=True)
             if arguments.markdown:
                 _write(arguments.markdown, rows[-1])
-    return 1 if any(row[4] != "0" for row in rows) else 0
+    return 1 if any(row[4] not in {"0", "-"} for row in rows) else 0
 
 
 def _cases():
@@ -166,7 +166,7 @@ def _case(root: Path, style: Style, trainer: str, word: str, sent: signal.Signal
     step = int((root / ".work/step").read_text())
     ignored = (sent, word) == (signal.SIGINT, "-m\0dvc") or (trainer, word) == ("stubborn", TRAINER)
     if survivors and ignored and sent != signal.SIGKILL:
-        return ["0", "goes on: ignores the signal", "in use", _dagster(root, style, env), _again(root, step)]
+        return ["-", "goes on: ignores the signal", "in use", _dagster(root, style, env), _again(root, step)]
     state = "retries the step" if retries else _dagster(root, style, env)
     return [str(len(survivors)), f"{took:.1f} s", _lock(root), state, _again(root, step)]
 
