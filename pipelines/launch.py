@@ -29,7 +29,7 @@ from pipelines.ownership import owned
 from pipelines.params import ParamsError, check, parse_section, section_class
 from pipelines.processes import supervise
 from pipelines.recording import restore_outputs, unchanged_inputs
-from pipelines.stage import StageError, path_flags
+from pipelines.stage import StageError, path_flags, refused_by_disk
 
 WRITTEN = {"out", "metrics", "plots"}
 """Flags that name what a stage makes; every other path must exist before it starts."""
@@ -134,6 +134,12 @@ def main() -> int:
         code = launch(sys.argv[1:])
     except (ParamsError, StageError) as error:
         print(f"{stage}: {error}", file=sys.stderr, flush=True)
+        code = 2
+    except OSError as error:
+        reason = refused_by_disk(error)
+        if reason is None:
+            raise
+        print(f"{stage}: {reason}", file=sys.stderr, flush=True)
         code = 2
     if code:
         restored = restore_outputs(stage)

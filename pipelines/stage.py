@@ -7,6 +7,7 @@ process. A test calls the function directly; then :func:`current` gives a contex
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib
 import inspect
@@ -216,6 +217,25 @@ def call(module: str, function: str, arguments: list[str]) -> None:
     stage_function(params, **paths)
 
 
+REFUSALS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room (`dvc gc -w` drops old results)"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES), "let this user read and write there"),
+}
+"""What a disk says when it is full, read-only or not ours, and what to do."""
+
+
+def refused_by_disk(error: BaseException) -> str | None:
+    """One line for an error of :data:`REFUSALS`, None for every other.
+
+    Libraries that raise no OSError (safetensors) name the system's error in their text.
+    """
+    for number, remedy in REFUSALS.items():
+        if getattr(error, "errno", None) == number or f"(os error {number})" in str(error):
+            where = getattr(error, "filename", None) or f"below {Path.cwd()}"
+            return f"{where}: {os.strerror(number)}. Nothing is half written: {remedy}, and run it again."
+    return None
+
+
 def _tracking() -> TrackingParams:
     if "tracking" not in read_document(PARAMS_FILE)[0]:
         return TrackingParams(wandb=None)
@@ -243,5 +263,11 @@ def main(argv: list[str] | None = None) -> int:
     except Stopped as stopped:
         print(f"{name}: {stopped}", file=sys.stderr, flush=True)
         return STOPPED
+    except Exception as error:
+        reason = refused_by_disk(error)
+        if reason is None:
+            raise
+        print(f"{name}: {reason}", file=sys.stderr, flush=True)
+        return 2
     finally:
         context.progress.close()

@@ -50,9 +50,12 @@ def _git(*words: str) -> str | None:
 
 
 def code() -> dict[str, Any]:
-    """Commit, branch and whether tracked files differ from it; empty outside git."""
+    """Commit, branch and whether tracked files differ from it; empty where git does not hold this code.
+
+    An archive unpacked inside another repository must not claim that repository's commit.
+    """
     commit = _git("rev-parse", "HEAD")
-    if commit is None:
+    if commit is None or _git("ls-files", "--error-unmatch", "dvc.yaml") is None:
         return {}
     status = _git("status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "branch": _git("rev-parse", "--abbrev-ref", "HEAD"), "dirty": bool(status)}
