@@ -7,7 +7,18 @@ import yaml
 from tests.dagster_dvc import toy
 
 REPO = Path(__file__).parents[1]
-COPIED = ("__init__", "__main__", "params", "stage", "progress", "launch", "ownership", "processes", "recording")
+COPIED = (
+    "__init__",
+    "__main__",
+    "params",
+    "stage",
+    "progress",
+    "launch",
+    "ownership",
+    "processes",
+    "recording",
+    "document",
+)
 CMD = "python -m pipelines.launch pipelines.toy.toy train --params train --out work/model --metrics metrics/train.json"
 PARAMS = '''
 from pipelines.params import Params, Whole

@@ -5,6 +5,7 @@ remembered, since a later edit within the clock's resolution could not be seen.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -99,3 +100,13 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return kept if isinstance(kept, dict) else {}
+
+
+def holds_code(path: Path) -> bool:
+    """Whether Python lies among a folder's first few thousand files; data folders may hold millions."""
+    return path.is_dir() and any(file.suffix == ".py" for file in itertools.islice(path.rglob("*"), 5000))
+
+
+def sha256_of(path: Path) -> str | None:
+    """SHA-256 of a file's bytes, in hexadecimal; None where there is no file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

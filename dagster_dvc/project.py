@@ -7,7 +7,6 @@ one of the files it was read from changes. Nothing here imports dvc or dagster.
 import fnmatch
 import hashlib
 import importlib.metadata
-import itertools
 import json
 import os
 import subprocess
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dagster_dvc import graph
-from dagster_dvc.hashing import Hashes
+from dagster_dvc.hashing import Hashes, holds_code, sha256_of
 
 MANIFEST_VERSION = 4
 CODE_SUFFIXES = {
@@ -184,7 +183,7 @@ class DvcProject:
         """Whether a dependency is code or configuration (part of the stage itself) and not data."""
         if self.producer(path) or path in self.tracked_sources:
             return False
-        return Path(path).suffix in CODE_SUFFIXES or _holds_code(self.root / path)
+        return Path(path).suffix in CODE_SUFFIXES or holds_code(self.root / path)
 
     def code_deps(self, stage: Stage) -> list[str]:
         """The stage's dependencies that are code."""
@@ -236,7 +235,7 @@ class DvcProject:
 
     def fingerprint(self) -> str:
         """Hash of everything that defines the graph and the code versions, as it is on disk now."""
-        files = {file: _digest(self.root / file) for file in self.manifest["files"]}
+        files = {file: sha256_of(self.root / file) for file in self.manifest["files"]}
         code = {dep: self.hashes.of(dep) for stage in self.stages.values() for dep in self.code_deps(stage)}
         return hashlib.sha256(json.dumps([files, code], sort_keys=True).encode()).hexdigest()
 
@@ -255,7 +254,7 @@ class DvcProject:
             for pattern in ("dvc.yaml", "*/dvc.yaml")
             for path in self.root.glob(pattern)
         }
-        return found <= files.keys() and all(_digest(self.root / file) == kept for file, kept in files.items())
+        return found <= files.keys() and all(sha256_of(self.root / file) == kept for file, kept in files.items())
 
     def _keep(self, manifest: Mapping[str, Any]) -> None:
         self.scratch.mkdir(parents=True, exist_ok=True)
@@ -281,15 +280,6 @@ def _stage(entry: Mapping[str, Any]) -> Stage:
     keys = {file: params["keys"] for file, params in entry["params"].items()}
     outs = tuple(Out(**out) for out in entry["outs"])
     return Stage(**{**entry, "params": values, "param_keys": keys, "outs": outs, "deps": tuple(entry["deps"])})
-
-
-def _holds_code(path: Path) -> bool:
-    """Whether Python lies among a folder's first few thousand files; data folders may hold millions."""
-    return path.is_dir() and any(file.suffix == ".py" for file in itertools.islice(path.rglob("*"), 5000))
-
-
-def _digest(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def _place(error: ProjectError) -> dict[str, Any]:

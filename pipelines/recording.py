@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.params import PARAMS_FILE, read_document
+from pipelines.document import PARAMS_FILE, read_document
 from pipelines.stage import StageError, file_digest
 
 

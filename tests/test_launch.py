@@ -75,6 +75,7 @@ def project(tmp_path: Path) -> Path:
         "ownership",
         "processes",
         "recording",
+        "document",
     ):
         (package / f"{name}.py").write_text((ROOT / "pipelines" / f"{name}.py").read_text())
     (package / "toy").mkdir()

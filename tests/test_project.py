@@ -18,7 +18,18 @@ from pipelines.stage import path_flags
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("footage", "latents", "representation", "generation", "evaluation")
-PLUMBING = {"__init__", "__main__", "params", "stage", "progress", "launch", "ownership", "processes", "recording"}
+PLUMBING = {
+    "__init__",
+    "__main__",
+    "params",
+    "stage",
+    "progress",
+    "launch",
+    "ownership",
+    "processes",
+    "recording",
+    "document",
+}
 """Modules of pipelines/ that no result depends on; they are nobody's DVC dependency."""
 
 SNAPSHOT = Path(__file__).with_name("lineage.txt").read_text()
@@ -235,7 +246,7 @@ PACKAGES = ("pipelines", "dagster_dvc", "assets", "dagster_project")
     "path", [p for package in PACKAGES for p in sources(package)], ids=lambda p: str(p.relative_to(ROOT))
 )
 def test_files_and_functions_stay_small(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 320, "make it a package"
+    assert len(path.read_text().splitlines()) <= 300, "make it a package"
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
