@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-VERSION = 4
+VERSION = 5
 
 
 def build(root: Path) -> dict[str, Any]:
@@ -46,12 +46,18 @@ def build(root: Path) -> dict[str, Any]:
     return {
         "version": VERSION,
         "dvc": importlib.metadata.version("dvc"),
-        "cache": repo.cache.local.path,
+        "cache": _cache(repo),
         "files": {file: digest(Path(repo.root_dir) / file) for file in sorted(read)},
         "stages": stages,
         "sources": sources,
         "problems": problems,
     }
+
+
+def _cache(repo: Any) -> str:
+    """Where objects are kept; relative when it lies in the project, which may be moved or copied."""
+    path, root = Path(repo.cache.local.path), Path(repo.root_dir)
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
 def digest(path: Path) -> str | None:

@@ -47,7 +47,7 @@ def wanted(project: DvcProject, stage: Stage) -> list[str]:
 
 
 def _object(project: DvcProject, hash_: str) -> Path:
-    return Path(project.manifest["cache"]) / hash_[:2] / hash_[2:]
+    return project.root / project.manifest["cache"] / hash_[:2] / hash_[2:]
 
 
 def _outs(stage: Stage) -> list[str]:

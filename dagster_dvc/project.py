@@ -20,7 +20,7 @@ from typing import Any, Literal
 from dagster_dvc import graph
 from dagster_dvc.hashing import Hashes, holds_code, sha256_of
 
-MANIFEST_VERSION = 4
+MANIFEST_VERSION = 5
 CODE_SUFFIXES = {
     ".py",
     ".pyx",
@@ -251,8 +251,9 @@ class DvcProject:
         files: Mapping[str, str | None] = manifest["files"]
         found = {
             str(path.relative_to(self.root))
-            for pattern in ("dvc.yaml", "*/dvc.yaml")
+            for pattern in ("dvc.yaml", "*/dvc.yaml", "*.dvc", "*/*.dvc")
             for path in self.root.glob(pattern)
+            if path.is_file()
         }
         return found <= files.keys() and all(sha256_of(self.root / file) == kept for file, kept in files.items())
 

@@ -32,6 +32,13 @@ def repro(root: Path, stage: str) -> Result:
 
 
 @pytest.fixture
+def root(reproduced: Path, tmp_path: Path) -> Path:
+    """A copy of the reproduced toy project, taken when its graph had been read before."""
+    DvcProject(reproduced).manifest  # noqa: B018
+    return Path(shutil.copytree(reproduced, tmp_path / "project"))
+
+
+@pytest.fixture
 def tracked(root: Path) -> Path:
     """The toy project with its source under `dvc add`."""
     toy.dvc(root, "add", "source/numbers.txt")
