@@ -83,7 +83,13 @@ def test_stopping_reel_stops_everything_below(project: Path, number: signal.Sign
     toy.edit(project, "params.yaml", "steps: 0", "steps: 600")
     command = [sys.executable, "-m", "dagster_project.cli", "run", "train"]
     process = subprocess.Popen(
-        command, cwd=REPO, env=toy.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        cwd=REPO,
+        env=toy.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # as from a terminal: a shell's background job, which tests may be, hands down an ignored SIGINT
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     wait_for(lambda: (project / ".work/step").exists())
     below = descendants(process.pid)
