@@ -82,7 +82,7 @@ def test_a_second_start_is_refused_in_seconds_naming_pid_and_since(root: Path) -
     assert second.outcome == "busy"
     assert "pid " in second.error and " since 20" in second.error
     assert time.monotonic() - began < 8
-    assert "step" in str(running(DvcProject(root))["train"]["line"])
+    wait_for(lambda: "step" in str(running(DvcProject(root))["train"]["line"]))  # noted once a second
     first.stop()
     thread.join(20)
     assert running(DvcProject(root)) == {}
