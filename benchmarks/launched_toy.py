@@ -7,18 +7,6 @@ import yaml
 from tests.dagster_dvc import toy
 
 REPO = Path(__file__).parents[1]
-COPIED = (
-    "__init__",
-    "__main__",
-    "params",
-    "stage",
-    "progress",
-    "launch",
-    "ownership",
-    "processes",
-    "recording",
-    "document",
-)
 CMD = "python -m pipelines.launch pipelines.toy.toy train --params train --out work/model --metrics metrics/train.json"
 PARAMS = '''
 from pipelines.params import Params, Whole
@@ -82,8 +70,8 @@ def make(root: Path, processes: int) -> Path:
     """The project in `root`; with several processes, its ``launch.yaml`` says so."""
     package = root / "pipelines"
     (package / "toy").mkdir(parents=True)
-    for name in COPIED:
-        (package / f"{name}.py").write_text((REPO / "pipelines" / f"{name}.py").read_text(encoding="utf-8"))
+    for module in (REPO / "pipelines").glob("*.py"):
+        (package / module.name).write_text(module.read_text(encoding="utf-8"))
     for name, text in (("__init__", ""), ("params", PARAMS), ("toy", STAGE)):
         (package / "toy" / f"{name}.py").write_text(text)
     entry = {"cmd": CMD, "deps": ["pipelines/toy"], "params": ["train"]}

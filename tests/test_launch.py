@@ -65,19 +65,8 @@ def project(tmp_path: Path) -> Path:
     """A DVC project of one stage that uses our real launcher."""
     package = tmp_path / "pipelines"
     package.mkdir()
-    for name in (
-        "__init__",
-        "__main__",
-        "params",
-        "stage",
-        "progress",
-        "launch",
-        "ownership",
-        "processes",
-        "recording",
-        "document",
-    ):
-        (package / f"{name}.py").write_text((ROOT / "pipelines" / f"{name}.py").read_text())
+    for module in (ROOT / "pipelines").glob("*.py"):
+        (package / module.name).write_text(module.read_text())
     (package / "toy").mkdir()
     (package / "toy" / "__init__.py").write_text("")
     (package / "toy" / "toy.py").write_text(STAGE)
