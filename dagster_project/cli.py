@@ -14,12 +14,15 @@ from dagster_dvc import missing, repro, status
 from dagster_dvc.project import DvcProject, ProjectError
 from dagster_dvc.repro import NOISE, Result
 from dagster_dvc.runner import Options, Runner, Summary
-from dagster_project import home, tables
+from dagster_project import home, tables, tools
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one `reel` command; the exit status is 0 when all went well, 1 when something did not, 130 after ctrl-C."""
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words and words[0] in tools.TOOLS:
+        return tools.run(words[0], words[1:], home.project_root())
+    arguments = _parser().parse_args(words)
     os.environ.update(home.environment(home.project_root()))
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -68,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     lineage.add_argument("what", help="a stage, a path, or the first characters of a content hash")
     demo = add("demo", run_demo, "Check everything, then run the whole graph.")
     demo.add_argument("--jobs", type=int, default=2, metavar="N", help="stages at once (default 2)")
+    for name, (_, text) in tools.TOOLS.items():  # for --help; `main` hands them on before words are parsed
+        commands.add_parser(name, help=text, add_help=False)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""From a prompt to an mp4 with any flow checkpoint: ``python -m pipelines.generation.generate --help``."""
+"""From a prompt to an mp4 with any flow checkpoint: ``reel generate --help``."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def write(video: Tensor, path: Path, frame_rate: float, facts: dict[str, str]) -
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.generation.generate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="reel generate", description=__doc__)
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="folder of a flow, e.g. checkpoints/rectified_flow"
     )

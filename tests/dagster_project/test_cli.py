@@ -100,3 +100,15 @@ def test_stopping_reel_stops_everything_below(project: Path, number: signal.Sign
     assert process.wait(10) in (130, -9)
     assert time.monotonic() - began < 10
     assert int((project / ".work/step").read_text()) < 600
+
+
+def test_a_command_of_a_room_gets_all_its_words() -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "dagster_project.cli", "generate", "--help"],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.startswith("usage: reel generate") and "--checkpoint" in said.stdout
