@@ -1,7 +1,7 @@
 """From a stage's command to its processes on this machine: checked first, one writer, no orphans, no false lineage.
 
-``python -m pipelines.launch [--alone] <module> <function> --params <section> --<flag> <path> …`` is the ``cmd`` of
-every stage in ``dvc.yaml``. It
+``python -m pipelines.launch [--alone] [--threads=N] <module> <function> --params <section> --<flag> <path> …`` is the
+``cmd`` of every stage in ``dvc.yaml``. It
 
 1. validates all of ``params.yaml`` and the stage's input paths before anything heavy is imported;
 2. refuses a second writer of the same output, naming the first (:mod:`pipelines.ownership`);
@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 
 from pipelines.ownership import owned
-from pipelines.params import ParamsError, check, parse_section, section_class
+from pipelines.params import ParamsError, check, launch_options, parse_section, section_class
 from pipelines.processes import supervise
 from pipelines.recording import restore_outputs, unchanged_inputs
 from pipelines.stage import StageError, path_flags, refused_by_disk
@@ -95,16 +95,24 @@ def _discard_outputs(arguments: list[str]) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
+def _threads(options: list[str]) -> str:
+    """The N of ``--threads=N``: processor threads of each process, for a stage that nothing else runs beside."""
+    given = [word.removeprefix("--threads=") for word in options if word != "--alone"]
+    if len(given) > 1 or not all(value.isdecimal() and int(value) > 0 for value in given):
+        raise StageError(f"{' '.join(options)}: the launcher's options are --alone and --threads=N, N at least 1.")
+    return given[0] if given else ""
+
+
 def launch(argv: list[str]) -> int:
     """Run one stage on this machine; returns its exit code.
 
     Raises:
         ParamsError, StageError: what is wrong and what to do, before or after the run.
     """
-    alone = argv[:1] == ["--alone"]
-    words = argv[1:] if alone else argv
+    options, words = launch_options(argv)
+    alone, threads = "--alone" in options, _threads(options)
     if len(words) < 2:
-        raise StageError("expected [--alone] <module> <function> --params <section> --<flag> <path> …")
+        raise StageError("expected [--alone] [--threads=N] <module> <function> --params <section> --<flag> <path> …")
     module, function, *arguments = words
     section = path_flags(arguments).get("params", function)
     stage = os.environ.get("DVC_STAGE", section)
@@ -115,6 +123,8 @@ def launch(argv: list[str]) -> int:
     _check_inputs(arguments)
     command, environment = command_line(words, alone)
     environment["REEL_STAGE"] = stage
+    if threads:
+        environment["OMP_NUM_THREADS"] = threads
     with owned(stage, Path(".work") / stage) as lock:
         try:
             with unchanged_inputs(stage):

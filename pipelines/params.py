@@ -92,13 +92,16 @@ class Ema(Params):
 
 
 class Training(Params):
-    """What every training stage states. ``batch_size`` is global; ``micro_batch`` is per process and forward."""
+    """What every training stage states. ``batch_size`` is global; ``micro_batch`` is per process and forward.
+
+    ``precision: auto`` is bf16 where the device has instructions for it, else fp32; the checkpoint says which it was.
+    """
 
     seed: Whole
     steps: Count
     batch_size: Count
     micro_batch: Count
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["auto", "fp32", "bf16"]
     max_grad_norm: Positive
     ema: Ema | None
     optimizer: Optimizer
@@ -219,15 +222,21 @@ def section_class(module: str, function: str, root: Path = Path()) -> type[Param
     raise ParamsError(f"{source}: import {annotation.id} with a `from pipelines.<room>.params import` line.")
 
 
+def launch_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The launcher's own options, which stand first (``--alone``, ``--threads=2``), and the words after them."""
+    first = next((at for at, word in enumerate(words) if not word.startswith("--")), len(words))
+    return list(words[:first]), list(words[first:])
+
+
 def stage_commands(path: Path = Path("dvc.yaml")) -> dict[str, tuple[str, str, str]]:
     """Of every stage in dvc.yaml: (module, function, params section), read from its literal ``cmd``."""
     stages = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("stages", {})
     commands = {}
     for name, stage in stages.items():
-        words = [word for word in str(stage.get("cmd", "")).split() if word != "--alone"]
+        words = str(stage.get("cmd", "")).split()
         if "pipelines.launch" in words and "--params" in words:
-            at = words.index("pipelines.launch")
-            commands[name] = (words[at + 1], words[at + 2], words[words.index("--params") + 1])
+            _, after = launch_options(words[words.index("pipelines.launch") + 1 :])
+            commands[name] = (after[0], after[1], words[words.index("--params") + 1])
     return commands
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.params import section_class, stage_commands
+from pipelines.params import launch_options, section_class, stage_commands
 from pipelines.stage import path_flags
 
 ROOT = Path(__file__).parents[1]
@@ -122,8 +122,9 @@ def test_a_stage_has_its_module_section_description_and_group(name: str) -> None
 def test_a_command_is_literal_and_its_paths_are_those_dvc_knows(name: str) -> None:
     stage = stages()[name]
     assert not re.search(r"[$;&|<>`{}\\*?~]", stage["cmd"]), f"{name}: no shell syntax or interpolation in cmd"
-    words = [word for word in stage["cmd"].split() if word != "--alone"]
-    flags = path_flags(words[words.index("pipelines.launch") + 3 :])
+    words = stage["cmd"].split()
+    _, words = launch_options(words[words.index("pipelines.launch") + 1 :])
+    flags = path_flags(words[2:])
     flags.pop("params")
     written = {flags.pop(flag) for flag in ("out", "metrics", "plots") if flag in flags}
     assert written == set(made(stage)), f"{name}: --out, --metrics, --plots and outs, metrics, plots differ"

@@ -45,6 +45,7 @@ from pipelines.latents.quality import Autoencoder
 from pipelines.latents.text import TextEncoder, text_encoder
 from pipelines.models.autoencoder import load_autoencoder
 from pipelines.training import checkpoint
+from pipelines.training.precision import resolved
 
 AXES = {"latents": "C T H W", "prompt_embeds": "L D", "actions": "T A", "prompt": ""}
 TRAVELS = ["content_hash", "source", "start_seconds", "end_seconds"]
@@ -93,7 +94,7 @@ class Encoder:
         self._embeds: dict[str, np.ndarray] = {}
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self.params.precision == "bf16":
+        if resolved(self.params.precision, self.device) == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16)
         return contextlib.nullcontext()
 

@@ -73,5 +73,5 @@ class LatentShardsParams(Params):
 
     samples_per_shard: Count
     batch_size: Count
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["auto", "fp32", "bf16"]
     text: TextEncoder

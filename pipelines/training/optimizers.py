@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.params import AdamW, Muon, Optimizer, Schedule, Training
+from pipelines.training.muon import Float32Muon
 
 
 def factor(schedule: Schedule, step: int, steps: int) -> float:
@@ -40,10 +41,9 @@ class NetworkOptimizer:
             self.views = [(p, nn.Parameter(p.data.view(p.shape[0], -1))) for p in matrices]
             if self.views:
                 flat = [view for _, view in self.views]
+                kind = torch.optim.Muon if flat[0].device.type == "cuda" else Float32Muon
                 self.optimizers.append(
-                    torch.optim.Muon(
-                        flat, lr=block.learning_rate, momentum=block.momentum, weight_decay=block.weight_decay
-                    )
+                    kind(flat, lr=block.learning_rate, momentum=block.momentum, weight_decay=block.weight_decay)
                 )
             named = [(name, p) for name, p in named if not is_hidden_matrix(name, p)]
             block = block.others

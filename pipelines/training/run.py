@@ -25,13 +25,14 @@ from pipelines import stage
 from pipelines.params import Params, Training
 from pipelines.training import checkpoint, state
 from pipelines.training.ema import Ema
+from pipelines.training.precision import chosen_device, resolved
 from pipelines.training.tracking import Rows, WandbRun, draw_training, read_rows, write_table
 
 
-def fingerprint(params: Params, inputs: Mapping[str, checkpoint.Source]) -> str:
-    """Identity of a run: its parameters without the number of steps, and the content of what it reads."""
+def fingerprint(params: Params, precision: str, inputs: Mapping[str, checkpoint.Source]) -> str:
+    """Identity of a run: parameters without the number of steps, precision as computed, content of what it reads."""
     values = params.model_dump(mode="json")
-    values.get("training", {}).pop("steps", None)
+    values["training"] |= {"precision": precision, "steps": None}
     content = {"params": values, "inputs": {name: source.digest for name, source in inputs.items()}}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -75,10 +76,11 @@ class Run:
         training: Training = params.training
         # Built before any network, so that weights are a function of the seed alone.
         set_seed(training.seed)
-        accelerator = Accelerator(mixed_precision="bf16" if training.precision == "bf16" else "no")
+        precision = resolved(training.precision, chosen_device())
+        accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
         read = checkpoint.sources(inputs)
         start = checkpoint.Source(str(parent), stage.digest(parent)) if parent else None
-        identity = fingerprint(params, {**read, "parent": start} if start else read)
+        identity = fingerprint(params, precision, {**read, "parent": start} if start else read)
         context = stage.current()
         name = context.name if context.work else out.name
         work = context.work_folder(out) / identity
@@ -158,6 +160,7 @@ class Run:
             "params": self.params.model_dump(mode="json"),
             "seed": self.training.seed,
             "inputs": {name: asdict(source) for name, source in self.inputs.items()},
+            "precision": self.accelerator.mixed_precision.replace("no", "fp32"),
             "parent": asdict(self.parent) if self.parent else None,
             "command": list(stage.current().command),
             "code": checkpoint.code(),

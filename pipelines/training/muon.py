@@ -1,0 +1,60 @@
+"""Muon for processors: momentum orthogonalised in float32, equal shapes together."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def orthogonalised(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """The Newton-Schulz iteration of Muon for a stack of matrices [N, R, C]: ``U S V^T -> U S' V^T``, S' near 1.
+
+    X_0 = X / ||X||; A = X X^T; X <- a X + (b A + c A A) X, on the side where A is smaller. Float32 throughout.
+
+    Source: K. Jordan, "Muon: An optimizer for hidden layers in neural networks" (2024).
+    """
+    a, b, c = coefficients
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+class Float32Muon(torch.optim.Muon):
+    """``torch.optim.Muon`` with the same state, rates and shapes, which orthogonalises in float32.
+
+    PyTorch's iterates in bfloat16, which a processor without such instructions computes about seventy times slower
+    than float32, and which turns a last-bit difference of two sums into one of a percent.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """One update of every parameter that has a gradient."""
+        if closure is not None:
+            raise ValueError("Float32Muon takes no closure")
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    shapes[parameter.shape].append(parameter)
+            for shape, parameters in shapes.items():
+                updates = torch.stack([self._momentum(group, parameter) for parameter in parameters])
+                updates = orthogonalised(updates, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
+                for parameter, update in zip(parameters, updates, strict=True):
+                    parameter.mul_(1.0 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
+
+    def _momentum(self, group: dict[str, Any], parameter: Tensor) -> Tensor:
+        """The Nesterov momentum of a parameter, after its buffer took in the gradient."""
+        state, gradient = self.state[parameter], parameter.grad
+        assert gradient is not None
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        state["momentum_buffer"].lerp_(gradient, 1.0 - group["momentum"])
+        return gradient.lerp(state["momentum_buffer"], group["momentum"])
