@@ -12,7 +12,10 @@ Job = UnresolvedAssetJobDefinition
 JOBS: dict[str, tuple[tuple[str, ...], str]] = {
     "refresh_data": (("+latent_shards",), "New or changed clips: clips, autoencoder, latents."),
     "representation": (("+diagnostics",), "The latent-MAE encoder, the pseudo-classes and their diagnostics."),
-    "anchored_flow": (("+anchored_flow_motion",), "Both stages of anchored flow matching."),
+    "anchored_flow": (
+        ("+anchored_flow_motion", "+anchored_flow_unified"),
+        "Both stages of anchored flow matching, and their baseline.",
+    ),
     "rectified_flow": (("+rectified_flow",), "Rectified flow matching."),
     "evaluation": (("+report",), "Scores of every generator, and the report."),
     "everything": (("*",), "The whole lineage."),

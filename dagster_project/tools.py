@@ -1,4 +1,4 @@
-"""Commands of `reel` that belong to a room: the platform only knows their module, which runs in a process of its own."""
+"""Commands of `reel` that belong to a room: the platform knows their modules only, each runs in its own process."""
 
 import os
 import sys

@@ -10,7 +10,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-COLOURS = {"rectified_flow": "#0072B2", "anchored_flow_identity": "#E69F00", "anchored_flow_motion": "#D55E00"}
+COLOURS = {
+    "rectified_flow": "#0072B2",
+    "anchored_flow_identity": "#E69F00",
+    "anchored_flow_motion": "#D55E00",
+    "anchored_flow_unified": "#CC79A7",
+}
 OTHERS = "#009E73", "#CC79A7", "#56B4E9", "#999999"
 INK, QUIET = "#1d2026", "#646b77"
 FRAMES_SHOWN, ROWS_SHOWN = 4, 6

@@ -106,6 +106,7 @@ def score(
     pseudo_classes: Path,
     identity: Path,
     motion: Path,
+    unified: Path,
     rectified: Path,
     out: Path,
     metrics: Path,
@@ -121,7 +122,12 @@ def score(
     rows = shards.rows("held_out").tolist()[: params.num_prompts]
     if len(rows) < 2:
         raise stage.StageError(f"{latents}: {len(rows)} held-out clips; an evaluation needs at least two.")
-    folders = {"rectified_flow": rectified, "anchored_flow_identity": identity, "anchored_flow_motion": motion}
+    folders = {
+        "rectified_flow": rectified,
+        "anchored_flow_identity": identity,
+        "anchored_flow_motion": motion,
+        "anchored_flow_unified": unified,
+    }
     require_autoencoder(shards.manifest, autoencoder)
     checkpoint.read(autoencoder)
     encoder = load_encoder(params, latent_mae, shards)

@@ -20,7 +20,7 @@ from pipelines.stage import StageError
 from pipelines.training.generator import Generator
 from tests.evaluation import toy
 
-SYSTEMS = {"rectified_flow", "anchored_flow_identity", "anchored_flow_motion"}
+SYSTEMS = {"rectified_flow", "anchored_flow_identity", "anchored_flow_motion", "anchored_flow_unified"}
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +54,9 @@ def test_every_system_and_reference_has_every_score(scored: dict[str, Path]) -> 
 def test_samples_are_listed_with_what_they_show_and_some_are_written(scored: dict[str, Path]) -> None:
     samples = pd.read_parquet(scored["out"] / "samples.parquet")
     assert {"system", "prompt", "key", "seed", "file", "factor_color", "probe_color"} <= set(samples.columns)
-    assert len(samples) == 6 * 3 and set(samples["system"]) == {*SYSTEMS, "held_out", "frozen", "noise"}
+    assert len(samples) == 3 * (len(SYSTEMS) + 3) and set(samples["system"]) == {*SYSTEMS, "held_out", "frozen", "noise"}
     files = samples["file"].dropna()
-    assert len(files) == 2 * 4 and len({file.split("-")[1] for file in files}) == 4
+    assert len(files) == 2 * 5 and len({file.split("-")[1] for file in files}) == 5
     assert all(read_clip(scored["out"] / file).shape == (9, 32, 32, 3) for file in files)
     assert {path.name for path in scored["plots"].iterdir()} == {"contact_sheet.png", "scores.png"}
 
@@ -74,7 +74,7 @@ def test_several_seeds_give_a_sample_each(scored: dict[str, Path], tmp_path: Pat
     again = {**scored, "out": tmp_path / "out", "metrics": tmp_path / "metrics.json", "plots": tmp_path / "plots"}
     score(toy.params(seeds=[0, 7], num_prompts=2), **again)
     samples = pd.read_parquet(again["out"] / "samples.parquet")
-    assert len(samples) == 4 * 6
+    assert len(samples) == 4 * (len(SYSTEMS) + 3)
     assert set(samples["seed"]) == {0, 7}
     assert len(set(samples["key"])) == 2
     assert json.loads(again["metrics"].read_text())["num_samples"] == 4

@@ -144,6 +144,7 @@ def world(folder: Path, factors: bool = True) -> dict[str, Path]:
         "pseudo_classes": write_classes(folder / "pseudo_classes"),
         "identity": write_flow(folder / "identity", autoencoder, 0.2, True, 4),
         "motion": write_flow(folder / "motion", autoencoder, 0.0, False, 4),
+        "unified": write_flow(folder / "unified", autoencoder, 0.0, False, 6),
         "rectified": write_flow(folder / "rectified", autoencoder, 0.0, False, None),
         "out": folder / "evaluation",
         "metrics": folder / "metrics.json",
