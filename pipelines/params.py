@@ -91,6 +91,14 @@ class Ema(Params):
     warmup_steps: Count
 
 
+class Lora(Params):
+    """Low-rank adaptation W + (alpha / rank) B A of the linear layers whose names end in one of ``targets``."""
+
+    rank: Count
+    alpha: Positive
+    targets: Annotated[Names, Field(min_length=1)]
+
+
 class Training(Params):
     """What every training stage states. ``batch_size`` is global; ``micro_batch`` is per process and forward.
 
