@@ -19,6 +19,7 @@ from dagster_project import home, tables, tools
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one `reel` command; the exit status is 0 when all went well, 1 when something did not, 130 after ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `reel run … &` hands down an ignored one
     words = sys.argv[1:] if argv is None else list(argv)
     if words and words[0] in tools.TOOLS:
         return tools.run(words[0], words[1:], home.project_root())
@@ -223,7 +224,6 @@ def open_ui(project: DvcProject, arguments: argparse.Namespace) -> int:
     home.open_gpu_pool()
     print(f"Dagster at {address} (history in {os.environ['DAGSTER_HOME']}; stop with ctrl-C)", flush=True)
     os.chdir(project.root)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` hands down an ignored one
     os.environ["DAGSTER_DVC_WEBSERVER"] = address
     workspace = Path(home.ROOT) / "workspace.yaml"
     words = ["dagster", "dev", "--host", "127.0.0.1", "--port", str(arguments.port), "--workspace", str(workspace)]

@@ -1,11 +1,13 @@
-"""A sensor on a user's own folder of videos: new files start the refresh."""
+"""A sensor on a user's own folder of videos: new files start the refresh, once they are whole."""
 
+import contextlib
 import hashlib
+import json
 from pathlib import Path
 
 import dagster as dg
 
-from dagster_dvc.project import DvcProject
+from dagster_dvc.project import DvcProject, ProjectError
 from dagster_project.jobs import Job
 
 STAGE = "raw_video"
@@ -13,37 +15,59 @@ WATCHED = ("folder", "recordings")
 
 
 def build_clips_sensor(project: DvcProject, job: Job) -> dg.SensorDefinition:
-    """Starts `refresh_data` when files in the folder of ``raw_video.source`` appear, change or go. Shipped stopped."""
+    """Starts `refresh_data` when files in the folder of ``raw_video.source`` appear, change or go. Shipped stopped.
+
+    It waits until two looks in a row find the same names, sizes and times: a file that is still being copied is no clip.
+    """
 
     @dg.sensor(
         name="new_clips",
         job=job,
-        minimum_interval_seconds=60,
+        minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.STOPPED,
-        description="Processes new or changed videos of params.yaml: raw_video.source.",
+        description="Processes new or changed videos of params.yaml: raw_video.source, once no file grows any more.",
     )
     def new_clips(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        folder = source_folder(DvcProject(project.root))
+        try:
+            now = DvcProject(project.root)
+            folder = source_folder(now)
+        except ProjectError as error:
+            return dg.SkipReason(str(error))
         if folder is None:
             return dg.SkipReason("params.yaml: raw_video.source names no folder or recordings; nothing to watch")
         if not folder.is_dir():
             return dg.SkipReason(f"params.yaml: raw_video.source: {folder} is no folder")
-        found = listing(folder)
-        if context.cursor == found:
+        found, (handled, before) = listing(folder), _remembered(context.cursor)
+        if found == handled == before:
             return dg.SkipReason(f"nothing new in {folder}")
-        if context.cursor is None:
-            return dg.SensorResult(skip_reason="remembered what is there now", cursor=found)
-        force = not _is_dependency(DvcProject(project.root), folder)
-        config = {"ops": {f"repro_{STAGE}": {"config": {"force": force}}}}
+        if handled is None:
+            return dg.SensorResult(skip_reason="remembered what is there now", cursor=json.dumps([found, found]))
+        if found != before:
+            waits = f"files in {folder} are changing; a run starts when two looks in a row find the same"
+            return dg.SensorResult(skip_reason=waits, cursor=json.dumps([handled, found]))
+        config = {"ops": {f"repro_{STAGE}": {"config": {"force": not _is_dependency(now, folder)}}}}
         # No run key: files that go and come back are news twice, and the cursor already tells news from old.
-        return dg.SensorResult(run_requests=[dg.RunRequest(run_config=config)], cursor=found)
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_config=config)], cursor=json.dumps([found, found]))
 
     return new_clips
 
 
+def _remembered(cursor: str | None) -> tuple[str | None, str | None]:
+    """The listing that the last run was started for (or the first look saw), and the listing of the last look."""
+    try:
+        handled, before = json.loads(cursor or "")
+    except ValueError:
+        return None, None
+    return handled, before
+
+
 def source_folder(project: DvcProject) -> Path | None:
-    """The folder of videos or recordings that params.yaml names, None when clips are rendered or come from tars."""
-    values = project.stages[STAGE].params.get("params.yaml", {}).get(STAGE, {})
+    """The folder of videos or recordings that params.yaml names, None when clips are rendered or come from tars.
+
+    Raises:
+        ProjectError: dvc.yaml no longer has the stage, or DVC cannot resolve it.
+    """
+    values = project.stage(STAGE).params.get("params.yaml", {}).get(STAGE, {})
     source = values.get("source") if isinstance(values, dict) else None
     blocks = [source.get(kind) for kind in WATCHED] if isinstance(source, dict) else []
     paths = [block.get("path") for block in blocks if isinstance(block, dict)]
@@ -57,6 +81,10 @@ def _is_dependency(project: DvcProject, folder: Path) -> bool:
 
 def listing(folder: Path) -> str:
     """A digest of names, sizes and times of all files: cheap, also for terabytes of video."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    lines = [f"{file.relative_to(folder)} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    lines = []
+    for file in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # gone since it was listed: a copy that got its name
+            if file.is_file():
+                facts = file.stat()
+                lines.append(f"{file.relative_to(folder)} {facts.st_size} {facts.st_mtime_ns}")
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()

@@ -109,7 +109,8 @@ def supervise(command: list[str], environment: dict[str, str], lock: int) -> int
     starters = _starters()
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: stopping.set())
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # ignored by `nohup dvc repro &`
+            signal.signal(number, lambda *_: stopping.set())
     child = subprocess.Popen(
         command,
         env=environment,

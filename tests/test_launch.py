@@ -100,10 +100,18 @@ def dvc(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True, timeout=100)
 
 
-def start(project: Path, *words: str) -> subprocess.Popen[str]:
+def start(project: Path, *words: str, ignored: signal.Signals = signal.SIGINT) -> subprocess.Popen[str]:
+    """Start the launcher, or other words; a script's `&` hands down an ignored SIGINT, `nohup` an ignored SIGHUP."""
     command = list(words) or [sys.executable, *CMD.split()[1:]]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=project, env=environment(), stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=project,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(ignored, signal.SIG_IGN),
+    )
 
 
 def wait_for(path: Path, seconds: float = 15) -> str:
@@ -218,7 +226,7 @@ def test_a_killed_launcher_whose_stage_lives_still_owns_the_output(
     assert last.returncode == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_stopping_the_launcher_leaves_no_process(project: Path, no_survivors: list[int], number: int) -> None:
     write_params(project, seconds=60, child=number != signal.SIGKILL)
     first = start(project)
@@ -230,6 +238,15 @@ def test_stopping_the_launcher_leaves_no_process(project: Path, no_survivors: li
     first.send_signal(number)
     first.communicate(timeout=15)
     assert gone(pids) == []
+
+
+def test_a_terminal_that_closes_stops_nothing_under_nohup(project: Path, no_survivors: list[int]) -> None:
+    write_params(project, seconds=1.5)
+    running = start(project, ignored=signal.SIGHUP)
+    no_survivors.append(int(wait_for(project / "pid")))
+    running.send_signal(signal.SIGHUP)
+    _, errors = running.communicate(timeout=30)
+    assert running.returncode == 0, errors
 
 
 def test_killing_dvc_stops_its_stage(project: Path, no_survivors: list[int]) -> None:

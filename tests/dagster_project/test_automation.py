@@ -63,6 +63,13 @@ def tick(loaded: dg.RepositoryDefinition, cursor: str | None) -> Any:
         return loaded.get_sensor_def("new_clips").evaluate_tick(context)
 
 
+def tick_until_quiet(loaded: dg.RepositoryDefinition, cursor: str | None) -> Any:
+    """Two looks with nothing in between: the first sees the change, the second that it is complete."""
+    seen = tick(loaded, cursor)
+    assert not seen.run_requests
+    return tick(loaded, seen.cursor)
+
+
 def test_new_clips_asks_for_a_run_after_every_change_and_only_then(project: Path) -> None:
     loaded = repository(project)
     first = tick(loaded, None)
@@ -93,17 +100,48 @@ def test_new_clips_asks_for_a_run_after_every_change_and_only_then(project: Path
         quiet = tick(loaded, cursor)
         assert not quiet.run_requests and "nothing new in" in quiet.skip_message
         change()
-        found = tick(loaded, cursor)
+        found = tick_until_quiet(loaded, cursor)
         [request] = found.run_requests
         assert request.run_key is None  # Dagster never runs one key twice, and files may come back
         cursor = found.cursor
+
+
+def test_a_file_that_is_still_being_copied_starts_nothing(project: Path) -> None:
+    loaded = repository(project)
+    cursor = tick(loaded, None).cursor
+    for size in (1, 2, 3):
+        (project / "videos/second.mp4").write_bytes(b"2" * size)
+        growing = tick(loaded, cursor)
+        assert not growing.run_requests and "are changing" in growing.skip_message
+        cursor = growing.cursor
+    whole = tick(loaded, cursor)
+    assert len(whole.run_requests) == 1
+    assert not tick(loaded, whole.cursor).run_requests
+
+
+def test_a_file_that_came_and_went_is_no_news(project: Path) -> None:
+    loaded = repository(project)
+    cursor = tick(loaded, None).cursor
+    (project / "videos/.partial").write_bytes(b"2")
+    cursor = tick(loaded, cursor).cursor
+    (project / "videos/.partial").unlink()
+    for _ in range(3):
+        found = tick(loaded, cursor)
+        assert not found.run_requests
+        cursor = found.cursor
+    assert "nothing new in" in found.skip_message
+
+
+def test_a_cursor_of_an_earlier_version_is_a_first_look(project: Path) -> None:
+    found = tick(repository(project), "8d969eef6ecad3c29a3a629280e686cf0c3f5d5a86aff3ca12020c923adc6c92")
+    assert not found.run_requests and found.skip_message == "remembered what is there now"
 
 
 def test_what_the_sensor_asks_for_is_a_valid_run_that_dvc_cannot_skip(project: Path) -> None:
     loaded = repository(project)
     cursor = tick(loaded, None).cursor
     (project / "videos/second.mp4").write_bytes(b"2")
-    [request] = tick(loaded, cursor).run_requests
+    [request] = tick_until_quiet(loaded, cursor).run_requests
     sensor = loaded.get_sensor_def("new_clips")
     assert sensor.job_name == "refresh_data"
     assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
@@ -127,12 +165,19 @@ def test_new_clips_says_why_it_does_nothing(project: Path, source: dict[str, Any
     assert not found.run_requests and words in found.skip_message
 
 
+def test_new_clips_names_a_stage_that_dvc_yaml_lost(project: Path) -> None:
+    loaded = repository(project)
+    toy.edit(project, "dvc.yaml", "  raw_video:", "  raw_videos:")
+    found = tick(loaded, None)
+    assert not found.run_requests and "dvc.yaml: no stage 'raw_video'; did you mean" in found.skip_message
+
+
 def test_recordings_are_watched_as_well(project: Path) -> None:
     loaded = repository(project)
     write_source(project, folder=None, recordings={"path": "videos"})
     cursor = tick(loaded, None).cursor
     (project / "videos/frame_0001.png").write_bytes(b"p")
-    assert len(tick(loaded, cursor).run_requests) == 1
+    assert len(tick_until_quiet(loaded, cursor).run_requests) == 1
 
 
 @pytest.mark.parametrize("name", [plan[0] for plan in PLANS])
