@@ -27,6 +27,10 @@ MEMBERS = {
 """Field to the name of its tar member behind the key; every sample also has a ``json`` member with its index row."""
 
 
+PROMPT_TOKENS = "prompt_tokens"
+"""Column of the index with the length L of a sample's ``prompt_embeds``."""
+
+
 class ContractError(StageError):
     """An artifact is not what its reader needs: what is missing or different, and where."""
 

@@ -1,16 +1,18 @@
-"""Reading shards: any sample at any time through the index, only the fields that are asked for, and training batches.
+"""Reading shards: any sample at any time through the index, only the fields that are asked for.
 
 The files are ordinary WebDataset tars, but they are read through memory maps by the byte offsets of ``index.parquet``:
-random access, exact resume (a batch is a function of the step) and no silent loss of a damaged sample.
+random access and no silent loss of a damaged sample. Shards that are not on this disk are read from where the
+environment says (:mod:`pipelines.data.remote`).
 """
 
 from __future__ import annotations
 
 import mmap
+import threading
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from torch import Tensor
 
 from pipelines.data.contract import EMPTY_PROMPT, INDEX, MANIFEST, MEMBERS, ContractError, Manifest
+from pipelines.data.remote import URL, Piece, configured
 from pipelines.data.tar import array, members
 from pipelines.stage import file_digest
 
@@ -68,12 +69,20 @@ class Shards:
                 f"{path}: {len(self.index)} rows, but {MANIFEST} counts {self.manifest.num_samples} samples."
             )
         self._maps: dict[str, mmap.mmap] = {}
+        self._lock = threading.Lock()
+        self.remote = configured(self.manifest.shards)
+        absent = (name for name in self.manifest.shards if not (folder / name).is_file())
+        self._absent = set(absent) if self.remote else set()
         self._keys = self.index["key"].tolist()
         self._shards = self.index["shard"].tolist()
         self._places = list(zip(self.index["offset"].tolist(), self.index["size"].tolist(), strict=True))
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def keys(self, rows: Iterable[int]) -> list[str]:
+        """Keys of some rows."""
+        return [self._keys[row] for row in rows]
 
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of a split, in the order of the index.
@@ -98,30 +107,72 @@ class Shards:
             return known
         path, facts = self.folder / name, self.manifest.shards[name]
         if not path.is_file():
-            raise ContractError(f"{path}: named in {MANIFEST} but missing; `dvc checkout` restores it.")
+            raise ContractError(
+                f"{path}: named in {MANIFEST} but missing; `dvc checkout` restores it, or {URL} says where it lies."
+            )
         if path.stat().st_size != facts.size:
             raise ContractError(
                 f"{path}: {path.stat().st_size} bytes, {MANIFEST} states {facts.size}; `dvc checkout` restores it."
             )
         with path.open("rb") as stream:
             opened = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        while len(self._maps) >= OPEN_SHARDS:  # arrays that still look into a dropped map keep it alive
-            self._maps.pop(next(iter(self._maps)), None)
-        self._maps[name] = opened
+        with self._lock:  # several threads read
+            while len(self._maps) >= OPEN_SHARDS:  # arrays that still look into a dropped map keep it alive
+                self._maps.pop(next(iter(self._maps)), None)
+            self._maps[name] = opened
         return opened
 
     def read(self, row: int, fields: Iterable[str]) -> dict[str, Any]:
         """One sample: arrays (read-only views into the shard) and strings of the wanted fields; no other is decoded.
 
         Raises:
-            ContractError: the sample's part of the shard is damaged, or it has no such field.
+            ContractError: the sample's part of the shard is damaged or cannot be had, or it has no such field.
         """
+        return self.read_many((row,), fields)[0]
+
+    def read_many(self, rows: Sequence[int], fields: Iterable[str]) -> list[dict[str, Any]]:
+        """As :meth:`read`, in the order of ``rows``; what lies elsewhere is fetched at once.
+
+        Raises:
+            ContractError: as :meth:`read`.
+        """
+        fields = tuple(fields)
+        fetched = self._fetched(rows) if self._absent else {}
+        return [self._sample(row, fields, fetched.get(row)) for row in rows]
+
+    def _fetched(self, rows: Sequence[int]) -> dict[int, bytes]:
+        assert self.remote is not None
+        far = [Piece(row, self._shards[row], *self._places[row]) for row in rows if self._shards[row] in self._absent]
+        return {piece.row: one for piece, one in zip(far, self.remote.read(far, self._damage), strict=True)}
+
+    def _damage(self, row: int, content: bytes) -> str | None:
+        """What is wrong with the bytes of a sample; None when they are whole and every checksum holds."""
+        key, size = self._keys[row], self._places[row][1]
+        if len(content) != size:
+            return f"{len(content)} of {size} bytes"
+        try:
+            for member, begin, length in members(content, 0, size):
+                if zlib.crc32(content[begin : begin + length]) != self._checksum(row, key, member):
+                    return f"{member} differs from its checksum"
+        except (ValueError, KeyError) as error:
+            return str(error)
+        return None
+
+    def _checksum(self, row: int, key: str, member: str) -> int:
+        """CRC-32 that the index records of a member.
+
+        Raises:
+            KeyError: it records none.
+        """
+        return self.index.at[row, CHECKSUM + member.removeprefix(f"{key}.").partition(".")[0]]
+
+    def _sample(self, row: int, fields: tuple[str, ...], fetched: bytes | None) -> dict[str, Any]:
         shard, (offset, size), key = self._shards[row], self._places[row], self._keys[row]
-        content = self._map(shard)
+        content, place = (self._map(shard), offset) if fetched is None else (fetched, 0)
         wanted = {f"{key}.{MEMBERS[field]}": field for field in fields}
         found: dict[str, Any] = {}
         try:
-            for name, begin, length in members(content, offset, size):
+            for name, begin, length in members(content, place, size):
                 if name in wanted:
                     view = memoryview(content)[begin : begin + length]
                     found[wanted[name]] = bytes(view).decode() if name.endswith(".txt") else array(view)
@@ -138,9 +189,12 @@ class Shards:
         Raises:
             ContractError: their shapes differ.
         """
-        arrays = [self.read(int(row), (field,))[field] for row in rows]
+        arrays = [sample[field] for sample in self.read_many([int(row) for row in rows], (field,))]
         if len({array.shape for array in arrays}) > 1:
-            raise ContractError(f"{self.folder}: {field} of these samples have different shapes and cannot be stacked.")
+            raise ContractError(
+                f"{self.folder}: {field} of these samples have different shapes, and this stage compares clips of one. "
+                "Give raw_video one form (cutting.buckets: null, or one size)."
+            )
         return np.stack(arrays)
 
     # ---- verification ----
@@ -173,101 +227,8 @@ class Shards:
             key, (offset, size) = self._keys[row], self._places[row]
             try:
                 for member, begin, length in members(content, offset, size):
-                    recorded = self.index.at[row, CHECKSUM + member.removeprefix(f"{key}.").partition(".")[0]]
-                    if zlib.crc32(content[begin : begin + length]) != recorded:
+                    if zlib.crc32(content[begin : begin + length]) != self._checksum(int(row), key, member):
                         found.append(Damage(name, member, begin, "content differs from its checksum"))
             except (ValueError, KeyError) as error:
                 found.append(Damage(name, key, offset, str(error)))
         return found or [Damage(name, "", 0, "padding between members was changed")]
-
-
-# ---- batches ------------------------------------------------------------------------------------------------------
-
-
-class Batches:
-    """Training batches of one split: what step n holds is a function of (seed, n) alone.
-
-    Samples come in an endless stream of epochs, each a permutation made from (seed, epoch). The order knows nothing of
-    processes: each reads its own part of the global batch.
-
-    Args:
-        shards: where from.
-        split: "train" or "held_out".
-        fields: of the manifest; ``prompt_embeds`` also gives ``prompt_mask``.
-        batch_size: of all processes together.
-        seed: of the order.
-        extra: further integers per key, such as ``{"pseudo_class": {key: class}}``.
-
-    Raises:
-        ContractError: a field or the split is not there, the split is empty, or an extra lacks a key.
-    """
-
-    def __init__(
-        self,
-        shards: Shards,
-        split: str,
-        fields: Sequence[str],
-        batch_size: int,
-        seed: int,
-        extra: Mapping[str, Mapping[str, int]] | None = None,
-    ) -> None:
-        shards.manifest.require(fields, "this training")
-        self.shards, self.fields, self.batch_size, self.seed = shards, tuple(fields), batch_size, seed
-        self.rows = shards.rows(split)
-        if not len(self.rows):
-            raise ContractError(f"{shards.folder}: split {split} is empty.")
-        names = shards.index["key"].to_numpy()[self.rows]
-        self.names = dict(zip(self.rows.tolist(), names.tolist(), strict=True))
-        self.extra = {}
-        for name, values in (extra or {}).items():
-            missing = [key for key in names if key not in values]
-            if missing:
-                raise ContractError(f"{shards.folder}: {len(missing)} samples have no {name}, first {missing[0]}.")
-            self.extra[name] = values
-        self._epoch = lru_cache(maxsize=4)(self._permuted)
-
-    def _permuted(self, epoch: int) -> np.ndarray:
-        return self.rows[np.random.default_rng([self.seed, epoch]).permutation(len(self.rows))]
-
-    def step_rows(self, step: int) -> list[int]:
-        """Index rows of the global batch of a step, in order."""
-        places = range(step * self.batch_size, (step + 1) * self.batch_size)
-        return [int(self._epoch(place // len(self.rows))[place % len(self.rows)]) for place in places]
-
-    def keys(self, step: int) -> list[str]:
-        """Keys of the global batch of a step, in order."""
-        return [self.names[row] for row in self.step_rows(step)]
-
-    def read(self, step: int, start: int, stop: int) -> dict[str, Any]:
-        """Samples [start, stop) of the global batch of a step, collated by :func:`collate`."""
-        rows = self.step_rows(step)[start:stop]
-        batch = collate([self.shards.read(row, self.fields) for row in rows])
-        batch["key"] = [self.names[row] for row in rows]
-        for name, values in self.extra.items():
-            batch[name] = torch.tensor([values[key] for key in batch["key"]], dtype=torch.int64)
-        return batch
-
-
-def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Samples to one batch: float32 tensors, strings as lists, embeddings padded with a mask.
-
-    ``latents`` [B, C, T, H, W]; ``prompt_embeds`` [B, L, D] with zeros beyond each prompt and ``prompt_mask`` bool
-    [B, L]; ``actions`` [B, T, A]; ``prompt`` list of B strings.
-    """
-    batch: dict[str, Any] = {}
-    for name in samples[0]:
-        values = [sample[name] for sample in samples]
-        if name == "prompt":
-            batch[name] = values
-        elif name == "prompt_embeds":
-            batch[name], batch["prompt_mask"] = pad([torch.tensor(value, dtype=torch.float32) for value in values])
-        else:
-            batch[name] = torch.from_numpy(np.stack(values).astype(np.float32))
-    return batch
-
-
-def pad(sequences: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Sequences [L_i, D] to [B, L, D] with zeros at the end, and the mask [B, L] of what is real."""
-    padded = torch.nn.utils.rnn.pad_sequence(list(sequences), batch_first=True)
-    lengths = torch.tensor([len(sequence) for sequence in sequences])
-    return padded, torch.arange(padded.shape[1]) < lengths[:, None]

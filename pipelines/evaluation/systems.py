@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from pipelines import stage
-from pipelines.data.shards import Shards, pad
+from pipelines.data.batches import pad
+from pipelines.data.shards import Shards
 from pipelines.evaluation.params import SamplingChange
 from pipelines.training import checkpoint
 from pipelines.training.generator import Generator

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import fsspec
 
+from pipelines.data.address import refusal, shown
 from pipelines.data.limits import Limits, VideoError
 from pipelines.data.video import SUFFIXES as VIDEOS
 from pipelines.footage.captions import MAX_BYTES, caption_in
@@ -30,8 +31,6 @@ from pipelines.stage import StageError
 
 KEY = "raw_video.source.tars.urls"
 COUNTED = re.compile(r"\{(\d+)\.\.(\d+)\}")
-NETWORK = ("aiohttp", "botocore", "fsspec", "gcsfs", "s3fs")
-"""Packages whose errors are about reaching a file."""
 END = 512
 """A tar ends with blocks of zeros; one that does not was cut off, which tarfile does not notice between members."""
 
@@ -53,12 +52,6 @@ def expand(urls: Sequence[str]) -> list[str]:
         for chosen in itertools.product(*counts):
             found.append("".join(itertools.chain(*itertools.zip_longest(parts, chosen, fillvalue=""))))
     return found
-
-
-def shown(url: str) -> str:
-    """An address without what follows ``?``, where tokens are, and without a password."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.scheme else url
 
 
 class _Watched:
@@ -190,19 +183,11 @@ def _opened(url: str) -> Iterator[_Watched]:
     try:
         with fsspec.open(url, "rb") as stream:  # type: ignore[union-attr]
             yield _Watched(stream)  # type: ignore[arg-type]
-    except (OSError, ValueError, ImportError, EOFError) as error:
-        if isinstance(error, VideoError | StageError):
-            raise
-        raise _unreached(url, error) from None
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in NETWORK:
+        reason = None if isinstance(error, VideoError | StageError) else refusal(url, error)
+        if reason is None:
             raise
-        raise _unreached(url, error) from None
-
-
-def _unreached(url: str, error: Exception) -> StageError:
-    said = str(error).replace(url, shown(url)).splitlines() or [type(error).__name__]
-    text = "not found, or no answer" if isinstance(error, FileNotFoundError) else said[0]
-    return StageError(
-        f"{KEY}: {shown(url)}: cannot be read: {text}.\nCheck the address and run again; what was cut already is kept."
-    )
+        raise StageError(
+            f"{KEY}: {shown(url)}: cannot be read: {reason}.\n"
+            "Check the address and run again; what was cut already is kept."
+        ) from None

@@ -17,7 +17,7 @@ from pipelines.flow import anchored, path, sigmas
 from pipelines.flow.guidance import drop_prompts, dropped
 from pipelines.flow.sampling import Phase
 from pipelines.generation.classes import gate, read_classes
-from pipelines.generation.latents import Latents
+from pipelines.generation.latents import Latents, TokenCount, token_counter
 from pipelines.generation.params import AnchoredFlowParams
 from pipelines.generation.parent import Parent
 from pipelines.generation.trained import Named, finish, new_denoiser
@@ -41,7 +41,12 @@ class AnchoredFlow:
     reads: tuple[str, ...] = ("latents", "prompt_embeds", "pseudo_class")
 
     def __init__(
-        self, denoiser: nn.Module, params: AnchoredFlowParams, empty_prompt: Tensor, tokens: int, is_start: bool = False
+        self,
+        denoiser: nn.Module,
+        params: AnchoredFlowParams,
+        empty_prompt: Tensor,
+        tokens: TokenCount,
+        is_start: bool = False,
     ) -> None:
         self.denoiser, self.params = denoiser, params
         self.empty_prompt, self.tokens = empty_prompt, tokens
@@ -66,7 +71,9 @@ class AnchoredFlow:
         """One draw of anchor, shared noise and sigma per sample."""
         latents, params = batch["latents"], self.params
         place, junction = params.anchor, params.anchor.junction
-        sigma, importance = sigmas.drawn(params.draw, len(latents), self.tokens, latents.device, params.sigma_range)
+        sigma, importance = sigmas.drawn(
+            params.draw, len(latents), self.tokens(latents), latents.device, params.sigma_range
+        )
         noise, unit_noise = torch.randn_like(latents[:, :, :1]), torch.randn_like(latents[:, :, :1])
         anchor = anchored.anchor(latents, place.first_frame_weight, place.noise_std, unit_noise)
         x = anchored.noised(latents, anchor, noise, sigma, junction)
@@ -176,7 +183,7 @@ def train(
     inputs = {"latents": latents, "pseudo_classes": pseudo_classes, "diagnostics": diagnostics}
     run = Run.open(params, inputs, out=out, metrics=metrics, plots=plots, parent=init)
     denoiser = parent.denoiser() if parent else new_denoiser(params.denoiser, data, num_classes)
-    empty, tokens = data.empty_prompt.to(run.device), data.tokens(params.denoiser.patch)
+    empty, tokens = data.empty_prompt.to(run.device), token_counter(params.denoiser.patch)
     objective = AnchoredFlow(denoiser, params, empty, tokens, is_start=parent is not None)
     held_out = data.held_out(params.validation.clips, run.device)
     fixed = FixedLevels.of(held_out, params.validation.levels, params.sigma_range)
@@ -192,7 +199,7 @@ def train(
         with run.ema_weights("denoiser"):
             return {**fixed.numbers(*error(denoiser, fixed)), **{f"validation/{n}": v for n, v in ratio().items()}}
 
-    run_training(objective, data.batches(objective.reads, params.training), run, validate)
+    run_training(objective, data.batches(objective.reads, params.training, params.class_balance), run, validate)
     walked = phases(params, denoiser, parent)
     others = {"identity": parent.identity_network(run.device)} if parent and walked[0][0] == "identity" else None
     finish(run, data, denoiser, walked, fixed, error, ratio, others)

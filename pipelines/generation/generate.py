@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipelines.data.batches import pad
 from pipelines.data.contract import TEXT_ENCODER, require_autoencoder
-from pipelines.data.shards import Shards, pad
+from pipelines.data.shards import Shards
 from pipelines.data.video import write_mp4
 from pipelines.flow.params import Guidance
 from pipelines.models.autoencoder import load_autoencoder

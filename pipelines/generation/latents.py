@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.data.shards import Batches, Shards, collate
+from pipelines.data.batches import Batches, by_form, collate
+from pipelines.data.contract import PROMPT_TOKENS
+from pipelines.data.shards import Shards
 from pipelines.generation.params import DenoiserParams
 from pipelines.params import Training
-from pipelines.stage import StageError
+from pipelines.stage import StageError, say
+
+TokenCount = Callable[[Tensor], int]
+"""Latents [B, C, T, H, W] to the number of tokens that each clip becomes."""
+
+
+def token_counter(patch: tuple[int, int, int]) -> TokenCount:
+    """The count for patches of so many latent frames, rows and columns."""
+
+    def count(latents: Tensor) -> int:
+        return math.prod(size // side for size, side in zip(latents.shape[2:], patch, strict=True))
+
+    return count
 
 
 class Latents:
@@ -22,22 +39,35 @@ class Latents:
         self.folder, self.classes = folder, classes
         self.shards = Shards(folder)
         self.manifest = self.shards.manifest
+        self.forms = by_form(self.shards, np.arange(len(self.shards)))
         self.empty_prompt = torch.from_numpy(self.shards.empty_prompt)
+
+    @cached_property
+    def shapes(self) -> dict[tuple[int, int, int, int], int]:
+        """(C, T, H, W) of the samples and how many have it, the most frequent first.
+
+        Raises:
+            StageError: latents have other axes, or a number of channels that differs.
+        """
+        field, strides = self.manifest.fields["latents"], self.manifest.autoencoder
+        if field.axes != "C T H W" or field.shape[0] is None:
+            raise StageError(
+                f"{self.folder}: latents are {field.axes} {field.shape}; a generator needs C T H W of one number C."
+            )
+        found: dict[tuple[int, int, int, int], int] = {}
+        for form, rows in self.forms.items():
+            shape = tuple(int(size or 0) for size in field.shape)
+            if form:
+                frames, height, width = form
+                side = strides.spatial_stride
+                shape = (shape[0], 1 + (frames - 1) // strides.temporal_stride, height // side, width // side)
+            found[shape] = len(rows)  # type: ignore[index]
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """(C, T, H, W) of every sample.
-
-        Raises:
-            StageError: it differs between samples.
-        """
-        field = self.manifest.fields["latents"]
-        if None in field.shape or field.axes != "C T H W":
-            raise StageError(
-                f"{self.folder}: latents are {field.axes} {field.shape}; a generator needs C T H W of one shape."
-            )
-        channels, frames, height, width = (int(size or 0) for size in field.shape)
-        return channels, frames, height, width
+        """(C, T, H, W) that most samples have: what is measured, sampled and shown."""
+        return next(iter(self.shapes))
 
     def require(self, reads: Iterable[str], stage: str, denoiser: DenoiserParams) -> None:
         """Check fields, divisibility by the patch and the longest prompt before anything is built.
@@ -46,12 +76,16 @@ class Latents:
             StageError: naming what does not fit and what to change.
         """
         self.manifest.require([name for name in reads if name != "pseudo_class"], stage)
-        for axis, size, side in zip("THW", self.shape[1:], denoiser.patch, strict=True):
-            if size % side:
-                raise StageError(
-                    f"{self.folder}: axis {axis} of the latents has {size}, denoiser.patch cuts it by {side}."
-                )
-        lengths = [len(self.shards.read(row, ("prompt_embeds",))["prompt_embeds"]) for row in range(len(self.shards))]
+        for shape in self.shapes:
+            for axis, size, side in zip("THW", shape[1:], denoiser.patch, strict=True):
+                if size % side:
+                    raise StageError(
+                        f"{self.folder}: axis {axis} of the latents has {size}, denoiser.patch cuts it by {side}."
+                    )
+        if len(self.shapes) > 1:
+            shown = ", ".join(f"{number} of {list(shape)}" for shape, number in self.shapes.items())
+            say(f"latents of {len(self.shapes)} shapes ({shown}): each batch has one; the first is measured and shown")
+        lengths = self._prompt_lengths()
         longest = max(lengths, default=0)
         if longest > denoiser.text_length:
             key = self.shards.index["key"].iloc[lengths.index(longest)]
@@ -60,23 +94,32 @@ class Latents:
                 f"{denoiser.text_length}; raise it to {longest} or more."
             )
 
-    def tokens(self, patch: tuple[int, int, int]) -> int:
-        """Number of tokens a clip becomes."""
-        _, frames, height, width = self.shape
-        return (frames // patch[0]) * (height // patch[1]) * (width // patch[2])
+    def _prompt_lengths(self) -> list[int]:
+        """Tokens of every prompt: from the index, or from the embeddings of data whose index does not say."""
+        if PROMPT_TOKENS in self.shards.index.columns:
+            return self.shards.index[PROMPT_TOKENS].tolist()
+        return [len(self.shards.read(row, ("prompt_embeds",))["prompt_embeds"]) for row in range(len(self.shards))]
 
-    def batches(self, reads: Iterable[str], training: Training) -> Batches:
+    def batches(self, reads: Iterable[str], training: Training, class_balance: float = 0.0) -> Batches:
         """Training batches; ``pseudo_class`` among ``reads`` comes from the classes."""
         fields = [name for name in reads if name != "pseudo_class"]
-        extra = {"pseudo_class": self.classes} if self.classes is not None else None
-        return Batches(self.shards, "train", fields, training.batch_size, training.seed, extra)
+        return Batches(self.shards, "train", fields, training.batch_size, training.seed, self.classes, class_balance)
 
     def held_out(self, count: int, device: torch.device | str = "cpu") -> dict[str, Any]:
-        """The first ``count`` held-out clips as one batch, with their prompts."""
-        rows = self.shards.rows("held_out")[:count]
+        """The first ``count`` held-out clips of the most frequent shape as one batch, with their prompts.
+
+        Raises:
+            StageError: there is none.
+        """
+        most = max(self.forms.values(), key=len)
+        held_out = self.shards.rows("held_out")
+        rows = held_out[np.isin(held_out, most)][:count]
         if not len(rows):
-            raise StageError(f"{self.folder}: split held_out is empty; raise raw_video.held_out_share.")
-        batch = collate([self.shards.read(int(row), ("latents", "prompt_embeds", "prompt")) for row in rows])
+            raise StageError(
+                f"{self.folder}: split held_out has no clip of the most frequent shape {list(self.shape)}; raise "
+                "raw_video.held_out_share."
+            )
+        batch = collate(self.shards.read_many(rows.tolist(), ("latents", "prompt_embeds", "prompt")))
         if self.classes is not None:
             keys = self.shards.index["key"].to_numpy()[rows]
             batch["pseudo_class"] = torch.tensor([self.classes.get(key, -1) for key in keys])

@@ -74,6 +74,7 @@ class AnchoredFlowParams(Params):
     motion_gain: MotionGain
     prompt_dropout: Share
     class_dropout: Share
+    class_balance: Share
     sampling: AnchoredSampling
     validation: Validation
     training: Training

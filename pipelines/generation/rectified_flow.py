@@ -11,7 +11,7 @@ from pipelines.flow import path, sigmas
 from pipelines.flow.guidance import drop_prompts, dropped
 from pipelines.flow.params import Draw
 from pipelines.flow.sampling import Phase
-from pipelines.generation.latents import Latents
+from pipelines.generation.latents import Latents, TokenCount, token_counter
 from pipelines.generation.params import RectifiedFlowParams
 from pipelines.generation.trained import finish, new_denoiser
 from pipelines.generation.validation import FixedLevels, agreement
@@ -27,7 +27,7 @@ class RectifiedFlow:
     reads: tuple[str, ...] = ("latents", "prompt_embeds")
 
     def __init__(
-        self, denoiser: nn.Module, draw: Draw, prompt_dropout: float, empty_prompt: Tensor, tokens: int
+        self, denoiser: nn.Module, draw: Draw, prompt_dropout: float, empty_prompt: Tensor, tokens: TokenCount
     ) -> None:
         self.denoiser = denoiser
         self.draw, self.prompt_dropout, self.empty_prompt, self.tokens = draw, prompt_dropout, empty_prompt, tokens
@@ -35,7 +35,7 @@ class RectifiedFlow:
     def losses(self, batch: Batch, step: int) -> dict[str, LossOutput]:
         """One draw of noise and sigma per sample; prompts dropped per sample."""
         latents = batch["latents"]
-        sigma, weight = sigmas.drawn(self.draw, len(latents), self.tokens, latents.device)
+        sigma, weight = sigmas.drawn(self.draw, len(latents), self.tokens(latents), latents.device)
         noise = torch.randn_like(latents)
         drop = dropped(len(latents), self.prompt_dropout, latents.device)
         embeds, mask = drop_prompts(batch["prompt_embeds"], batch["prompt_mask"], self.empty_prompt, drop)
@@ -64,7 +64,7 @@ def train(params: RectifiedFlowParams, latents: Path, out: Path, metrics: Path, 
     run = Run.open(params, {"latents": latents}, out=out, metrics=metrics, plots=plots)
     denoiser = new_denoiser(params.denoiser, data)
     empty = data.empty_prompt.to(run.device)
-    objective = RectifiedFlow(denoiser, params.draw, params.prompt_dropout, empty, data.tokens(params.denoiser.patch))
+    objective = RectifiedFlow(denoiser, params.draw, params.prompt_dropout, empty, token_counter(params.denoiser.patch))
     fixed = FixedLevels.of(data.held_out(params.validation.clips, run.device), params.validation.levels, (0.0, 1.0))
 
     def validate(_step: int) -> dict[str, float]:

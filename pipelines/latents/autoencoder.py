@@ -107,7 +107,8 @@ def train(params: AutoencoderParams, clips: Path, out: Path, metrics: Path, plot
     size = params.network
     autoencoder = StackedAutoencoder(size.frames, size.patch, size.width, size.latent_channels, size.blocks)
     source.require(autoencoder.temporal_stride, autoencoder.spatial_stride)
-    groups = FrameGroups(source, source.rows("train"), size.frames, params.training.batch_size, params.training.seed)
+    training, rows = params.training, source.rows("train")
+    groups = FrameGroups(source, rows, size.frames, training.batch_size, training.seed, params.augmentation)
     some = source.rows("held_out")[:VALIDATION_CLIPS]
 
     def validate(_step: int) -> Mapping[str, float]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ import torch
 from torch import Tensor
 
 from pipelines.data.catalog import read_catalog
+from pipelines.data.order import Order
 from pipelines.data.video import VideoError, read_clip
+from pipelines.latents.augmentation import changed, drawn
+from pipelines.latents.params import Augmentation
 from pipelines.models.geometry import latent_frames
 from pipelines.stage import StageError
 
@@ -49,6 +52,7 @@ class Clips:
             )
         self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
         self._bytes = 0
+        self._lock = threading.Lock()
 
     def rows(self, split: str) -> list[int]:
         """Catalog rows of a split.
@@ -112,11 +116,12 @@ class Clips:
         return decoded
 
     def _keep(self, row: int, decoded: np.ndarray) -> None:
-        if row not in self._kept:
-            self._kept[row] = decoded
-            self._bytes += decoded.nbytes
-        while self._bytes > CACHE_BYTES and len(self._kept) > 1:
-            self._bytes -= self._kept.popitem(last=False)[1].nbytes
+        with self._lock:  # several threads read
+            if row not in self._kept:
+                self._kept[row] = decoded
+                self._bytes += decoded.nbytes
+            while self._bytes > CACHE_BYTES and len(self._kept) > 1:
+                self._bytes -= self._kept.popitem(last=False)[1].nbytes
 
     def videos(self, rows: Sequence[int], batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
         """(rows, video [B, 3, T, H, W]) in order, in batches of clips of one size."""
@@ -135,40 +140,60 @@ class FrameGroups:
     """Training batches of frame groups: each sample is one group of one clip, chosen by (seed, step) alone.
 
     An epoch shows every clip once, in an order made from (seed, epoch), each by one group drawn for it. The group of
-    the first frame is that frame repeated, as in :func:`pipelines.models.autoencoder.stack`.
+    the first frame is that frame repeated, as in :func:`pipelines.models.autoencoder.stack`. Clips of different sizes
+    lie in different buckets, and a batch comes from one.
+
+    Args:
+        clips, rows: where from.
+        frames: of a group.
+        batch_size, seed: of the order.
+        augmentation: random changes of the pixels; None: none.
     """
 
-    def __init__(self, clips: Clips, rows: Sequence[int], frames: int, batch_size: int, seed: int) -> None:
-        sizes = clips.catalog[["height", "width"]].iloc[list(rows)].drop_duplicates()
-        if len(sizes) > 1:
-            shown = ", ".join(f"{height}x{width}" for height, width in sizes.itertuples(index=False))
-            raise StageError(f"{clips.folder}: training needs clips of one size, found {shown}; set it in raw_video.")
-        self.clips, self.rows, self.frames = clips, np.asarray(rows), frames
-        self.batch_size, self.seed = batch_size, seed
-        self._epoch = lru_cache(maxsize=4)(self._drawn)
+    def __init__(
+        self,
+        clips: Clips,
+        rows: Sequence[int],
+        frames: int,
+        batch_size: int,
+        seed: int,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        self.clips, self.frames, self.seed, self.augmentation = clips, frames, seed, augmentation
+        self.lengths = clips.catalog["num_frames"].to_numpy()
+        sizes = clips.catalog[["height", "width"]].to_numpy()[list(rows)]
+        found, which = np.unique(sizes, axis=0, return_inverse=True)
+        buckets = [np.asarray(rows)[which == number] for number in range(len(found))]
+        self.order = Order(buckets, batch_size, seed, self._epoch)
 
-    def _drawn(self, epoch: int) -> np.ndarray:
+    def _epoch(self, generator: np.random.Generator, rows: np.ndarray) -> np.ndarray:
         """[N, 2]: catalog row and group number."""
-        generator = np.random.default_rng([self.seed, epoch])
-        rows = generator.permutation(self.rows)
-        groups = 1 + (self.clips.catalog["num_frames"].to_numpy()[rows] - 1) // self.frames
+        rows = generator.permutation(rows)
+        groups = 1 + (self.lengths[rows] - 1) // self.frames
         return np.stack([rows, generator.integers(0, groups)], axis=1)
-
-    def _samples(self, step: int) -> list[tuple[int, int]]:
-        places = range(step * self.batch_size, (step + 1) * self.batch_size)
-        drawn = (self._epoch(place // len(self.rows))[place % len(self.rows)] for place in places)
-        return [(int(row), int(group)) for row, group in drawn]
 
     def keys(self, step: int) -> list[str]:
         """Clip keys of the global batch of a step, in order."""
-        return [self.clips.key(row) for row, _ in self._samples(step)]
+        return [self.clips.key(row) for row in self.order.batch(step)[:, 0].tolist()]
 
-    def _group(self, row: int, group: int) -> np.ndarray:
-        frames = self.clips.frames(row)
+    def _group(self, row: int, group: int, start: int) -> np.ndarray:
+        """A group of the clip without its first ``start`` frames."""
+        frames = self.clips.frames(row)[start:]
         if group == 0:
             return np.repeat(frames[:1], self.frames, axis=0)
         return frames[1 + (group - 1) * self.frames : 1 + group * self.frames]
 
+    def _spare(self, row: int, group: int) -> int:
+        """Frames that the clip can lose at its start while the group stays whole."""
+        return int(self.lengths[row]) - 1 - group * self.frames
+
+    def _video(self, step: int, place: int, row: int, group: int) -> Tensor:
+        if self.augmentation is None:
+            return as_video(self._group(row, group, 0))
+        change = drawn(self.augmentation, (self.seed, step, place), self._spare(row, group))
+        return changed(as_video(self._group(row, group, change.start)), change)
+
     def read(self, step: int, start: int, stop: int) -> dict[str, Any]:
         """``video`` [B, 3, frames, H, W] in [-1, 1] of samples [start, stop) of the global batch of a step."""
-        return {"video": as_video(np.stack([self._group(*sample) for sample in self._samples(step)[start:stop]]))}
+        samples = list(enumerate(self.order.batch(step).tolist()))[start:stop]
+        return {"video": torch.stack([self._video(step, place, *sample) for place, sample in samples])}

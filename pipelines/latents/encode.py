@@ -28,6 +28,7 @@ from pipelines.data.contract import (
     EMPTY_PROMPT,
     INDEX,
     MANIFEST,
+    PROMPT_TOKENS,
     TEXT_ENCODER,
     VERSION,
     AutoencoderFacts,
@@ -48,7 +49,7 @@ from pipelines.training import checkpoint
 from pipelines.training.precision import resolved
 
 AXES = {"latents": "C T H W", "prompt_embeds": "L D", "actions": "T A", "prompt": ""}
-TRAVELS = ["content_hash", "source", "start_seconds", "end_seconds"]
+TRAVELS = ["content_hash", "source", "start_seconds", "end_seconds", "num_frames", "height", "width"]
 """Columns of the catalog that go into the index as they are, beside the factors."""
 
 
@@ -132,7 +133,7 @@ class Encoder:
             sample = {"latents": latents, "prompt_embeds": embeds[prompt], "prompt": prompt}
             if self.has_actions:
                 sample["actions"] = np.stack(entry["actions"]).astype(np.float32)
-            yield str(entry["key"]), sample, index_entry(entry)
+            yield str(entry["key"]), sample, {**index_entry(entry), PROMPT_TOKENS: len(embeds[prompt])}
 
 
 def index_entry(entry: pd.Series) -> dict[str, Any]:

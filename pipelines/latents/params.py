@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipelines.params import Count, NonNegative, Params, Real, Training, Whole
+from pipelines.params import BelowOne, Count, NonNegative, Params, Positive, Real, Training, Whole
 
 
 class StackedAutoencoderParams(Params):
@@ -34,11 +34,40 @@ class AutoencoderGates(Params):
     min_psnr: Real
 
 
+class TemporalCrop(Params):
+    """A sample's frames begin at any frame, not only where the network's groups begin: at most this many later."""
+
+    max_start: Count
+
+
+class SpatialCrop(Params):
+    """A part of the picture at least so large (share of each side), of its proportions, resized to the whole."""
+
+    min_share: Annotated[Positive, Field(lt=1)]
+
+
+class ColorJitter(Params):
+    """Factors drawn from [1 - x, 1 + x], of all pixels, of their distance from the mean grey, and from their grey."""
+
+    brightness: BelowOne
+    contrast: BelowOne
+    saturation: BelowOne
+
+
+class Augmentation(Params):
+    """What is changed at random in the pixels that an autoencoder trains on; a block that is null changes nothing."""
+
+    temporal_crop: TemporalCrop | None
+    spatial_crop: SpatialCrop | None
+    color_jitter: ColorJitter | None
+
+
 class AutoencoderParams(Params):
     """Section ``autoencoder``. ``network`` is trained unless ``pretrained`` names one that is taken as it is."""
 
     pretrained: PretrainedAutoencoderParams | None
     network: StackedAutoencoderParams
+    augmentation: Augmentation | None
     gates: AutoencoderGates
     training: Training
 

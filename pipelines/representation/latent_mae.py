@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pipelines import stage
-from pipelines.data.shards import Batches, Shards
+from pipelines.data.batches import Batches
+from pipelines.data.shards import Shards
 from pipelines.models.latent_mae import LatentMae, draw_mask
 from pipelines.representation import mae_figures, spectrum
 from pipelines.representation.agreement import factor_labels, probe

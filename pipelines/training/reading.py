@@ -1,16 +1,35 @@
-"""From the data to the loop: each process's part of the global batch, read one ahead."""
+"""From the data to the loop: each process's part of the global batch, read ahead in threads, in the order of steps."""
 
 from __future__ import annotations
 
+import os
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 
 import torch
 from torch import Tensor
 
+from pipelines.stage import StageError
 from pipelines.training.objective import Batch, Batches
 from pipelines.training.run import Run
+
+WORKERS = "REEL_READERS"
+"""Variable with the number of micro-batches that a process reads ahead, each in a thread of its own; 1 if unset."""
+
+
+def workers() -> int:
+    """How many threads read, as this machine's environment says.
+
+    Raises:
+        StageError: the variable is no whole number from 1.
+    """
+    stated = os.environ.get(WORKERS) or "1"
+    if not stated.isdecimal() or int(stated) < 1:
+        raise StageError(f"{WORKERS} is {stated!r}; write a whole number from 1, or leave it unset.")
+    return int(stated)
 
 
 def _move(batch: Batch, device: torch.device) -> Batch:
@@ -18,26 +37,39 @@ def _move(batch: Batch, device: torch.device) -> Batch:
 
 
 class Reader:
-    """Reads the next micro-batch in a thread while this one is trained on; counts the seconds it was waited for."""
+    """Reads the next micro-batches while this one is trained on; counts the seconds that one was waited for.
+
+    What a micro-batch holds is a function of its step and place, so the number of threads changes nothing but the wait.
+    """
 
     def __init__(self, batches: Batches, run: Run, accumulate: int) -> None:
         self.batches, self.run, self.accumulate = batches, run, accumulate
         self.waited = 0.0
+        self.workers = workers()
 
     def _read(self, step: int, index: int) -> Batch:
         micro, world = self.run.training.micro_batch, self.run.accelerator.num_processes
         start = (index * world + self.run.accelerator.process_index) * micro
         return self.batches.read(step, start, start + micro)
 
+    def _places(self) -> Iterator[tuple[int, int]]:
+        """(step, micro-batch of the step), from where the run stands to its end."""
+        for step in range(self.run.step, self.run.training.steps):
+            for index in range(self.accumulate):
+                yield step, index
+
     def __iter__(self) -> Iterator[Batch]:
-        places = [
-            (step, index) for step in range(self.run.step, self.run.training.steps) for index in range(self.accumulate)
-        ]
-        with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:
-            following: Future[Batch] | None = None
-            for number, place in enumerate(places):
-                began = time.perf_counter()
-                batch = (following or pool.submit(self._read, *place)).result()
-                self.waited += time.perf_counter() - began
-                following = pool.submit(self._read, *places[number + 1]) if number + 1 < len(places) else None
-                yield _move(batch, self.run.device)
+        places = self._places()
+        ahead: deque[Future[Batch]] = deque()
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="reader") as pool:
+            try:
+                ahead.extend(pool.submit(self._read, *place) for place in islice(places, self.workers))
+                while ahead:
+                    began = time.perf_counter()
+                    batch = ahead.popleft().result()
+                    self.waited += time.perf_counter() - began
+                    ahead.extend(pool.submit(self._read, *place) for place in islice(places, 1))
+                    yield _move(batch, self.run.device)
+            finally:
+                for future in ahead:
+                    future.cancel()

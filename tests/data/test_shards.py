@@ -15,8 +15,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.data.batches import Batches, collate
 from pipelines.data.contract import ContractError
-from pipelines.data.shards import Batches, Shards, collate
+from pipelines.data.shards import Shards
 from pipelines.data.tar import array, npy_bytes, write_shard
 from tests.data.sample_shards import sample, write_latents
 
@@ -186,7 +187,7 @@ def test_processes_read_parts_of_one_global_order(shards: Shards) -> None:
 
 def test_a_batch_is_collated_as_the_contract_says(shards: Shards) -> None:
     classes = {key: number for number, key in enumerate(shards.index["key"])}
-    batch = Batches(shards, "train", ALL, 6, seed=0, extra={"pseudo_class": classes}).read(0, 0, 6)
+    batch = Batches(shards, "train", ALL, 6, seed=0, classes=classes).read(0, 0, 6)
     assert batch["latents"].shape == (6, 2, 2, 3, 3) and batch["latents"].dtype == torch.float32
     assert batch["actions"].shape == (6, 5, 6)
     assert batch["prompt_embeds"].shape == (6, 3, 3) and batch["prompt_mask"].dtype == torch.bool
@@ -203,7 +204,7 @@ def test_what_a_batch_cannot_hold_is_said_at_once(shards: Shards) -> None:
     with pytest.raises(ContractError, match="no split test; there are"):
         Batches(shards, "test", ("latents",), 4, 0)
     with pytest.raises(ContractError, match="17 samples have no pseudo_class, first clip-001"):
-        Batches(shards, "train", ("latents",), 4, 0, extra={"pseudo_class": {"clip-000": 1}})
+        Batches(shards, "train", ("latents",), 4, 0, classes={"clip-000": 1})
 
 
 def test_collate_keeps_the_order_of_samples() -> None:

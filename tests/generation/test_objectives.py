@@ -32,11 +32,11 @@ def denoiser(num_classes: int | None = None, seed: int = 0) -> VideoDenoiser:
 
 def straight(**changes) -> RectifiedFlow:
     params = rectified(**changes)
-    return RectifiedFlow(denoiser(), params.draw, params.prompt_dropout, EMPTY, tokens=12)
+    return RectifiedFlow(denoiser(), params.draw, params.prompt_dropout, EMPTY, tokens=lambda _: 12)
 
 
 def through_anchor(stage: str = "identity", is_start: bool = False, **changes) -> AnchoredFlow:
-    return AnchoredFlow(denoiser(CLASSES), anchored(stage, **changes), EMPTY, tokens=12, is_start=is_start)
+    return AnchoredFlow(denoiser(CLASSES), anchored(stage, **changes), EMPTY, tokens=lambda _: 12, is_start=is_start)
 
 
 def unified(**changes) -> AnchoredFlow:

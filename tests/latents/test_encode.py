@@ -16,9 +16,10 @@ import pytest
 import torch
 
 from pipelines import stage
+from pipelines.data.batches import Batches
 from pipelines.data.catalog import read_catalog
 from pipelines.data.contract import Manifest, require_autoencoder
-from pipelines.data.shards import Batches, Shards
+from pipelines.data.shards import Shards
 from pipelines.data.video import read_clip
 from pipelines.latents.autoencoder import train
 from pipelines.latents.clips import as_video

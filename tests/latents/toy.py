@@ -12,6 +12,7 @@ import numpy as np
 from pipelines.data.catalog import write_catalog
 from pipelines.data.video import write_mp4
 from pipelines.latents.params import (
+    Augmentation,
     AutoencoderGates,
     AutoencoderParams,
     EmbeddedText,
@@ -70,13 +71,17 @@ def write_clips(folder: Path, numbers: range | list[int] = range(8), **changes: 
 
 
 def autoencoder_params(
-    steps: int = 3, pretrained: PretrainedAutoencoderParams | None = None, **gates: float
+    steps: int = 3,
+    pretrained: PretrainedAutoencoderParams | None = None,
+    augmentation: Augmentation | None = None,
+    **gates: float,
 ) -> AutoencoderParams:
     """A network of a few thousand weights; gates that let everything pass."""
     adamw = AdamW(name="adamw", learning_rate=0.003, betas=(0.9, 0.99), weight_decay=0.0)
     return AutoencoderParams(
         pretrained=pretrained,
         network=StackedAutoencoderParams(frames=4, patch=4, width=8, latent_channels=4, blocks=1),
+        augmentation=augmentation,
         gates=AutoencoderGates(**({"min_latent_std": 0.0, "min_psnr": 0.0} | gates)),
         training=Training(
             seed=0,
