@@ -13,118 +13,48 @@ import importlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from pipelines.document import PARAMS_FILE, ParamsError, read_document
-
-
-class Params(BaseModel):
-    """A block of parameters: unknown keys are errors, values are frozen, numbers are finite."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
-
-
-def _number(value: Any) -> Any:
-    """Refuse a number that YAML 1.1 reads as text (``1e-4`` has no dot) with the spelling that works."""
-    if isinstance(value, str):
-        try:
-            parsed = float(value)
-        except ValueError:
-            return value
-        mantissa, _, exponent = f"{parsed:e}".partition("e")
-        raise ValueError(f"YAML reads {value} as text; write {float(mantissa)}e{int(exponent):+d}")
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-Real = Annotated[float, BeforeValidator(_number)]
-Positive = Annotated[float, BeforeValidator(_number), Field(gt=0)]
-NonNegative = Annotated[float, BeforeValidator(_number), Field(ge=0)]
-Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Whole = Annotated[int, Field(ge=0)]
-BelowOne = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]
-Pair = Annotated[tuple[Real, Real], BeforeValidator(_tuple)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
-
-
-class AdamW(Params):
-    """Decoupled weight decay, arXiv:1711.05101."""
-
-    name: Literal["adamw"]
-    learning_rate: Positive
-    betas: Annotated[tuple[BelowOne, BelowOne], BeforeValidator(_tuple)]
-    weight_decay: NonNegative
-
-
-class Muon(Params):
-    """Orthogonalised momentum for matrices (convolution kernels flattened); AdamW for everything else."""
-
-    name: Literal["muon"]
-    learning_rate: Positive
-    momentum: Share
-    weight_decay: NonNegative
-    others: AdamW
-
-
-Optimizer = Annotated[AdamW | Muon, Field(discriminator="name")]
-
-
-class Schedule(Params):
-    """Learning-rate factor over steps: linear warm-up to 1, then ``shape`` down to ``floor`` at the last step."""
-
-    shape: Literal["constant", "linear", "cosine"]
-    warmup_steps: Whole
-    floor: Share
-
-
-class Ema(Params):
-    """Exponential moving average of the weights in float32; decay warms up as (1 + step) / (warmup + step)."""
-
-    decay: BelowOne
-    warmup_steps: Count
-
-
-class Lora(Params):
-    """Low-rank adaptation W + (alpha / rank) B A of the linear layers whose names end in one of ``targets``."""
-
-    rank: Count
-    alpha: Positive
-    targets: Annotated[Names, Field(min_length=1)]
-
-
-class Training(Params):
-    """What every training stage states. ``batch_size`` is global; ``micro_batch`` is per process and forward.
-
-    ``precision: auto`` is bf16 where the device has instructions for it, else fp32; the checkpoint says which it was.
-    """
-
-    seed: Whole
-    steps: Count
-    batch_size: Count
-    micro_batch: Count
-    precision: Literal["auto", "fp32", "bf16"]
-    max_grad_norm: Positive
-    ema: Ema | None
-    optimizer: Optimizer
-    schedule: Schedule
-    log_every: Count
-    save_every: Count
-    validate_every: Count
-
-    @model_validator(mode="after")
-    def _whole_micro_batches(self) -> Training:
-        if self.batch_size % self.micro_batch:
-            raise ValueError(
-                f"batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}; change one of them"
-            )
-        return self
+from pipelines.optimization import (  # noqa: F401  one address for what stages are described with
+    SGD,
+    Adam,
+    AdamW,
+    AdamW8Bit,
+    Constant,
+    Ema,
+    Exponential,
+    Falling,
+    Lion,
+    Lora,
+    Muon,
+    NetworkTraining,
+    Optimizer,
+    ReduceOnPlateau,
+    RMSprop,
+    Schedule,
+    Step,
+    StopAbove,
+    StopBelow,
+    Training,
+)
+from pipelines.values import (  # noqa: F401
+    BelowOne,
+    Betas,
+    Count,
+    Fraction,
+    Names,
+    NonNegative,
+    Pair,
+    Params,
+    Positive,
+    Real,
+    Share,
+    Whole,
+)
 
 
 class Wandb(Params):

@@ -22,6 +22,8 @@ PLUMBING = {
     "__init__",
     "__main__",
     "params",
+    "values",
+    "optimization",
     "stage",
     "progress",
     "launch",
