@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from benchmarks.paired import Figure, ratios
-from pipelines.params import AdamW, Params, Schedule, Training
+from pipelines.params import AdamW, Constant, Params, Training
 from pipelines.training.loop import train
 from pipelines.training.objective import Batch, LossOutput
 from pipelines.training.run import Run
@@ -69,10 +69,14 @@ def ours(width: int, depth: int) -> Callable[[], None]:
         batch_size=BATCH,
         micro_batch=BATCH,
         precision="fp32",
+        gradient_checkpointing=False,
+        compile=False,
         max_grad_norm=1.0,
         ema=None,
         optimizer=adamw,
-        schedule=Schedule(shape="constant", warmup_steps=0, floor=0.0),
+        schedule=Constant(shape="constant", warmup_steps=0),
+        per_network=None,
+        stop_when=None,
         log_every=20,
         save_every=STEPS,
         validate_every=STEPS,

@@ -157,10 +157,14 @@ section:
   batch_size: 24
   micro_batch: 12
   precision: fp32
+  gradient_checkpointing: false
+  compile: false
   max_grad_norm: 1.0
   ema: {decay: 0.9, warmup_steps: 1}
   optimizer: {name: adamw, learning_rate: 1.0e-4, betas: [0.9, 0.99], weight_decay: 0}
-  schedule: {shape: constant, warmup_steps: 0, floor: 0}
+  schedule: {shape: constant, warmup_steps: 0}
+  per_network: null
+  stop_when: null
   log_every: 1
   save_every: 1
   validate_every: 1

@@ -20,20 +20,27 @@ class Ema:
     def __init__(self, network: nn.Module, params: EmaParams) -> None:
         self.params = params
         self.network = network
-        self.weights = {name: p.detach().float().clone() for name, p in network.named_parameters()}
+        self.weights = {name: p.detach().float().clone() for name, p in self._trained()}
+
+    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Frozen weights are their own average."""
+        return ((name, p) for name, p in self.network.named_parameters() if p.requires_grad)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after update number ``step`` (from 1)."""
         decay = min(self.params.decay, (1 + step) / (self.params.warmup_steps + step))
-        for name, parameter in self.network.named_parameters():
-            self.weights[name].lerp_(parameter.detach().float(), 1.0 - decay)
+        averages, weights = [], []
+        for name, parameter in self._trained():
+            averages.append(self.weights[name])
+            weights.append(parameter.detach().float())
+        torch._foreach_lerp_(averages, weights, 1.0 - decay)
 
     @contextlib.contextmanager
     @torch.no_grad()
     def swapped(self) -> Iterator[nn.Module]:
         """Inside, the network carries the averaged weights."""
-        trained = {name: p.detach().clone() for name, p in self.network.named_parameters()}
+        trained = {name: p.detach().clone() for name, p in self._trained()}
         try:
             self._put(self.weights)
             yield self.network
@@ -42,5 +49,5 @@ class Ema:
 
     @torch.no_grad()
     def _put(self, weights: dict[str, Tensor]) -> None:
-        for name, parameter in self.network.named_parameters():
+        for name, parameter in self._trained():
             parameter.copy_(weights[name])

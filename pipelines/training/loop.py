@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,13 +13,16 @@ import torch
 from torch import nn
 
 from pipelines import stage
-from pipelines.params import ParamsError
+from pipelines.params import NetworkTraining, ParamsError
+from pipelines.training import memory
 from pipelines.training.ema import Ema
-from pipelines.training.meters import Averages, Clock, sigma_buckets
+from pipelines.training.meters import Averages, Clock, Scalars, sigma_buckets
 from pipelines.training.objective import Batch, Batches, LossOutput, Objective
-from pipelines.training.optimizers import NetworkOptimizer, scale_at
+from pipelines.training.optimizers import NetworkOptimizer
 from pipelines.training.reading import Reader
 from pipelines.training.run import Run
+from pipelines.training.schedules import Rate
+from pipelines.training.watching import Watches
 
 Validate = Callable[[int], dict[str, float]]
 
@@ -60,6 +64,7 @@ def check_finite(value: float, what: str, run: Run, batches: Batches) -> None:
     """
     if math.isfinite(value):
         return
+    run.wait_for_state()
     keys = list(batches.keys(run.step))
     shown = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
     kept = sorted(run.work.glob("state-*"))
@@ -68,6 +73,22 @@ def check_finite(value: float, what: str, run: Run, batches: Batches) -> None:
         f"Nothing was updated; last good state: {kept[-1] if kept else 'none yet'}. Lower the learning rate or "
         "max_grad_norm, or look at these samples."
     )
+
+
+def own_blocks(run: Run, trained: tuple[str, ...]) -> dict[str, NetworkTraining]:
+    """Optimizer and schedule of every network: its own ones where ``per_network`` has them.
+
+    Raises:
+        ParamsError: ``per_network`` names a network that is not trained here.
+    """
+    own = run.training.per_network or {}
+    strange = sorted(set(own) - set(trained))
+    if strange:
+        raise ParamsError(
+            f"{run.name}.training.per_network: {', '.join(strange)} is not trained here; known: {', '.join(trained)}."
+        )
+    shared = NetworkTraining(optimizer=run.training.optimizer, schedule=run.training.schedule)
+    return {name: own.get(name, shared) for name in trained}
 
 
 class Trainer:
@@ -80,26 +101,37 @@ class Trainer:
             if isinstance(value, nn.Module):
                 value.to(run.device)
         self.networks: dict[str, nn.Module] = {name: getattr(objective, name) for name in objective.trained}
-        self.optimizers = {name: NetworkOptimizer(net, run.training.optimizer) for name, net in self.networks.items()}
+        blocks = own_blocks(run, objective.trained)
+        self.optimizers = {name: NetworkOptimizer(net, blocks[name].optimizer) for name, net in self.networks.items()}
+        self.rates = {name: Rate(blocks[name].schedule, run.training.steps) for name in self.networks}
         if run.training.ema is not None:
             run.emas = {name: Ema(net, run.training.ema) for name, net in self.networks.items()}
-        self.averages = Averages()
+        self.averages, self.scalars = Averages(), Scalars()
+        self.watches = Watches(self.rates, run.training.stop_when, run)
         self._restore()
-        self.wrapped = {name: run.accelerator.prepare(net) for name, net in self.networks.items()}
-        for name, network in self.wrapped.items():
-            setattr(objective, name, network)
+        self.prepared: dict[str, nn.Module] = {}
+        for name, network in self.networks.items():
+            if run.training.gradient_checkpointing:
+                memory.checkpoint_activations(network)
+            self.prepared[name] = run.accelerator.prepare(network)
+            # the stage's own reference stays as it was: what it validates and samples has other shapes
+            called = torch.compile(self.prepared[name], dynamic=False) if run.training.compile else self.prepared[name]
+            setattr(objective, name, called)
 
     # ---- state ----
 
     def tree(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on."""
-        memory = getattr(self.objective, "state_dict", None)
+        """Everything that the rest of the run depends on; all processes call it, the first one's counts."""
+        remembered = getattr(self.objective, "state_dict", None)
+        self.averages.merge(self.run.accelerator)
         return {
-            "networks": {name: net.state_dict() for name, net in self.networks.items()},
+            "networks": {name: trained_part(net) for name, net in self.networks.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "ema": {name: ema.weights for name, ema in self.run.emas.items()},
             "averages": dict(self.averages.sums),
-            "memory": memory() if memory else None,
+            "scale": self.run.loss_scale.state_dict(),
+            "watches": self.watches.state_dict(),
+            "memory": remembered() if remembered else None,
         }
 
     def _restore(self) -> None:
@@ -107,11 +139,14 @@ class Trainer:
         if found is None:
             return
         for name, network in self.networks.items():
-            network.load_state_dict(found["networks"][name])
+            load_trained_part(network, found["networks"][name])
             self.optimizers[name].load_state_dict(found["optimizers"][name])
         for name, ema in self.run.emas.items():
             ema.weights = {key: value.to(self.run.device) for key, value in found["ema"][name].items()}
-        self.averages = Averages(found["averages"])
+        if self.run.is_main:
+            self.averages = Averages(found["averages"])
+        self.run.loss_scale.load_state_dict(found["scale"])
+        self.watches.load_state_dict(found["watches"])
         if found["memory"] is not None:
             self.objective.load_state_dict(found["memory"])  # type: ignore[attr-defined]
 
@@ -120,60 +155,107 @@ class Trainer:
     def _backward(self, outputs: dict[str, LossOutput], last: bool) -> None:
         for name, output in outputs.items():
             loss = output.loss.mean()
-            check_finite(float(loss.detach()), f"loss of {name}", self.run, self.batches)
-            quiet = contextlib.nullcontext() if last else self.run.accelerator.no_sync(self.wrapped[name])
+            quiet = contextlib.nullcontext() if last else self.run.accelerator.no_sync(self.prepared[name])
             with quiet:
-                self.run.accelerator.backward(loss / self.accumulate)
-            self.averages.add(f"loss/{name}", float(loss.detach()))
+                self.run.accelerator.backward(self.run.loss_scale.scaled(loss / self.accumulate))
+            self.scalars.add(f"loss/{name}", loss)
             for metric, value in output.metrics.items():
-                self.averages.add(metric if "/" in metric else f"loss/{metric}", float(value.detach()))
+                self.scalars.add(metric if "/" in metric else f"loss/{metric}", value)
             for monitor, value in output.monitors.items():
-                self.averages.add(monitor, float(value.detach()))
+                self.scalars.add(monitor, value)
             if output.sigma is not None:
-                for bucket, value in sigma_buckets(output.loss.detach(), output.sigma).items():
-                    self.averages.add(bucket, value)
+                self.scalars.buckets.append(sigma_buckets(output.loss.detach(), output.sigma))
 
     def accumulate_micro_batch(self, batch: Batch, index: int) -> None:
         """Forward and backward of micro-batch ``index`` of this update."""
         accelerator = self.run.accelerator
         place = index * accelerator.num_processes + accelerator.process_index
         torch.manual_seed(micro_seed(self.run.training.seed, self.run.step, place))
-        with accelerator.autocast():
+        with accelerator.autocast(), self.run.loss_scale.autocast():
             outputs = self.objective.losses(batch, self.run.step)
         check_outputs(outputs, self.objective.trained)
         self._backward(outputs, index == self.accumulate - 1)
 
-    def update(self) -> None:
-        """Clip, stop on a gradient that is not finite, step every network that has a gradient, average."""
-        scale = scale_at(self.run.training, self.run.step)
-        norms = {}
+    def _clip(self) -> list[str]:
+        """Clip the gradients of each network that has some; returns their names, their norms are among the scalars."""
+        present = []
         for name, network in self.networks.items():
-            if any(p.grad is not None for p in network.parameters()):
-                norm = self.run.accelerator.clip_grad_norm_(network.parameters(), self.run.training.max_grad_norm)
-                norms[name] = float(norm)  # type: ignore[arg-type]
-        for name, norm in norms.items():
-            check_finite(norm, f"gradient of {name}", self.run, self.batches)
-        for name, norm in norms.items():
-            self.optimizers[name].step(scale)
-            self.averages.add(f"grad_norm/{name}", norm)
+            reached = [parameter for parameter in network.parameters() if parameter.grad is not None]
+            if reached:
+                present.append(name)
+                self.optimizers[name].share_gradients()
+                self.run.loss_scale.unscale(self.optimizers[name].optimizers)
+                norm = nn.utils.clip_grad_norm_(reached, self.run.training.max_grad_norm)
+                self.scalars.add(f"grad_norm/{name}", norm)
+        return present
+
+    def _overflowed(self, values: list[tuple[str, float]]) -> bool:
+        """Stop on a loss or gradient that is not finite; true where fp16's loss scale is to take care of it."""
+        losses = [(name, value) for name, value in values if name.removeprefix("loss/") in self.networks]
+        norms = [(name, value) for name, value in values if name.startswith("grad_norm/")]
+        for name, value in losses:
+            check_finite(value, f"loss of {name.removeprefix('loss/')}", self.run, self.batches)
+        overflowed = not all(math.isfinite(value) for _, value in norms)
+        if overflowed and not self.run.loss_scale.can_fall:
+            for name, value in norms:
+                check_finite(value, f"gradient of {name.removeprefix('grad_norm/')}", self.run, self.batches)
+        return overflowed
+
+    def update(self) -> None:
+        """Clip, stop on what is not finite, step every network that has a gradient, average."""
+        present = self._clip()
+        values, buckets = self.scalars.take()
+        skipped = self._overflowed(values)
+        for name in present:
+            if skipped:
+                self.optimizers[name].clear()
+            else:
+                self.optimizers[name].step(self.rates[name].factor(self.run.step))
+        self.run.loss_scale.adjust(skipped)
         self.run.step += 1
-        for ema in self.run.emas.values():
+        for name, value in values:
+            if math.isfinite(value) or not skipped:
+                self.averages.add(name, value)
+        for name, value, weight in buckets:
+            self.averages.add(name, value, weight)
+        self.watches.take(values)
+        for ema in self.run.emas.values() if not skipped else ():
             ema.update(self.run.step)
+
+    def standing_gib(self) -> float:
+        """Memory that no micro-batch changes."""
+        states = [state for optimizer in self.optimizers.values() for state in optimizer.state_dict()]
+        return memory.standing_gib(self.networks, states, [ema.weights for ema in self.run.emas.values()])
+
+
+def trained_part(network: nn.Module) -> dict[str, torch.Tensor]:
+    """The state of a network without its frozen weights, which the stage builds or loads again."""
+    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    return {name: value for name, value in network.state_dict().items() if name not in frozen}
+
+
+def load_trained_part(network: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Inverse of :func:`trained_part`."""
+    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    network.load_state_dict(
+        {**{name: value for name, value in network.state_dict().items() if name in frozen}, **state}
+    )
 
 
 def _log(trainer: Trainer, clock: Clock) -> None:
     run = trainer.run
+    trainer.averages.merge(run.accelerator)
     row = {"step": run.step, "seconds": round(run.seconds, 3), **trainer.averages.take()}
     row |= {f"lr/{name}": optimizer.learning_rate for name, optimizer in trainer.optimizers.items()}
-    row |= clock.numbers(run.training.batch_size)
+    row |= run.loss_scale.numbers() | clock.numbers(run.training.batch_size)
     run.log(row)
     clock.reset()
 
 
-def _validate(trainer: Trainer, validate: Validate | None) -> None:
-    """Numbers of a validation go to the log as ``validation/…``; the training randomness is not touched by it."""
+def _validated(trainer: Trainer, validate: Validate | None) -> dict[str, float]:
+    """Numbers of a validation as they are logged, ``validation/…``; the training randomness is not touched by it."""
     if validate is None:
-        return
+        return {}
     modes = {name: network.training for name, network in trainer.networks.items()}
     with torch.random.fork_rng(), torch.no_grad():
         for network in trainer.networks.values():
@@ -182,45 +264,59 @@ def _validate(trainer: Trainer, validate: Validate | None) -> None:
         numbers = validate(trainer.run.step)
     for name, network in trainer.networks.items():
         network.train(modes[name])
-    if numbers:
-        named = {name if "/" in name else f"validation/{name}": value for name, value in numbers.items()}
-        trainer.run.log({"step": trainer.run.step, "seconds": round(trainer.run.seconds, 3), **named})
+    named = {name if "/" in name else f"validation/{name}": value for name, value in numbers.items()}
+    trainer.watches.take_validation(named)
+    return named
 
 
 def train(objective: Objective, batches: Batches, run: Run, validate: Validate | None = None) -> None:
     """Make ``run.training.steps`` updates of the networks in ``objective.trained``, resuming where ``run`` left off.
 
-    Afterwards the networks are back on the objective, unwrapped, with their trained weights; averages are in the run.
+    ``stop_when`` may end it earlier. Afterwards the networks are back on the objective, unwrapped, with their trained
+    weights; averages are in the run.
 
     Raises:
-        stage.StageError: a loss or gradient is not finite; nothing was updated.
+        stage.StageError: a loss or gradient is not finite (nothing was updated), or memory does not suffice.
         stage.Stopped: a signal asked to stop; the state of the last finished step is saved.
     """
-    params = run.training
     trainer = Trainer(objective, batches, run)
-    reader = Reader(batches, run, trainer.accumulate)
-    clock = Clock(reader)
-    with stage.saves_on_stop() as stop:
-        index = 0
-        for batch in reader:
-            trainer.accumulate_micro_batch(batch, index)
-            index += 1
-            if index < trainer.accumulate:
-                continue
-            index = 0
-            trainer.update()
-            clock.steps += 1
-            finished = run.step == params.steps
-            stage.report(run.step, params.steps, "step", **trainer.averages.peek("loss/"))
-            if run.step % params.log_every == 0 or finished:
-                _log(trainer, clock)
-            if run.step % params.validate_every == 0 or finished:
-                _validate(trainer, validate)
-                clock.reset()
-            stopping = run.any_process(stop.is_set())
-            if run.step % params.save_every == 0 or finished or stopping:
-                run.save(trainer.tree())
-            if stopping and not finished:
-                raise stage.Stopped(f"asked to stop; saved at step {run.step}, the same command continues there")
+    try:
+        with stage.saves_on_stop() as stop, memory.explained(run.training, run.name, trainer.standing_gib):
+            if trainer.watches.ended is None:
+                _updates(trainer, stop, validate)
+    finally:
+        run.wait_for_state()
+    run.ended = trainer.watches.ended
     for name, network in trainer.networks.items():
         setattr(objective, name, network)
+
+
+def _updates(trainer: Trainer, stop: threading.Event, validate: Validate | None) -> None:
+    run, params = trainer.run, trainer.run.training
+    reader = Reader(trainer.batches, run, trainer.accumulate)
+    clock = Clock(reader)
+    index = 0
+    for batch in reader:
+        trainer.accumulate_micro_batch(batch, index)
+        index += 1
+        if index < trainer.accumulate:
+            continue
+        index = 0
+        trainer.update()
+        clock.steps += 1
+        last = run.step == params.steps
+        stage.report(run.step, params.steps, "step", **trainer.averages.peek("loss/"))
+        with clock.stopped():
+            validated = _validated(trainer, validate) if run.step % params.validate_every == 0 or last else {}
+        finished = last or trainer.watches.ended is not None
+        if run.step % params.log_every == 0 or finished:
+            _log(trainer, clock)
+        if validated:
+            run.log({"step": run.step, "seconds": round(run.seconds, 3), **validated})
+        stopping = run.any_process(stop.is_set())
+        if run.step % params.save_every == 0 or finished or stopping:
+            run.save(trainer.tree())
+        if stopping and not finished:
+            raise stage.Stopped(f"asked to stop; saved at step {run.step}, the same command continues there")
+        if finished:
+            return

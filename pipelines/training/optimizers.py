@@ -1,23 +1,17 @@
-"""Optimizers and learning-rate schedules from their blocks of parameters."""
+"""Optimizers of a network from its block of parameters."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipelines.params import AdamW, Muon, Optimizer, Schedule, Training
+from pipelines.params import SGD, Adam, AdamW, AdamW8Bit, Lion, Muon, Optimizer, RMSprop
+from pipelines.stage import StageError
+from pipelines.training.lion import Lion as LionOptimizer
 from pipelines.training.muon import Float32Muon
-
-
-def factor(schedule: Schedule, step: int, steps: int) -> float:
-    """Learning-rate factor of update ``step`` (from 0) out of ``steps``: warm-up, then the shape down to the floor."""
-    warmup = min(1.0, (step + 1) / (schedule.warmup_steps + 1))
-    share = max(0, step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps)
-    shapes = {"constant": 1.0, "linear": 1.0 - share, "cosine": 0.5 * (1.0 + math.cos(math.pi * share))}
-    return warmup * (schedule.floor + (1.0 - schedule.floor) * shapes[schedule.shape])
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
@@ -25,11 +19,47 @@ def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and "embed" not in name and min(parameter.shape[0], parameter[0].numel()) > 1
 
 
-class NetworkOptimizer:
-    """The optimizers of one network: AdamW alone, or Muon for matrices beside AdamW for the rest.
+def _eight_bit(groups: list[dict[str, Any]], block: AdamW8Bit) -> torch.optim.Optimizer:
+    try:
+        from bitsandbytes.optim import AdamW8bit  # type: ignore[import-not-found]
+    except ImportError:
+        raise StageError(
+            "training.optimizer: adamw_8bit needs bitsandbytes and a GPU: pip install 'reelgraph[eight-bit]', or "
+            "take adamw (same update, 6 bytes more per weight) or lion (half of adamw's state)."
+        ) from None
+    return AdamW8bit(groups, lr=block.learning_rate, betas=block.betas)
 
-    ``torch.optim.Muon`` takes two-dimensional weights; a convolution kernel [O, I, ...] is given to it as a view
-    [O, I * ...] that shares its memory.
+
+def build(block: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The optimizer of a block over groups of parameters that state their own ``weight_decay``.
+
+    Raises:
+        StageError: it belongs to an extra that is not installed.
+    """
+    rate = block.learning_rate
+    match block:
+        case AdamW():
+            return torch.optim.AdamW(groups, lr=rate, betas=block.betas, fused=True)
+        case AdamW8Bit():
+            return _eight_bit(groups, block)
+        case Adam():
+            return torch.optim.Adam(groups, lr=rate, betas=block.betas, amsgrad=block.amsgrad, fused=True)
+        case SGD():
+            return torch.optim.SGD(groups, lr=rate, momentum=block.momentum, nesterov=block.nesterov)
+        case RMSprop():
+            return torch.optim.RMSprop(groups, lr=rate, alpha=block.smoothing, momentum=block.momentum)
+        case Lion():
+            return LionOptimizer(groups, lr=rate, betas=block.betas)
+        case Muon():
+            kind = torch.optim.Muon if groups[0]["params"][0].device.type == "cuda" else Float32Muon
+            return kind(groups, lr=rate, momentum=block.momentum)
+
+
+class NetworkOptimizer:
+    """The optimizers of one network: that of its block, and with Muon, AdamW for what is no matrix.
+
+    Muon takes two-dimensional weights; a convolution kernel [O, I, ...] is given to it as a view [O, I * ...] that
+    shares its memory. Weights with one dimension (biases, norms) never decay.
     """
 
     def __init__(self, network: nn.Module, block: Optimizer) -> None:
@@ -41,36 +71,37 @@ class NetworkOptimizer:
             self.views = [(p, nn.Parameter(p.data.view(p.shape[0], -1))) for p in matrices]
             if self.views:
                 flat = [view for _, view in self.views]
-                kind = torch.optim.Muon if flat[0].device.type == "cuda" else Float32Muon
-                self.optimizers.append(
-                    kind(flat, lr=block.learning_rate, momentum=block.momentum, weight_decay=block.weight_decay)
-                )
+                self.optimizers.append(build(block, [{"params": flat, "weight_decay": block.weight_decay}]))
             named = [(name, p) for name, p in named if not is_hidden_matrix(name, p)]
             block = block.others
         self.plain = [p for _, p in named]
-        self._add_adamw(self.plain, block)
+        decayed, undecayed = [p for p in self.plain if p.ndim >= 2], [p for p in self.plain if p.ndim < 2]
+        groups = [{"params": decayed, "weight_decay": block.weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
+        if self.plain:
+            self.optimizers.append(build(block, [group for group in groups if group["params"]]))
         self.base = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
 
-    def _add_adamw(self, parameters: list[nn.Parameter], block: AdamW) -> None:
-        if not parameters:
-            return
-        decayed = [p for p in parameters if p.ndim >= 2]
-        plain = [p for p in parameters if p.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": block.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        filled = [group for group in groups if group["params"]]
-        self.optimizers.append(torch.optim.AdamW(filled, lr=block.learning_rate, betas=block.betas))
+    def share_gradients(self) -> None:
+        """Show the network's gradients to the flattened views; called when they are complete."""
+        for parameter, view in self.views:
+            view.grad = None if parameter.grad is None else parameter.grad.view_as(view)
 
     def step(self, scale: float) -> None:
         """One update at ``scale`` times the stated learning rates; gradients are cleared."""
         for optimizer, rates in zip(self.optimizers, self.base, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * scale
-        for parameter, view in self.views:
-            view.grad = None if parameter.grad is None else parameter.grad.view_as(view)
+        self.share_gradients()
         for optimizer in self.optimizers:
             optimizer.step()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the gradients."""
         for parameter in self.parameters():
             parameter.grad = None
+        for _, view in self.views:
+            view.grad = None
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The network's own parameters (not the flattened views)."""
@@ -90,8 +121,3 @@ class NetworkOptimizer:
         """Restore what :meth:`state_dict` gave."""
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)
-
-
-def scale_at(params: Training, step: int) -> float:
-    """Learning-rate factor of update ``step``."""
-    return factor(params.schedule, step, params.steps)

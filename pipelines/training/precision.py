@@ -1,10 +1,14 @@
-"""Which arithmetic ``precision: auto`` means on this machine."""
+"""Which arithmetic ``precision`` means on this machine, and the loss scale that fp16 needs."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterable
+from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def chosen_device() -> torch.device:
@@ -31,3 +35,65 @@ def resolved(precision: str, device: torch.device) -> str:
     if precision == "auto":
         return "bf16" if computes_bf16(device) else "fp32"
     return precision
+
+
+LEAST_SCALE = 2.0**-10
+"""Below this loss scale a gradient that overflows is no matter of fp16's range: it is broken."""
+
+
+class LossScale:
+    """fp16's dynamic loss scale (torch's GradScaler, arXiv:1710.03740): doubled after 2000 good updates, halved when a
+    gradient overflows, and that update skipped. In every other precision it does nothing.
+
+    Ours rather than accelerate's, because the loop steps its own optimizers and accelerate's exists on GPUs only.
+    """
+
+    def __init__(self, precision: str, device: torch.device) -> None:
+        self.device = device
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.skipped = 0
+
+    @property
+    def enabled(self) -> bool:
+        """Whether gradients are scaled."""
+        return self.scaler.is_enabled()
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """fp16 forward; bf16's is accelerate's."""
+        return torch.autocast(self.device.type, torch.float16) if self.enabled else contextlib.nullcontext()
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss to go backward from."""
+        return self.scaler.scale(loss)
+
+    def unscale(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+        """Divide the gradients of these optimizers by the scale."""
+        if self.enabled:
+            for optimizer in optimizers:
+                self.scaler.unscale_(optimizer)
+
+    @property
+    def can_fall(self) -> bool:
+        """Whether a gradient that is not finite may be a matter of the scale."""
+        return self.enabled and self.scaler.get_scale() > LEAST_SCALE
+
+    def adjust(self, skipped: bool) -> None:
+        """After an update, or one that was skipped."""
+        if self.enabled:
+            self.scaler.update()
+            self.skipped += skipped
+
+    def numbers(self) -> dict[str, float]:
+        """For the log."""
+        if not self.enabled:
+            return {}
+        return {"precision/loss_scale": self.scaler.get_scale(), "precision/skipped_steps": float(self.skipped)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resume needs."""
+        return {"scaler": self.scaler.state_dict(), "skipped": self.skipped}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self.scaler.load_state_dict(state["scaler"])
+        self.skipped = state["skipped"]

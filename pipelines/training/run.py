@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedType, set_seed
 
 from pipelines import stage
 from pipelines.params import Params, Training
 from pipelines.training import checkpoint, state
 from pipelines.training.ema import Ema
-from pipelines.training.precision import chosen_device, resolved
+from pipelines.training.precision import LossScale, chosen_device, resolved
 from pipelines.training.tracking import Rows, WandbRun, draw_training, read_rows, write_table
 
 
@@ -35,6 +35,20 @@ def fingerprint(params: Params, precision: str, inputs: Mapping[str, checkpoint.
     values["training"] |= {"precision": precision, "steps": None}
     content = {"params": values, "inputs": {name: source.digest for name, source in inputs.items()}}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_distribution(accelerator: Accelerator) -> None:
+    """Refuse what the loop does not do: it steps its own optimizers and saves whole states.
+
+    Raises:
+        stage.StageError: the accelerate config of this machine asks for it.
+    """
+    known = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+    if accelerator.distributed_type not in known:
+        raise stage.StageError(
+            f"the accelerate config of this machine asks for {accelerator.distributed_type.value}, which the training "
+            "loop does not support; take a file of profiles/launch/ as REEL_LAUNCH."
+        )
 
 
 @dataclass
@@ -52,6 +66,8 @@ class Run:
     parent: checkpoint.Source | None
     accelerator: Accelerator
     run_id: str
+    precision: str
+    loss_scale: LossScale
     emas: dict[str, Ema] = field(default_factory=dict)
     step: int = 0
     resumes: int = 0
@@ -60,6 +76,9 @@ class Run:
     began_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     rows: Rows | None = None
     wandb: WandbRun | None = None
+    writer: state.Writer | None = None
+    ended: str | None = None
+    """Why ``stop_when`` ended the run before its last step."""
 
     @classmethod
     def open(
@@ -78,13 +97,17 @@ class Run:
         set_seed(training.seed)
         precision = resolved(training.precision, chosen_device())
         accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
+        check_distribution(accelerator)
         read = checkpoint.sources(inputs)
         start = checkpoint.Source(str(parent), stage.digest(parent)) if parent else None
         identity = fingerprint(params, precision, {**read, "parent": start} if start else read)
         context = stage.current()
         name = context.name if context.work else out.name
         work = context.work_folder(out) / identity
-        return cls(name, params, training, out, metrics, plots, work, read, start, accelerator, identity)
+        scale = LossScale(precision, accelerator.device)
+        return cls(
+            name, params, training, out, metrics, plots, work, read, start, accelerator, identity, precision, scale
+        )
 
     @property
     def device(self) -> torch.device:
@@ -123,11 +146,16 @@ class Run:
         return found
 
     def save(self, tree: dict[str, Any]) -> None:
-        """Store the state of this step: whole or not at all."""
+        """Store the state of this step, whole or not at all: copied now, written while training goes on."""
         if self.is_main:
             facts = {"step": self.step, "resumes": self.resumes, "seconds": self.seconds}
-            state.write(self.work, self.step, {**tree, **facts})
-        self.accelerator.wait_for_everyone()
+            self.writer = self.writer or state.Writer(self.work)
+            self.writer.write(self.step, {**tree, **facts})
+
+    def wait_for_state(self) -> None:
+        """Until the last saved state is on disk."""
+        if self.writer is not None:
+            self.writer.wait()
 
     @property
     def seconds(self) -> float:
@@ -160,7 +188,8 @@ class Run:
             "params": self.params.model_dump(mode="json"),
             "seed": self.training.seed,
             "inputs": {name: asdict(source) for name, source in self.inputs.items()},
-            "precision": self.accelerator.mixed_precision.replace("no", "fp32"),
+            "precision": self.precision,
+            "ended": self.ended,
             "parent": asdict(self.parent) if self.parent else None,
             "command": list(stage.current().command),
             "code": checkpoint.code(),

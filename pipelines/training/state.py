@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ KEEP = 2
 
 
 def split(tree: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
-    """The tree with each tensor replaced by a reference to its place; dictionaries keep non-string keys."""
+    """The tree with a copy of each tensor put aside under its place; dictionaries keep non-string keys."""
     if isinstance(tree, torch.Tensor):
-        tensors[place] = tree.detach().cpu().contiguous()
+        tensors[place] = tree.detach().to("cpu", copy=True).contiguous()
         return {"tensor": place}
     if isinstance(tree, dict):
         return {"items": [[key, split(value, f"{place}/{key}", tensors)] for key, value in tree.items()]}
@@ -55,15 +56,19 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def write(folder: Path, step: int, tree: dict[str, Any]) -> Path:
-    """Write the state of ``step``; older complete states are removed only after it is safe on disk."""
+def snapshot(tree: dict[str, Any]) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Structure and tensors of a tree as they are now: what is trained on afterwards does not change them."""
+    tensors: dict[str, torch.Tensor] = {}
+    structure = split(tree, "", tensors)
+    return structure, tensors
+
+
+def _write(folder: Path, step: int, structure: Any, tensors: dict[str, torch.Tensor]) -> Path:
     final = folder / f"state-{step:09d}"
     partial = folder / f".state-{step:09d}.partial-{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        tensors: dict[str, torch.Tensor] = {}
-        structure = split(tree, "", tensors)
         save_file(tensors, partial / "state.safetensors")
         digest = file_digest(partial / "state.safetensors")
         text = json.dumps({"step": step, "tensors": digest, "tree": structure})
@@ -79,6 +84,36 @@ def write(folder: Path, step: int, tree: dict[str, Any]) -> Path:
     for old in sorted(folder.glob("state-*"))[:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def write(folder: Path, step: int, tree: dict[str, Any]) -> Path:
+    """Write the state of ``step``; older complete states are removed only after it is safe on disk."""
+    return _write(folder, step, *snapshot(tree))
+
+
+class Writer:
+    """Writes states in a thread, one after another, while training goes on; a failure is raised at the next call."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="state")
+        self.pending: Future[Path] | None = None
+
+    def write(self, step: int, tree: dict[str, Any]) -> None:
+        """Take a snapshot now and write it soon; waits for the one before, so that at most one is held in memory."""
+        self.wait()
+        self.pending = self.pool.submit(_write, self.folder, step, *snapshot(tree))
+
+    def check(self) -> None:
+        """Raise what went wrong with a write that has ended."""
+        if self.pending is not None and self.pending.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Until all that was given is on disk."""
+        if self.pending is not None:
+            pending, self.pending = self.pending, None
+            pending.result()
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pipelines.latents.params import (
     PretrainedAutoencoderParams,
     StackedAutoencoderParams,
 )
-from pipelines.params import AdamW, Schedule, Training
+from pipelines.params import AdamW, Constant, Training
 
 NUM_FRAMES, SIDE = 5, 16
 
@@ -89,10 +89,14 @@ def autoencoder_params(
             batch_size=4,
             micro_batch=2,
             precision="fp32",
+            gradient_checkpointing=False,
+            compile=False,
             max_grad_norm=1.0,
             ema=None,
             optimizer=adamw,
-            schedule=Schedule(shape="constant", warmup_steps=0, floor=0.0),
+            schedule=Constant(shape="constant", warmup_steps=0),
+            per_network=None,
+            stop_when=None,
             log_every=1,
             save_every=steps,
             validate_every=steps,

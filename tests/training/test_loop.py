@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 from pipelines import stage
-from pipelines.params import AdamW, ParamsError, Schedule
+from pipelines.params import AdamW, ParamsError
 from pipelines.training import state
 from pipelines.training.loop import accumulation, micro_seed
-from pipelines.training.meters import sigma_buckets
-from pipelines.training.optimizers import NetworkOptimizer, factor
+from pipelines.training.meters import Scalars, sigma_buckets
+from pipelines.training.optimizers import NetworkOptimizer
 from pipelines.training.tracking import read_rows
 from tests.training.toy import Net, Points, Regression, params, run
 
@@ -113,21 +113,18 @@ def test_randomness_is_a_function_of_seed_step_and_place() -> None:
 
 def test_loss_by_sigma_weights_to_the_mean() -> None:
     sigma, loss = torch.tensor([0.0, 0.1, 0.6, 1.0]), torch.tensor([1.0, 3.0, 5.0, 7.0])
-    found = sigma_buckets(loss, sigma)
-    assert found == {
-        "loss_by_sigma/0.00-0.25": 2.0,
-        "loss_by_sigma/0.50-0.75": 5.0,
-        "loss_by_sigma/0.75-1.00": 7.0,
-    }
-
-
-@pytest.mark.parametrize("shape", ["constant", "linear", "cosine"])
-def test_schedules_warm_up_to_one_and_end_at_the_floor(shape: str) -> None:
-    schedule = Schedule(shape=shape, warmup_steps=10, floor=0.1)  # type: ignore[arg-type]
-    factors = [factor(schedule, step, 110) for step in range(111)]
-    assert factors[0] < 0.1 and factors[10] == pytest.approx(1.0)
-    assert all(0 < value <= 1 for value in factors)
-    assert factors[110] == pytest.approx(1.0 if shape == "constant" else 0.1)
+    scalars = Scalars()
+    scalars.add("loss/net", loss.mean())
+    scalars.buckets.append(sigma_buckets(loss, sigma))
+    assert scalars.take() == (
+        [("loss/net", 4.0)],
+        [
+            ("loss_by_sigma/0.00-0.25", 2.0, 2.0),
+            ("loss_by_sigma/0.50-0.75", 5.0, 1.0),
+            ("loss_by_sigma/0.75-1.00", 7.0, 1.0),
+        ],
+    )
+    assert scalars.take() == ([], [])
 
 
 def test_every_parameter_has_exactly_one_optimizer_and_muon_takes_only_matrices() -> None:

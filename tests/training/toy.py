@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pipelines.params import AdamW, Ema, Muon, Params, Schedule, Training
+from pipelines.params import AdamW, Constant, Ema, Muon, Params, Training
 from pipelines.training.loop import train
 from pipelines.training.objective import Batch, LossOutput
 from pipelines.training.run import Run
@@ -93,6 +93,8 @@ def params(steps: int = 10, **changes: object) -> ToyParams:
         batch_size=8,
         micro_batch=4,
         precision="fp32",
+        gradient_checkpointing=False,
+        compile=False,
         max_grad_norm=1.0,
         ema=Ema(decay=0.9, warmup_steps=2),
         optimizer=Muon(
@@ -102,7 +104,9 @@ def params(steps: int = 10, **changes: object) -> ToyParams:
             weight_decay=0.0,
             others=AdamW(name="adamw", learning_rate=0.01, betas=(0.9, 0.99), weight_decay=0.0),
         ),
-        schedule=Schedule(shape="constant", warmup_steps=0, floor=0.0),
+        schedule=Constant(shape="constant", warmup_steps=0),
+        per_network=None,
+        stop_when=None,
         log_every=3,
         save_every=4,
         validate_every=5,
@@ -110,12 +114,20 @@ def params(steps: int = 10, **changes: object) -> ToyParams:
     return ToyParams(training=Training(**{**values, **changes}), noise=0.1)  # type: ignore[arg-type]
 
 
-def run(folder: Path, section: ToyParams, make: Callable[[float], Regression] = Regression) -> tuple[Regression, Run]:
-    """Train the toy in ``folder`` and finish its checkpoint."""
+def train_toy(
+    folder: Path, section: ToyParams, make: Callable[[float], Regression] = Regression
+) -> tuple[Regression, Run]:
+    """Train the toy in ``folder``; no checkpoint, no pictures."""
     started = Run.open(
         section, {}, out=folder / "out", metrics=folder / "metrics" / "toy.json", plots=folder / "plots" / "toy"
     )
     objective = make(section.noise)
     train(objective, Points(), started, validate=lambda step: {"loss": float(step)})
+    return objective, started
+
+
+def run(folder: Path, section: ToyParams, make: Callable[[float], Regression] = Regression) -> tuple[Regression, Run]:
+    """Train the toy in ``folder`` and finish its checkpoint."""
+    objective, started = train_toy(folder, section, make)
     started.finish({"net": objective.net}, {"score": 1.0})
     return objective, started
