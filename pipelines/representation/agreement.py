@@ -11,6 +11,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from pipelines.representation.params import KnownFactors
 from pipelines.representation.spectrum import standardised
+from pipelines.representation.spreads import LEFT_OUT, Found, Labellings, Metric, with_spreads
 
 PREFIX = "factor_"
 
@@ -50,22 +51,19 @@ def nmi(labels: np.ndarray, factor: np.ndarray) -> float:
     return float(normalized_mutual_info_score(factor, labels))
 
 
-def agreement(labels: np.ndarray, factor: np.ndarray, permutations: int, seed: int) -> dict[str, float]:
-    """``nmi`` and ``ari`` (adjusted Rand index: 0 by chance, 1 equal) with a factor, and under permuted labels."""
-    rng = np.random.default_rng(seed)
-    permuted = [rng.permutation(labels) for _ in range(permutations)]
-    found = {"nmi": nmi(labels, factor), "ari": float(adjusted_rand_score(factor, labels))}
-    for name, metric in (("nmi", nmi), ("ari", lambda y, f: float(adjusted_rand_score(f, y)))):
-        values = np.array([metric(other, factor) for other in permuted])
-        found[f"{name}_chance"], found[f"{name}_chance_std"] = float(values.mean()), float(values.std(ddof=1))
-    return found
+def agreements(factors: Mapping[str, np.ndarray], given: Labellings) -> dict[str, dict[str, float]]:
+    """``nmi`` and ``ari`` (adjusted Rand index: 0 by chance, 1 equal) of the classes with every factor, each with its
+    chance level and spreads (:mod:`pipelines.representation.spreads`)."""
 
+    def metric(factor: np.ndarray) -> Metric:
+        def measured(labels: np.ndarray) -> Found:
+            kept = labels != LEFT_OUT
+            left, right = factor[kept], labels[kept]
+            return {"nmi": nmi(right, left), "ari": float(adjusted_rand_score(left, right))}
 
-def agreements(
-    labels: np.ndarray, factors: Mapping[str, np.ndarray], permutations: int, seed: int
-) -> dict[str, dict[str, float]]:
-    """:func:`agreement` with every factor."""
-    return {name: agreement(labels, values, permutations, seed) for name, values in factors.items()}
+        return measured
+
+    return {name: with_spreads(name, metric(values), given).values for name, values in factors.items()}
 
 
 def probe(

@@ -1,7 +1,8 @@
 """The folder of a codebook: centres and the embedding's numbers, assignments, and what they were made from.
 
 ``codebook.safetensors``: ``centroids`` [K, D] and the fitted tensors of the embedding. ``assignments.parquet``: key,
-pseudo_class, distance, margin, split. ``codebook.json``: definition of the embedding, digests of latents and encoder.
+pseudo_class, distance, margin, split. ``embeddings.npy``: h [N, D] float32, in the order of the assignments.
+``codebook.json``: definition of the embedding, digests of latents, encoder and the files beside it.
 """
 
 from __future__ import annotations
@@ -17,36 +18,52 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
 
-from pipelines.representation.embedding import Embedding
+from pipelines.representation.embedding import Embedding, blocks
 from pipelines.representation.params import EmbeddingParams
-from pipelines.representation.quantiser import Codebook
+from pipelines.representation.passes import Codebook
 from pipelines.stage import StageError, digest, file_digest, write_json
 
-TENSORS, ASSIGNMENTS, FACTS = "codebook.safetensors", "assignments.parquet", "codebook.json"
+TENSORS, ASSIGNMENTS, FACTS, EMBEDDINGS = (
+    "codebook.safetensors",
+    "assignments.parquet",
+    "codebook.json",
+    "embeddings.npy",
+)
 OWNER = b"codebook_sha256"
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A codebook as read from its folder."""
+    """A codebook as read from its folder; ``h`` [N, D] is a memory map in the order of the assignments."""
 
     codebook: Codebook
+    h: np.ndarray
     embedding: Embedding
     assignments: pd.DataFrame
     facts: dict[str, Any]
 
 
 def write(
-    folder: Path, codebook: Codebook, embedding: Embedding, assignments: pd.DataFrame, facts: dict[str, Any]
+    folder: Path,
+    codebook: Codebook,
+    embedding: Embedding,
+    assignments: pd.DataFrame,
+    h: np.ndarray,
+    facts: dict[str, Any],
 ) -> None:
-    """Write the three files; the assignments carry the hash of the codebook that made them."""
+    """Write the four files; the assignments carry the hash of the codebook that made them."""
     tensors = {f"embedding.{name}": np.ascontiguousarray(value) for name, value in embedding.tensors.items()}
     save_file({"centroids": np.ascontiguousarray(codebook.centroids), **tensors}, folder / TENSORS)
     own = file_digest(folder / TENSORS)
     table = pa.Table.from_pandas(assignments, preserve_index=False)
     pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), OWNER: own}), folder / ASSIGNMENTS)
+    stored = np.lib.format.open_memmap(folder / EMBEDDINGS, "w+", np.float32, h.shape)
+    for rows in blocks(range(len(h))):
+        stored[rows] = h[rows]
+    stored.flush()
     definition = embedding.params.model_dump(mode="json")
     fixed = {"embedding": definition, "num_classes": len(codebook.centroids), "codebook_sha256": own}
+    fixed["embeddings_sha256"] = file_digest(folder / EMBEDDINGS)
     write_json(folder / FACTS, {**facts, **fixed, "inertia": codebook.inertia})
 
 
@@ -56,12 +73,14 @@ def read(folder: Path) -> Stored:
     Raises:
         StageError: a file is missing, or assignments and centres are not of the same codebook.
     """
-    for name in (TENSORS, ASSIGNMENTS, FACTS):
+    for name in (TENSORS, ASSIGNMENTS, FACTS, EMBEDDINGS):
         if not (folder / name).is_file():
             raise StageError(f"{folder / name}: no such file; run the stage pseudo_classes, or `dvc checkout`.")
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     own = file_digest(folder / TENSORS)
     table = pq.read_table(folder / ASSIGNMENTS)
+    if file_digest(folder / EMBEDDINGS) != facts["embeddings_sha256"]:
+        raise StageError(f"{folder / EMBEDDINGS}: not the file that {FACTS} records; `dvc checkout` restores it.")
     for name, found in (
         (FACTS, facts["codebook_sha256"]),
         (ASSIGNMENTS, (table.schema.metadata or {})[OWNER].decode()),
@@ -77,7 +96,9 @@ def read(folder: Path) -> Stored:
         {name.removeprefix("embedding."): value for name, value in tensors.items() if name.startswith("embedding.")},
     )
     codebook = Codebook(tensors["centroids"], facts["inertia"])
-    return Stored(codebook, embedding, table.to_pandas(), facts)
+    return Stored(
+        codebook, np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False), embedding, table.to_pandas(), facts
+    )
 
 
 def require_sources(stored: Stored, latents: Path, latent_mae: Path, keys: list[str], folder: Path) -> None:
@@ -96,6 +117,10 @@ def require_sources(stored: Stored, latents: Path, latent_mae: Path, keys: list[
     missing = sorted(set(keys) - set(stored.assignments["key"]))
     if missing:
         raise StageError(f"{folder / ASSIGNMENTS}: {len(missing)} samples have no class, first {missing[0]}.")
+    if stored.assignments["key"].tolist() != keys or len(stored.h) != len(keys):
+        raise StageError(
+            f"{folder / ASSIGNMENTS}: not in the order of the index of {latents}; run the stage pseudo_classes again."
+        )
     most = int(stored.assignments["pseudo_class"].to_numpy().max())
     if most >= len(stored.codebook.centroids):
         raise StageError(

@@ -14,17 +14,22 @@ What only one side knows (the background's texture within a tone, a rare word) h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipelines.representation.extraction import concatenated
 from pipelines.representation.params import EmbeddingParams
+from pipelines.representation.ranks import Ranks
 from pipelines.stage import StageError
 
 PARTS = "text", "keyframes", "motion"
 Parts = dict[str, np.ndarray]
+Source = Callable[[np.ndarray], Parts]
+"""Row numbers [b] to the raw parts [b, D_part] of these samples."""
+
+BLOCK = 4096
 
 
 def feature_names(params: EmbeddingParams) -> list[str]:
@@ -33,29 +38,40 @@ def feature_names(params: EmbeddingParams) -> list[str]:
     return list(dict.fromkeys(name for part in parts for name in part.features))
 
 
-def parts_of(params: EmbeddingParams, features: dict[str, np.ndarray], prompts: np.ndarray | None) -> Parts:
-    """The raw parts [N, D_part] that ``params`` name."""
-    found: Parts = {}
-    if params.text is not None and prompts is not None:
-        found["text"] = prompts
-    for name in ("keyframes", "motion"):
-        part = getattr(params, name)
-        if part is not None:
-            found[name] = concatenated(features, part.features)
-    return found
+def source_of(params: EmbeddingParams, features: Mapping[str, np.ndarray], prompts: np.ndarray | None) -> Source:
+    """Raw parts that ``params`` name, from features and prompt vectors of all samples (arrays or memory maps)."""
+
+    def read(rows: np.ndarray) -> Parts:
+        found: Parts = {}
+        if params.text is not None and prompts is not None:
+            found["text"] = np.asarray(prompts[rows])
+        for name in ("keyframes", "motion"):
+            part = getattr(params, name)
+            if part is not None:
+                found[name] = concatenated({name: features[name][rows] for name in part.features}, part.features)
+        return found
+
+    return read
 
 
-def _whitening(values: np.ndarray, ridge: float) -> np.ndarray:
+def blocks(places: range) -> Iterator[np.ndarray]:
+    """The numbers of a range, some thousand at a time."""
+    for start in range(places.start, places.stop, BLOCK):
+        yield np.arange(start, min(start + BLOCK, places.stop))
+
+
+def _whitening(covariance: np.ndarray, ridge: float) -> np.ndarray:
     """V diag(1 / sqrt(w + ridge mean(w))) over the directions that have variance: [D, R]."""
-    variances, directions = np.linalg.eigh(values.T @ values / len(values))
+    variances, directions = np.linalg.eigh(covariance)
     kept = variances > 1e-6 * variances[-1]
     return directions[:, kept] / np.sqrt(variances[kept] + ridge * variances[kept].mean())
 
 
-def canonical(text: np.ndarray, seen: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Canonical directions of two centred matrices [N, D_a], [N, D_b]: maps [D_a, R], [D_b, R], correlations [R]."""
-    left, right = _whitening(text, ridge), _whitening(seen, ridge)
-    u, correlations, vt = np.linalg.svd((text @ left).T @ (seen @ right) / len(text), full_matrices=False)
+def canonical(covariance: np.ndarray, width: int, ridge: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Canonical directions of two sides from their joint covariance [D_a + D_b, D_a + D_b], the first ``width`` being
+    side a: maps [D_a, R], [D_b, R], correlations [R]."""
+    left, right = _whitening(covariance[:width, :width], ridge), _whitening(covariance[width:, width:], ridge)
+    u, correlations, vt = np.linalg.svd(left.T @ covariance[:width, width:] @ right, full_matrices=False)
     return left @ u, right @ vt.T, correlations
 
 
@@ -67,30 +83,55 @@ class Embedding:
     tensors: Mapping[str, np.ndarray]
 
     @classmethod
-    def fit(cls, params: EmbeddingParams, parts: Parts) -> Embedding:
-        """Fit on the raw parts of the train split.
+    def fit(cls, params: EmbeddingParams, source: Source, rows: np.ndarray, ranks: Ranks) -> Embedding:
+        """Fit on the raw parts of ``rows`` (the train split): three passes, shared among processes.
 
         Raises:
             StageError: a part is the same for all samples.
         """
-        tensors: dict[str, np.ndarray] = {}
-        for name, values in parts.items():
-            mean = values.mean(0, dtype=np.float64)
-            scale = np.sqrt(((values - mean) ** 2).sum(1).mean())
-            if scale < 1e-8:
+
+        def mean_of(statistic: Callable[[Parts], Parts]) -> Parts:
+            """Mean over samples of sums that ``statistic`` gives per block; at the end, of all processes."""
+            sums: Parts = {}
+            for places in blocks(ranks.part(len(rows))):
+                for name, value in statistic(source(rows[places])).items():
+                    sums[name] = sums.get(name, 0.0) + value
+            return {name: ranks.summed(np.asarray(value)) / len(rows) for name, value in sums.items()}
+
+        tensors = mean_of(lambda parts: {f"{name}_mean": v.sum(0, dtype=np.float64) for name, v in parts.items()})
+        squares = mean_of(lambda parts: {name: ((v - tensors[f"{name}_mean"]) ** 2).sum() for name, v in parts.items()})
+        for name, square in squares.items():
+            if square < 1e-16:
                 raise StageError(
-                    f"embedding.{name}: the same for all {len(values)} samples, so it says nothing; set it to null."
+                    f"embedding.{name}: the same for all {len(rows)} samples, so it says nothing; set it to null."
                 )
-            tensors |= {f"{name}_mean": mean, f"{name}_scale": np.array(scale)}
+            tensors[f"{name}_scale"] = np.sqrt(square)
         plain = cls(params, tensors)
         if params.alignment is not None:
-            text, seen = plain._sides(parts)
-            text_map, seen_map, c = canonical(text, seen, params.alignment.ridge)
+
+            def second_moments(parts: Parts) -> Parts:
+                both = np.concatenate(plain._sides(parts), axis=1)
+                return {"both": both.T @ both}
+
+            width = len(tensors["text_mean"])
+            text_map, seen_map, c = canonical(mean_of(second_moments)["both"], width, params.alignment.ridge)
             kept = slice(0, params.alignment.components)
             strength = c[kept] ** params.alignment.power
             tensors |= {"text_map": text_map[:, kept] * strength, "seen_map": seen_map[:, kept] * strength}
             tensors["correlations"] = c[kept]
         return cls(params, {name: np.asarray(value, dtype=np.float64) for name, value in tensors.items()})
+
+    @property
+    def width(self) -> int:
+        """D of h."""
+        if self.params.alignment is not None:
+            return self.tensors["text_map"].shape[1] + self.tensors["seen_map"].shape[1]
+        return sum(len(value) for name, value in self.tensors.items() if name.endswith("_mean"))
+
+    def apply_into(self, h: np.ndarray, source: Source, places: range) -> None:
+        """Write h of the samples ``places``."""
+        for rows in blocks(places):
+            h[rows] = self.apply(source(rows))
 
     def _scaled(self, parts: Parts, name: str) -> np.ndarray:
         weight = getattr(self.params, name).weight

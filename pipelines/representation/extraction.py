@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,9 @@ from pipelines import stage
 from pipelines.data.shards import Shards
 from pipelines.models.latent_mae import LatentMae
 from pipelines.training import checkpoint
+
+CHECKED = 4096
+"""Rows of prompt embeddings that are checked at once."""
 
 
 def load_encoder(folder: Path) -> LatentMae:
@@ -55,7 +58,43 @@ def check_finite(values: np.ndarray, keys: Sequence[str], what: str) -> None:
         )
 
 
+Widths = dict[str, int]
+
+
+def widths(shards: Shards, encoder: LatentMae, names: Iterable[str]) -> Widths:
+    """Length D of every named feature."""
+    known = encoder.features(torch.zeros(1, *(length or 1 for length in shards.manifest.fields["latents"].shape)))
+    return {name: known[name].shape[1] for name in names}
+
+
 @torch.no_grad()
+def extract_into(
+    into: Mapping[str, np.ndarray],
+    places: range,
+    shards: Shards,
+    rows: Sequence[int] | np.ndarray,
+    encoder: LatentMae,
+    batch_size: int,
+) -> None:
+    """Write named features of the latents of ``rows[places]`` to ``into[name][places]``, a batch at a time.
+
+    Raises:
+        StageError: a feature is not finite.
+    """
+    device = PartialState().device
+    encoder.to(device)
+    keys = shards.index["key"].to_numpy()
+    for start in range(places.start, places.stop, batch_size):
+        here = slice(start, min(start + batch_size, places.stop))
+        latents = torch.from_numpy(shards.load(rows[here], "latents").astype(np.float32))
+        features = encoder.features(latents.to(device))
+        for name, values in into.items():
+            values[here] = features[name].cpu().numpy()
+            check_finite(values[here], keys[np.asarray(rows[here])].tolist(), f"feature {name}")
+        stage.report(here.stop - places.start, len(places), "samples")
+    encoder.to("cpu")
+
+
 def extract(
     shards: Shards, rows: Sequence[int] | np.ndarray, encoder: LatentMae, names: Sequence[str], batch_size: int
 ) -> dict[str, np.ndarray]:
@@ -64,21 +103,31 @@ def extract(
     Raises:
         StageError: a feature is not finite.
     """
-    device = PartialState().device
-    encoder.to(device)
-    found: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for start in range(0, len(rows), batch_size):
-        latents = torch.from_numpy(shards.load(rows[start : start + batch_size], "latents").astype(np.float32))
-        features = encoder.features(latents.to(device))
-        for name in names:
-            found[name].append(features[name].cpu().numpy())
-        stage.report(min(start + batch_size, len(rows)), len(rows), "samples")
-    encoder.to("cpu")
-    keys = shards.index["key"].to_numpy()[np.asarray(rows)]
-    stacked = {name: np.concatenate(parts) for name, parts in found.items()}
-    for name, values in stacked.items():
-        check_finite(values, keys.tolist(), f"feature {name}")
-    return stacked
+    into = {name: np.empty((len(rows), width), np.float32) for name, width in widths(shards, encoder, names).items()}
+    extract_into(into, range(len(rows)), shards, rows, encoder, batch_size)
+    return into
+
+
+def prompt_width(shards: Shards) -> int:
+    """D of the prompt embeddings."""
+    width = shards.manifest.fields["prompt_embeds"].shape[-1]
+    assert width is not None
+    return width
+
+
+def prompt_vectors_into(into: np.ndarray, places: range, shards: Shards, rows: Sequence[int] | np.ndarray) -> None:
+    """Write the mean over tokens of each prompt's embedding of ``rows[places]`` to ``into[places]``.
+
+    Raises:
+        StageError: an embedding is not finite.
+    """
+    keys = shards.index["key"].to_numpy()
+    for place in places:
+        tokens = shards.read(int(rows[place]), ("prompt_embeds",))["prompt_embeds"]
+        into[place] = tokens.astype(np.float32).mean(0)
+    for start in range(places.start, places.stop, CHECKED):
+        here = slice(start, min(start + CHECKED, places.stop))
+        check_finite(np.asarray(into[here]), keys[np.asarray(rows[here])].tolist(), "prompt_embeds")
 
 
 def prompt_vectors(shards: Shards, rows: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -87,11 +136,9 @@ def prompt_vectors(shards: Shards, rows: Sequence[int] | np.ndarray) -> np.ndarr
     Raises:
         StageError: an embedding is not finite.
     """
-    vectors = [shards.read(int(row), ("prompt_embeds",))["prompt_embeds"].astype(np.float32).mean(0) for row in rows]
-    keys = shards.index["key"].to_numpy()[np.asarray(rows)]
-    stacked = np.stack(vectors)
-    check_finite(stacked, keys.tolist(), "prompt_embeds")
-    return stacked
+    into = np.empty((len(rows), prompt_width(shards)), np.float32)
+    prompt_vectors_into(into, range(len(rows)), shards, rows)
+    return into
 
 
 def raw_vectors(shards: Shards, rows: Sequence[int] | np.ndarray) -> np.ndarray:

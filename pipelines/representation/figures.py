@@ -1,28 +1,33 @@
-"""Pictures of the diagnostics: where classes lie, what is in them, who is near whom, what the drifting kernel sees."""
+"""Pictures of the diagnostics: where classes lie in the plane, and what the drifting kernel sees."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
 from sklearn.cluster import KMeans
 from sklearn.manifold import TSNE
 
-from pipelines.data.shards import Shards
-from pipelines.models.autoencoder import load_autoencoder
-from pipelines.representation import retrieval
 from pipelines.representation.mae_figures import AMBER, BLUE, GREEN, GREY, ORANGE, PINK, SKY, save
+from pipelines.representation.params import TsneLayout, UmapLayout
+from pipelines.stage import StageError
 
 PALETTE = (BLUE, AMBER, GREEN, ORANGE, SKY, PINK, "#000000", "#F0E442")
 MARKERS = "o^sDvP"
-EXEMPLARS, NEIGHBOURS, QUERIES = 5, 5, 6
+LAYOUTS = {
+    "pca": "first two principal components",
+    "tsne": "t-SNE (near is alike; far says little)",
+    "umap": "UMAP (near is alike; far says little)",
+}
 
 
 # ---- the plane ----------------------------------------------------------------------------------------------------
@@ -53,11 +58,36 @@ def prompt_families(prompts: np.ndarray, texts: Sequence[str], seed: int, count:
     return np.array([names[label] for label in labels])
 
 
-def tsne(h: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
-    """t-SNE layout [N, 2] of h, started from its principal components (van der Maaten and Hinton 2008)."""
-    most = (len(h) - 1) / 3
-    model = TSNE(2, perplexity=min(perplexity, most), init="pca", max_iter=500, random_state=seed)
-    return model.fit_transform(h.astype(np.float64))
+def check_layout(layout: TsneLayout | UmapLayout | None) -> None:
+    """Check, before any work, that what the layout needs is installed.
+
+    Raises:
+        StageError: UMAP is asked for and missing.
+    """
+    if isinstance(layout, UmapLayout) and importlib.util.find_spec("umap") is None:
+        raise StageError(
+            "diagnostics.layout: umap-learn is not installed. Run `pip install -e .[umap]`, "
+            "or set layout to {kind: tsne, perplexity: 30.0} or null."
+        )
+
+
+def layouts(h: np.ndarray, second: TsneLayout | UmapLayout | None, seed: int) -> dict[str, np.ndarray]:
+    """Layouts [N, 2] of h [N, D] by name: ``pca`` always, and the second one, started from it.
+
+    t-SNE: van der Maaten and Hinton 2008; UMAP: arXiv:1802.03426. Both are deterministic for a seed.
+    """
+    found = {"pca": layout(h)}
+    if isinstance(second, TsneLayout):
+        model = TSNE(2, perplexity=min(second.perplexity, (len(h) - 1) / 3), init="pca", max_iter=500)
+        found["tsne"] = model.set_params(random_state=seed).fit_transform(h.astype(np.float64))
+    elif second is not None:
+        umap = importlib.import_module("umap")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a seed makes it use one thread; wanted
+            size = min(second.neighbours, len(h) - 1)
+            model = umap.UMAP(n_neighbors=size, min_dist=second.min_distance, random_state=seed, init="pca")
+            found["umap"] = np.asarray(model.fit_transform(h))
+    return found
 
 
 def _colours(values: Sequence[str]) -> list[str]:
@@ -104,88 +134,6 @@ def draw_projection(
         axes.set_visible(False)
     figure.suptitle(title)
     save(figure, path, 84)
-
-
-# ---- clips --------------------------------------------------------------------------------------------------------
-
-
-class Decoder:
-    """Decoded key frames of measured samples, a few at a time."""
-
-    def __init__(self, shards: Shards, rows: np.ndarray, autoencoder: Path) -> None:
-        self.shards, self.rows = shards, rows
-        self.network = load_autoencoder(autoencoder)
-
-    @torch.no_grad()
-    def frames(self, samples: np.ndarray, count: int) -> np.ndarray:
-        """``count`` frames spread over each clip: [N, count, H, W, 3] in [0, 1]."""
-        latents = torch.from_numpy(self.shards.load(self.rows[samples], "latents").astype(np.float32))
-        video = ((self.network.decode(latents).float() + 1) / 2).clamp(0, 1).numpy().transpose(0, 2, 3, 4, 1)
-        return video[:, np.linspace(0, video.shape[1] - 1, count).round().astype(int)]
-
-
-def _strip(frames: np.ndarray) -> np.ndarray:
-    """Frames [n, H, W, 3] side by side."""
-    return np.concatenate(list(frames), axis=1)
-
-
-def _show(axes: Axes, frames: np.ndarray, edge: str | None) -> None:
-    axes.imshow(_strip(frames))
-    axes.set(xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        spine.set_visible(edge is not None)
-        spine.set(color=edge or "white", linewidth=3)
-
-
-def chosen_classes(labels: np.ndarray, seed: int) -> list[tuple[str, int]]:
-    """Two largest, two smallest and two random classes (fewer where there are fewer), with the word for each."""
-    classes, counts = np.unique(labels, return_counts=True)
-    ordered = classes[np.argsort(-counts, kind="stable")].tolist()
-    words = [("largest", label) for label in ordered[:2]] + [("smallest", label) for label in ordered[2:][-2:]]
-    rest = ordered[2:-2]
-    picked = np.random.default_rng(seed).permutation(rest)[:2].tolist() if rest else []
-    return words + [("random", int(label)) for label in picked]
-
-
-def draw_exemplars(
-    decoder: Decoder, h: np.ndarray, labels: np.ndarray, centroids: np.ndarray, seed: int, path: Path
-) -> None:
-    """Per class, the clips nearest to its centre: first, middle and last frame, decoded."""
-    chosen = chosen_classes(labels, seed)
-    figure = Figure(figsize=(13, 0.5 + 0.92 * len(chosen)), layout="constrained")
-    grid = figure.subplots(len(chosen), EXEMPLARS, squeeze=False)
-    for row, (word, label) in zip(grid, chosen, strict=True):
-        members = np.flatnonzero(labels == label)
-        nearest = members[np.argsort(np.linalg.norm(h[members] - centroids[label], axis=1))][:EXEMPLARS]
-        for axes, frames in zip(row, decoder.frames(nearest, 3), strict=False):
-            _show(axes, frames, None)
-        for axes in row[len(nearest) :]:
-            axes.set_visible(False)
-        row[0].set_ylabel(
-            f"{word}\nclass {label}\n{len(members)} clips", rotation=0, ha="right", va="center", fontsize=9
-        )
-    figure.suptitle("Classes by the clips nearest to their centre (first, middle, last frame; decoded latents)")
-    save(figure, path, 77)
-
-
-def draw_retrieval(decoder: Decoder, h: np.ndarray, labels: np.ndarray, numbers: Mapping[str, Any], path: Path) -> None:
-    """A few queries and their nearest neighbours: green edge where the class is the same, orange where not."""
-    count = min(NEIGHBOURS, len(h) - 1)
-    queries = np.unique(np.linspace(0, len(h) - 1, QUERIES).round().astype(int))
-    indices, _ = retrieval.neighbours(h, count)
-    figure = Figure(figsize=(13, 0.75 + 1.13 * len(queries)), layout="constrained")
-    grid = figure.subplots(len(queries), count + 1, squeeze=False)
-    for row, query in zip(grid, queries, strict=True):
-        shown = np.concatenate([[query], indices[query]])
-        for axes, frames, sample in zip(row, decoder.frames(shown, 2), shown, strict=True):
-            same = labels[sample] == labels[query]
-            _show(axes, frames, "black" if sample == query else GREEN if same else ORANGE)
-    for number, axes in enumerate(grid[0]):
-        axes.set_title("query" if number == 0 else f"neighbour {number}", fontsize=10)
-    top = next((f"top-{k} {numbers[f'top{k}']:.2f}" for k in (5, 1, 10) if f"top{k}" in numbers), "")
-    words = f"same class: {top}, by chance {numbers['chance']:.2f}"
-    figure.suptitle(f"Nearest neighbours (first and last frame; green: same class, orange: another) · {words}")
-    save(figure, path, 77)
 
 
 # ---- the kernel ---------------------------------------------------------------------------------------------------

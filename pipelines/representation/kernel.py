@@ -8,12 +8,14 @@ logit = -d / (S tau). A = sqrt(softmax over columns * softmax over rows), column
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from scipy.spatial.distance import cdist
 from scipy.special import softmax
 
-from pipelines.representation.chance import Unavailable
 from pipelines.representation.params import KernelParams
+from pipelines.representation.spreads import LEFT_OUT, Found, Labellings, Unavailable, with_spreads
 
 ROW_FLOOR = 1e-12
 
@@ -53,28 +55,38 @@ def class_statistics(distances: np.ndarray, num_positives: int, tau: float) -> d
     }
 
 
-def draw(labels: np.ndarray, chosen: int, params: KernelParams, rng: np.random.Generator) -> list[np.ndarray]:
-    """Rows of queries, positives and negatives of a class, all different."""
-    members = rng.permutation(np.flatnonzero(labels == chosen))
-    others = rng.permutation(np.flatnonzero(labels != chosen))
-    half = min(params.queries, len(members) // 2)
-    return [members[:half], members[half : half + params.positives], others[: params.negatives]]
-
-
 Sides = list[tuple[np.ndarray, int]]
 """Per class: distances [N, P + M] divided by their mean, positives first, and P."""
 
 
+def draw(
+    order: np.ndarray, begin: int, end: int, params: KernelParams, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of queries, positives and negatives, all different, of the class that ``order[begin:end]`` lists.
+
+    ``order``: rows of all samples, class by class.
+    """
+    members = rng.permutation(order[begin:end])
+    half = min(params.queries, len(members) // 2)
+    outside = len(order) - len(members)
+    picked = rng.choice(outside, min(params.negatives, outside), replace=False)
+    negatives = order[np.where(picked < begin, picked, picked + len(members))]
+    return members[:half], members[half : half + params.positives], negatives
+
+
 def class_distances(features: np.ndarray, labels: np.ndarray, params: KernelParams, seed: int) -> Sides:
-    """Distances d / S from queries to positives and negatives of every class that has two samples.
+    """Distances d / S from queries to positives and negatives of every class that has two samples (label -1: left out).
 
     Raises:
-        Unavailable: no class has.
+        Unavailable: no class has, or there is one class.
     """
     rng = np.random.default_rng(seed)
+    order = np.argsort(labels, kind="stable")
+    order = order[labels[order] != LEFT_OUT]
+    edges = np.flatnonzero(np.diff(labels[order], prepend=LEFT_OUT, append=LEFT_OUT))
     found = []
-    for chosen in np.unique(labels):
-        queries, positives, negatives = draw(labels, int(chosen), params, rng)
+    for begin, end in pairwise(edges.tolist()):
+        queries, positives, negatives = draw(order, begin, end, params, rng)
         if len(queries) and len(negatives):
             distances = cdist(features[queries], features[np.concatenate([positives, negatives])])
             found.append((distances / max(distances.mean(), 1e-300), len(positives)))
@@ -89,8 +101,8 @@ def pooled(sides: Sides) -> tuple[np.ndarray, np.ndarray]:
     return near, np.concatenate([distances[:, count:].ravel() for distances, count in sides])
 
 
-def kernel_statistics(sides: Sides, taus: tuple[float, ...]) -> dict[str, dict[str, float]]:
-    """Means over classes per temperature (``tau_0.05``), and ``distance``: quantiles of d / S on both sides.
+def kernel_statistics(sides: Sides, taus: tuple[float, ...]) -> dict[str, float]:
+    """Means over classes per temperature (``tau_0.05/<name>``), and ``distance/...``: quantiles of d / S on both sides.
 
     ``mass_ratio`` = mass_positive / mass_negative; where classes are random it is the ratio of numbers of samples.
     """
@@ -99,28 +111,29 @@ def kernel_statistics(sides: Sides, taus: tuple[float, ...]) -> dict[str, dict[s
         runs = [class_statistics(distances, count, tau) for distances, count in sides]
         numbers = {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
         numbers["mass_ratio"] = numbers["mass_positive"] / max(numbers["mass_negative"], 1e-300)
-        found[f"tau_{tau:g}"] = numbers
+        found |= {f"tau_{tau:g}/{name}": value for name, value in numbers.items()}
     named = zip(("positive", "negative"), pooled(sides), strict=True)
-    found["distance"] = {f"{side}_p{q:02d}": float(np.percentile(d, q)) for side, d in named for q in (5, 50, 95)}
-    return found
+    return found | {f"distance/{side}_p{q:02d}": float(np.percentile(d, q)) for side, d in named for q in (5, 50, 95)}
 
 
-def kernel_with_chance(
-    features: np.ndarray, labels: np.ndarray, params: KernelParams, repeats: int, seed: int
+def kernel_with_spreads(
+    features: np.ndarray, given: Labellings, params: KernelParams, seed: int
 ) -> dict[str, dict[str, float]]:
-    """:func:`kernel_statistics`, each number with its mean and spread under permuted labels.
+    """:func:`kernel_statistics` by group, each number with its chance level and spreads.
 
     Raises:
         Unavailable: no class has two samples.
     """
-    found = kernel_statistics(class_distances(features, labels, params, seed), params.taus)
-    rng = np.random.default_rng(seed)
-    runs = [
-        kernel_statistics(class_distances(features, rng.permutation(labels), params, seed), params.taus)
-        for _ in range(repeats)
-    ]
-    for group, numbers in found.items():
-        for name in list(numbers):
-            values = np.array([run[group][name] for run in runs])
-            numbers[f"{name}_chance"], numbers[f"{name}_chance_std"] = float(values.mean()), float(values.std(ddof=1))
+    drawn = iter(range(seed, seed + 10_000))  # every labelling draws its own queries, positives and negatives
+
+    def metric(labels: np.ndarray) -> Found:
+        return kernel_statistics(class_distances(features, labels, params, next(drawn)), params.taus)
+
+    numbers = with_spreads("kernel", metric, given)
+    if numbers.unavailable:
+        raise Unavailable(numbers.unavailable["kernel"])
+    found: dict[str, dict[str, float]] = {}
+    for name, value in numbers.values.items():
+        group, _, rest = name.partition("/")
+        found.setdefault(group, {})[rest] = value
     return found

@@ -38,12 +38,23 @@ def occupancy(counts: np.ndarray, near_empty: int) -> dict[str, float]:
     }
 
 
-def expected_entropy_ratio(num_samples: int, num_classes: int, repeats: int, seed: int) -> tuple[float, float]:
-    """Mean and spread of ``entropy_ratio`` when every sample chose its class by a fair die: the most one can expect."""
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(num_samples, np.full(num_classes, 1 / num_classes), size=repeats)
-    ratios = [occupancy(draw, 1)["entropy_ratio"] for draw in draws]
-    return float(np.mean(ratios)), float(np.std(ratios, ddof=1)) if repeats > 1 else 0.0
+def occupancy_with_spreads(counts: np.ndarray, near_empty: int, repeats: int, seed: int) -> dict[str, float]:
+    """:func:`occupancy` and :func:`gini`; ``_chance``, ``_chance_std``: when every sample chose its class by a fair
+    die, the most even that one can expect; ``_std``: over bootstrap samples of the data (multinomial counts)."""
+
+    def numbers(found: np.ndarray) -> dict[str, float]:
+        return {**occupancy(found, near_empty), "gini": gini(found)}
+
+    rng, own = np.random.default_rng(seed), numbers(counts)
+    share = counts / counts.sum()
+    fair = [numbers(draw) for draw in rng.multinomial(counts.sum(), np.full(len(counts), 1 / len(counts)), repeats)]
+    again = [numbers(draw) for draw in rng.multinomial(counts.sum(), share, repeats)]
+    found = dict(own)
+    for name in own.keys() - {"num_classes", "mean"}:
+        found[f"{name}_chance"] = float(np.mean([run[name] for run in fair]))
+        found[f"{name}_chance_std"] = float(np.std([run[name] for run in fair], ddof=1))
+        found[f"{name}_std"] = float(np.std([run[name] for run in again], ddof=1))
+    return found
 
 
 def lorenz(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -131,13 +131,33 @@ class KnownFactors(Params):
     motion: Names
 
 
+class Kmeans(Params):
+    """Exact k-means: the best of some restarts of Lloyd's iteration."""
+
+    kind: Literal["kmeans"]
+    restarts: Count
+    max_iterations: Count
+
+
+class Vq(Params):
+    """A VQ layer: codes follow moving averages over batches; a code used less than a share of even use is revived."""
+
+    kind: Literal["vq"]
+    steps: Count
+    batch_size: Count
+    decay: Annotated[Share, Field(gt=0, lt=1)]
+    revive_below: Annotated[Share, Field(lt=1)]
+
+
+Quantiser = Annotated[Kmeans | Vq, Field(discriminator="kind")]
+
+
 class PseudoClassesParams(Params):
     """Section ``pseudo_classes``."""
 
     num_classes: Annotated[int, Field(ge=2)]
     seed: Whole
-    restarts: Count
-    max_iterations: Count
+    quantiser: Quantiser
     batch_size: Count
     embedding: EmbeddingParams
     fallback: Fallback | None
@@ -201,10 +221,22 @@ class KernelParams(Params):
     negatives: Count
 
 
-class Tsne(Params):
-    """A second picture of the layout, by t-SNE."""
+class TsneLayout(Params):
+    """A second layout by t-SNE: neighbours to balance."""
 
+    kind: Literal["tsne"]
     perplexity: Positive
+
+
+class UmapLayout(Params):
+    """A second layout by UMAP (the extra ``umap``): neighbours to keep, and how close points may lie."""
+
+    kind: Literal["umap"]
+    neighbours: Annotated[int, Field(ge=2)]
+    min_distance: Share
+
+
+Layout = Annotated[TsneLayout | UmapLayout, Field(discriminator="kind")]
 
 
 class DiagnosticsParams(Params):
@@ -221,6 +253,6 @@ class DiagnosticsParams(Params):
     kernel: KernelParams
     probe: Probe
     known_factors: KnownFactors
-    tsne: Tsne | None
+    layout: Layout | None
     stability_seeds: Annotated[int, Field(ge=2)]
     gates: Gates

@@ -1,7 +1,12 @@
-"""Stage ``pseudo_classes``: embed h = g(text, keyframes), make classes by k-means, say what they follow."""
+"""Stage ``pseudo_classes``: embed h = g(text, keyframes), make classes by k-means or VQ, say what they follow.
+
+Everything per sample stands in memory-mapped files while the stage works, so the data may be larger than memory, and
+several processes share the work.
+"""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,18 +18,32 @@ from pipelines import stage
 from pipelines.data.shards import Shards
 from pipelines.representation import class_figures, codebook, quantiser
 from pipelines.representation.agreement import agreements, factor_labels, missing_factors, nmi
-from pipelines.representation.embedding import Embedding, feature_names, parts_of
-from pipelines.representation.extraction import check_names, extract, load_encoder, prompt_vectors, raw_vectors
-from pipelines.representation.occupancy import counts_of, expected_entropy_ratio, gini, occupancy
-from pipelines.representation.params import PseudoClassesParams
+from pipelines.representation.embedding import Embedding, Source, feature_names, source_of
+from pipelines.representation.extraction import (
+    check_names,
+    extract_into,
+    load_encoder,
+    prompt_vectors,
+    prompt_vectors_into,
+    prompt_width,
+    raw_vectors,
+    widths,
+)
+from pipelines.representation.occupancy import counts_of, occupancy, occupancy_with_spreads
+from pipelines.representation.params import Kmeans, PseudoClassesParams
+from pipelines.representation.passes import Codebook, Samples
+from pipelines.representation.ranks import Ranks
+from pipelines.representation.spreads import labellings
 
-Made = tuple[quantiser.Codebook, quantiser.Assignments, dict[str, float]]
+NEAR_EMPTY = 2
+"""Train samples below which a class counts as near-empty where there is no fallback that says so."""
+SUBSAMPLE = 0.8
+"""Share of the samples in a subsample of the jackknife."""
+Made = tuple[Codebook, quantiser.Assignments, dict[str, float]]
 
 
-def embedded(
-    params: PseudoClassesParams, shards: Shards, latent_mae: Path, is_train: np.ndarray
-) -> tuple[Embedding, np.ndarray]:
-    """The embedding fitted on the train split, and h [N, D] of all samples.
+def raw_parts(params: PseudoClassesParams, shards: Shards, latent_mae: Path, scratch: Path, ranks: Ranks) -> Source:
+    """The raw parts of all samples, in matrices under ``scratch``; each process reads and writes its share.
 
     Raises:
         stage.StageError: the encoder lacks a named feature, or a feature is not finite.
@@ -32,33 +51,59 @@ def embedded(
     encoder = load_encoder(latent_mae)
     names = feature_names(params.embedding)
     check_names(encoder, shards.manifest.fields["latents"].shape, names, "pseudo_classes.embedding")
-    rows = np.arange(len(shards))
-    features = extract(shards, rows, encoder, names, params.batch_size) if names else {}
-    prompts = prompt_vectors(shards, rows) if params.embedding.text is not None else None
-    parts = parts_of(params.embedding, features, prompts)
-    embedding = Embedding.fit(params.embedding, {name: values[is_train] for name, values in parts.items()})
-    return embedding, embedding.apply(parts)
+    rows, part = np.arange(len(shards)), ranks.part(len(shards))
+    features = {
+        name: ranks.matrix(scratch / f"{name}.npy", (len(rows), width))
+        for name, width in widths(shards, encoder, names).items()
+    }
+    if names:
+        extract_into(features, part, shards, rows, encoder, params.batch_size)
+    prompts = None
+    if params.embedding.text is not None:
+        prompts = ranks.matrix(scratch / "prompts.npy", (len(rows), prompt_width(shards)))
+        prompt_vectors_into(prompts, part, shards, rows)
+    ranks.wait()
+    return source_of(params.embedding, features, prompts)
 
 
-def clustered(params: PseudoClassesParams, h: np.ndarray, is_train: np.ndarray, num_classes: int) -> Made:
+def embedded(
+    params: PseudoClassesParams, shards: Shards, latent_mae: Path, is_train: np.ndarray, scratch: Path, ranks: Ranks
+) -> tuple[Embedding, np.ndarray]:
+    """The embedding fitted on the train split, and h [N, D] of all samples in a matrix under ``scratch``.
+
+    Raises:
+        stage.StageError: the encoder lacks a named feature, or a feature is not finite.
+    """
+    source = raw_parts(params, shards, latent_mae, scratch, ranks)
+    embedding = Embedding.fit(params.embedding, source, np.flatnonzero(is_train), ranks)
+    h = ranks.matrix(scratch / "h.npy", (len(shards), embedding.width))
+    embedding.apply_into(h, source, ranks.part(len(shards)))
+    ranks.wait()
+    return embedding, h
+
+
+def clustered(params: PseudoClassesParams, h: np.ndarray, is_train: np.ndarray, num_classes: int, ranks: Ranks) -> Made:
     """A codebook of some size fitted on train, everybody's class, and occupancy of the train split."""
-    made = quantiser.fit(h[is_train], num_classes, params.seed, params.restarts, params.max_iterations)
+    samples = Samples(h, np.flatnonzero(is_train))
+    made = quantiser.fit(samples, num_classes, params.quantiser, params.seed, ranks)
     assigned = quantiser.assign(made, h)
-    near_empty = params.fallback.near_empty if params.fallback else 2
+    near_empty = params.fallback.near_empty if params.fallback else NEAR_EMPTY
     return made, assigned, occupancy(counts_of(assigned.labels[is_train], num_classes), near_empty)
 
 
-def decide(params: PseudoClassesParams, h: np.ndarray, is_train: np.ndarray) -> tuple[Made, dict[str, Any]]:
+def decide(
+    params: PseudoClassesParams, h: np.ndarray, is_train: np.ndarray, ranks: Ranks
+) -> tuple[Made, dict[str, Any]]:
     """The codebook of ``num_classes``, or the fallback when its occupancy is worse than allowed; both are recorded.
 
     The fallback is taken only when it is itself better in what failed.
     """
-    first = clustered(params, h, is_train, params.num_classes)
+    first = clustered(params, h, is_train, params.num_classes, ranks)
     record: dict[str, Any] = {"first": {"inertia": first[0].inertia, **first[2]}}
     if params.fallback is None:
         return first, {**record, "reason": "no fallback in params"}
     rule = params.fallback
-    second = clustered(params, h, is_train, min(rule.num_classes, params.num_classes))
+    second = clustered(params, h, is_train, min(rule.num_classes, params.num_classes), ranks)
     record["fallback"] = {"inertia": second[0].inertia, **second[2]}
     low, sparse = first[2]["entropy_ratio"], first[2]["near_empty_share"]
     reasons = []
@@ -94,7 +139,8 @@ def baselines(
     for name, values in spaces.items():
         if classes > train.sum():
             continue
-        made = quantiser.fit(values[train], classes, params.seed, 1, params.max_iterations)
+        one = Kmeans(kind="kmeans", restarts=1, max_iterations=100)
+        made = quantiser.fit(Samples(values, np.flatnonzero(train)), classes, one, params.seed, Ranks.alone())
         labels = quantiser.assign(made, values).labels
         found[name] = {factor: nmi(labels, labels_of[rows]) for factor, labels_of in factors.items()}
     return found
@@ -128,44 +174,52 @@ def cluster(
         raise stage.StageError(
             f"pseudo_classes.num_classes {params.num_classes} is more than the {int(is_train.sum())} train samples."
         )
-    embedding, h = embedded(params, shards, latent_mae, is_train)
-    (made, assigned, numbers), decision = decide(params, h, is_train)
-    stage.say(f"{len(made.centroids)} classes; {decision['reason']}")
-    facts = {
-        "latents": stage.digest(latents),
-        "latent_mae": stage.digest(latent_mae),
-        "text_encoder": shards.manifest.text_encoder.digest,
-        "seed": params.seed,
-        "decision": decision,
-    }
-    table = _table(shards, assigned)
-    with stage.whole_folder(out) as folder:
-        codebook.write(folder, made, embedding, table, facts)
-    results = report(params, shards, is_train, (made, assigned, numbers), plots)
-    stage.write_metrics(metrics, {**results, "decision": decision, "dimensions": h.shape[1]})
+    ranks = Ranks.here()
+    scratch = stage.current().work_folder(out) / "rows"
+    try:
+        embedding, h = embedded(params, shards, latent_mae, is_train, scratch, ranks)
+        result, decision = decide(params, h, is_train, ranks)
+        if not ranks.is_main:
+            return
+        made, assigned, _ = result
+        stage.say(f"{len(made.centroids)} classes; {decision['reason']}")
+        facts = {
+            "latents": stage.digest(latents),
+            "latent_mae": stage.digest(latent_mae),
+            "text_encoder": shards.manifest.text_encoder.digest,
+            "seed": params.seed,
+            "quantiser": params.quantiser.model_dump(mode="json"),
+            "decision": decision,
+        }
+        with stage.whole_folder(out) as folder:
+            codebook.write(folder, made, embedding, _table(shards, assigned), h, facts)
+    finally:
+        if ranks.is_main:
+            shutil.rmtree(scratch, ignore_errors=True)
+    results = report(params, shards, is_train, result, plots)
+    stage.write_metrics(metrics, {**results, "decision": decision, "dimensions": embedding.width})
 
 
 def report(
     params: PseudoClassesParams, shards: Shards, is_train: np.ndarray, result: Made, plots: Path
 ) -> dict[str, Any]:
     """Inertia, occupancy and agreement with known factors beside other spaces and chance; the pictures."""
-    made, assigned, numbers = result
+    made, assigned, _ = result
     classes = len(made.centroids)
     counts = counts_of(assigned.labels[is_train], classes)
-    die = expected_entropy_ratio(int(is_train.sum()), classes, params.permutations, params.seed)
+    near_empty = params.fallback.near_empty if params.fallback else NEAR_EMPTY
     results: dict[str, Any] = {
         "inertia": made.inertia,
         "mean_margin": float(assigned.margin.mean()),
-        **numbers,
-        "entropy_ratio_fair_die": die[0],
-        "gini": gini(counts),
+        **occupancy_with_spreads(counts, near_empty, params.permutations, params.seed),
     }
     class_figures.draw_occupancy(counts, results, plots / "occupancy.png")
     factors = factor_labels(shards.index, params.known_factors)
     results["unavailable"] = missing_factors(factors, params.known_factors)
     if not factors:
         return results
-    results["agreement"] = agreements(assigned.labels, factors, params.permutations, params.seed)
+    given = labellings(assigned.labels, params.permutations, SUBSAMPLE, params.seed)
+    results["agreement"] = agreements(factors, given)
     results["nmi_other_spaces"] = baselines(params, shards, is_train, factors, classes)
     class_figures.draw_agreement(results["agreement"], results["nmi_other_spaces"], plots / "agreement.png")
     names = [name for name in (*params.known_factors.identity, *params.known_factors.motion) if name in factors]

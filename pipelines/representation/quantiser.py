@@ -1,26 +1,16 @@
-"""K-means codebooks: fitted with k-means++ starts, no class left empty, assignments with distance and margin."""
+"""From an embedding to classes: a codebook fitted by k-means or as a VQ layer, and every sample's nearest centre."""
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
+import torch
 
-from pipelines.stage import StageError
-
-BLOCK = 4096
-
-
-@dataclass(frozen=True)
-class Codebook:
-    """Class centres [K, D] and the mean squared distance of train samples to their centre."""
-
-    centroids: np.ndarray
-    inertia: float
+from pipelines.representation import kmeans, vq
+from pipelines.representation.params import Kmeans, Vq
+from pipelines.representation.passes import BLOCK, Codebook, Samples
+from pipelines.representation.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -32,41 +22,33 @@ class Assignments:
     margin: np.ndarray
 
 
-def fit(h: np.ndarray, num_classes: int, seed: int, restarts: int, max_iterations: int) -> Codebook:
-    """Lloyd's k-means (scikit-learn, greedy k-means++ starts), the best of some restarts.
-
-    An empty class is moved to the sample farthest from its centre, so none stays empty.
+def fit(samples: Samples, num_classes: int, params: Kmeans | Vq, seed: int, ranks: Ranks) -> Codebook:
+    """A codebook without empty classes, by the quantiser that ``params`` describe.
 
     Raises:
         StageError: there are fewer samples, or fewer different samples, than classes.
     """
-    if num_classes > len(h):
-        raise StageError(
-            f"num_classes {num_classes} is more than the {len(h)} train samples; set it to {len(h)} or less."
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # says what the check below says as an error
-        model: Any = KMeans(num_classes, max_iter=max_iterations, random_state=seed)
-        model.set_params(n_init=restarts).fit(h)
-    filled = len(np.unique(model.labels_))
-    if filled < num_classes:
-        raise StageError(
-            f"num_classes {num_classes}: the {len(h)} train samples have only {filled} different embeddings. "
-            f"Set num_classes to {filled} or less, or give the embedding more parts."
-        )
-    return Codebook(model.cluster_centers_.astype(np.float32), float(model.inertia_) / len(h))
+    if isinstance(params, Kmeans):
+        return kmeans.fit(samples, num_classes, params, seed, ranks)
+    return vq.fit(samples, num_classes, params, seed, ranks)
 
 
 def assign(codebook: Codebook, h: np.ndarray) -> Assignments:
-    """Nearest centre of every sample [N, D]; in blocks, so memory is O(K)."""
-    labels, nearest, margins = [], [], []
-    centres = codebook.centroids.astype(np.float64)
+    """Nearest centre of every sample [N, D], in blocks; distances are norms of float64 differences.
+
+    A codebook of one class has margin 0.
+    """
+    centres = torch.from_numpy(np.asarray(codebook.centroids, dtype=np.float32))
+    exact = centres.double()
+    labels, distances, margins = [], [], []
     for start in range(0, len(h), BLOCK):
-        part = h[start : start + BLOCK].astype(np.float64)
-        squared = (part**2).sum(1)[:, None] - 2 * part @ centres.T + (centres**2).sum(1)
-        distances = np.sqrt(np.maximum(squared, 0))
-        two = np.partition(distances, 1, axis=1)[:, :2]
-        labels.append(distances.argmin(1))
-        nearest.append(two[:, 0])
-        margins.append(two[:, 1] - two[:, 0])
-    return Assignments(np.concatenate(labels), np.concatenate(nearest), np.concatenate(margins))
+        values = torch.from_numpy(np.array(h[start : start + BLOCK], dtype=np.float32))
+        squared = torch.addmm(centres.square().sum(1), values, centres.T, alpha=-2)
+        two = squared.topk(min(2, len(centres)), 1, largest=False).indices
+        apart = (values.double()[:, None] - exact[two]).norm(dim=2)
+        order = apart.argsort(dim=1, stable=True)
+        apart, two = apart.gather(1, order), two.gather(1, order)
+        labels.append(two[:, 0])
+        distances.append(apart[:, 0])
+        margins.append(apart[:, -1] - apart[:, 0])
+    return Assignments(*(torch.cat(parts).numpy() for parts in (labels, distances, margins)))

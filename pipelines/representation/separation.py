@@ -1,55 +1,136 @@
-"""How far apart classes are: distances within and between, silhouette, Davies-Bouldin, Calinski-Harabasz."""
+"""How far apart classes are: distances within and between, silhouette, Davies-Bouldin, Calinski-Harabasz.
+
+Distances to all samples are measured from a sample of queries, in blocks, once for many labellings: memory is
+O(block N), and each query's numbers are exact whatever the number of queries.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
 import numpy as np
-from scipy.spatial.distance import cdist
-from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score, silhouette_score
+from scipy import sparse
+from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score
 
-from pipelines.representation.chance import Unavailable
+from pipelines.representation.spreads import LEFT_OUT, Found, Unavailable
 
-BLOCK = 1024
+ENTRIES = 2**22
+"""Distances held at once (times 8 bytes)."""
+REFERENCES = 8192
 
 
-def intra_inter(features: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Mean Euclidean distance over pairs of samples with equal, and with different, labels; no self pairs.
+def distance_blocks(h: np.ndarray, queries: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Some queries at a time: their row numbers [b] and Euclidean distances [N, b] from all samples, float64.
 
-    intra = mean_{i != j, y_i = y_j} |h_i - h_j|,  inter = mean_{y_i != y_j} |h_i - h_j|.  In blocks: O(block N) memory.
-
-    Raises:
-        Unavailable: there is no pair of one of the kinds.
+    d^2 = |x|^2 + |y|^2 - 2 x y, cut at 0; a sample's distance from itself is exactly 0.
     """
-    sums, counts = np.zeros(2), np.zeros(2)
-    for start in range(0, len(features), BLOCK):
-        distances = cdist(features[start : start + BLOCK], features)
-        same = labels[start : start + BLOCK, None] == labels[None]
-        sums += distances[same].sum(), distances[~same].sum()  # a self pair adds distance 0
-        counts += same.sum() - len(distances), (~same).sum()
-    if not counts.all():
-        raise Unavailable("no pair of samples in the same class" if counts[1] else "all samples are in one class")
-    return float(sums[0] / counts[0]), float(sums[1] / counts[1])
+    width = max(1, min(len(queries), ENTRIES // max(len(h), 1)))
+    for start in range(0, len(queries), width):
+        rows = queries[start : start + width]
+        asked = np.asarray(h[rows], dtype=np.float64)
+        found = np.empty((len(h), len(rows)))
+        for place in range(0, len(h), REFERENCES):
+            others = np.asarray(h[place : place + REFERENCES], dtype=np.float64)
+            squared = (others**2).sum(1)[:, None] + (asked**2).sum(1) - 2 * (others @ asked.T)
+            found[place : place + REFERENCES] = np.sqrt(np.maximum(squared, 0, out=squared), out=squared)
+        found[rows, np.arange(len(rows))] = 0.0
+        yield rows, found
 
 
-def separation(features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Numbers of separation in the space of ``features`` [N, D] with classes ``labels`` [N].
+@dataclass
+class _Tally:
+    """Sums of one labelling over the queries seen so far."""
 
-    ``intra_mean``, ``inter_mean``, ``intra_inter_ratio`` (small is good); ``silhouette``: mean of (b - a) / max(a, b),
-    a the mean distance to the own class, b to the nearest other one, 0 for a class of one (Rousseeuw 1987);
-    ``davies_bouldin``: mean over classes of max_j (s_i + s_j) / d_ij, small is good (1979); ``calinski_harabasz``:
-    variance between over variance within, each per degree of freedom (1974).
+    dense: np.ndarray  # [N] class numbers 0 to K - 1, -1 left out
+    counts: np.ndarray  # [K]
+    sums: np.ndarray  # distances within, between
+    pairs: np.ndarray  # pairs within, between
+    silhouettes: list[np.ndarray]
 
-    Raises:
-        Unavailable: fewer than two classes, or no class with two samples.
-    """
-    classes = len(np.unique(labels))
-    if not 2 <= classes < len(labels):
-        raise Unavailable(f"{classes} classes among {len(labels)} samples; needs 2 to N - 1")
-    intra, inter = intra_inter(features, labels)
+    def add(self, rows: np.ndarray, class_sums: np.ndarray) -> None:
+        """Distances [K, b] of queries ``rows`` summed over every class."""
+        own = self.dense[rows]
+        class_sums, own = class_sums[:, own != LEFT_OUT], own[own != LEFT_OUT]
+        if not len(own):
+            return
+        column = np.arange(len(own))
+        within, others = class_sums[own, column], self.counts[own] - 1
+        self.sums += within.sum(), class_sums.sum() - within.sum()
+        self.pairs += others.sum(), len(own) * self.counts.sum() - self.counts[own].sum()
+        means = class_sums / self.counts[:, None]
+        means[own, column] = np.inf
+        a, b = within / np.maximum(others, 1), means.min(0)
+        values = (b - a) / np.maximum(np.maximum(a, b), 1e-300)
+        self.silhouettes.append(np.where(others > 0, values, 0.0))
+
+
+def _tally(labels: np.ndarray) -> _Tally:
+    kept = labels != LEFT_OUT
+    dense = np.full(len(labels), LEFT_OUT)
+    dense[kept] = np.unique(labels[kept], return_inverse=True)[1]
+    return _Tally(dense, np.bincount(dense[kept]), np.zeros(2), np.zeros(2), [])
+
+
+def _membership(tallies: Sequence[_Tally]) -> sparse.csr_matrix:
+    """0-1 matrix [sum of K, N]: which samples are in which class of which labelling."""
+    rows, columns, offset = [], [], 0
+    for tally in tallies:
+        kept = np.flatnonzero(tally.dense != LEFT_OUT)
+        rows.append(tally.dense[kept] + offset)
+        columns.append(kept)
+        offset += len(tally.counts)
+    row, column = np.concatenate(rows), np.concatenate(columns)
+    return sparse.csr_matrix((np.ones(len(row)), (row, column)), shape=(offset, len(tallies[0].dense)))
+
+
+def _numbers(h: np.ndarray, tally: _Tally) -> Found:
+    if not tally.pairs.all():
+        raise Unavailable("no pair of measured samples in the same class, or in different ones")
+    intra, inter = tally.sums / tally.pairs
+    kept = tally.dense != LEFT_OUT
+    values = np.asarray(h)[kept] if not kept.all() else np.asarray(h)
+    labels = tally.dense[kept]
     return {
-        "intra_mean": intra,
-        "inter_mean": inter,
-        "intra_inter_ratio": intra / inter,
-        "silhouette": float(silhouette_score(features, labels)),
-        "davies_bouldin": float(davies_bouldin_score(features, labels)),
-        "calinski_harabasz": float(calinski_harabasz_score(features, labels)),
+        "intra_mean": float(intra),
+        "inter_mean": float(inter),
+        "intra_inter_ratio": float(intra / inter),
+        "silhouette": float(np.concatenate(tally.silhouettes).mean()),
+        "davies_bouldin": float(davies_bouldin_score(values, labels)),
+        "calinski_harabasz": float(calinski_harabasz_score(values, labels)),
     }
+
+
+def separations(
+    h: np.ndarray, given: Sequence[np.ndarray], queries: np.ndarray | None = None
+) -> list[Found | Unavailable]:
+    """Numbers of separation in the space of ``h`` [N, D], for every labelling [N] (-1: left out).
+
+    ``intra_mean`` = mean_{i != j, y_i = y_j} |h_i - h_j|, ``inter_mean`` = mean_{y_i != y_j} |h_i - h_j|, over pairs
+    of a query i and any other sample j (no self pairs); ``intra_inter_ratio``: small is good, 1 by chance.
+    ``silhouette``: mean over queries of (b - a) / max(a, b), a the mean distance to the own class, b to the nearest
+    other one, 0 for a class of one (Rousseeuw 1987): -1 to 1, large is good, below 0 by chance. Over all samples:
+    ``davies_bouldin``: mean over classes of max_j (s_i + s_j) / d_ij, small is good (1979); ``calinski_harabasz``:
+    variance between over variance within, each per degree of freedom, 1 by chance (1974).
+
+    A labelling with fewer than two classes, or without a class of two samples, gives :class:`Unavailable`.
+    """
+    rows = np.arange(len(h)) if queries is None else queries
+    tallies = [_tally(labels) for labels in given]
+    membership = _membership(tallies)
+    for block, distances in distance_blocks(h, rows):
+        sums, offset = membership @ distances, 0
+        for tally in tallies:
+            tally.add(block, sums[offset : offset + len(tally.counts)])
+            offset += len(tally.counts)
+    found: list[Found | Unavailable] = []
+    for tally in tallies:
+        classes, count = len(tally.counts), int(tally.counts.sum())
+        if not 2 <= classes < count:
+            found.append(Unavailable(f"{classes} classes among {count} samples; needs 2 to N - 1"))
+            continue
+        try:
+            found.append(_numbers(h, tally))
+        except Unavailable as reason:
+            found.append(reason)
+    return found

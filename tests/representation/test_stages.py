@@ -19,10 +19,15 @@ from pipelines.representation import codebook, quantiser
 from pipelines.representation.diagnostics import diagnose
 from pipelines.representation.embedding import Embedding, canonical
 from pipelines.representation.latent_mae import copied_mean, masked_error, train
-from pipelines.representation.params import Alignment, EmbeddingParams
+from pipelines.representation.params import Alignment, EmbeddingParams, Kmeans, Vq
+from pipelines.representation.passes import Samples
 from pipelines.representation.pseudo_classes import cluster
+from pipelines.representation.ranks import Ranks
 from pipelines.stage import StageError
 from tests.representation import toy
+
+KMEANS = Kmeans(kind="kmeans", restarts=2, max_iterations=100)
+VQ = Vq(kind="vq", steps=60, batch_size=64, decay=0.9, revive_below=0.1)
 
 
 class Chain:
@@ -140,9 +145,11 @@ def test_more_classes_than_train_samples_is_refused_and_earlier_classes_stay(cha
     assert sorted(chain.classes.iterdir()) == before
 
 
-def test_fewer_different_embeddings_than_classes_is_refused() -> None:
+@pytest.mark.parametrize("how", [KMEANS, VQ], ids=["kmeans", "vq"])
+def test_fewer_different_embeddings_than_classes_is_refused(how: Kmeans | Vq) -> None:
+    samples = Samples(np.repeat(np.eye(2), 10, axis=0).astype(np.float32), np.arange(20))
     with pytest.raises(StageError, match="only 2 different embeddings"):
-        quantiser.fit(np.repeat(np.eye(2), 10, axis=0), 3, 0, 1, 10)
+        quantiser.fit(samples, 3, how, 0, Ranks.alone())
 
 
 def test_the_fallback_is_taken_when_occupancy_fails_and_both_are_recorded(chain: Chain) -> None:
@@ -178,10 +185,16 @@ def test_data_without_factors_has_classes_and_says_what_is_missing(chain: Chain)
 PLAIN = {"text": {"weight": 2.0}, "keyframes": {"features": ("a",), "weight": 1.0}, "motion": None, "alignment": None}
 
 
+def fitted(params: EmbeddingParams, parts: dict[str, np.ndarray]) -> Embedding:
+    """An embedding fitted on all rows of some parts."""
+    rows = np.arange(len(parts["text"]))
+    return Embedding.fit(params, lambda some: {name: v[some] for name, v in parts.items()}, rows, Ranks.alone())
+
+
 def test_parts_have_the_share_of_variance_that_their_weights_say() -> None:
     rng = np.random.default_rng(0)
     parts = {"text": 100 * rng.normal(size=(50, 3)) + 7, "keyframes": 0.01 * rng.normal(size=(50, 9))}
-    h = Embedding.fit(EmbeddingParams.model_validate(PLAIN), parts).apply(parts)
+    h = fitted(EmbeddingParams.model_validate(PLAIN), parts).apply(parts)
     assert (h[:, :3] ** 2).sum(1).mean() == pytest.approx(4, rel=1e-4)
     assert (h[:, 3:] ** 2).sum(1).mean() == pytest.approx(1, rel=1e-4)
 
@@ -190,18 +203,18 @@ def test_alignment_keeps_what_both_sides_know() -> None:
     rng = np.random.default_rng(0)
     shared, own = rng.normal(size=(500, 1)), rng.normal(size=(500, 3))
     text, seen = np.hstack([shared, 3 * own]), np.hstack([3 * rng.normal(size=(500, 3)), -shared])
-    _, _, correlations = canonical(text - text.mean(0), seen - seen.mean(0), 0.0)
+    _, _, correlations = canonical(np.cov(np.hstack([text, seen]).T), 4, 0.0)
     assert correlations[0] > 0.99
     assert correlations[1] < 0.3
     params = EmbeddingParams.model_validate({**PLAIN, "alignment": Alignment(components=2, ridge=0.0, power=4.0)})
-    h = Embedding.fit(params, {"text": text, "keyframes": seen}).apply({"text": text, "keyframes": seen})
+    h = fitted(params, {"text": text, "keyframes": seen}).apply({"text": text, "keyframes": seen})
     assert abs(np.corrcoef(h[:, 0], shared[:, 0])[0, 1]) > 0.99
     assert h[:, 1].std() < 0.1 * h[:, 0].std()
 
 
 def test_a_part_that_never_varies_is_refused() -> None:
     with pytest.raises(StageError, match=r"embedding.text: the same for all 5 samples"):
-        Embedding.fit(EmbeddingParams.model_validate(PLAIN), {"text": np.ones((5, 2)), "keyframes": np.eye(5)})
+        fitted(EmbeddingParams.model_validate(PLAIN), {"text": np.ones((5, 2)), "keyframes": np.eye(5)})
 
 
 def test_an_embedding_of_nothing_is_refused() -> None:
@@ -229,7 +242,7 @@ def test_every_picture_is_there_and_small(made: Chain) -> None:
     expected = {
         "mae": {"masked", "probes", "spectrum", "training"},
         "classes": {"occupancy", "agreement", "composition"},
-        "report": {"occupancy", "projection", "kernel", "exemplars", "retrieval"},
+        "report": {"occupancy", "projection", "kernel", "exemplars", "exemplars_clips", "retrieval"},
     }
     for stage, names in expected.items():
         folder = made.root / "plots" / stage
@@ -263,9 +276,9 @@ def test_assignments_of_another_codebook_are_refused(chain: Chain) -> None:
 
 
 def test_too_few_samples_for_a_metric_leave_it_out_with_a_reason(chain: Chain) -> None:
-    report = chain.diagnose(max_samples=9, neighbours=[1, 20])
+    report = chain.diagnose(max_samples=9, neighbours=[1, 72])
     assert "retrieval" not in report
-    assert "9 samples, top-20 needs more than 20" in report["unavailable"]["retrieval"]
+    assert "72 samples, top-72 needs more than 72" in report["unavailable"]["retrieval"]
     gates = {gate["name"]: gate for gate in report["gates"]}
     assert gates["retrieval_gain"]["verdict"] == "warn"
     assert report["num_samples"] == 9

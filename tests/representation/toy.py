@@ -128,7 +128,7 @@ def class_params(**changes: Any) -> PseudoClassesParams:
     """The demo's section with six classes, one per colour and direction."""
     small = {
         "num_classes": 6,
-        "restarts": 2,
+        "quantiser": {"restarts": 2},
         "permutations": 4,
         "fallback": None,
         "embedding": {"alignment": {"components": 4}},
@@ -145,6 +145,6 @@ def diagnostics_params(**changes: Any) -> DiagnosticsParams:
         "rankme_feature": "block1_mean",
         "probe": {"features": ["block0_path", "block1_moving", "input_moving"]},
         "known_factors": {"identity": ["color"], "motion": ["direction"]},
-        "tsne": None,
+        "layout": None,
     }
     return DiagnosticsParams.model_validate(_merged(_merged(PARAMS["diagnostics"], small), changes))

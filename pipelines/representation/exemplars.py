@@ -1,0 +1,109 @@
+"""Pictures of clips: what is in a class, and who is near whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pipelines.data.shards import Shards
+from pipelines.models.autoencoder import load_autoencoder
+from pipelines.representation.mae_figures import GREEN, ORANGE, save
+
+KEYFRAMES, CLIPS, CLIP_FRAMES = 9, 3, 5
+NEIGHBOURS, QUERIES = 5, 6
+
+
+class Decoder:
+    """Decoded frames of samples (row numbers of the index), a few at a time."""
+
+    def __init__(self, shards: Shards, autoencoder: Path) -> None:
+        self.shards = shards
+        self.network = load_autoencoder(autoencoder)
+
+    @torch.no_grad()
+    def frames(self, samples: np.ndarray, count: int) -> np.ndarray:
+        """``count`` frames spread over each clip: [N, count, H, W, 3] in [0, 1]."""
+        latents = torch.from_numpy(self.shards.load(samples, "latents").astype(np.float32))
+        video = ((self.network.decode(latents).float() + 1) / 2).clamp(0, 1).numpy().transpose(0, 2, 3, 4, 1)
+        return video[:, np.linspace(0, video.shape[1] - 1, count).round().astype(int)]
+
+
+def _show(axes: Axes, frames: np.ndarray, edge: str | None) -> None:
+    """Frames [n, H, W, 3] side by side."""
+    axes.imshow(np.concatenate(list(frames), axis=1))
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set_visible(edge is not None)
+        spine.set(color=edge or "white", linewidth=3)
+
+
+def chosen_classes(labels: np.ndarray, seed: int) -> list[tuple[str, int]]:
+    """Two largest, two smallest and two random classes (fewer where there are fewer), with the word for each."""
+    classes, counts = np.unique(labels, return_counts=True)
+    ordered = classes[np.argsort(-counts, kind="stable")].tolist()
+    words = [("largest", label) for label in ordered[:2]] + [("smallest", label) for label in ordered[2:][-2:]]
+    rest = ordered[2:-2]
+    picked = np.random.default_rng(seed).permutation(rest)[:2].tolist() if rest else []
+    return words + [("random", int(label)) for label in picked]
+
+
+def draw_exemplars(
+    decoder: Decoder, h: np.ndarray, labels: np.ndarray, centroids: np.ndarray, seed: int, path: Path
+) -> None:
+    """Per class, the clips nearest to its centre, decoded: middle frames of many (``path``), and of a few the course
+    over time (``<name>_clips``)."""
+    rows = []
+    for word, label in chosen_classes(labels, seed):
+        members = np.flatnonzero(labels == label)
+        nearest = members[np.argsort(np.linalg.norm(h[members] - centroids[label], axis=1))][:KEYFRAMES]
+        rows.append((f"{word}\nclass {label}\n{len(members)} clips", decoder.frames(nearest, CLIP_FRAMES)))
+    middle = [(text, frames[:, CLIP_FRAMES // 2, None]) for text, frames in rows]
+    _grid(middle, KEYFRAMES, "Classes by the clips nearest to their centre (middle frame; decoded latents)", path)
+    title = "Classes over time: first to last frame of the clips nearest to their centre (decoded latents)"
+    _grid(rows, CLIPS, title, path.with_name(f"{path.stem}_clips{path.suffix}"))
+
+
+def _grid(rows: list[tuple[str, np.ndarray]], columns: int, title: str, path: Path) -> None:
+    """Frames [n, frames, H, W, 3] of each row beside one another, at most ``columns``; the row's text to the left."""
+    count = rows[0][1].shape[1]
+    figure = Figure(figsize=(13, 0.5 + 11.4 / (columns * count) * len(rows)), layout="constrained")
+    for axes_row, (text, clips) in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
+        for axes, frames in zip(axes_row, clips, strict=False):
+            _show(axes, frames, None)
+        for axes in axes_row[len(clips) :]:
+            axes.set_visible(False)
+        axes_row[0].set_ylabel(text, rotation=0, ha="right", va="center", fontsize=9)
+    figure.suptitle(title)
+    save(figure, path, 77)
+
+
+def draw_retrieval(
+    decoder: Decoder,
+    near: tuple[np.ndarray, np.ndarray],
+    labels: np.ndarray,
+    numbers: Mapping[str, Any],
+    path: Path,
+) -> None:
+    """A few of the queries [Q] and their neighbours [Q, k]: green edge for the same class, orange for another."""
+    queries, indices = near
+    count = min(NEIGHBOURS, indices.shape[1])
+    chosen = np.unique(np.linspace(0, len(queries) - 1, QUERIES).round().astype(int))
+    figure = Figure(figsize=(13, 0.75 + 1.13 * len(chosen)), layout="constrained")
+    grid = figure.subplots(len(chosen), count + 1, squeeze=False)
+    for row, place in zip(grid, chosen, strict=True):
+        shown = np.concatenate([[queries[place]], indices[place, :count]])
+        for axes, frames, sample in zip(row, decoder.frames(shown, 2), shown, strict=True):
+            same = labels[sample] == labels[queries[place]]
+            _show(axes, frames, "black" if sample == queries[place] else GREEN if same else ORANGE)
+    for number, axes in enumerate(grid[0]):
+        axes.set_title("query" if number == 0 else f"neighbour {number}", fontsize=10)
+    top = next((f"top-{k} {numbers[f'top{k}']:.2f}" for k in (5, 1, 10) if f"top{k}" in numbers), "")
+    words = f"same class: {top}, by chance {numbers['chance']:.2f}"
+    figure.suptitle(f"Nearest neighbours (first and last frame; green: same class, orange: another) · {words}")
+    save(figure, path, 77)

@@ -1,0 +1,134 @@
+"""Passes over the samples that a codebook is fitted on: sums per class, far samples, empty classes filled.
+
+Samples are read in blocks (they may be a memory map that is larger than memory), and a pass is shared among the
+processes of the stage; one process gives the same numbers within rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipelines.representation.ranks import Ranks
+from pipelines.stage import StageError
+
+BLOCK = 2048
+CANDIDATES = 4
+"""Far samples looked at per empty class: doubles of one another cannot fill two."""
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """Class centres [K, D], float32, and the mean squared distance of train samples to their centre."""
+
+    centroids: np.ndarray
+    inertia: float
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Rows of an embedding [N, D] (an array or a memory map) that a codebook is fitted on."""
+
+    h: np.ndarray
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def blocks(self, ranks: Ranks) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """This process's part: row numbers [b] and values [b, D] on its device."""
+        part = ranks.part(len(self.rows))
+        for start in range(part.start, part.stop, BLOCK):
+            rows = self.rows[start : min(start + BLOCK, part.stop)]
+            yield rows, torch.from_numpy(np.asarray(self.h[rows], dtype=np.float32)).to(ranks.device)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass over the samples of all processes: per class their number [K] and sum [K, D]; mean squared distance."""
+
+    counts: np.ndarray
+    sums: np.ndarray
+    inertia: float
+
+
+def nearest(values: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Class [b] and squared distance [b] of values [b, D]: argmin_k |c_k|^2 - 2 x c_k, then + |x|^2."""
+    least, labels = torch.addmm(centres.square().sum(1), values, centres.T, alpha=-2).min(1)
+    return labels, (least + values.square().sum(1)).clamp_min(0)
+
+
+def classified(labels: Tensor, values: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Samples per class [K] and their sums [K, D], float64."""
+    sums = torch.zeros(num_classes, values.shape[1], dtype=torch.float64, device=values.device)
+    return torch.bincount(labels, minlength=num_classes), sums.index_add_(0, labels, values.double())
+
+
+def passed(samples: Samples, centres: np.ndarray, ranks: Ranks) -> Pass:
+    """Assign every sample to its nearest centre, and sum up."""
+    classes, width = centres.shape
+    shared = torch.from_numpy(centres).to(ranks.device)
+    counts, inertia = np.zeros(classes), np.zeros(1)
+    sums = torch.zeros(classes, width, dtype=torch.float64, device=ranks.device)
+    for _, values in samples.blocks(ranks):
+        labels, squared = nearest(values, shared)
+        found, added = classified(labels, values, classes)
+        counts += found.cpu().numpy()
+        sums += added
+        inertia += float(squared.double().sum())
+    packed = ranks.summed(np.concatenate([counts, inertia, sums.cpu().numpy().ravel()]))
+    total = packed[classes + 1 :].reshape(classes, width)
+    return Pass(packed[:classes], total, float(packed[classes]) / len(samples))
+
+
+def farthest(samples: Samples, centres: np.ndarray, count: int, ranks: Ranks) -> np.ndarray:
+    """Up to ``count`` different samples that are farthest from their centre and not on it: [m, D], farthest first."""
+    shared, width = torch.from_numpy(centres).to(ranks.device), centres.shape[1]
+    kept = np.zeros((CANDIDATES * count, width + 1), np.float32)
+    for _, values in samples.blocks(ranks):
+        labels, _ = nearest(values, shared)
+        exact = (values - shared[labels]).square().sum(1)
+        part = torch.cat([exact[:, None], values], 1).cpu().numpy()
+        both = np.concatenate([kept, part])
+        kept = both[np.argsort(-both[:, 0], kind="stable")[: len(kept)]]
+    everywhere = ranks.stacked(kept)
+    everywhere = everywhere[everywhere[:, 0] > 0]
+    _, first = np.unique(everywhere[:, 1:], axis=0, return_index=True)
+    chosen = everywhere[first]
+    return chosen[np.argsort(-chosen[:, 0], kind="stable")][:count, 1:]
+
+
+def without_empty(samples: Samples, centres: np.ndarray, ranks: Ranks) -> tuple[np.ndarray, Pass]:
+    """Centres whose empty classes were moved to the samples farthest from their own centre, until none is empty.
+
+    Raises:
+        StageError: there are fewer different samples than classes.
+    """
+    found = passed(samples, centres, ranks)
+    while (empty := np.flatnonzero(found.counts == 0)).size:
+        spare = farthest(samples, centres, len(empty), ranks)
+        if not len(spare):
+            filled = len(centres) - len(empty)
+            raise StageError(
+                f"num_classes {len(centres)}: the {len(samples)} train samples have only {filled} different "
+                f"embeddings. Set num_classes to {filled} or less, or give the embedding more parts."
+            )
+        centres = centres.copy()
+        centres[empty[: len(spare)]] = spare
+        found = passed(samples, centres, ranks)
+    return centres, found
+
+
+def check_count(samples: Samples, num_classes: int) -> None:
+    """Raises:
+    StageError: there are fewer samples than classes.
+    """
+    if num_classes > len(samples):
+        raise StageError(
+            f"num_classes {num_classes} is more than the {len(samples)} train samples; "
+            f"set it to {len(samples)} or less."
+        )
