@@ -128,8 +128,8 @@ class Manifest(Params):
         """
         if None in self.fields[field].shape:
             raise ContractError(
-                f"{self._folder / MANIFEST}: {field} differ in shape between samples, and {by} takes one. Give raw_video "
-                "one form (cutting.buckets: null, or one size); rectified_flow takes several."
+                f"{self._folder / MANIFEST}: {field} differ in shape between samples, and {by} takes one. Give "
+                "raw_video one form (cutting.buckets: null, or one size); rectified_flow takes several."
             )
 
 
