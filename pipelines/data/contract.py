@@ -120,6 +120,18 @@ class Manifest(Params):
                     f"{', '.join(self.fields)}. Encode clips that have it, or choose another system."
                 )
 
+    def require_one_shape(self, field: str, by: str) -> None:
+        """Check that the field has the same shape in every sample.
+
+        Raises:
+            ContractError: it differs, because clips are of several forms.
+        """
+        if None in self.fields[field].shape:
+            raise ContractError(
+                f"{self._folder / MANIFEST}: {field} differ in shape between samples, and {by} takes one. Give "
+                "raw_video one form (cutting.buckets: null, or one size); rectified_flow takes several."
+            )
+
 
 def require_autoencoder(manifest: Manifest, checkpoint: Path) -> None:
     """Check that the latents were made by the autoencoder in the folder ``checkpoint``.

@@ -170,6 +170,7 @@ def train(params: LatentMaeParams, latents: Path, out: Path, metrics: Path, plot
     """
     shards = Shards(latents)
     shards.manifest.require(MaskedReconstruction.reads, "latent_mae")
+    shards.manifest.require_one_shape("latents", "latent_mae")
     run = Run.open(params, {"latents": latents}, out=out, metrics=metrics, plots=plots)
     channels = shards.manifest.fields["latents"].shape[0]
     assert channels is not None

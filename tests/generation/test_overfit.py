@@ -60,14 +60,14 @@ def learn(objective: RectifiedFlow | AnchoredFlow, clips: dict[str, Tensor]) -> 
 def straight() -> tuple[RectifiedFlow, list[Phase], bool]:
     params = rectified(prompt_dropout=0.0)
     network = denoiser(None)
-    return RectifiedFlow(network, params.draw, 0.0, EMPTY, tokens=12), [Phase(network, SAMPLING)], False
+    return RectifiedFlow(network, params.draw, 0.0, EMPTY, tokens=lambda _: 12), [Phase(network, SAMPLING)], False
 
 
 def through_anchor() -> tuple[AnchoredFlow, list[Phase], bool]:
     params = anchored(**UNIFIED, prompt_dropout=0.0, class_dropout=0.0)
     network, junction = denoiser(CLASSES), params.anchor.junction
     phases = [Phase(network, SAMPLING, 1.0, junction, still=True), Phase(network, SAMPLING, junction, 0.0)]
-    return AnchoredFlow(network, params, EMPTY, tokens=12), phases, True
+    return AnchoredFlow(network, params, EMPTY, tokens=lambda _: 12), phases, True
 
 
 @pytest.mark.parametrize("make", [straight, through_anchor], ids=["rectified", "anchored"])
