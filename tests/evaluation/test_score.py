@@ -54,7 +54,12 @@ def test_every_system_and_reference_has_every_score(scored: dict[str, Path]) -> 
 def test_samples_are_listed_with_what_they_show_and_some_are_written(scored: dict[str, Path]) -> None:
     samples = pd.read_parquet(scored["out"] / "samples.parquet")
     assert {"system", "prompt", "key", "seed", "file", "factor_color", "probe_color"} <= set(samples.columns)
-    assert len(samples) == 3 * (len(SYSTEMS) + 3) and set(samples["system"]) == {*SYSTEMS, "held_out", "frozen", "noise"}
+    assert len(samples) == 3 * (len(SYSTEMS) + 3) and set(samples["system"]) == {
+        *SYSTEMS,
+        "held_out",
+        "frozen",
+        "noise",
+    }
     files = samples["file"].dropna()
     assert len(files) == 2 * 5 and len({file.split("-")[1] for file in files}) == 5
     assert all(read_clip(scored["out"] / file).shape == (9, 32, 32, 3) for file in files)
