@@ -3,8 +3,8 @@
 ``python -m benchmarks.kill_matrix [--markdown docs/reliability.md]`` starts a training stage of a toy project again and
 again, sends one signal to one process, and reports for each case: how many processes survive after ten seconds and when
 the last one went, whether DVC's lock is free, what Dagster says of the run, whether `dvc repro` works afterwards and
-whether it went on from the saved step. Trainers: a script that saves on SIGINT and SIGTERM; one that ignores both and has
-workers in sessions of their own; and the same two behind the real launcher (`benchmarks.launched_toy`), each as one
+whether it went on from the saved step. Trainers: a script that saves on SIGINT and SIGTERM; one that ignores both and
+has workers in sessions of their own; and the same two behind the real launcher (`benchmarks.launched_toy`), each as one
 process and as two gloo processes under torchrun. With `--only`, the page's other rows stay as they are.
 """
 

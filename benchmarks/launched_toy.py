@@ -1,7 +1,7 @@
 """A toy project of one stage behind the real launcher: one process, or two that talk over gloo.
 
-With a file ``stubborn.on`` in the project, the stage ignores SIGINT and SIGTERM, and so does a worker in a session of its
-own that each of its processes starts.
+With a file ``stubborn.on`` in the project, the stage ignores SIGINT and SIGTERM, and so does a worker in a session of
+its own that each of its processes starts.
 """
 
 from pathlib import Path

@@ -33,7 +33,7 @@ def _prctl(option: int, value: int) -> None:
 def follow_parent() -> Callable[[], bool]:
     """Stop this process when its parent or the launcher is gone; returns a function that says whether one is.
 
-    The kernel sends a SIGTERM when the parent dies; what is still here when the grace time has passed is ended for good,
+    The kernel sends a SIGTERM when the parent dies; what is still here when the grace time has passed is ended,
     with everything below it: a process that hangs in a collective hears no signal, and torchrun waits for it.
     """
     parent, launcher = os.getppid(), int(os.environ.get(LAUNCHER, os.getppid()))
