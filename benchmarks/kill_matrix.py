@@ -3,9 +3,9 @@
 ``python -m benchmarks.kill_matrix [--markdown docs/reliability.md]`` starts a training stage of a toy project again and
 again, sends one signal to one process, and reports for each case: how many processes survive after ten seconds and when
 the last one went, whether DVC's lock is free, what Dagster says of the run, whether `dvc repro` works afterwards and
-whether it went on from the saved step. Four kinds of trainer: a script that saves on SIGINT and SIGTERM; one that
-ignores both and has workers in sessions of their own; and a stage behind the real launcher (`benchmarks.launched_toy`),
-as one process and as two gloo processes under torchrun. With `--only`, the page's other rows stay as they are.
+whether it went on from the saved step. Trainers: a script that saves on SIGINT and SIGTERM; one that ignores both and
+has workers in sessions of their own; and the same two behind the real launcher (`benchmarks.launched_toy`), each as one
+process and as two gloo processes under torchrun. With `--only`, the page's other rows stay as they are.
 """
 
 import argparse
@@ -32,10 +32,13 @@ REPO = Path(__file__).parents[1]
 LIMIT = 10.0
 BEGIN, END = "<!-- kill matrix -->", "<!-- /kill matrix -->"
 SCRIPTS = {"saves": "saves.py", "stubborn": "stubborn.py"}
-LAUNCHED = {"1 launched": 1, "2 launched": 2}
+LAUNCHED = {"1 launched": 1, "2 launched": 2, "1 launched, stubborn": 1, "2 launched, stubborn": 2}
+EXTREMES = ("1 launched", "2 launched, stubborn")
+GROUP = "ctrl-C"
+"""Not a process: SIGINT to the whole group, as a terminal sends it."""
 TRAINER = "python\0s"
 LAUNCHER = (("launcher", "-m\0pipelines.launch"),)
-WORKING = ("supervise.py", "-m\0dvc", "saves.py", "stubborn.py", "-m\0pipelines")
+WORKING = ("supervise.py", "-m\0dvc", "saves.py", "stubborn.py", "-m\0pipelines", "pipelines-worker")
 RANK = (("stage process", "-m\0pipelines\0"),)
 RANKS = (("torchrun", "torch.distributed.run"), ("rank", "-u\0-m\0pipelines\0"))
 HEADER = ["run by", "trainer", "killed", "signal", "survivors", "all gone after", "DVC's lock", "Dagster", "next run"]
@@ -81,6 +84,7 @@ STYLES = (
         ),
         (("run worker", ""), ("step", "forkserver"), ("supervisor", "supervise.py"), ("dvc repro", "-m\0dvc")),
     ),
+    Style("dvc repro", (sys.executable, "-m", "dvc", "repro"), (("dvc repro", ""), ("terminal", GROUP))),
 )
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
@@ -110,17 +114,20 @@ def _cases():
     for style in STYLES:
         for trainer in (*SCRIPTS, *LAUNCHED):
             for victim, word in _victims(style, trainer):
-                for sent in SIGNALS:
+                for sent in SIGNALS if word != GROUP else SIGNALS[:1]:
                     yield style, trainer, victim, word, sent
 
 
 def _victims(style: Style, trainer: str) -> tuple[tuple[str, str], ...]:
-    if trainer in SCRIPTS:
-        return style.victims
+    """Who is killed: what the style has of its own, and behind the launcher what is below it."""
+    if trainer in SCRIPTS:  # a script without the launcher is ended by whoever supervises it; plain DVC does not
+        return style.victims if style.name != "dvc repro" else ()
     below = LAUNCHER + (RANK if LAUNCHED[trainer] == 1 else RANKS)
-    if style.name == "Dagster":  # from the supervisor on, the processes are those of `reel run`
-        return style.victims[:1]
-    return tuple(victim for victim in style.victims if victim[0] in {"reel", "dvc repro"}) + below
+    if style.name == "reel run":
+        return tuple(victim for victim in style.victims if victim[0] in {"reel", "dvc repro"}) + below
+    if style.name == "Dagster":  # between the step and the launcher, the processes are those of `reel run`
+        return style.victims[:1] if trainer not in EXTREMES else style.victims[:2] + LAUNCHER
+    return style.victims + LAUNCHER if trainer in EXTREMES else ()
 
 
 def _template(root: Path, trainer: str) -> Path:
@@ -140,7 +147,7 @@ def _template(root: Path, trainer: str) -> Path:
 def _case(root: Path, style: Style, trainer: str, word: str, sent: signal.Signals) -> list[str]:
     if trainer in SCRIPTS:
         toy.edit(root, "dvc.yaml", "cmd: python train.py", f"cmd: python {SCRIPTS[trainer]}")
-    if trainer == "stubborn":
+    if trainer.endswith("stubborn"):
         (root / "stubborn.on").touch()
     env = {**toy.environment(), "REEL_PROJECT": str(root), "DAGSTER_HOME": str(root / ".dagster")}
     env["PYTHONWARNINGS"] = "ignore"
@@ -149,7 +156,7 @@ def _case(root: Path, style: Style, trainer: str, word: str, sent: signal.Signal
     with (root / "out.log").open("w") as log:
         process = subprocess.Popen(
             style.command,
-            cwd=REPO,
+            cwd=root if style.name == "dvc repro" else REPO,
             env=env,
             stdout=log,
             stderr=log,
@@ -157,18 +164,24 @@ def _case(root: Path, style: Style, trainer: str, word: str, sent: signal.Signal
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's `&` ignores it
         )
     tree, victim = _wait_for_victim(process.pid, word, root)
-    os.kill(victim, sent)
+    os.killpg(process.pid, sent) if word == GROUP else os.kill(victim, sent)
     took, survivors = _wait_gone(tree, process)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(15)
     retries = process.poll() is None and style.name == "Dagster"
     _clean(process, tree)
     step = int((root / ".work/step").read_text())
-    ignored = (sent, word) == (signal.SIGINT, "-m\0dvc") or (trainer, word) == ("stubborn", TRAINER)
+    dvc_alone = sent == signal.SIGINT and _is_dvc(style, word)
+    ignored = dvc_alone or (trainer.endswith("stubborn") and word in {TRAINER, RANK[0][1], RANKS[1][1]})
     if survivors and ignored and sent != signal.SIGKILL:
         return ["-", "goes on: ignores the signal", "in use", _dagster(root, style, env), _again(root, step)]
     state = "retries the step" if retries else _dagster(root, style, env)
     return [str(len(survivors)), f"{took:.1f} s", _lock(root), state, _again(root, step)]
+
+
+def _is_dvc(style: Style, word: str) -> bool:
+    """Whether the signal goes to `dvc repro` alone, which ignores SIGINT while a stage runs."""
+    return word == "-m\0dvc" or (style.name == "dvc repro" and word == "")
 
 
 def _wait_for_victim(pid: int, word: str, root: Path) -> tuple[list[int], int]:
@@ -177,7 +190,7 @@ def _wait_for_victim(pid: int, word: str, root: Path) -> tuple[list[int], int]:
         step = root / ".work/step"
         if step.exists() and step.read_text().isdigit() and int(step.read_text()) >= 5:
             tree = descendants(pid)
-            found = [pid] if not word else [other for other in tree if _matches(other, word)]
+            found = [pid] if word in {"", GROUP} else [other for other in tree if _matches(other, word)]
             if found:
                 return [other for other in tree if _works(other)], found[0]
         time.sleep(0.1)

@@ -1,4 +1,8 @@
-"""A toy project of one stage behind the real launcher: one process, or two that talk over gloo."""
+"""A toy project of one stage behind the real launcher: one process, or two that talk over gloo.
+
+With a file ``stubborn.on`` in the project, the stage ignores SIGINT and SIGTERM, and so does a worker in a session of
+its own that each of its processes starts.
+"""
 
 from pathlib import Path
 
@@ -18,6 +22,9 @@ class TrainParams(Params):
 STAGE = '''
 """Counts, saves every step, and hears a stop, as the training loop does."""
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -25,10 +32,15 @@ from pipelines import stage
 from pipelines.toy.params import TrainParams
 
 SAVED = Path(".work/step")
+DEAF = "import signal, time; [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 15)]; time.sleep(300)"
 
 
 def train(params: TrainParams, out: Path, metrics: Path) -> None:
     together, first = meet()
+    if Path("stubborn.on").exists():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        subprocess.Popen([sys.executable, "-c", DEAF, "pipelines-worker"], start_new_session=True)
     begun = int(SAVED.read_text()) if SAVED.exists() else 0
     together(False)
     with stage.saves_on_stop() as stop:

@@ -18,6 +18,13 @@ from dagster_project.jobs import build_jobs
 from dagster_project.schedules import build_schedules
 from dagster_project.sensors import STAGE, build_clips_sensor
 
+AUTOMATION = dg.AutomationConditionSensorDefinition(
+    "automation",
+    target=dg.AssetSelection.all(),
+    minimum_interval_seconds=30,
+    description="Runs stages whose meta.dagster.automation asks for it when what they read changed: the report.",
+)
+"""Shipped stopped, as everything that starts runs by itself."""
 PRELOADED = ["dagster", "dagster_project.definitions"]
 
 
@@ -30,7 +37,7 @@ def build_definitions(project: DvcProject) -> dg.Definitions:
     for problem in project.problems:
         dg.get_dagster_logger("dvc").warning(str(problem))
     jobs = build_jobs(project)
-    sensors: list[Any] = [build_lock_sensor(project, translator=TRANSLATOR), build_reload_sensor(project)]
+    sensors: list[Any] = [build_lock_sensor(project, translator=TRANSLATOR), build_reload_sensor(project), AUTOMATION]
     if STAGE in project.stages and "refresh_data" in jobs:
         sensors.append(build_clips_sensor(project, jobs["refresh_data"]))
     return dg.Definitions(

@@ -17,7 +17,7 @@ WATCHED = ("folder", "recordings")
 def build_clips_sensor(project: DvcProject, job: Job) -> dg.SensorDefinition:
     """Starts `refresh_data` when files in the folder of ``raw_video.source`` appear, change or go. Shipped stopped.
 
-    It waits until two looks in a row find the same names, sizes and times: a file that is still being copied is no clip.
+    It waits until two looks in a row find the same names, sizes and times: a file still being copied is no clip.
     """
 
     @dg.sensor(

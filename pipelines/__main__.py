@@ -2,12 +2,16 @@
 
 import sys
 
-from pipelines.processes import follow_parent, leave_group
+from pipelines.processes import end_descendants, follow_parent, leave_group
 from pipelines.stage import main
 
 if __name__ == "__main__":
-    follow_parent()
-    code = main()
-    if code == 0:  # after an error the others may wait in a collective for ever; torchrun ends them
-        leave_group()
+    orphaned = follow_parent()
+    try:
+        code = main()
+        if code == 0:  # after an error the others may wait in a collective for ever; torchrun ends them
+            leave_group()
+    finally:
+        if orphaned():  # nobody above is left to do it
+            end_descendants(0.5)
     sys.exit(code)

@@ -13,12 +13,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from pipelines.stage import STOPPED
 
 GRACE_SECONDS = float(os.environ.get("REEL_GRACE_SECONDS", "8"))
 """Time between asking a process to stop (it saves) and ending it."""
+LAUNCHER = "REEL_LAUNCHER"
+"""The variable that tells a stage's processes the launcher's process id: torchrun may stand between."""
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -27,19 +30,28 @@ def _prctl(option: int, value: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
-def follow_parent() -> None:
-    """Ask the kernel for a SIGTERM when the parent dies, and leave for good when the grace time has passed."""
-    parent = os.getppid()
+def follow_parent() -> Callable[[], bool]:
+    """Stop this process when its parent or the launcher is gone; returns a function that says whether one is.
+
+    The kernel sends a SIGTERM when the parent dies; what is still here when the grace time has passed is ended,
+    with everything below it: a process that hangs in a collective hears no signal, and torchrun waits for it.
+    """
+    parent, launcher = os.getppid(), int(os.environ.get(LAUNCHER, os.getppid()))
     _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
+    def orphaned() -> bool:
+        return os.getppid() != parent or not _is_alive(launcher)
+
     def watch() -> None:
-        while os.getppid() == parent:
+        while not orphaned():
             time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)  # where the kernel sends nothing
         time.sleep(GRACE_SECONDS)
+        _send(signal.SIGKILL)
         os._exit(STOPPED)
 
     threading.Thread(target=watch, daemon=True, name="follow-parent").start()
+    return orphaned
 
 
 def leave_group() -> None:
@@ -92,12 +104,16 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
+def _send(number: signal.Signals) -> None:
+    for pid in descendants(os.getpid()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 def end_descendants(grace: float) -> None:
     """SIGTERM, then after ``grace`` seconds SIGKILL, to everything below this process."""
     for number, wait in ((signal.SIGTERM, grace), (signal.SIGKILL, 2.0)):
-        for pid in descendants(os.getpid()):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+        _send(number)
         until = time.monotonic() + wait
         while descendants(os.getpid()) and time.monotonic() < until:
             time.sleep(0.05)
@@ -113,7 +129,8 @@ def supervise(command: list[str], environment: dict[str, str], lock: int) -> int
             signal.signal(number, lambda *_: stopping.set())
     child = subprocess.Popen(
         command,
-        env=environment,
+        # torchrun's own patience is 30 s; a second more than ours, so that a rank can end what is below it first
+        env={**environment, LAUNCHER: str(os.getpid()), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(int(GRACE_SECONDS) + 1)},
         pass_fds=(lock,),
         start_new_session=True,
         preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, signal.SIGTERM),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
 
 from dagster_dvc.assets import (
     build_dvc_asset_selection,
@@ -13,9 +14,10 @@ from dagster_dvc.assets import (
     dvc_sources,
     get_asset_key_for_stage,
 )
+from dagster_dvc.events import reconcile
 from dagster_dvc.project import DvcProject, ProjectError, Stage
 from dagster_dvc.repro import Repro
-from dagster_dvc.translator import DvcTranslator
+from dagster_dvc.translator import Assets, DvcTranslator
 from tests.dagster_dvc import toy
 from tests.dagster_dvc.dagster_toy import QUIET, definitions, materialize, metadata
 from tests.dagster_dvc.test_repro import wait_for
@@ -203,6 +205,26 @@ def test_a_broken_stage_is_shown_and_the_rest_works(root: Path) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         assert not materialize(root, instance, "train").success
     assert DvcProject(root).problems
+
+
+def test_an_eager_stage_is_asked_for_when_what_it_reads_was_made_anew_and_only_then(root: Path) -> None:
+    toy.edit(root, "dvc.yaml", "meta: {dagster: {group: training}}", "meta: {dagster: {automation: eager}}")
+    loaded = definitions(root)
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def asked(cursor: AssetDaemonCursor | None) -> tuple[set[str], AssetDaemonCursor]:
+            selection = dg.AssetSelection.assets("evaluate/scores", "evaluate/pictures")
+            found = dg.evaluate_automation_conditions(loaded, instance, selection, cursor=cursor)
+            keys = {result.key.to_user_string() for result in found.results if found.get_num_requested(result.key)}
+            return keys, found.cursor
+
+        reconcile(instance, Assets(DvcProject(root)))
+        first, cursor = asked(None)
+        assert first == set()
+        instance.report_runless_asset_event(dg.AssetMaterialization("train"))
+        second, cursor = asked(cursor)
+        assert second == {"evaluate/scores", "evaluate/pictures"}
+        assert asked(cursor)[0] == set()
 
 
 def test_an_impossible_gate_or_word_names_the_line(root: Path) -> None:

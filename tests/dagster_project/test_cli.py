@@ -90,14 +90,18 @@ def test_stopping_reel_stops_everything_below(project: Path, number: signal.Sign
         stderr=subprocess.DEVNULL,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as a script's `reel run … &` gets it
     )
-    wait_for(lambda: (project / ".work/step").exists())
-    below = descendants(process.pid)
-    assert len(below) >= 3
-    process.send_signal(number)
-    began = time.monotonic()
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), seconds=12)
-    assert process.wait(10) in (130, -9)
-    assert time.monotonic() - began < 10
+    try:
+        wait_for(lambda: (project / ".work/step").exists(), seconds=90)
+        below = descendants(process.pid)
+        assert len(below) >= 3
+        process.send_signal(number)
+        began = time.monotonic()
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), seconds=12)
+        assert process.wait(10) in (130, -9)
+        assert time.monotonic() - began < 10
+    finally:
+        process.kill()
+        process.wait(10)
     assert int((project / ".work/step").read_text()) < 600
 
 
