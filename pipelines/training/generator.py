@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipelines.flow.params import Guidance, Sampling
 from pipelines.flow.sampling import Phase, seeded_noise, walk
-from pipelines.models.denoiser import VideoDenoiser
+from pipelines.models.denoiser import VideoDenoiser, averaged
 from pipelines.stage import StageError
 
 
@@ -32,7 +32,7 @@ class Generator:
     facts: dict[str, Any]
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | str = "cpu", averaged: bool = True) -> Generator:
+    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Generator:
         """The generator in a checkpoint folder, on the device; averaged weights where there are any.
 
         Raises:
@@ -47,9 +47,10 @@ class Generator:
         for item in content["phases"]:
             name = item["network"]
             if name not in networks:
-                networks[name] = _network(folder / name, averaged).to(device).eval()
+                networks[name] = VideoDenoiser.from_pretrained(averaged(folder / name)).to(device).eval()
             sampling = Sampling.model_validate(item["sampling"])
-            phases.append(Phase(networks[name], sampling, item["start"], item["end"], item["still"]))
+            given = item.get("first_frame", False)
+            phases.append(Phase(networks[name], sampling, item["start"], item["end"], item["still"], given))
         return cls(folder, tuple(phases), content["latents"])
 
     @property
@@ -101,6 +102,7 @@ class Generator:
         seeds: Sequence[int],
         pseudo_class: Tensor | None = None,
         shape: tuple[int, int, int, int] | None = None,
+        first_frame: Tensor | None = None,
     ) -> Tensor:
         """Latents [B, C, T, H, W] (normalised, as in the shards), one sample per prompt and seed.
 
@@ -110,6 +112,10 @@ class Generator:
             seeds: B integers; a sample depends on its own seed and conditions, not on the batch.
             pseudo_class: int [B], negative where unknown; ignored by a generator that knows the prompt only.
             shape: (C, T, H, W); None: that of the training latents.
+            first_frame: clean latents [B, C, 1, H, W] to go on from; None: all frames are sampled.
+
+        Raises:
+            ValueError: a prompt is too long, or a first frame is given to a flow that was trained without.
         """
         device = next(iter(self.phases[0].denoiser.parameters())).device  # type: ignore[attr-defined]
         shared = self.phases[0].still
@@ -117,9 +123,7 @@ class Generator:
         conditions = {"prompt_embeds": prompt_embeds.to(device), "prompt_mask": prompt_mask.to(device)}
         if pseudo_class is not None and self.num_classes is not None:
             conditions["pseudo_class"] = pseudo_class.to(device)
-        return walk(self.phases, noise, conditions, empty_prompt.to(device))
+        given = first_frame.to(device) if first_frame is not None else None
+        return walk(self.phases, noise, conditions, empty_prompt.to(device), given)
 
 
-def _network(folder: Path, averaged: bool) -> VideoDenoiser:
-    average = folder / "ema"
-    return VideoDenoiser.from_pretrained(average if averaged and (average / "config.json").is_file() else folder)
