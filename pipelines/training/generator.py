@@ -125,5 +125,3 @@ class Generator:
             conditions["pseudo_class"] = pseudo_class.to(device)
         given = first_frame.to(device) if first_frame is not None else None
         return walk(self.phases, noise, conditions, empty_prompt.to(device), given)
-
-
