@@ -171,8 +171,8 @@ class VideoDenoiser(nn.Module):
             save_file(table, folder / f"{CONDITIONING}.safetensors")
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str, **options: Any) -> VideoDenoiser:
-        """What :meth:`save_pretrained` wrote; ``options`` go to diffusers (``torch_dtype`` …).
+    def from_pretrained(cls, folder: Path | str, base_weights: str | None = None) -> VideoDenoiser:
+        """What :meth:`save_pretrained` wrote; ``base_weights``: hold an adapter's base otherwise than in training.
 
         Raises:
             StageError: it is an adapter whose base cannot be found, or is another network now.
@@ -182,10 +182,11 @@ class VideoDenoiser(nn.Module):
         base = None
         if "base" in facts:
             recorded = facts["base"]
-            base = Origin(**{name: recorded[name] for name in ("name", "revision", "subfolder", "weights")})
+            held = base_weights or recorded["weights"]
+            base = Origin(recorded["name"], recorded["revision"], recorded["subfolder"], held)
             transformer = _adapted(base, recorded["identity"], folder)
         else:
-            transformer = _transformer(folder, options)
+            transformer = _transformer(folder)
         extent = tuple(facts["extent"]) if facts.get("extent") else None
         denoiser = cls(transformer, facts["text_length"], facts["num_classes"], extent, base)
         if denoiser.class_embedding is not None:
@@ -199,12 +200,12 @@ def averaged(folder: Path) -> Path:
     return folder / "ema" if (folder / "ema" / f"{CONDITIONING}.json").is_file() else folder
 
 
-def _transformer(folder: Path, options: Mapping[str, Any]) -> Any:
+def _transformer(folder: Path) -> Any:
     kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
     if kind not in BACKBONES:
         raise StageError(f"{folder / 'config.json'}: a network of class {kind}; understood are {', '.join(BACKBONES)}.")
     module = importlib.import_module(f"diffusers.models.transformers.{BACKBONES[kind]}")
-    return getattr(module, kind).from_pretrained(folder, **options)
+    return getattr(module, kind).from_pretrained(folder)
 
 
 def _adapted(base: Origin, recorded: Mapping[str, str | None], folder: Path) -> Any:

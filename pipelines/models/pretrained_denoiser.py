@@ -1,4 +1,4 @@
-"""Pretrained transformers of diffusers, by hub name or folder: found, checked against the latents, loaded, identified."""
+"""Pretrained transformers of diffusers, by hub name or folder: found, checked against the latents, loaded, known."""
 
 from __future__ import annotations
 
@@ -161,8 +161,8 @@ def require_same(origin: Origin, recorded: Mapping[str, str | None], network: nn
         expected = recorded[part]
         if found is not None and expected is not None and found != expected:
             raise StageError(
-                f"{folder}: a LoRA for another base: trained on {origin} with weights {expected[:12]}, but what is found "
-                f"there now is {found[:12]}. Restore that base, or name its revision."
+                f"{folder}: a LoRA for another base: trained on {origin} with weights {expected[:12]}, but what is "
+                f"found there now is {found[:12]}. Restore that base, or name its revision."
             )
 
 
@@ -182,7 +182,7 @@ class Given:
 
 
 def check_fits(origin: Origin, layout: Layout, given: Given) -> None:
-    """Check channels, text width and, where the checkpoint's folder also holds its autoencoder, that it is the same one.
+    """Check channels, text width and, where the checkpoint's folder also holds an autoencoder, that it is the same.
 
     Raises:
         StageError: naming both sides and what to do.
@@ -190,9 +190,9 @@ def check_fits(origin: Origin, layout: Layout, given: Given) -> None:
     if layout.wants_image or layout.in_channels != layout.out_channels:
         raise StageError(
             f"{origin}: an image-to-video network of its own kind (it takes {layout.in_channels} channels and gives "
-            f"{layout.out_channels}{', and the embedding of an image' if layout.wants_image else ''}), which the shards "
-            "cannot feed. Take a text-to-video network, such as Wan-AI/Wan2.2-TI2V-5B-Diffusers; first_frame_share "
-            "trains it to start from a given frame."
+            f"{layout.out_channels}{', and the embedding of an image' if layout.wants_image else ''}), which the "
+            "shards cannot feed. Take a text-to-video network, such as Wan-AI/Wan2.2-TI2V-5B-Diffusers; "
+            "first_frame_share trains it to start from a given frame."
         )
     if layout.out_channels != given.channels:
         raise StageError(

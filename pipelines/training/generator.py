@@ -60,6 +60,23 @@ class Generator:
         return channels, frames, height, width
 
     @property
+    def name(self) -> str:
+        """Stage and run that made the checkpoint, as its record states them."""
+        path = self.folder / "checkpoint.json"
+        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return f"{record.get('stage', self.folder.name)} {record.get('run_id', '')}".strip()
+
+    @property
+    def device(self) -> torch.device:
+        """Where its networks live."""
+        return next(iter(self.phases[0].denoiser.parameters())).device  # type: ignore[attr-defined]
+
+    @property
+    def patch(self) -> tuple[int, int, int]:
+        """Latent frames, rows and columns per token: latents must be multiples of it."""
+        return self.phases[0].denoiser.patch  # type: ignore[attr-defined]
+
+    @property
     def num_classes(self) -> int | None:
         """Number of pseudo-classes it can be told; None where it knows the prompt only."""
         return getattr(self.phases[0].denoiser, "num_classes", None)
@@ -94,6 +111,12 @@ class Generator:
             changed.append(replace(phase, sampling=Sampling.model_validate(values)))
         return replace(self, phases=tuple(changed))
 
+    def without_guidance(self) -> Generator:
+        """The same generator, walked along the conditional velocity alone."""
+        plain = [phase.sampling.model_copy(update={"guidance": None}) for phase in self.phases]
+        walked = zip(self.phases, plain, strict=True)
+        return replace(self, phases=tuple(replace(phase, sampling=sampling) for phase, sampling in walked))
+
     def sample(
         self,
         prompt_embeds: Tensor,
@@ -117,8 +140,7 @@ class Generator:
         Raises:
             ValueError: a prompt is too long, or a first frame is given to a flow that was trained without.
         """
-        device = next(iter(self.phases[0].denoiser.parameters())).device  # type: ignore[attr-defined]
-        shared = self.phases[0].still
+        device, shared = self.device, self.phases[0].still
         noise = seeded_noise(seeds, shape or self.shape, shared).to(device)
         conditions = {"prompt_embeds": prompt_embeds.to(device), "prompt_mask": prompt_mask.to(device)}
         if pseudo_class is not None and self.num_classes is not None:

@@ -7,9 +7,9 @@ import torch
 from pydantic import ValidationError
 
 from pipelines.generation import rectified_flow
+from pipelines.generation.latents import Latents
 from pipelines.generation.rectified_flow import RectifiedFlow
 from pipelines.generation.trained import new_denoiser
-from pipelines.generation.latents import Latents
 from pipelines.models.lora import FILE
 from pipelines.stage import StageError
 from pipelines.training.generator import Generator
@@ -89,7 +89,7 @@ def test_computing_activations_again_changes_no_gradient(world):
         stated = {**block(base, lora=False), "gradient_checkpointing": checkpointing}
         torch.manual_seed(0)
         network = new_denoiser(rectified(denoiser=stated).denoiser, data)
-        objective = RectifiedFlow(network, rectified().draw, 0.0, torch.zeros(1, DIM), tokens=12)
+        objective = RectifiedFlow(network, rectified().draw, 0.0, torch.zeros(1, DIM), tokens=lambda _: 12)
         torch.manual_seed(1)
         objective.losses(batch(), 0)["denoiser"].loss.mean().backward()
         gradients.append([p.grad for p in network.parameters() if p.grad is not None])
@@ -107,7 +107,9 @@ def test_latents_of_another_autoencoder_are_refused_before_anything_is_built(wor
 
 
 def test_small_updates_are_not_lost_in_rounded_weights():
-    with pytest.raises(ValidationError, match="trained: full needs pretrained.weights: fp32, because bf16 loses small"):
+    with pytest.raises(
+        ValidationError, match=r"trained: full needs pretrained\.weights: fp32, because bf16 loses small"
+    ):
         rectified(denoiser=block(Path("base"), lora=False, weights="bf16"))
 
 
@@ -115,7 +117,7 @@ def test_small_updates_are_not_lost_in_rounded_weights():
 
 
 def with_first_frames(share: float) -> RectifiedFlow:
-    return RectifiedFlow(denoiser(), rectified().draw, 0.0, torch.zeros(1, DIM), 12, first_frame_share=share)
+    return RectifiedFlow(denoiser(), rectified().draw, 0.0, torch.zeros(1, DIM), lambda _: 12, first_frame_share=share)
 
 
 def test_a_given_frame_has_no_loss_and_no_noise():

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pipelines.flow.first_frame import levels
-from pipelines.models.denoiser import VideoDenoiser
 from pipelines.models.backbones import packed, unpacked
+from pipelines.models.denoiser import VideoDenoiser
 from pipelines.models.lora import add_lora
 from pipelines.models.pretrained_denoiser import Given, Origin, check_fits, identity
 from pipelines.params import Lora
@@ -59,7 +59,7 @@ def test_wan_goes_on_from_a_first_frame_as_the_5b_pipeline_does():
 @pytest.mark.parametrize("first_frame", [False, True])
 @pytest.mark.parametrize("patch", [(1, 1), (2, 1)])
 def test_ltx_is_told_what_its_pipeline_tells_it(first_frame, patch):
-    """LTXPipeline, and with a first frame LTXImageToVideoPipeline: packed tokens, mask, seconds and pixels, 25 frames/s."""
+    """LTXPipeline, and with a first frame LTXImageToVideoPipeline: packed tokens, mask, seconds and pixels."""
     side, time = patch
     transformer, given = ltx(channels=4 * side * side, patch_size=side, patch_size_t=time), inputs()
     tokens = HEIGHT * WIDTH // side**2
@@ -162,7 +162,7 @@ def test_what_does_not_fit_the_latents_is_told_before_anything_is_loaded(tmp_pat
 
 
 def test_what_cannot_be_loaded_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(StageError, match="cannot be loaded: .*\nGive an existing folder"):
+    with pytest.raises(StageError, match=r"cannot be loaded: .*\nGive an existing folder"):
         Origin(str(tmp_path / "nowhere"), None, None, "fp32").layout()
     wan_vae().save_pretrained(tmp_path / "vae")
     with pytest.raises(StageError, match="a transformer of class AutoencoderKLWan; understood are Wan"):
