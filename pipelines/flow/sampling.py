@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.flow import anchored, sigmas
+from pipelines.flow import anchored, first_frame, sigmas
 from pipelines.flow.guidance import guided, padded
 from pipelines.flow.params import Guidance, Sampling
 from pipelines.flow.samplers import SAMPLERS, Denoise
@@ -28,6 +28,7 @@ class Phase:
         sampling: sampler, steps, shift and guidance of this part.
         start, end: levels where it begins and ends, both exact.
         still: whether the part moves all frames alike (the identity phase of anchored flow).
+        first_frame: whether the denoiser was trained to go on from a given first frame.
     """
 
     denoiser: Callable[..., Tensor]
@@ -35,6 +36,7 @@ class Phase:
     start: float = 1.0
     end: float = 0.0
     still: bool = False
+    first_frame: bool = False
 
     @property
     def sigmas(self) -> Tensor:
@@ -83,20 +85,31 @@ def conditioned(
 
 
 @torch.no_grad()
-def walk(phases: Sequence[Phase], noise: Tensor, conditions: Conditions, empty_prompt: Tensor | None = None) -> Tensor:
+def walk(
+    phases: Sequence[Phase],
+    noise: Tensor,
+    conditions: Conditions,
+    empty_prompt: Tensor | None = None,
+    given: Tensor | None = None,
+) -> Tensor:
     """Latents [B, C, T, H, W] from noise, phase after phase; where a phase ends the next begins, at the same level.
 
+    ``given`` [B, C, 1, H, W] is a clean first frame to go on from.
+
     Raises:
-        ValueError: two phases do not meet.
+        ValueError: two phases do not meet, or a first frame is given to a denoiser that was not trained for one.
     """
     for earlier, later in pairwise(phases):
         if earlier.end != later.start:
             raise ValueError(f"a phase ends at sigma {earlier.end}, but the next begins at {later.start}.")
-    x = noise
+    if given is not None and not all(phase.first_frame for phase in phases):
+        raise ValueError("this flow was not trained to start from a given first frame (first_frame_share 0).")
+    x = noise if given is None else first_frame.placed(noise, given)
     for phase in phases:
         field = conditioned(phase.denoiser, conditions, phase.sampling.guidance, empty_prompt)
+        field = field if given is None else first_frame.kept(field, given)
         x = SAMPLERS[phase.sampling.sampler](_still(field) if phase.still else field, x, phase.sigmas)
-    return x
+    return x if given is None else first_frame.placed(x, given)
 
 
 def _still(field: Denoise) -> Denoise:

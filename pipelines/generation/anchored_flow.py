@@ -183,7 +183,7 @@ def train(
     inputs = {"latents": latents, "pseudo_classes": pseudo_classes, "diagnostics": diagnostics}
     run = Run.open(params, inputs, out=out, metrics=metrics, plots=plots, parent=init)
     denoiser = parent.denoiser() if parent else new_denoiser(params.denoiser, data, num_classes)
-    empty, tokens = data.empty_prompt.to(run.device), token_counter(params.denoiser.patch)
+    empty, tokens = data.empty_prompt.to(run.device), token_counter(denoiser.patch)
     objective = AnchoredFlow(denoiser, params, empty, tokens, is_start=parent is not None)
     held_out = data.held_out(params.validation.clips, run.device)
     fixed = FixedLevels.of(held_out, params.validation.levels, params.sigma_range)

@@ -1,82 +1,45 @@
-"""From a prompt to an mp4 with any flow checkpoint: ``reel generate --help``."""
+"""From prompts to mp4 files with any flow checkpoint: ``reel generate --help``."""
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from pipelines.data.batches import pad
-from pipelines.data.contract import TEXT_ENCODER, require_autoencoder
-from pipelines.data.shards import Shards
+from pipelines import stage
 from pipelines.data.video import write_mp4
 from pipelines.flow.params import Guidance
-from pipelines.models.autoencoder import load_autoencoder
+from pipelines.flow.samplers import SAMPLERS
+from pipelines.generation import contact_sheet
+from pipelines.generation.clips import ClipMaker, Wanted
+from pipelines.progress import Progress
 from pipelines.stage import StageError
 from pipelines.training.generator import Generator
 
-
-def embed(prompts: Sequence[str], folder: Path) -> tuple[Tensor, Tensor]:
-    """Embeddings [B, L, D] and mask [B, L] by the text encoder kept beside the latents, as the shards hold them.
-
-    Raises:
-        StageError: there is none, or none of a prompt's words is known to it.
-    """
-    from transformers import AutoTokenizer, T5EncoderModel
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    place = folder / TEXT_ENCODER
-    if not place.is_dir():
-        raise StageError(f"{place}: no such folder; these latents were encoded with a text encoder kept elsewhere.")
-    tokenizer: Any = AutoTokenizer.from_pretrained(place)
-    network = T5EncoderModel.from_pretrained(place).eval()
-    embeds = []
-    for prompt in prompts:
-        numbers = tokenizer(prompt)["input_ids"]
-        if set(numbers) <= {tokenizer.unk_token_id, tokenizer.eos_token_id}:
-            raise StageError(f"{place}: knows none of the words of {prompt!r}; use words of the captions.")
-        with torch.no_grad():
-            hidden = network(input_ids=torch.tensor([numbers])).last_hidden_state[0]
-        embeds.append(hidden.half().float())
-    return pad(embeds)
+SHEET = "contact_sheet.png"
 
 
-def generate(
-    generator: Generator, prompts: Sequence[str], seeds: Sequence[int], latents: Path, autoencoder: Path
-) -> Tensor:
-    """Video [B, 3, T, H, W] in [-1, 1], one clip per prompt and seed.
-
-    Args:
-        generator: of a flow checkpoint.
-        latents: the data set it was trained on: text encoder, empty prompt.
-        autoencoder: what made those latents.
-
-    Raises:
-        StageError: these three do not belong together, or a prompt has no known word or is too long.
-    """
-    shards = Shards(latents)
-    require_autoencoder(shards.manifest, autoencoder)
-    generator.require_autoencoder(shards.manifest.autoencoder.digest, str(autoencoder))
-    embeds, mask = embed(prompts, latents)
-    try:
-        sampled = generator.sample(embeds, mask, torch.from_numpy(shards.empty_prompt), seeds)
-    except ValueError as error:
-        raise StageError(str(error)) from None
-    with torch.no_grad():
-        return load_autoencoder(autoencoder).decode(sampled.cpu())
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, such as 480x832")
+    return int(found[1]), int(found[2])
 
 
-def write(video: Tensor, path: Path, frame_rate: float, facts: dict[str, str]) -> None:
-    """One clip [3, T, H, W] as mp4, with ``facts`` in its metadata."""
-    frames = ((video.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 3, 0).contiguous().numpy()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_mp4(path, frames, frame_rate, metadata=facts)
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _guidance(text: str) -> float:
+    if not re.fullmatch(r"\d+(\.\d*)?", text) or float(text) < 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1 (1: no guidance)")
+    return float(text)
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -88,31 +51,82 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", help="one prompt")
     what.add_argument("--prompts", type=Path, help="text file, a prompt on each line")
-    parser.add_argument("--out", type=Path, required=True, help="an mp4; with --prompts a folder")
-    parser.add_argument("--latents", type=Path, default=Path("data/latents"))
-    parser.add_argument("--autoencoder", type=Path, default=Path("checkpoints/autoencoder"))
+    parser.add_argument(
+        "--out", type=Path, required=True, help=f"an mp4; with --prompts a folder, which gets a {SHEET}"
+    )
+    parser.add_argument("--negative", metavar="PROMPT", help="what guidance leads away from; default: the empty prompt")
+    parser.add_argument("--image", type=Path, help="a picture to start from (flows trained with a first_frame_share)")
+    parser.add_argument("--num-frames", type=_count, help="frames of the video; default: as in training")
+    parser.add_argument("--size", type=_size, metavar="HEIGHTxWIDTH", help="pixels; default: as in training")
     parser.add_argument("--seed", type=int, default=0, help="of the first clip; the next ones count on")
-    parser.add_argument("--steps", type=int, help="default: as the checkpoint states")
-    parser.add_argument("--guidance", type=float, help="scale above 1; default: as the checkpoint states")
+    parser.add_argument("--steps", type=_count, help="default: as the checkpoint states, like the next two")
+    parser.add_argument("--guidance", type=_guidance, help="scale; 1: none")
+    parser.add_argument("--sampler", choices=SAMPLERS)
+    parser.add_argument("--latents", type=Path, default=Path("data/latents"), help="that it was trained on")
+    parser.add_argument("--autoencoder", type=Path, default=Path("checkpoints/autoencoder"), help="of those latents")
+    parser.add_argument("--batch-size", type=_count, default=8, help="clips sampled together; changes no clip")
+    parser.add_argument("--device", help="default: cuda where there is one, else cpu")
     return parser.parse_args(argv)
+
+
+def read_prompts(given: argparse.Namespace) -> list[str]:
+    """The prompts that the command line names, without empty lines.
+
+    Raises:
+        StageError: there is none.
+    """
+    lines = [given.prompt] if given.prompt is not None else given.prompts.read_text(encoding="utf-8").splitlines()
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise StageError(f"{given.prompts or '--prompt'}: no prompt in it; write one on each line.")
+    return prompts
+
+
+def load(given: argparse.Namespace) -> Generator:
+    """The generator with the wanted steps, sampler and guidance, on the wanted device."""
+    device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    generator = Generator.load(given.checkpoint, device)
+    guidance = Guidance(scale=given.guidance, rescale=0.0) if given.guidance not in (None, 1.0) else None
+    generator = generator.with_sampling(given.steps, guidance, given.sampler)
+    return generator.without_guidance() if given.guidance == 1.0 else generator
+
+
+def story(generator: Generator, seed: int, wanted: Wanted) -> str:
+    """What an mp4 says of how it was made."""
+    walked = " then ".join(f"{phase.sampling.steps} {phase.sampling.sampler} steps" for phase in generator.phases)
+    scale = generator.phases[-1].sampling.guidance
+    parts = [f"seed {seed}", walked, f"guidance {scale.scale:g}" if scale else "no guidance"]
+    parts += [f"negative prompt {wanted.negative!r}"] * (wanted.negative is not None)
+    parts += [f"first frame {wanted.image.name}"] if wanted.image is not None else []
+    return ", ".join([*parts, f"{generator.facts['frame_rate']:g} frames/s", "h264", generator.name])
+
+
+def write_clips(given: argparse.Namespace) -> None:
+    """Sample, decode and write every clip as soon as it is there, and the contact sheet at the end."""
+    prompts, generator = read_prompts(given), load(given)
+    wanted = Wanted(given.num_frames, given.size, given.image, given.negative)
+    seeds = list(range(given.seed, given.seed + len(prompts)))
+    maker = ClipMaker(generator, given.latents, given.autoencoder)
+    strips = []
+    for number, clip in enumerate(maker.clips(prompts, seeds, wanted, given.batch_size)):
+        path = given.out if given.prompt is not None else given.out / f"{number:03d}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        facts = {"title": prompts[number], "comment": story(generator, seeds[number], wanted)}
+        write_mp4(path, clip, generator.facts["frame_rate"], metadata=facts)
+        print(f"{path}: {prompts[number]}", flush=True)
+        strips.append(contact_sheet.strip(clip))
+    if given.prompts is not None:
+        for page in contact_sheet.draw(strips, prompts, given.out / SHEET):
+            print(f"{page}: {len(prompts)} prompts", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     given = arguments(argv)
+    stage.current().progress = Progress("generate")
     try:
-        generator = Generator.load(given.checkpoint)
-        guidance = Guidance(scale=given.guidance, rescale=0.0) if given.guidance is not None else None
-        generator = generator.with_sampling(steps=given.steps, guidance=guidance)
-        lines = [given.prompt] if given.prompt else given.prompts.read_text(encoding="utf-8").splitlines()
-        prompts = [line.strip() for line in lines if line.strip()]
-        seeds = list(range(given.seed, given.seed + len(prompts)))
-        clips = generate(generator, prompts, seeds, given.latents, given.autoencoder)
-        for number, (prompt, seed, clip) in enumerate(zip(prompts, seeds, clips, strict=True)):
-            path = given.out if given.prompt else given.out / f"{number:03d}.mp4"
-            write(clip, path, generator.facts["frame_rate"], {"title": prompt, "comment": f"seed {seed}"})
-            print(f"{path}: {prompt}", flush=True)
-    except (ValueError, OSError) as error:
+        write_clips(given)
+    except (ValueError, OSError, RuntimeError) as error:
         print(f"generate: {error}", file=sys.stderr)
         return 2
     return 0

@@ -15,7 +15,8 @@ from torch import Tensor
 from pipelines.data.batches import Batches, by_form, collate
 from pipelines.data.contract import PROMPT_TOKENS
 from pipelines.data.shards import Shards
-from pipelines.generation.params import DenoiserParams
+from pipelines.generation.params import Denoiser, DenoiserParams, PretrainedDenoiserParams
+from pipelines.models.pretrained_denoiser import Given, Origin, check_fits
 from pipelines.params import Training
 from pipelines.stage import StageError, say
 
@@ -69,15 +70,16 @@ class Latents:
         """(C, T, H, W) that most samples have: what is measured, sampled and shown."""
         return next(iter(self.shapes))
 
-    def require(self, reads: Iterable[str], stage: str, denoiser: DenoiserParams) -> None:
-        """Check fields, divisibility by the patch and the longest prompt before anything is built.
+    def require(self, reads: Iterable[str], stage: str, denoiser: Denoiser) -> None:
+        """Check fields, a pretrained denoiser's channels, the patch and the longest prompt before anything is built.
 
         Raises:
             StageError: naming what does not fit and what to change.
         """
         self.manifest.require([name for name in reads if name != "pseudo_class"], stage)
+        patch = denoiser.patch if isinstance(denoiser, DenoiserParams) else self._fitting_patch(denoiser)
         for shape in self.shapes:
-            for axis, size, side in zip("THW", shape[1:], denoiser.patch, strict=True):
+            for axis, size, side in zip("THW", shape[1:], patch, strict=True):
                 if size % side:
                     raise StageError(
                         f"{self.folder}: axis {axis} of the latents has {size}, denoiser.patch cuts it by {side}."
@@ -99,6 +101,22 @@ class Latents:
         if PROMPT_TOKENS in self.shards.index.columns:
             return self.shards.index[PROMPT_TOKENS].tolist()
         return [len(self.shards.read(row, ("prompt_embeds",))["prompt_embeds"]) for row in range(len(self.shards))]
+
+    def _fitting_patch(self, denoiser: PretrainedDenoiserParams) -> tuple[int, int, int]:
+        """Patch of a pretrained denoiser that was made for latents and prompts like these."""
+        origin = Origin(**denoiser.pretrained.model_dump())
+        layout = origin.layout()
+        facts = self.manifest.autoencoder
+        dim = self.manifest.text_encoder.dim
+        given = Given(self.folder, self.shape[0], dim, facts.id, facts.latent_mean, facts.latent_std)
+        check_fits(origin, layout, given)
+        return layout.patch
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """Seconds and pixels that one latent element covers."""
+        facts = self.manifest.autoencoder
+        return facts.temporal_stride / self.manifest.frame_rate, float(facts.spatial_stride)
 
     def batches(self, reads: Iterable[str], training: Training, class_balance: float = 0.0) -> Batches:
         """Training batches; ``pseudo_class`` among ``reads`` comes from the classes."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Tag, model_validator
 
 from pipelines.flow.params import Anchor, Draw, LossWeights, Sampling
-from pipelines.params import Count, Pair, Params, Positive, Share, Training, Whole
+from pipelines.params import Count, Lora, Pair, Params, Positive, Share, Training, Whole
 
 
 def _tuple(value: object) -> object:
@@ -31,6 +32,50 @@ class DenoiserParams(Params):
     text_length: Count
 
 
+class PretrainedWeights(Params):
+    """A diffusers transformer by folder or hub name, and how its weights are held in memory."""
+
+    name: str
+    revision: str | None
+    subfolder: str | None
+    weights: Literal["fp32", "bf16", "int8", "nf4"]
+
+
+class Adapter(Params):
+    """Only a low-rank adapter is trained; the pretrained weights stay."""
+
+    lora: Lora
+
+
+class PretrainedDenoiserParams(Params):
+    """A pretrained transformer; channels, text width and patch come from its own config."""
+
+    pretrained: PretrainedWeights
+    trained: Literal["full"] | Adapter
+    gradient_checkpointing: bool
+    text_length: Count
+
+    @model_validator(mode="after")
+    def _weights_can_be_trained(self) -> PretrainedDenoiserParams:
+        if self.trained == "full" and self.pretrained.weights != "fp32":
+            raise ValueError(
+                f"trained: full needs pretrained.weights: fp32, because {self.pretrained.weights} loses small updates "
+                "(training.precision: bf16 makes the forward pass cheap); or train {lora: …}"
+            )
+        return self
+
+
+def _is_pretrained(block: Any) -> str:
+    named = isinstance(block, PretrainedDenoiserParams) or (isinstance(block, Mapping) and "pretrained" in block)
+    return "pretrained" if named else "new"
+
+
+Denoiser = Annotated[
+    Annotated[DenoiserParams, Tag("new")] | Annotated[PretrainedDenoiserParams, Tag("pretrained")],
+    Discriminator(_is_pretrained),
+]
+
+
 class Validation(Params):
     """Held-out clips, each with its own fixed noise, at ``levels`` fixed sigmas spread over the trained range."""
 
@@ -41,9 +86,10 @@ class Validation(Params):
 class RectifiedFlowParams(Params):
     """Section ``rectified_flow``."""
 
-    denoiser: DenoiserParams
+    denoiser: Denoiser
     draw: Draw
     prompt_dropout: Share
+    first_frame_share: Share
     sampling: Sampling
     validation: Validation
     training: Training
@@ -66,7 +112,7 @@ class AnchoredSampling(Params):
 class AnchoredFlowParams(Params):
     """Sections ``anchored_flow_identity`` and ``anchored_flow_motion``; a range across the junction is unified mode."""
 
-    denoiser: DenoiserParams
+    denoiser: Denoiser
     anchor: Anchor
     sigma_range: Pair
     draw: Draw

@@ -13,7 +13,7 @@ from pipelines.flow.params import Sampling
 from pipelines.flow.sampling import Phase
 from pipelines.generation.latents import Latents
 from pipelines.generation.params import AnchoredFlowParams
-from pipelines.models.denoiser import VideoDenoiser
+from pipelines.models.denoiser import VideoDenoiser, averaged
 from pipelines.stage import StageError
 from pipelines.training import checkpoint
 
@@ -26,11 +26,13 @@ class Parent:
         folder: of the checkpoint.
         root: folder of the network that goes on being trained.
         identity: the phase above the junction, walked by the parent's network; None where the stage has its own.
+        checkpointing: whether activations are computed again in the backward pass instead of kept.
     """
 
     folder: Path
     root: Path
     identity: Phase | None
+    checkpointing: bool
 
     @classmethod
     def read(cls, init: Path | None, params: AnchoredFlowParams, data: Latents, num_classes: int) -> Parent | None:
@@ -63,11 +65,15 @@ class Parent:
             network = VideoDenoiser.from_pretrained(averaged(_network(init, first["network"]))).eval()
             sampling = Sampling.model_validate(first["sampling"])
             identity = Phase(network, sampling, first["start"], first["end"], still=True)
-        return cls(init, _network(init, facts["phases"][-1]["network"]), identity)
+        checkpointing = getattr(params.denoiser, "gradient_checkpointing", False)
+        return cls(init, _network(init, facts["phases"][-1]["network"]), identity, checkpointing)
 
     def denoiser(self) -> VideoDenoiser:
         """The parent's network as the start of this stage: its averaged weights where there are any."""
-        return VideoDenoiser.from_pretrained(averaged(self.root)).train()
+        denoiser = VideoDenoiser.from_pretrained(averaged(self.root)).train()
+        if self.checkpointing:
+            denoiser.transformer.enable_gradient_checkpointing()
+        return denoiser
 
     def identity_network(self, device: torch.device) -> VideoDenoiser:
         """The network of the phase above the junction, frozen."""
@@ -75,11 +81,6 @@ class Parent:
         network = self.identity.denoiser
         assert isinstance(network, VideoDenoiser)
         return network.to(device).requires_grad_(False)
-
-
-def averaged(folder: Path) -> Path:
-    """The folder of a network's averaged weights where there are any, else of its trained ones."""
-    return folder / "ema" if (folder / "ema" / "config.json").is_file() else folder
 
 
 def _network(checkpoint_folder: Path, name: str) -> Path:

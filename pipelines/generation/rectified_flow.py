@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from pipelines.flow import path, sigmas
+from pipelines.flow import first_frame, path, sigmas
 from pipelines.flow.guidance import drop_prompts, dropped
 from pipelines.flow.params import Draw
 from pipelines.flow.sampling import Phase
@@ -15,6 +16,7 @@ from pipelines.generation.latents import Latents, TokenCount, token_counter
 from pipelines.generation.params import RectifiedFlowParams
 from pipelines.generation.trained import finish, new_denoiser
 from pipelines.generation.validation import FixedLevels, agreement
+from pipelines.stage import StageError
 from pipelines.training.loop import train as run_training
 from pipelines.training.objective import Batch, LossOutput
 from pipelines.training.run import Run
@@ -27,21 +29,33 @@ class RectifiedFlow:
     reads: tuple[str, ...] = ("latents", "prompt_embeds")
 
     def __init__(
-        self, denoiser: nn.Module, draw: Draw, prompt_dropout: float, empty_prompt: Tensor, tokens: TokenCount
+        self,
+        denoiser: nn.Module,
+        draw: Draw,
+        prompt_dropout: float,
+        empty_prompt: Tensor,
+        tokens: TokenCount,
+        first_frame_share: float = 0.0,
     ) -> None:
         self.denoiser = denoiser
         self.draw, self.prompt_dropout, self.empty_prompt, self.tokens = draw, prompt_dropout, empty_prompt, tokens
+        self.first_frame_share = first_frame_share
 
     def losses(self, batch: Batch, step: int) -> dict[str, LossOutput]:
-        """One draw of noise and sigma per sample; prompts dropped per sample."""
+        """One draw of noise and sigma per sample; prompts dropped, and first frames given, per sample."""
         latents = batch["latents"]
         sigma, weight = sigmas.drawn(self.draw, len(latents), self.tokens(latents), latents.device)
         noise = torch.randn_like(latents)
         drop = dropped(len(latents), self.prompt_dropout, latents.device)
         embeds, mask = drop_prompts(batch["prompt_embeds"], batch["prompt_mask"], self.empty_prompt, drop)
-        predicted = self.denoiser(path.noised(latents, noise, sigma), sigma, prompt_embeds=embeds, prompt_mask=mask)
+        level, counted = sigma, None
+        if self.first_frame_share:
+            given = dropped(len(latents), self.first_frame_share, latents.device)
+            level = first_frame.levels(sigma, latents.shape[2], given)
+            counted = first_frame.counted(latents.shape[2], given)
+        predicted = self.denoiser(path.noised(latents, noise, level), level, prompt_embeds=embeds, prompt_mask=mask)
         target = path.velocity(latents, noise)
-        loss = path.per_sample((predicted - target).square()) * weight
+        loss = path.per_sample((predicted - target).square(), counted) * weight
         return {"denoiser": LossOutput(loss, sigma[:, 0], monitors=agreement(predicted, target))}
 
 
@@ -53,18 +67,35 @@ def held_out_error(denoiser: nn.Module, fixed: FixedLevels) -> tuple[Tensor, Ten
     return path.per_sample((predicted - target).square()), predicted, target
 
 
+def held_out_from_first_frame(denoiser: nn.Module, fixed: FixedLevels) -> dict[str, float]:
+    """Held-out loss of the other frames when the first one is given."""
+    frames = fixed.latents.shape[2]
+    everyone = torch.ones(len(fixed.sigma), dtype=torch.bool, device=fixed.sigma.device)
+    given = replace(fixed, sigma=first_frame.levels(fixed.sigma, frames, everyone))
+    _, predicted, target = held_out_error(denoiser, given)
+    error = path.per_sample((predicted - target).square(), first_frame.counted(frames, everyone))
+    return {"validation/loss_from_first_frame": float(error.mean())}
+
+
 def train(params: RectifiedFlowParams, latents: Path, out: Path, metrics: Path, plots: Path) -> None:
     """Train a prompt-conditioned flow on the latents, and draw samples of held-out prompts in false colour.
 
     Raises:
-        StageError: the latents lack a field, or do not fit the denoiser.
+        StageError: the latents lack a field, do not fit the denoiser, or have one frame where a first one is given.
     """
     data = Latents(latents)
     data.require(RectifiedFlow.reads, "rectified_flow", params.denoiser)
+    if params.first_frame_share and data.shape[1] < 2:
+        raise StageError(
+            f"{latents}: clips of one latent frame, so rectified_flow.first_frame_share {params.first_frame_share} "
+            "leaves nothing to learn; set it to 0.0."
+        )
     run = Run.open(params, {"latents": latents}, out=out, metrics=metrics, plots=plots)
     denoiser = new_denoiser(params.denoiser, data)
     empty = data.empty_prompt.to(run.device)
-    objective = RectifiedFlow(denoiser, params.draw, params.prompt_dropout, empty, token_counter(params.denoiser.patch))
+    share = params.first_frame_share
+    tokens = token_counter(denoiser.patch)
+    objective = RectifiedFlow(denoiser, params.draw, params.prompt_dropout, empty, tokens, first_frame_share=share)
     fixed = FixedLevels.of(data.held_out(params.validation.clips, run.device), params.validation.levels, (0.0, 1.0))
 
     def validate(_step: int) -> dict[str, float]:
@@ -72,4 +103,9 @@ def train(params: RectifiedFlowParams, latents: Path, out: Path, metrics: Path, 
             return fixed.numbers(*held_out_error(denoiser, fixed))
 
     run_training(objective, data.batches(objective.reads, params.training), run, validate)
-    finish(run, data, denoiser, [("", Phase(denoiser, params.sampling))], fixed, held_out_error)
+    walked = Phase(denoiser, params.sampling, first_frame=share > 0)
+
+    def from_first_frame() -> dict[str, float]:
+        return held_out_from_first_frame(denoiser, fixed) if share else {}
+
+    finish(run, data, denoiser, [("", walked)], fixed, held_out_error, from_first_frame)

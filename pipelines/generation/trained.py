@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from pipelines.flow.sampling import Phase, seeded_noise, walk
 from pipelines.generation import pictures
 from pipelines.generation.latents import Latents
-from pipelines.generation.params import DenoiserParams
+from pipelines.generation.params import Adapter, Denoiser, DenoiserParams, PretrainedDenoiserParams
 from pipelines.generation.validation import CONDITIONS, FixedLevels
 from pipelines.models.denoiser import VideoDenoiser
+from pipelines.models.lora import add_lora
+from pipelines.models.pretrained_denoiser import Origin
 from pipelines.stage import write_json
 from pipelines.training.run import Run
 
@@ -26,19 +28,29 @@ Named = tuple[str, Phase]
 """A phase and the folder of its network inside the checkpoint ("" is the root)."""
 
 
-def new_denoiser(size: DenoiserParams, data: Latents, num_classes: int | None = None) -> VideoDenoiser:
-    """A denoiser of this size for these latents, with weights from torch's generator."""
-    return VideoDenoiser.build(
-        channels=data.shape[0],
-        text_dim=data.manifest.text_encoder.dim,
-        heads=size.heads,
-        head_dim=size.head_dim,
-        layers=size.layers,
-        feed_forward=size.feed_forward,
-        patch=size.patch,
-        text_length=size.text_length,
-        num_classes=num_classes,
-    )
+def new_denoiser(block: Denoiser, data: Latents, num_classes: int | None = None) -> VideoDenoiser:
+    """The denoiser of this block for these latents: new weights, and those of an adapter, from torch's generator.
+
+    Raises:
+        StageError: a pretrained one cannot be loaded, or has no layer of the adapter's targets.
+    """
+    if isinstance(block, DenoiserParams):
+        sizes = block.model_dump()
+        dim = data.manifest.text_encoder.dim
+        return VideoDenoiser.build(channels=data.shape[0], text_dim=dim, num_classes=num_classes, **sizes)
+    return _pretrained(block, data, num_classes)
+
+
+def _pretrained(block: PretrainedDenoiserParams, data: Latents, num_classes: int | None) -> VideoDenoiser:
+    origin = Origin(**block.pretrained.model_dump())
+    transformer = origin.load()
+    adapted = isinstance(block.trained, Adapter)
+    if isinstance(block.trained, Adapter):
+        add_lora(transformer, block.trained.lora)
+    if block.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    base = origin if adapted else None
+    return VideoDenoiser(transformer, block.text_length, num_classes, data.extent, base).train()
 
 
 def description(phases: Sequence[Named], data: Latents) -> dict[str, Any]:
@@ -49,6 +61,7 @@ def description(phases: Sequence[Named], data: Latents) -> dict[str, Any]:
             "start": phase.start,
             "end": phase.end,
             "still": phase.still,
+            "first_frame": phase.first_frame,
             "sampling": phase.sampling.model_dump(mode="json"),
         }
         for network, phase in phases

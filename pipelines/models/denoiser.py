@@ -1,8 +1,11 @@
-"""A video denoiser: diffusers' Wan transformer told of noise level, prompt and class, returning velocity."""
+"""A video denoiser: a transformer of diffusers told of noise level, prompt and class, returning velocity."""
 
 from __future__ import annotations
 
+import importlib
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,12 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-TIMESTEPS = 1000.0
+from pipelines.models import backbones, lora
+from pipelines.models.backbones import BACKBONES, Extent, Layout
+from pipelines.models.pretrained_denoiser import Origin, identity, require_same
+from pipelines.stage import StageError
+
+CONDITIONING = "conditioning"
 POSITION_CHANNELS = 6
 """Per axis u and cos(pi u), u running from -1 to 1: added to the latents' channels where the network is ours."""
 
@@ -32,22 +40,37 @@ def positions(frames: int, height: int, width: int, like: Tensor) -> Tensor:
 
 
 class VideoDenoiser(nn.Module):
-    """(x, sigma, prompt, class) -> velocity dx/dsigma, by a :class:`WanTransformer3DModel`.
+    """(x, sigma, prompt, class) -> velocity dx/dsigma, by a transformer of :data:`backbones.BACKBONES`.
 
-    The transformer takes no text mask: like Wan's pipeline, prompts are padded with zeros to ``text_length`` tokens,
-    and what stands at masked positions has no influence. The class is one more learned token after the text; its last
-    row stands for "no class". The transformer is saved as diffusers saves it and loads with diffusers alone.
+    Like Wan's pipeline, prompts are padded with zeros to ``text_length`` tokens, and what stands at masked positions
+    has no influence. The class is one more learned token after the text; its last row stands for "no class". The
+    transformer is saved as diffusers saves it and loads with diffusers alone.
+
+    Args:
+        transformer: of diffusers.
+        text_length: tokens of the longest prompt.
+        num_classes: None where it knows no classes.
+        extent: seconds and pixels of one latent element; LTX-Video needs it.
+        base: where the transformer comes from, when only an adapter of it is trained and saved.
     """
 
-    def __init__(self, transformer: WanTransformer3DModel, text_length: int, num_classes: int | None = None) -> None:
+    def __init__(
+        self,
+        transformer: Any,
+        text_length: int,
+        num_classes: int | None = None,
+        extent: Extent | None = None,
+        base: Origin | None = None,
+    ) -> None:
         super().__init__()
         self.transformer = transformer
-        self.text_length = text_length
-        self.num_classes = num_classes
-        self.has_positions = transformer.config["in_channels"] == transformer.config["out_channels"] + POSITION_CHANNELS
+        self.layout = Layout.of(transformer.config, type(transformer).__name__)
+        self.text_length, self.num_classes = text_length, num_classes
+        self.extent, self.base = extent, base
+        self.has_positions = self.layout.in_channels == self.layout.out_channels + POSITION_CHANNELS
         self.class_embedding = None
         if num_classes is not None:
-            self.class_embedding = nn.Embedding(num_classes + 1, int(transformer.config["text_dim"]))
+            self.class_embedding = nn.Embedding(num_classes + 1, self.layout.text_dim)
 
     @classmethod
     def build(
@@ -78,6 +101,11 @@ class VideoDenoiser(nn.Module):
         nn.init.zeros_(transformer.proj_out.bias)
         return cls(transformer, text_length, num_classes)
 
+    @property
+    def patch(self) -> tuple[int, int, int]:
+        """Latent frames, rows and columns per token."""
+        return self.layout.patch
+
     def forward(
         self,
         x: Tensor,
@@ -97,17 +125,15 @@ class VideoDenoiser(nn.Module):
         Raises:
             ValueError: a prompt is longer than ``text_length``, or a class is given to a network without classes.
         """
-        text = self.text_tokens(prompt_embeds, prompt_mask)
-        text = self._with_class(text, pseudo_class)
+        text, mask = self.text_tokens(prompt_embeds, prompt_mask)
+        text, mask = self._with_class(text, mask, pseudo_class)
         placed = x
         if self.has_positions:
             placed = torch.cat([x, positions(*x.shape[2:], like=x).expand(len(x), -1, -1, -1, -1)], dim=1)
-        return self.transformer(
-            hidden_states=placed, timestep=self._timestep(sigma, x), encoder_hidden_states=text, return_dict=False
-        )[0]
+        return backbones.velocity(self.transformer, self.layout, placed, sigma, text, mask, self.extent)
 
-    def text_tokens(self, prompt_embeds: Tensor, prompt_mask: Tensor) -> Tensor:
-        """[B, text_length, D]: valid tokens, then zeros, as Wan's pipeline pads them."""
+    def text_tokens(self, prompt_embeds: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, text_length, D]: valid tokens, then zeros, as Wan's pipeline pads them; and the mask [B, text_length]."""
         tokens = prompt_embeds * prompt_mask[..., None].to(prompt_embeds)
         missing = self.text_length - tokens.shape[1]
         if missing < 0 and bool(prompt_mask[:, self.text_length :].any()):
@@ -116,45 +142,79 @@ class VideoDenoiser(nn.Module):
                 f"a prompt has {longest} tokens, this denoiser takes {self.text_length}: shorten the prompt, or train "
                 "with a larger denoiser.text_length."
             )
-        return nn.functional.pad(tokens, (0, 0, 0, missing))
+        return nn.functional.pad(tokens, (0, 0, 0, missing)), nn.functional.pad(prompt_mask, (0, missing))
 
-    def _with_class(self, text: Tensor, pseudo_class: Tensor | None) -> Tensor:
+    def _with_class(self, text: Tensor, mask: Tensor, pseudo_class: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.class_embedding is None or self.num_classes is None:
             if pseudo_class is not None:
                 raise ValueError("this denoiser was built without classes; leave pseudo_class out.")
-            return text
+            return text, mask
         unknown = torch.full((len(text),), self.num_classes, device=text.device)
         known = unknown if pseudo_class is None else torch.where(pseudo_class < 0, unknown, pseudo_class)
-        return torch.cat([text, self.class_embedding(known)[:, None].to(text)], dim=1)
-
-    def _timestep(self, sigma: Tensor, x: Tensor) -> Tensor:
-        """[B], or a value per token [B, tokens] (as Wan 2.2's 5B model takes it): 1000 sigma in float32."""
-        timestep = sigma.float() * TIMESTEPS
-        if sigma.shape[1] == 1:
-            return timestep[:, 0]
-        time, height, width = self.transformer.config["patch_size"]
-        per_frame = (x.shape[3] // height) * (x.shape[4] // width)
-        return timestep[:, ::time].repeat_interleave(per_frame, dim=1)
+        text = torch.cat([text, self.class_embedding(known)[:, None].to(text)], dim=1)
+        return text, nn.functional.pad(mask, (0, 1), value=True)
 
     # ---- files ----
 
     def save_pretrained(self, save_directory: Path | str) -> None:
-        """The transformer's own ``config.json`` and weights; beside them what surrounds it."""
+        """The transformer's own ``config.json`` and weights, or its adapter alone; beside them what surrounds it."""
         folder = Path(save_directory)
-        self.transformer.save_pretrained(folder)
-        facts = {"text_length": self.text_length, "num_classes": self.num_classes}
-        (folder / "conditioning.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        facts = {"text_length": self.text_length, "num_classes": self.num_classes, "extent": self.extent}
+        if self.base is None:
+            self.transformer.save_pretrained(folder)
+        else:
+            lora.save_lora(self.transformer, folder)
+            facts["base"] = {**asdict(self.base), "identity": identity(self.transformer)}
+        (folder / f"{CONDITIONING}.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         if self.class_embedding is not None:
-            save_file({"class_embedding": self.class_embedding.weight.detach()}, folder / "conditioning.safetensors")
+            table = {"class_embedding": self.class_embedding.weight.detach()}
+            save_file(table, folder / f"{CONDITIONING}.safetensors")
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str, **options: Any) -> VideoDenoiser:
-        """What :meth:`save_pretrained` wrote; ``options`` go to diffusers (``torch_dtype`` …)."""
+    def from_pretrained(cls, folder: Path | str, base_weights: str | None = None) -> VideoDenoiser:
+        """What :meth:`save_pretrained` wrote; ``base_weights``: hold an adapter's base otherwise than in training.
+
+        Raises:
+            StageError: it is an adapter whose base cannot be found, or is another network now.
+        """
         folder = Path(folder)
-        facts = json.loads((folder / "conditioning.json").read_text(encoding="utf-8"))
-        transformer = WanTransformer3DModel.from_pretrained(folder, **options)
-        denoiser = cls(transformer, facts["text_length"], facts["num_classes"])
+        facts = json.loads((folder / f"{CONDITIONING}.json").read_text(encoding="utf-8"))
+        base = None
+        if "base" in facts:
+            recorded = facts["base"]
+            held = base_weights or recorded["weights"]
+            base = Origin(recorded["name"], recorded["revision"], recorded["subfolder"], held)
+            transformer = _adapted(base, recorded["identity"], folder)
+        else:
+            transformer = _transformer(folder)
+        extent = tuple(facts["extent"]) if facts.get("extent") else None
+        denoiser = cls(transformer, facts["text_length"], facts["num_classes"], extent, base)
         if denoiser.class_embedding is not None:
-            weight = load_file(folder / "conditioning.safetensors")["class_embedding"]
+            weight = load_file(folder / f"{CONDITIONING}.safetensors")["class_embedding"]
             denoiser.class_embedding.load_state_dict({"weight": weight})
         return denoiser
+
+
+def averaged(folder: Path) -> Path:
+    """The folder of a denoiser's averaged weights where there are any, else of its trained ones."""
+    return folder / "ema" if (folder / "ema" / f"{CONDITIONING}.json").is_file() else folder
+
+
+def _transformer(folder: Path) -> Any:
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
+    if kind not in BACKBONES:
+        raise StageError(f"{folder / 'config.json'}: a network of class {kind}; understood are {', '.join(BACKBONES)}.")
+    module = importlib.import_module(f"diffusers.models.transformers.{BACKBONES[kind]}")
+    return getattr(module, kind).from_pretrained(folder)
+
+
+def _adapted(base: Origin, recorded: Mapping[str, str | None], folder: Path) -> Any:
+    """The base with the adapter of the folder, of which the adapter alone can be trained."""
+    transformer = base.load()
+    require_same(base, recorded, transformer, folder)
+    lora.load_lora(transformer, folder)
+    for name, parameter in transformer.named_parameters():
+        parameter.requires_grad_(".lora_" in name)
+        if ".lora_" in name:
+            parameter.data = parameter.data.float()
+    return transformer

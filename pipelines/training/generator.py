@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipelines.flow.params import Guidance, Sampling
 from pipelines.flow.sampling import Phase, seeded_noise, walk
-from pipelines.models.denoiser import VideoDenoiser
+from pipelines.models.denoiser import VideoDenoiser, averaged
 from pipelines.stage import StageError
 
 
@@ -32,7 +32,7 @@ class Generator:
     facts: dict[str, Any]
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | str = "cpu", averaged: bool = True) -> Generator:
+    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Generator:
         """The generator in a checkpoint folder, on the device; averaged weights where there are any.
 
         Raises:
@@ -47,9 +47,10 @@ class Generator:
         for item in content["phases"]:
             name = item["network"]
             if name not in networks:
-                networks[name] = _network(folder / name, averaged).to(device).eval()
+                networks[name] = VideoDenoiser.from_pretrained(averaged(folder / name)).to(device).eval()
             sampling = Sampling.model_validate(item["sampling"])
-            phases.append(Phase(networks[name], sampling, item["start"], item["end"], item["still"]))
+            given = item.get("first_frame", False)
+            phases.append(Phase(networks[name], sampling, item["start"], item["end"], item["still"], given))
         return cls(folder, tuple(phases), content["latents"])
 
     @property
@@ -57,6 +58,23 @@ class Generator:
         """(C, T, H, W) of its training latents."""
         channels, frames, height, width = self.facts["shape"]
         return channels, frames, height, width
+
+    @property
+    def name(self) -> str:
+        """Stage and run that made the checkpoint, as its record states them."""
+        path = self.folder / "checkpoint.json"
+        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return f"{record.get('stage', self.folder.name)} {record.get('run_id', '')}".strip()
+
+    @property
+    def device(self) -> torch.device:
+        """Where its networks live."""
+        return next(iter(self.phases[0].denoiser.parameters())).device  # type: ignore[attr-defined]
+
+    @property
+    def patch(self) -> tuple[int, int, int]:
+        """Latent frames, rows and columns per token: latents must be multiples of it."""
+        return self.phases[0].denoiser.patch  # type: ignore[attr-defined]
 
     @property
     def num_classes(self) -> int | None:
@@ -93,6 +111,12 @@ class Generator:
             changed.append(replace(phase, sampling=Sampling.model_validate(values)))
         return replace(self, phases=tuple(changed))
 
+    def without_guidance(self) -> Generator:
+        """The same generator, walked along the conditional velocity alone."""
+        plain = [phase.sampling.model_copy(update={"guidance": None}) for phase in self.phases]
+        walked = zip(self.phases, plain, strict=True)
+        return replace(self, phases=tuple(replace(phase, sampling=sampling) for phase, sampling in walked))
+
     def sample(
         self,
         prompt_embeds: Tensor,
@@ -101,6 +125,7 @@ class Generator:
         seeds: Sequence[int],
         pseudo_class: Tensor | None = None,
         shape: tuple[int, int, int, int] | None = None,
+        first_frame: Tensor | None = None,
     ) -> Tensor:
         """Latents [B, C, T, H, W] (normalised, as in the shards), one sample per prompt and seed.
 
@@ -110,16 +135,15 @@ class Generator:
             seeds: B integers; a sample depends on its own seed and conditions, not on the batch.
             pseudo_class: int [B], negative where unknown; ignored by a generator that knows the prompt only.
             shape: (C, T, H, W); None: that of the training latents.
+            first_frame: clean latents [B, C, 1, H, W] to go on from; None: all frames are sampled.
+
+        Raises:
+            ValueError: a prompt is too long, or a first frame is given to a flow that was trained without.
         """
-        device = next(iter(self.phases[0].denoiser.parameters())).device  # type: ignore[attr-defined]
-        shared = self.phases[0].still
+        device, shared = self.device, self.phases[0].still
         noise = seeded_noise(seeds, shape or self.shape, shared).to(device)
         conditions = {"prompt_embeds": prompt_embeds.to(device), "prompt_mask": prompt_mask.to(device)}
         if pseudo_class is not None and self.num_classes is not None:
             conditions["pseudo_class"] = pseudo_class.to(device)
-        return walk(self.phases, noise, conditions, empty_prompt.to(device))
-
-
-def _network(folder: Path, averaged: bool) -> VideoDenoiser:
-    average = folder / "ema"
-    return VideoDenoiser.from_pretrained(average if averaged and (average / "config.json").is_file() else folder)
+        given = first_frame.to(device) if first_frame is not None else None
+        return walk(self.phases, noise, conditions, empty_prompt.to(device), given)

@@ -2,15 +2,19 @@
 
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tokenizers import Tokenizer, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from pipelines.data.video import probe, read_clip
 from pipelines.generation import generate, rectified_flow
-from pipelines.models.autoencoder import StackedAutoencoder
+from pipelines.generation.clips import read_image
+from pipelines.models.autoencoder import StackedAutoencoder, load_autoencoder
 from pipelines.stage import digest
 from tests.generation.toy import CHANNELS, DIM, FRAMES, rectified, write_latents
 
@@ -34,12 +38,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     latents = write_latents(folder / "latents", autoencoder=digest(folder / "vae"))
     write_text_encoder(latents / "text_encoder")
     places = {"out": folder / "flow", "metrics": folder / "flow.json", "plots": folder / "plots"}
+    rectified_flow.train(rectified(steps=1, first_frame_share=0.5), latents, **places)
+    places = {"out": folder / "text_only", "metrics": folder / "text.json", "plots": folder / "text_plots"}
     rectified_flow.train(rectified(steps=1), latents, **places)
     return folder
 
 
-def run(world: Path, *words: str, autoencoder: str = "vae") -> int:
-    places = ["--checkpoint", world / "flow", "--latents", world / "latents", "--autoencoder", world / autoencoder]
+def run(world: Path, *words: str, autoencoder: str = "vae", flow: str = "flow") -> int:
+    places = ["--checkpoint", world / flow, "--latents", world / "latents", "--autoencoder", world / autoencoder]
     return generate.main([*map(str, places), *words])
 
 
@@ -48,19 +54,79 @@ def test_a_prompt_becomes_an_mp4_that_knows_its_prompt_and_seed(world, capsys):
     assert run(world, "--prompt", "red square", "--out", str(out), "--seed", "3", "--steps", "1") == 0
     assert read_clip(out).shape == (1 + 4 * (FRAMES - 1), 32, 32, 3)
     assert probe(out).frame_rate == pytest.approx(8.0)
-    assert b"red square" in out.read_bytes() and b"seed 3" in out.read_bytes()
     assert "one.mp4: red square" in capsys.readouterr().out
+    with av.open(str(out)) as container:
+        assert container.metadata["title"] == "red square"
+        assert container.metadata["comment"].startswith("seed 3, 1 euler steps, guidance 1.5, 8 frames/s, h264, flow ")
 
 
 def test_a_file_of_prompts_becomes_a_folder_and_each_clip_is_the_one_of_its_seed(world):
     prompts = world / "prompts.txt"
-    prompts.write_text("red\n\nred square\n")
+    prompts.write_text("red\n\nred square\nsquare\n")
     assert run(world, "--prompts", str(prompts), "--out", str(world / "many"), "--guidance", "2.0") == 0
     assert (
         run(world, "--prompt", "red square", "--out", str(world / "alone.mp4"), "--seed", "1", "--guidance", "2.0") == 0
     )
+    assert len(list((world / "many").iterdir())) == 4
+    with Image.open(world / "many/contact_sheet.png") as sheet:
+        assert sheet.width > 1000
     difference = read_clip(world / "many/001.mp4").astype(int) - read_clip(world / "alone.mp4").astype(int)
     assert abs(difference).max() <= 2
+
+
+def test_a_clip_starts_from_a_picture_at_the_wanted_size(world):
+    """What the autoencoder makes of the picture is the clip's first frame."""
+    pixels = np.linspace(0, 255, 90 * 60 * 3).reshape(90, 60, 3).astype(np.uint8)
+    Image.fromarray(pixels).save(world / "first.png")
+    out = world / "longer.mp4"
+    size = ["--num-frames", "13", "--size", "48x32"]
+    assert run(world, "--prompt", "red", "--out", str(out), "--image", str(world / "first.png"), *size) == 0
+    made = read_clip(out)
+    assert made.shape == (13, 48, 32, 3)
+    autoencoder = load_autoencoder(world / "vae")
+    with torch.no_grad():
+        image = read_image(world / "first.png", 48, 32)
+        seen = autoencoder.decode(autoencoder.encode(image))[0, :, 0].permute(1, 2, 0)
+    assert np.abs((seen.numpy() + 1) * 127.5 - made[0]).mean() < 8
+
+
+def test_a_negative_prompt_and_no_guidance_are_other_clips(world):
+    made = []
+    for number, words in enumerate(([], ["--negative", "square"], ["--guidance", "1"], ["--sampler", "heun"])):
+        out = world / f"{number}.mp4"
+        assert run(world, "--prompt", "red", "--out", str(out), "--steps", "2", *words) == 0
+        made.append(out.read_bytes())
+    assert len(set(made)) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--num-frames", "12"], "a clip has 12 frames, but this autoencoder takes 1 mod 4; cut clips of 9 frames"),
+        (
+            ["--size", "40x32"],
+            "height must be a multiple of 16 and width of 16, for this autoencoder and denoiser; near",
+        ),
+        (["--image", "nowhere.png"], "nowhere.png: cannot be read as a picture"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_anything_is_sampled(world, capsys, words, told):
+    assert run(world, "--prompt", "red", "--out", str(world / "x.mp4"), *words) == 2
+    assert told in capsys.readouterr().err and not (world / "x.mp4").exists()
+
+
+def test_a_flow_that_never_saw_a_first_frame_takes_no_picture(world, capsys):
+    assert run(world, "--prompt", "red", "--out", str(world / "x.mp4"), "--image", "any.png", flow="text_only") == 2
+    assert "was not trained to start from a picture; train rectified_flow with a first_frame_share" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("words", [["--steps", "0"], ["--guidance", "0.5"], ["--sampler", "ddim"], ["--size", "64"]])
+def test_impossible_options_are_told_by_name(world, capsys, words):
+    with pytest.raises(SystemExit, match="2"):
+        run(world, "--prompt", "red", "--out", "x.mp4", *words)
+    assert f"argument {words[0]}" in capsys.readouterr().err
 
 
 def test_mistakes_are_told_in_a_line(world, capsys):

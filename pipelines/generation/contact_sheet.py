@@ -1,0 +1,56 @@
+"""Many clips on one page: a row of frames for each, with its prompt."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+FRAMES = 6
+"""Frames shown of each clip, evenly spread from its first to its last."""
+ROWS = 24
+"""Clips on one page."""
+
+
+def strip(frames: np.ndarray, count: int = FRAMES) -> np.ndarray:
+    """uint8 [T, H, W, 3] as ``count`` frames (or all, where there are fewer) side by side with white gaps."""
+    chosen = frames[np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)]
+    gap = max(1, frames.shape[2] // 32)
+    padded = np.pad(chosen, ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
+    return np.concatenate(list(padded), axis=1)[:, :-gap]
+
+
+def draw(strips: Sequence[np.ndarray], labels: Sequence[str], path: Path) -> list[Path]:
+    """Write pages of :data:`ROWS` strips each beside their labels; returns the files (``path``, ``…-2``, …)."""
+    pages = []
+    for number, start in enumerate(range(0, len(strips), ROWS), start=1):
+        page = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+        _draw_page(strips[start : start + ROWS], labels[start : start + ROWS], page)
+        pages.append(page)
+    return pages
+
+
+def _draw_page(strips: Sequence[np.ndarray], labels: Sequence[str], path: Path) -> None:
+    widest = max(strip.shape[1] / strip.shape[0] for strip in strips)
+    row = min(1.4, 9.0 / widest)
+    figure = Figure(figsize=(12, 0.2 + (row + 0.12) * len(strips)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(strips), 2, width_ratios=(1, 3), squeeze=False)
+    for (left, right), strip_, label in zip(axes, strips, labels, strict=True):
+        left.text(
+            0,
+            0.5,
+            textwrap.shorten(textwrap.fill(label, 34), 34 * 5, placeholder=" …"),
+            fontsize=9,
+            va="center",
+            wrap=True,
+        )
+        right.imshow(strip_, interpolation="nearest" if strip_.shape[0] < 100 else "antialiased")
+        left.set_axis_off()
+        right.set_axis_off()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)

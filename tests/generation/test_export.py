@@ -1,0 +1,179 @@
+"""Exported pipelines: diffusers alone loads and runs them, and its sampler and ours agree."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers.pipelines.ltx.pipeline_ltx import LTXPipeline
+from diffusers.pipelines.ltx.pipeline_ltx_image2video import LTXImageToVideoPipeline
+from diffusers.pipelines.wan.pipeline_wan import WanPipeline
+from diffusers.pipelines.wan.pipeline_wan_i2v import WanImageToVideoPipeline
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from PIL import Image
+
+from pipelines.flow.sampling import seeded_noise
+from pipelines.generation import export, rectified_flow
+from pipelines.generation.clips import read_image
+from pipelines.models.backbones import packed, unpacked
+from pipelines.stage import digest
+from pipelines.training.generator import Generator
+from tests.generation.test_generate import write_text_encoder
+from tests.generation.test_stages import World
+from tests.generation.toy import CHANNELS, DIM, FRAMES, SIDE, WORDS, anchored, rectified, write_latents
+from tests.models.tiny_pretrained import block, ltx, ltx_vae, save, wan, wan_vae
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers, numpy 2
+SAMPLING = {"sampler": "euler", "steps": 4, "shift": 3.0, "guidance": {"scale": 2.0, "rescale": 0.0}}
+GRID = (FRAMES, SIDE, SIDE)
+
+
+class Explicit(FlowMatchEulerDiscreteScheduler):
+    """diffusers' Euler scheduler that is given its levels, whatever number of steps a pipeline asks for."""
+
+    def given(self, sigmas: torch.Tensor) -> Explicit:
+        self.levels = sigmas[:-1].tolist()
+        return self
+
+    def set_timesteps(self, *_: Any, **options: Any) -> None:
+        super().set_timesteps(sigmas=self.levels, device=options.get("device"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A trained adapter of each family, and its export."""
+    root, found = tmp_path_factory.mktemp("export"), {}
+    for name, network, vae, strides in (("wan", wan, wan_vae, (4, 8)), ("ltx", ltx, ltx_vae, (8, 32))):
+        folder = root / name
+        vae().save_pretrained(folder / "vae")
+        latents = write_latents(folder / "latents", autoencoder=digest(folder / "vae"))
+        manifest = json.loads((latents / "manifest.json").read_text())
+        manifest["autoencoder"] |= {"temporal_stride": strides[0], "spatial_stride": strides[1]}
+        (latents / "manifest.json").write_text(json.dumps(manifest))
+        write_text_encoder(latents / "text_encoder")
+        denoiser = block(save(folder / "base", network()))
+        params = rectified(steps=3, denoiser=denoiser, first_frame_share=0.5, sampling=SAMPLING)
+        places = {"out": folder / "flow", "metrics": folder / "flow.json", "plots": folder / "plots"}
+        rectified_flow.train(params, latents, **places)
+        assert run(folder, folder / "pipeline") == 0
+        found[name] = folder
+    return found
+
+
+def run(folder: Path, out: Path, checkpoint: str = "flow") -> int:
+    words = {
+        "checkpoint": folder / checkpoint,
+        "out": out,
+        "latents": folder / "latents",
+        "autoencoder": folder / "vae",
+    }
+    return export.main([word for name, value in words.items() for word in (f"--{name}", str(value))])
+
+
+def conditions() -> dict[str, torch.Tensor]:
+    words = torch.from_numpy(WORDS[:2]).half().float()
+    return {"prompt_embeds": words, "prompt_mask": torch.ones(2, 2, dtype=torch.bool)}
+
+
+def ours(folder: Path, **changes: Any) -> torch.Tensor:
+    given = {**conditions(), "empty_prompt": torch.zeros(1, DIM), "seeds": [3, 4]}
+    return Generator.load(folder / "flow").sample(**given, **changes)
+
+
+def theirs(folder: Path, pipe: Any, **changes: Any) -> torch.Tensor:
+    """Latents by a pipeline, from the same noise, prompts, and empty prompt."""
+    temporal, spatial = pipe_strides(pipe)
+    noise = seeded_noise([3, 4], (CHANNELS, *GRID))
+    embeds = torch.nn.functional.pad(conditions()["prompt_embeds"], (0, 0, 0, 4))
+    call = {"prompt_embeds": embeds, "negative_prompt_embeds": torch.zeros_like(embeds)}
+    is_ltx = temporal == 8
+    if is_ltx:
+        mask, only_first = torch.zeros(2, 6), torch.zeros(2, 6)
+        mask[:, :2], only_first[:, :1] = 1, 1
+        call |= {"prompt_attention_mask": mask, "negative_prompt_attention_mask": only_first, "frame_rate": 8}
+    call |= {"latents": packed(noise, (1, 1, 1)) if is_ltx else noise}
+    call |= {"num_frames": 1 + temporal * (FRAMES - 1), "height": spatial * SIDE, "width": spatial * SIDE}
+    pipe.set_progress_bar_config(disable=True)
+    made = pipe(num_inference_steps=4, guidance_scale=2.0, output_type="latent", **{**call, **changes}).frames
+    return unpacked(made, GRID, (1, 1, 1)) if is_ltx else made
+
+
+def pipe_strides(pipe: Any) -> tuple[int, int]:
+    return (8, 32) if "LTX" in type(pipe).__name__ else (4, 8)
+
+
+def test_wan_samples_as_we_do_given_the_same_levels_and_nearly_so_with_its_own(made):
+    pipe = WanPipeline.from_pretrained(made["wan"] / "pipeline")
+    expected = ours(made["wan"])
+    own = theirs(made["wan"], pipe)
+    pipe.scheduler = Explicit().given(Generator.load(made["wan"] / "flow").phases[0].sigmas)
+    torch.testing.assert_close(theirs(made["wan"], pipe), expected, atol=1e-4, rtol=1e-4)
+    assert (own - expected).square().mean().sqrt() < 0.02 * expected.std()
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=SAMPLING["shift"])  # shifts twice: the one not to ship
+    assert (theirs(made["wan"], pipe) - expected).square().mean().sqrt() > 0.05 * expected.std()
+
+
+def test_ltx_samples_as_we_do_with_its_own_scheduler(made):
+    pipe = LTXPipeline.from_pretrained(made["ltx"] / "pipeline")
+    torch.testing.assert_close(theirs(made["ltx"], pipe), ours(made["ltx"]), atol=1e-4, rtol=1e-4)
+
+
+def test_wan_goes_on_from_a_picture_as_we_do(made):
+    """Both start from the picture's own latents at timestep 0."""
+    folder = made["wan"]
+    pipe = WanImageToVideoPipeline.from_pretrained(folder / "pipeline")
+    assert pipe.config.expand_timesteps
+    Image.effect_noise((32, 32), 60).convert("RGB").save(folder / "first.png")
+    generator = Generator.load(folder / "flow")
+    pipe.scheduler = Explicit().given(generator.phases[0].sigmas)
+    autoencoder = export.load_autoencoder(folder / "vae")
+    first = autoencoder.encode(read_image(folder / "first.png", 32, 32)).expand(2, -1, -1, -1, -1)
+    with Image.open(folder / "first.png") as image:
+        made_by_them = theirs(folder, pipe, image=image)
+    torch.testing.assert_close(made_by_them, ours(folder, first_frame=first), atol=1e-4, rtol=1e-4)
+
+
+def test_an_adapter_loads_into_the_pipeline_of_its_base(made):
+    """The checkpoint's own file, without an export; merged and loaded weights agree."""
+    for name, family in (("wan", WanPipeline), ("ltx", LTXPipeline)):
+        folder = made[name]
+        network = {"wan": wan, "ltx": ltx}[name]()
+        pipe = family.from_pretrained(folder / "pipeline", transformer=network)
+        assert (theirs(folder, pipe) - theirs(folder, family.from_pretrained(folder / "pipeline"))).abs().max() > 1e-4
+        pipe.load_lora_weights(folder / "flow" / "ema")
+        merged = family.from_pretrained(folder / "pipeline")
+        torch.testing.assert_close(theirs(folder, pipe), theirs(folder, merged), atol=1e-4, rtol=1e-4)
+
+
+def test_prompts_and_pictures_go_through_the_whole_pipeline(made):
+    folder = made["ltx"] / "pipeline"
+    pipe = LTXImageToVideoPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    image = Image.effect_noise((128, 128), 60).convert("RGB")
+    size = {"num_frames": 17, "height": 128, "width": 128, "max_sequence_length": 6, "output_type": "pt"}
+    frames = pipe(image, "red square", num_inference_steps=2, **size).frames
+    assert frames.shape == (1, 17, 3, 128, 128) and torch.isfinite(frames).all()
+    card = (folder / "README.md").read_text()
+    assert "pipe = LTXPipeline.from_pretrained(folder)" in card and "num_inference_steps=4" in card
+    assert "guidance_scale=2.0" in card and "LTXImageToVideoPipeline" in card
+
+
+def test_what_no_pipeline_can_drive_is_told(made, tmp_path, capsys):
+    world = World(tmp_path)
+    rectified_flow.train(rectified(steps=1), world.latents, **world.places("flow"))
+    assert run(tmp_path / "checkpoints", tmp_path / "out") == 2
+    assert "trained from scratch and takes 6 channels of positions" in capsys.readouterr().err
+    world.anchored(anchored(steps=1), "identity")
+    assert run(tmp_path / "checkpoints", tmp_path / "out", "identity") == 2
+    assert "walks a path through an anchor" in capsys.readouterr().err
+    (tmp_path / "mine").mkdir()
+    assert run(made["wan"], tmp_path / "mine") == 2
+    assert "exists and is no pipeline folder" in capsys.readouterr().err
+    ltx_vae().save_pretrained(tmp_path / "vae")
+    words = ["--checkpoint", made["wan"] / "flow", "--out", tmp_path / "out", "--latents", made["wan"] / "latents"]
+    assert export.main([*map(str, words), "--autoencoder", str(tmp_path / "vae")]) == 2
+    assert "made by autoencoder toy" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
