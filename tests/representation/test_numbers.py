@@ -14,7 +14,6 @@ from scipy.spatial.distance import cdist
 
 from pipelines.representation import kernel, retrieval, spectrum
 from pipelines.representation.agreement import agreement, factor_labels, missing_factors, nmi, probe
-from pipelines.representation.spreads import labellings
 from pipelines.representation.gates import gate, judge
 from pipelines.representation.occupancy import counts_of, expected_entropy_ratio, gini, lorenz, occupancy
 from pipelines.representation.params import Gates, KernelParams, KnownFactors, Threshold
