@@ -15,9 +15,8 @@ from pipelines.params import Training
 from pipelines.stage import StageError
 from pipelines.training.meters import peak_gib
 
-
 WRONG_IN_DIFFUSERS = ("AutoencoderTiny",)
-"""Its own checkpointing leaves out the encoder's rescaling to [0, 1], so that gradients are those of another network."""
+"""Its own checkpointing leaves out the encoder's rescaling to [0, 1]: gradients of another network."""
 
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:
