@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 TOOLS = {
+    "fit": ("pipelines.training.fit", "Peak memory and step time of a training stage, per choice."),
     "generate": ("pipelines.generation.generate", "Clips from prompts with any flow checkpoint."),
     "export": ("pipelines.generation.export", "A trained flow as a pipeline folder of diffusers."),
 }

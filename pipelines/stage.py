@@ -70,6 +70,11 @@ def current() -> Context:
     return context
 
 
+def enter(context: Context) -> None:
+    """Make this the running stage's context, in this thread."""
+    _CURRENT.set(context)
+
+
 def say(text: str) -> None:
     """One line about the running stage, to the terminal and to Dagster."""
     current().progress.say(text)
@@ -250,7 +255,7 @@ def main(argv: list[str] | None = None) -> int:
     name = os.environ.get("REEL_STAGE") or path_flags(arguments).get("params", function)
     command = (module, function, *arguments)
     context = Context(name, Path(".work") / name, command, progress=Progress(name))
-    _CURRENT.set(context)
+    enter(context)
     signal.signal(signal.SIGTERM, _on_signal)
     signal.signal(signal.SIGINT, _on_signal)
     try:

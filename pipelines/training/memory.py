@@ -15,23 +15,38 @@ from pipelines.params import Training
 from pipelines.stage import StageError
 from pipelines.training.meters import peak_gib
 
+WRONG_IN_DIFFUSERS = ("AutoencoderTiny",)
+"""Its own checkpointing leaves out the encoder's rescaling to [0, 1]: gradients of another network."""
+
+
+def _blocks(network: nn.Module) -> Iterator[nn.Module]:
+    """Outermost members of a ModuleList, or of a Sequential where they have parts themselves."""
+    for child in network.children():
+        members = list(child.children()) if isinstance(child, (nn.ModuleList, nn.Sequential)) else []
+        for member in members:
+            if isinstance(child, nn.ModuleList) or any(True for _ in member.children()):
+                yield member
+        if not members:
+            yield from _blocks(child)
+
 
 def checkpoint_activations(network: nn.Module) -> None:
     """Keep only what enters each block; the backward pass computes the inside again.
 
-    Networks of diffusers do it in their own way; of ours, every member of a ModuleList is a block.
+    Models of diffusers do it in their own way, where that is right.
 
     Raises:
         StageError: the network has no blocks.
     """
-    theirs: list[nn.Module] = [
-        module for module in network.modules() if getattr(module, "_supports_gradient_checkpointing", False)
+    theirs = [
+        module
+        for module in network.modules()
+        if getattr(module, "_supports_gradient_checkpointing", False)
+        and type(module).__name__ not in WRONG_IN_DIFFUSERS
     ]
-    inside = {id(part) for module in theirs for part in module.modules()}
     for module in theirs:
         module.enable_gradient_checkpointing()  # type: ignore[operator]
-    lists = [part for part in network.modules() if isinstance(part, nn.ModuleList) and id(part) not in inside]
-    blocks = [block for part in lists for block in part]
+    blocks = [] if theirs else list(_blocks(network))
     for block in blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     if not theirs and not blocks:

@@ -19,10 +19,10 @@ from pipelines import stage
 from pipelines.params import NetworkTraining, Optimizer, ParamsError, ReduceOnPlateau, Schedule, StopAbove, StopBelow
 from pipelines.training.loop import own_blocks
 from pipelines.training.optimizers import NetworkOptimizer
-from pipelines.training.run import Run
 from pipelines.training.schedules import Rate, Smoothed, StopRule
 from pipelines.training.tracking import read_rows
-from tests.training.toy import ADAMW, Net, Regression, ToyParams, params, train_toy
+from tests.training.cutting import cut_equals_whole
+from tests.training.toy import ADAMW, Net, params, train_toy
 
 OPTIMIZERS: list[dict[str, Any]] = [
     {"name": "adamw", "learning_rate": 0.01, "betas": (0.9, 0.99), "weight_decay": 0.1},
@@ -63,37 +63,6 @@ def optimizer_block(values: dict[str, Any]) -> Any:
 
 def schedule_block(values: dict[str, Any]) -> Any:
     return TypeAdapter(Schedule).validate_python(values)
-
-
-def left_behind(objective: Regression, done: Run) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-    """Weights and averages of a run, and its rows without times."""
-    tensors = {f"net/{name}": value for name, value in objective.net.state_dict().items()}
-    tensors |= {f"ema/{name}": value for name, value in done.emas["net"].weights.items()}
-    timed = ("seconds", "throughput/", "data/", "memory/")
-    rows = read_rows(done.work / "rows.jsonl")
-    return tensors, [{key: value for key, value in row.items() if not key.startswith(timed)} for row in rows]
-
-
-def cut_equals_whole(folder: Path, section: ToyParams, cuts: list[int]) -> Run:
-    """Train once in one go, once stopped by a signal after each of the steps ``cuts``; gives the latter."""
-    whole, rows = left_behind(*train_toy(folder / "whole", section))
-    for cut in cuts:
-
-        class Interrupted(Regression):
-            def losses(self, batch: Any, step: int, last: int = cut - 1) -> Any:
-                if step == last:
-                    stage.current().stop.set()
-                return super().losses(batch, step)
-
-        with pytest.raises(stage.Stopped):
-            train_toy(folder / "cut", section, Interrupted)
-        stage.current().stop.clear()
-    objective, resumed = train_toy(folder / "cut", section)
-    found, found_rows = left_behind(objective, resumed)
-    assert resumed.resumes == len(cuts) and rows == found_rows and whole.keys() == found.keys()
-    for name, tensor in whole.items():
-        assert torch.equal(tensor, found[name]), name
-    return resumed
 
 
 def test_every_optimizer_and_schedule_of_the_parameters_is_tested_here() -> None:

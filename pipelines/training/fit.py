@@ -1,0 +1,195 @@
+"""What fits on this machine: a few steps of a stage per choice, with peak memory and step time: ``reel fit --help``.
+
+Every choice runs in a process of its own on the stage's own data, in a temporary folder: no output, metric, state or
+parameter of the project is touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines import stage
+from pipelines.launch import WRITTEN
+from pipelines.params import ParamsError, launch_options, parse_section, section_class, stage_commands
+from pipelines.progress import Progress
+from pipelines.stage import StageError
+from pipelines.training.meters import peak_gib
+
+NEVER = 10**9
+RESULT = "reel-fit-result "
+KNOBS = ("micro_batch", "gradient_checkpointing", "precision")
+
+
+class Trial(Progress):
+    """Counts steps instead of printing them, and asks the stage to stop after enough; the first is not timed."""
+
+    def __init__(self, name: str, steps: int) -> None:
+        super().__init__(name)
+        self.steps, self.times, self.peak = steps, [], 0.0
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def report(self, done: int, total: int, unit: str = "step", **numbers: float) -> None:
+        """Note the time of a step."""
+        if unit == "step":
+            self.times.append(time.perf_counter())
+            self.peak = peak_gib()
+            if len(self.times) > self.steps:
+                stage.current().stop.set()
+
+    @property
+    def step_seconds(self) -> float:
+        """The median step."""
+        return statistics.median(later - earlier for earlier, later in itertools.pairwise(self.times))
+
+
+def command_of(name: str) -> tuple[str, str, list[str]]:
+    """Module, function and flags of a stage of dvc.yaml that trains.
+
+    Raises:
+        StageError: there is no such stage, or it trains nothing.
+    """
+    stages = stage_commands()
+    training = [one for one, (module, function, _) in stages.items() if trains(module, function)]
+    if name not in training:
+        raise StageError(f"{name}: no stage of dvc.yaml that trains; those are {', '.join(training)}.")
+    words = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][name]["cmd"].split()
+    _, after = launch_options(words[words.index("pipelines.launch") + 1 :])
+    return after[0], after[1], after[2:]
+
+
+def trains(module: str, function: str) -> bool:
+    """Whether the section of a stage has a block ``training``."""
+    return "training" in section_class(module, function).model_fields
+
+
+def one(name: str, changes: dict[str, Any], steps: int) -> dict[str, float]:
+    """Run a few steps of the stage in this process with changed values of ``training``; peak GiB, seconds per step.
+
+    Raises:
+        ParamsError, StageError: as the stage itself, out of memory included.
+    """
+    module, function, words = command_of(name)
+    flags = stage.path_flags(words)
+    kind = section_class(module, function)
+    values = parse_section(kind, flags.pop("params")).model_dump()
+    values["training"] |= {**changes, "steps": steps + 2, "save_every": NEVER, "validate_every": NEVER}
+    params = kind.model_validate(values)
+    with tempfile.TemporaryDirectory(prefix="reel-fit-") as folder:
+        paths = {key: Path(folder) / key if key in WRITTEN else Path(value) for key, value in flags.items()}
+        trial = Trial(name, steps)
+        stage.enter(stage.Context(name, Path(folder) / "work", progress=trial))
+        try:
+            getattr(importlib.import_module(module), function)(params, **paths)
+        except stage.Stopped:
+            return {"peak_gib": trial.peak, "step_seconds": trial.step_seconds}
+    raise StageError(f"{name}: ended before {steps} steps; nothing was measured.")
+
+
+def measured(name: str, changes: dict[str, Any], steps: int) -> dict[str, Any]:
+    """:func:`one` in a process of its own; ``error`` says in one line why a choice does not run."""
+    words = [sys.executable, "-m", "pipelines.training.fit", name, "--steps", str(steps), "--one", json.dumps(changes)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    found = [line for line in done.stdout.splitlines() if line.startswith(RESULT)]
+    if found:
+        return json.loads(found[-1].removeprefix(RESULT))
+    if done.returncode < 0:
+        return {"error": f"ended by signal {-done.returncode}: the system had no more memory"}
+    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    return {"error": last}
+
+
+def choices(training: Any, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """As the parameters are, then one knob at a time; or every combination of what the arguments name."""
+    now = {knob: getattr(training, knob) for knob in KNOBS}
+    given = {knob: getattr(arguments, knob) for knob in KNOBS if getattr(arguments, knob)}
+    if given:
+        lists = [given.get(knob, [now[knob]]) for knob in KNOBS]
+        return [dict(zip(KNOBS, row, strict=True)) for row in itertools.product(*lists)]
+    smaller = [n for n in range(training.micro_batch - 1, 0, -1) if training.batch_size % n == 0]
+    halves = [n for n in smaller if n * 2 <= training.micro_batch][:1] + smaller[-1:]
+    changed = [{"micro_batch": n} for n in dict.fromkeys(halves)]
+    changed.append({"gradient_checkpointing": not training.gradient_checkpointing})
+    changed += [{"precision": other} for other in ("fp32", "bf16") if other != training.precision]
+    return [now, *({**now, **change} for change in changed)]
+
+
+def table(rows: Sequence[tuple[dict[str, Any], dict[str, Any]]], batch_size: int) -> str:
+    """The measurements as text, a line per choice."""
+    lines = [f"{'micro_batch':>11}  {'accumulate':>10}  {'checkpointing':>13}  precision  peak GiB  s/step  samples/s"]
+    for change, found in rows:
+        micro = change["micro_batch"]
+        start = f"{micro:>11}  {batch_size // micro:>10}  {str(change['gradient_checkpointing']).lower():>13}"
+        start += f"  {change['precision']:>9}"
+        if "error" in found:
+            lines.append(f"{start}  {found['error']}")
+            continue
+        seconds = found["step_seconds"]
+        lines.append(f"{start}  {found['peak_gib']:>8.2f}  {seconds:>6.3g}  {batch_size / seconds:>9.3g}")
+    return "\n".join(lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Words of the command."""
+    found = argparse.ArgumentParser(
+        prog="reel fit",
+        description="Try a few steps of a training stage per choice, and print peak memory and step time. Processor: "
+        "the process's resident memory, libraries included; GPU: memory that tensors took. Touches no output.",
+    )
+    found.add_argument("stage", help="a stage of dvc.yaml that trains; its inputs must be there")
+    found.add_argument("--steps", type=int, default=3, help="timed steps per choice (3)")
+    found.add_argument("--micro-batch", type=int, nargs="+", help="sizes to try")
+    found.add_argument(
+        "--checkpointing",
+        dest="gradient_checkpointing",
+        nargs="+",
+        type=lambda word: {"true": True, "false": False}[word],
+        metavar="{true,false}",
+        help="gradient_checkpointing to try",
+    )
+    found.add_argument("--precision", nargs="+", choices=("fp32", "bf16", "fp16"), help="precisions to try")
+    found.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``reel fit``: measure, print a line per choice; returns the exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        if arguments.one is not None:
+            print(RESULT + json.dumps(one(arguments.stage, arguments.one, arguments.steps)), flush=True)
+            return 0
+        module, function, words = command_of(arguments.stage)
+        flags = stage.path_flags(words)
+        training = parse_section(section_class(module, function), flags["params"]).training  # type: ignore[attr-defined]
+        for flag, value in flags.items():
+            if flag not in WRITTEN | {"params"} and not Path(value).exists():
+                raise StageError(f"--{flag} {value}: not there; run the stage that makes it first.")
+        rows = []
+        for change in choices(training, arguments):
+            told = ", ".join(f"{knob} {value}" for knob, value in change.items())
+            print(f"measuring {told} …", file=sys.stderr, flush=True)
+            rows.append((change, measured(arguments.stage, change, arguments.steps)))
+        print(table(rows, training.batch_size))
+        return 0 if any("error" not in found for _, found in rows) else 2
+    except (ParamsError, StageError) as error:
+        print(f"reel fit: {error}", file=sys.stderr, flush=True)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

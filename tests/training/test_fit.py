@@ -1,0 +1,83 @@
+"""`reel fit`: measures each choice in a process of its own, touches nothing, says what does not run and why."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from pipelines.training.fit import choices, parser, table
+from tests.training.toy import ADAMW, params
+
+ROOT = Path(__file__).parents[2]
+
+STAGE = """
+from pathlib import Path
+
+from fittoy.params import ToyParams
+from pipelines.training.loop import train as run_training
+from pipelines.training.run import Run
+from tests.training import toy
+
+
+def train(params: ToyParams, data: Path, out: Path, metrics: Path) -> None:
+    run = Run.open(params, {"data": data}, out=out, metrics=metrics, plots=out)
+    run_training(toy.Regression(), toy.Points(), run)
+    Path("ended").touch()
+"""
+PARAMS = """
+from pipelines.params import Params, Training
+
+
+class ToyParams(Params):
+    training: Training
+"""
+
+
+def test_choices_change_one_knob_at_a_time_and_keep_the_batch_whole() -> None:
+    training = params(batch_size=12, micro_batch=12).training
+    found = choices(training, parser().parse_args(["stage"]))
+    assert found[0] == {"micro_batch": 12, "gradient_checkpointing": False, "precision": "fp32"}
+    assert [row["micro_batch"] for row in found] == [12, 6, 1, 12, 12]
+    assert all(sum(row[knob] != found[0][knob] for knob in row) == 1 for row in found[1:])
+    given = choices(training, parser().parse_args(["stage", "--micro-batch", "4", "2", "--checkpointing", "true"]))
+    assert [(row["micro_batch"], row["gradient_checkpointing"]) for row in given] == [(4, True), (2, True)]
+
+
+def test_the_table_shows_what_was_measured_and_why_a_choice_failed() -> None:
+    now = {"micro_batch": 4, "gradient_checkpointing": False, "precision": "fp32"}
+    text = table([(now, {"peak_gib": 1.5, "step_seconds": 0.5}), (now, {"error": "out of memory at 2 GiB"})], 8)
+    lines = text.splitlines()
+    assert lines[1].split() == ["4", "2", "false", "fp32", "1.50", "0.5", "16"]
+    assert lines[2].endswith("out of memory at 2 GiB")
+
+
+def test_fit_measures_a_stage_and_leaves_the_project_as_it_was(tmp_path: Path) -> None:
+    package = tmp_path / "fittoy"
+    package.mkdir()
+    for name, text in (("__init__", ""), ("train", STAGE), ("params", PARAMS)):
+        (package / f"{name}.py").write_text(text)
+    (tmp_path / "data.txt").write_text("data")
+    flags = "--params toy --data data.txt --out out --metrics metrics.json"
+    cmd = f"python -m pipelines.launch --alone fittoy.train train {flags}"
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"toy": {"cmd": cmd}}}))
+    values = params(optimizer=ADAMW).training.model_dump(mode="json")
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"toy": {"training": values}}))
+    before = sorted(path.name for path in tmp_path.iterdir())
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def fit(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pipelines.training.fit", *words]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+
+    done = fit("toy", "--micro-batch", "4", "--checkpointing", "true", "false")
+    assert done.returncode == 0, done.stderr
+    rows = done.stdout.splitlines()
+    assert "has no blocks to compute again" in rows[1]
+    assert float(rows[2].split()[4]) > 0.05 and float(rows[2].split()[6]) > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    wrong = fit("toys")
+    assert wrong.returncode == 2 and "reel fit: toys: no stage of dvc.yaml that trains; those are toy." in wrong.stderr
