@@ -176,6 +176,8 @@ class Shards:
                 if name in wanted:
                     view = memoryview(content)[begin : begin + length]
                     found[wanted[name]] = bytes(view).decode() if name.endswith(".txt") else array(view)
+                    if len(found) == len(wanted):
+                        break
         except (ValueError, UnicodeDecodeError) as error:
             raise ContractError(f"{self.folder / shard}: sample {key}: {error}; `dvc checkout` restores it.") from None
         for name, field in wanted.items():
