@@ -6,7 +6,7 @@ installed (`pip install torchcodec`, and FFmpeg's libraries); it is no dependenc
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -68,10 +68,11 @@ def decode_torchcodec(paths: list[Path]) -> Callable[[], None]:
 def peers() -> dict[str, Callable[[list[Path]], Callable[[], None]]]:
     """What is compared with, by name."""
     found = {"bare PyAV": decode_pyav}
-    if importlib.util.find_spec("torchcodec") is None:
-        print("  torchcodec is not installed: not compared", flush=True)
-    else:
+    try:
+        importlib.import_module("torchcodec.decoders")
         found["torchcodec"] = decode_torchcodec
+    except (ImportError, OSError, RuntimeError) as error:
+        print(f"  torchcodec is not compared: {str(error).splitlines()[0]}", flush=True)
     return found
 
 
