@@ -70,9 +70,9 @@ class Shards:
             )
         self._maps: dict[str, mmap.mmap] = {}
         self._lock = threading.Lock()
-        self.remote = configured(self.manifest.shards)
-        absent = (name for name in self.manifest.shards if not (folder / name).is_file())
-        self._absent = set(absent) if self.remote else set()
+        absent = {name for name in self.manifest.shards if not (folder / name).is_file()}
+        self.remote = configured(self.manifest.shards) if absent else None
+        self._absent = absent if self.remote else set()
         self._keys = self.index["key"].tolist()
         self._shards = self.index["shard"].tolist()
         self._places = list(zip(self.index["offset"].tolist(), self.index["size"].tolist(), strict=True))
@@ -164,7 +164,12 @@ class Shards:
         Raises:
             KeyError: it records none.
         """
-        return self.index.at[row, CHECKSUM + member.removeprefix(f"{key}.").partition(".")[0]]
+        return self._checksums[member.removeprefix(f"{key}.").partition(".")[0]][row]
+
+    @cached_property
+    def _checksums(self) -> dict[str, np.ndarray]:
+        columns = [str(name) for name in self.index.columns if str(name).startswith(CHECKSUM)]
+        return {name.removeprefix(CHECKSUM): self.index[name].to_numpy() for name in columns}
 
     def _sample(self, row: int, fields: tuple[str, ...], fetched: bytes | None) -> dict[str, Any]:
         shard, (offset, size), key = self._shards[row], self._places[row], self._keys[row]
@@ -176,6 +181,8 @@ class Shards:
                 if name in wanted:
                     view = memoryview(content)[begin : begin + length]
                     found[wanted[name]] = bytes(view).decode() if name.endswith(".txt") else array(view)
+                    if len(found) == len(wanted):
+                        break
         except (ValueError, UnicodeDecodeError) as error:
             raise ContractError(f"{self.folder / shard}: sample {key}: {error}; `dvc checkout` restores it.") from None
         for name, field in wanted.items():

@@ -49,6 +49,16 @@ def test_every_field_comes_back_exactly_in_any_order(tmp_path: Path) -> None:
     assert shards.empty_prompt.shape == (1, 3)
 
 
+def test_only_so_many_shards_are_open_and_what_was_read_from_others_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.data.shards.OPEN_SHARDS", 2)
+    shards = Shards(write_latents(tmp_path / "latents", num_samples=12, per_shard=1))
+    found = [one["latents"] for one in shards.read_many(range(12), ("latents",))]
+    assert len(shards._maps) == 2
+    assert all(np.array_equal(one, sample(number)[1]["latents"]) for number, one in enumerate(found))
+
+
 def test_equal_samples_give_equal_bytes(tmp_path: Path) -> None:
     first, second = write_latents(tmp_path / "a"), write_latents(tmp_path / "b")
     for path in first.iterdir():
