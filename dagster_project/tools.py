@@ -7,6 +7,7 @@ from pathlib import Path
 
 TOOLS = {
     "generate": ("pipelines.generation.generate", "Clips from prompts with any flow checkpoint."),
+    "profile": ("pipelines.profile", "params.yaml at the size of a published model."),
     "export": ("pipelines.generation.export", "A trained flow as a pipeline folder of diffusers."),
 }
 """`reel NAME …` is `python -m MODULE …`: the module parses its own words, with ``prog="reel NAME"``."""
