@@ -41,14 +41,7 @@ def _draw_page(strips: Sequence[np.ndarray], labels: Sequence[str], path: Path) 
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(strips), 2, width_ratios=(1, 3), squeeze=False)
     for (left, right), strip_, label in zip(axes, strips, labels, strict=True):
-        left.text(
-            0,
-            0.5,
-            textwrap.shorten(textwrap.fill(label, 34), 34 * 5, placeholder=" …"),
-            fontsize=9,
-            va="center",
-            wrap=True,
-        )
+        left.text(0, 0.5, "\n".join(textwrap.wrap(label, 36, max_lines=5, placeholder=" …")), fontsize=9, va="center")
         right.imshow(strip_, interpolation="nearest" if strip_.shape[0] < 100 else "antialiased")
         left.set_axis_off()
         right.set_axis_off()

@@ -52,7 +52,6 @@ class PretrainedDenoiserParams(Params):
 
     pretrained: PretrainedWeights
     trained: Literal["full"] | Adapter
-    gradient_checkpointing: bool
     text_length: Count
 
     @model_validator(mode="after")

@@ -26,13 +26,11 @@ class Parent:
         folder: of the checkpoint.
         root: folder of the network that goes on being trained.
         identity: the phase above the junction, walked by the parent's network; None where the stage has its own.
-        checkpointing: whether activations are computed again in the backward pass instead of kept.
     """
 
     folder: Path
     root: Path
     identity: Phase | None
-    checkpointing: bool
 
     @classmethod
     def read(cls, init: Path | None, params: AnchoredFlowParams, data: Latents, num_classes: int) -> Parent | None:
@@ -65,15 +63,11 @@ class Parent:
             network = VideoDenoiser.from_pretrained(averaged(_network(init, first["network"]))).eval()
             sampling = Sampling.model_validate(first["sampling"])
             identity = Phase(network, sampling, first["start"], first["end"], still=True)
-        checkpointing = getattr(params.denoiser, "gradient_checkpointing", False)
-        return cls(init, _network(init, facts["phases"][-1]["network"]), identity, checkpointing)
+        return cls(init, _network(init, facts["phases"][-1]["network"]), identity)
 
     def denoiser(self) -> VideoDenoiser:
         """The parent's network as the start of this stage: its averaged weights where there are any."""
-        denoiser = VideoDenoiser.from_pretrained(averaged(self.root)).train()
-        if self.checkpointing:
-            denoiser.transformer.enable_gradient_checkpointing()
-        return denoiser
+        return VideoDenoiser.from_pretrained(averaged(self.root)).train()
 
     def identity_network(self, device: torch.device) -> VideoDenoiser:
         """The network of the phase above the junction, frozen."""

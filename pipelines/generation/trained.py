@@ -47,8 +47,6 @@ def _pretrained(block: PretrainedDenoiserParams, data: Latents, num_classes: int
     adapted = isinstance(block.trained, Adapter)
     if isinstance(block.trained, Adapter):
         add_lora(transformer, block.trained.lora)
-    if block.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
     base = origin if adapted else None
     return VideoDenoiser(transformer, block.text_length, num_classes, data.extent, base).train()
 

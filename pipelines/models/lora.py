@@ -91,7 +91,8 @@ def save_lora(network: nn.Module, folder: Path) -> Path:
     plain = {f"{PREFIX}.{key}": sorted(value) if isinstance(value, set) else value for key, value in config.items()}
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"{PREFIX}.{name}": tensor.cpu().contiguous() for name, tensor in state.items()}
-    save_file(tensors, folder / FILE, {"format": "pt", METADATA: json.dumps(plain, sort_keys=True)})
+    # One entry only: safetensors writes several in an order that differs between runs, and so would the digest.
+    save_file(tensors, folder / FILE, {METADATA: json.dumps(plain, sort_keys=True)})
     return folder / FILE
 
 

@@ -123,7 +123,7 @@ def _options(weights: str) -> dict[str, Any]:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise StageError(
             f"denoiser.pretrained.weights {weights}: bitsandbytes is not installed; "
-            "`pip install 'reelgraph[quantised]'`, or hold the weights in bf16."
+            "`pip install 'reelgraph[eight-bit]'`, or hold the weights in bf16."
         )
     from diffusers import BitsAndBytesConfig
 

@@ -147,7 +147,7 @@ def test_latents_that_do_not_fit_are_told_before_anything_is_built(tmp_path):
 
 def test_training_continues_exactly_where_it_stopped(tmp_path):
     world = World(tmp_path)
-    straight = {"shape": "constant", "warmup_steps": 0, "floor": 0.0}
+    straight = {"shape": "constant", "warmup_steps": 0}
     values = rectified(steps=4).model_dump(mode="json")
     values["training"] |= {"schedule": straight, "save_every": 2}
     kind = type(rectified())

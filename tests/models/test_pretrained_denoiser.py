@@ -169,7 +169,9 @@ def test_what_cannot_be_loaded_is_told(tmp_path: Path, monkeypatch: pytest.Monke
         Origin(str(tmp_path), None, "vae", "fp32").layout()
     save(tmp_path, wan())
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(StageError, match=r"weights nf4: bitsandbytes is not installed; `pip install 'reelgraph\[quan"):
+    with pytest.raises(
+        StageError, match=r"weights nf4: bitsandbytes is not installed; `pip install 'reelgraph\[eight-bit"
+    ):
         Origin(str(tmp_path), None, "transformer", "nf4").load()
     monkeypatch.undo()
     (tmp_path / "transformer" / "diffusion_pytorch_model.safetensors").write_bytes(b"broken")

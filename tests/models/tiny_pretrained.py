@@ -72,6 +72,5 @@ def block(folder: Path, lora: bool = True, text_length: int = 6, **changes: Any)
     return {
         "pretrained": {**named, **changes},
         "trained": trained,
-        "gradient_checkpointing": False,
         "text_length": text_length,
     }

@@ -1,0 +1,94 @@
+"""Profiles: each gives a params.yaml that the stages take, and trains a few steps on tiny checkpoints of its format."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines import profile
+from pipelines.generation import rectified_flow
+from pipelines.generation.params import AnchoredFlowParams, RectifiedFlowParams
+from pipelines.params import ParamsError
+from pipelines.profile import FOLDER, Whole, complete, merged
+from pipelines.training.generator import Generator
+
+ROOT = Path(__file__).parents[1]
+made = cache(complete)
+PUBLISHED = ("wan2.1-1.3b", "wan2.2-5b", "ltx-video")
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted((ROOT / FOLDER).glob("*.yaml"))])
+def test_a_profile_is_a_valid_params_file_that_differs_where_it_says(name):
+    text = made(name)
+    values, before = yaml.safe_load(text), yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert list(values) == list(before) and text.startswith(f"# {name}: ")
+    stated = [key for key in yaml.load((ROOT / FOLDER / f"{name}.yaml").read_text(), profile._Loader) if key[0] != "."]
+    assert [key for key in values if values[key] != before[key]] == sorted(stated, key=list(values).index)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_clips_and_prompts_of_a_profile_fit_its_network(name):
+    """Frames, sizes and prompt lengths that the strides and patches of the published networks take."""
+    values = yaml.safe_load(made(name))
+    time, side = {"wan2.1-1.3b": (4, 16), "wan2.2-5b": (4, 32), "ltx-video": (8, 32)}[name]
+    clip, flow = values["raw_video"]["clip"], values["rectified_flow"]
+    assert clip["num_frames"] % time == 1 and clip["height"] % side == 0 and clip["width"] % side == 0
+    assert values["latent_shards"]["text"]["max_length"] == flow["denoiser"]["text_length"]
+    networks = {values[section]["pretrained"]["name"] for section in ("autoencoder",)}
+    networks |= {values[key]["denoiser"]["pretrained"]["name"] for key in values if "denoiser" in values[key]}
+    assert networks == {values["latent_shards"]["text"]["name"]}
+
+
+def test_blocks_are_changed_key_by_key_unless_they_are_whole():
+    values = {"a": {"b": 1, "c": {"d": 2}}, "e": {"f": 3}}
+    changes = {"a": {"c": {"d": 4}}, "e": Whole(g=5)}
+    assert merged(values, changes) == {"a": {"b": 1, "c": {"d": 4}}, "e": {"g": 5}}
+    assert values == {"a": {"b": 1, "c": {"d": 2}}, "e": {"f": 3}}
+
+
+def test_the_command_writes_the_file_and_tells_mistakes(tmp_path, capsys):
+    assert profile.main(["tiny", "--out", str(tmp_path / "params.yaml")]) == 0
+    assert yaml.safe_load((tmp_path / "params.yaml").read_text())["raw_video"]["source"]["rendered"]["num_clips"] == 256
+    assert profile.main(["huge"]) == 2
+    assert "profiles/huge.yaml: no such profile; there are ltx-video, tiny, wan2.1-1.3b" in capsys.readouterr().err
+    (tmp_path / "wrong.yaml").write_text("rectified_flow: {training: {step: 3}}")
+    with pytest.raises(
+        ParamsError, match=r"params\.yaml with .*wrong\.yaml:\d+: rectified_flow\.training\.step: unknown"
+    ):
+        complete("wrong", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # bf16 activations, float32 norms
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_profile_trains_and_samples_at_small_width(name, tmp_path):
+    """Its own sections but for the size of network, batch and run; weights and precision as it states them."""
+    from tests.generation.test_stages import PROMPT, World
+    from tests.models.tiny_pretrained import ltx, save, wan
+
+    world, values = World(tmp_path), yaml.safe_load(made(name))
+    base = save(tmp_path / "base", ltx() if name == "ltx-video" else wan())
+
+    def small(section: dict) -> dict:
+        section["denoiser"]["pretrained"]["name"] = str(base)
+        if section["denoiser"]["trained"] != "full":
+            section["denoiser"]["trained"]["lora"]["rank"] = 4
+        section["training"] |= {"steps": 3, "batch_size": 4, "micro_batch": 2, "validate_every": 3, "save_every": 3}
+        for sampling in (section["sampling"], *section["sampling"].values()):
+            if isinstance(sampling, dict) and "steps" in sampling:
+                sampling["steps"] = 2
+        return section
+
+    places = world.places("flow")
+    params = RectifiedFlowParams.model_validate(small(values["rectified_flow"]))
+    rectified_flow.train(params, world.latents, **places)
+    sampled = Generator.load(places["out"]).sample(**PROMPT, seeds=[0, 1])
+    assert sampled.isfinite().all() and sampled.shape[2] == 3
+    anchored = AnchoredFlowParams.model_validate(small(values["anchored_flow_identity"]))
+    world.anchored(anchored, "identity")
