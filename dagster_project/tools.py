@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 TOOLS = {
+    "verify": ("pipelines.data.verify", "Compare every byte of the latents with what was recorded."),
     "generate": ("pipelines.generation.generate", "Clips from prompts with any flow checkpoint."),
     "export": ("pipelines.generation.export", "A trained flow as a pipeline folder of diffusers."),
 }
