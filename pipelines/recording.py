@@ -6,6 +6,7 @@ truth or their results. Reads ``dvc.yaml``, ``dvc.lock`` and the cache as files;
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import json
 import os
@@ -43,30 +44,76 @@ def _changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 
 
+def cache_folder() -> Path:
+    """Where DVC keeps what it tracks in this project: ``cache.dir`` of its configuration, else ``.dvc/cache``."""
+    found = Path(".dvc/cache")
+    for name in ("config", "config.local"):
+        reader = configparser.ConfigParser(interpolation=None)
+        with contextlib.suppress(configparser.Error):
+            reader.read(Path(".dvc") / name, encoding="utf-8")
+            found = Path(".dvc") / reader.get("cache", "dir", fallback=os.path.relpath(found, ".dvc"))
+    return found
+
+
+def cached_files(md5: str) -> dict[str, Path]:
+    """Files of an output by their place in it (a file's own is ""), in DVC's cache; empty where it is not there."""
+
+    def place(name: str) -> Path:
+        return cache_folder() / "files" / "md5" / name[:2] / name[2:]
+
+    if not md5 or not place(md5).is_file():
+        return {}
+    if not md5.endswith(".dir"):
+        return {"": place(md5)}
+    return {item["relpath"]: place(item["md5"]) for item in json.loads(place(md5).read_text(encoding="utf-8"))}
+
+
+def _recorded_outs(text: str) -> list[dict[str, Any]]:
+    """``outs`` of every stage in a lock file, or of the one stage in an entry of the run cache."""
+    content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+    entries = (content.get("stages") or {}).values() if "stages" in content else [content]
+    return [out for entry in entries for out in entry.get("outs", [])]
+
+
+def earlier_versions(out: Path, most: int) -> list[dict[str, Path]]:
+    """Earlier contents of the output ``out`` as :func:`cached_files` gives them: the last recorded one first, then
+    those of DVC's run cache, newest first.
+    """
+    lock, runs = Path("dvc.lock"), (cache_folder() / "runs").glob("*/*/*")
+    newest = sorted((path for path in runs if path.suffix == ""), key=lambda path: path.stat().st_mtime, reverse=True)
+    hashes: dict[str, None] = {}
+    for record in [*([lock] if lock.is_file() else []), *newest]:
+        text = record.read_text(encoding="utf-8")
+        if f"path: {out.as_posix()}\n" in text:
+            outs = [one for one in _recorded_outs(text) if one["path"] == out.as_posix()]
+            hashes |= {one["md5"]: None for one in outs if "md5" in one}
+        if len(hashes) >= most:
+            break
+    return [files for md5 in hashes if (files := cached_files(md5))]
+
+
+def link(file: Path, place: Path) -> None:
+    """Put a file at a second place: one copy on the disk where the file system can, two where not."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        place.hardlink_to(file)
+    except OSError:
+        shutil.copyfile(file, place)
+
+
 def restore_outputs(stage: str) -> list[str]:
     """Put outputs that DVC removed back from its cache, as ``dvc.lock`` records them; returns the paths restored."""
-    lock, cache = Path("dvc.lock"), Path(".dvc/cache/files/md5")
-    if "DVC_STAGE" not in os.environ or not lock.is_file() or not cache.is_dir():
+    lock = Path("dvc.lock")
+    if "DVC_STAGE" not in os.environ or not lock.is_file():
         return []
     entry = ((yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages") or {}).get(stage, {})
     restored = []
     for out in entry.get("outs", []):
-        target, md5 = Path(out["path"]), out.get("md5", "")
-        source = cache / md5[:2] / md5[2:]
-        if target.exists() or not source.is_file():
+        target, files = Path(out["path"]), cached_files(out.get("md5", ""))
+        if target.exists() or not files or not all(file.is_file() for file in files.values()):
             continue
-        files = {"": md5}
-        if md5.endswith(".dir"):
-            files = {item["relpath"]: item["md5"] for item in json.loads(source.read_text(encoding="utf-8"))}
-        parts = {target / name if name else target: cache / key[:2] / key[2:] for name, key in files.items()}
-        if not all(part.is_file() for part in parts.values()):
-            continue
-        for destination, part in parts.items():
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                destination.hardlink_to(part)
-            except OSError:
-                shutil.copyfile(part, destination)
+        for name, file in files.items():
+            link(file, target / name if name else target)
         restored.append(out["path"])
     return restored
 

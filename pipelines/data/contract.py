@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field as Defaulted
 from pydantic import PrivateAttr, ValidationError
 
 from pipelines.params import Count, Params, Whole
@@ -24,7 +25,9 @@ MEMBERS = {
     "prompt": "prompt.txt",
     "actions": "actions.npy",
 }
-"""Field to the name of its tar member behind the key; every sample also has a ``json`` member with its index row."""
+"""Field to the name of its tar member behind the key; each sample also has a ``json`` member with lasting facts."""
+CHECKSUM = "crc32_"
+"""Prefix of the index columns with the CRC-32 of each member's content."""
 
 
 PROMPT_TOKENS = "prompt_tokens"
@@ -44,10 +47,14 @@ class Field(Params):
 
 
 class AutoencoderFacts(Params):
-    """The autoencoder that made the latents; ``latents = (codes - latent_mean) / latent_std`` per channel."""
+    """The autoencoder that made the latents; ``latents = (codes - latent_mean) / latent_std`` per channel.
+
+    ``revision``: the commit of one from the hub.
+    """
 
     id: str
     digest: str
+    revision: str | None = None
     temporal_stride: Count
     spatial_stride: Count
     latent_mean: tuple[float, ...]
@@ -55,10 +62,14 @@ class AutoencoderFacts(Params):
 
 
 class TextFacts(Params):
-    """The text encoder that made the prompt embeddings, which stands in ``text_encoder/`` when it is ours."""
+    """The text encoder that made the prompt embeddings; it stands in ``text_encoder/``.
+
+    ``revision``: the commit of one from the hub.
+    """
 
     id: str
     digest: str
+    revision: str | None = None
     dim: Count
 
 
@@ -83,6 +94,8 @@ class Manifest(Params):
     shards: dict[str, ShardFacts]
     files: dict[str, str]
     """SHA-256 of every other file of the folder: index, empty prompt, text encoder."""
+    recipes: dict[str, str] = Defaulted(default_factory=dict)
+    """What latents, embeddings and shards are functions of, hashed: only what agrees with it is reused."""
 
     _folder: Path = PrivateAttr(default=Path())
 

@@ -11,7 +11,6 @@ import mmap
 import threading
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,30 +20,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.data.contract import EMPTY_PROMPT, INDEX, MANIFEST, MEMBERS, ContractError, Manifest
+from pipelines.data.contract import CHECKSUM, EMPTY_PROMPT, INDEX, MANIFEST, MEMBERS, ContractError, Manifest
 from pipelines.data.remote import URL, Piece, configured
 from pipelines.data.tar import array, members
-from pipelines.stage import file_digest
 
 OPEN_SHARDS = 64
 """Most memory maps kept at once."""
-
-CHECKSUM = "crc32_"
-"""Prefix of the index columns with the CRC-32 of each member's content."""
-
-
-@dataclass(frozen=True)
-class Damage:
-    """What :meth:`Shards.verify` found wrong: file, member (or ""), byte offset in the file, and in words."""
-
-    file: str
-    member: str
-    offset: int
-    what: str
-
-    def __str__(self) -> str:
-        member = f", member {self.member}" if self.member else ""
-        return f"{self.file}{member}, offset {self.offset}: {self.what}"
 
 
 class Shards:
@@ -203,39 +184,3 @@ class Shards:
                 "Give raw_video one form (cutting.buckets: null, or one size)."
             )
         return np.stack(arrays)
-
-    # ---- verification ----
-
-    def verify(self) -> list[Damage]:
-        """Read every byte and compare it with what the manifest and the index record; empty when all is well."""
-        found = []
-        stray = {path.name for path in self.folder.glob("latents-*.tar")} - set(self.manifest.shards)
-        found += [Damage(name, "", 0, "a foreign shard, not in the manifest") for name in sorted(stray)]
-        for name, facts in self.manifest.shards.items():
-            path = self.folder / name
-            if not path.is_file():
-                found.append(Damage(name, "", 0, "missing"))
-            elif path.stat().st_size != facts.size:
-                found.append(Damage(name, "", min(path.stat().st_size, facts.size), "has another size than recorded"))
-            elif file_digest(path) != facts.sha256:
-                found += self._locate(name)
-        for name, sha256 in self.manifest.files.items():
-            if not (self.folder / name).is_file():
-                found.append(Damage(name, "", 0, "missing"))
-            elif file_digest(self.folder / name) != sha256:
-                found.append(Damage(name, "", 0, "is not the file that the manifest records"))
-        return found
-
-    def _locate(self, name: str) -> list[Damage]:
-        """Members of a changed shard whose content differs from the index, or the shard itself."""
-        self._maps.pop(name, None)
-        content, found = self._map(name), []
-        for row in np.flatnonzero(self.index["shard"].to_numpy() == name):
-            key, (offset, size) = self._keys[row], self._places[row]
-            try:
-                for member, begin, length in members(content, offset, size):
-                    if zlib.crc32(content[begin : begin + length]) != self._checksum(int(row), key, member):
-                        found.append(Damage(name, member, begin, "content differs from its checksum"))
-            except (ValueError, KeyError) as error:
-                found.append(Damage(name, key, offset, str(error)))
-        return found or [Damage(name, "", 0, "padding between members was changed")]

@@ -15,9 +15,10 @@ from pipelines.footage.clips import Cut, Made, content_hash, share_by_hash, stor
 from pipelines.footage.cutting import cut, forms
 from pipelines.footage.params import Clip, Folder, Footage, RawVideoParams, Recordings, Tars
 from pipelines.footage.quality import judge, measure
-from pipelines.footage.reuse import Reuse, link
+from pipelines.footage.reuse import Reuse
 from pipelines.footage.sources import Found, folder_files, recordings
 from pipelines.footage.tars import tar_samples
+from pipelines.recording import link
 from pipelines.stage import StageError
 
 VERSION = 1

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -34,14 +33,6 @@ def code_digest() -> str:
     data = here.parent / "data"
     files = [*(here / f"{name}.py" for name in SHAPING), *(data / f"{name}.py" for name in SHAPING_DATA)]
     return hashlib.sha256("".join(file_digest(path) for path in sorted(files)).encode()).hexdigest()
-
-
-def link(file: Path, place: Path) -> None:
-    """Put a file at a second place: one copy on the disk where the file system can, two where not."""
-    try:
-        os.link(file, place)
-    except OSError:
-        shutil.copyfile(file, place)
 
 
 class Reuse:

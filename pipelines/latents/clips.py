@@ -25,9 +25,19 @@ CACHE_BYTES = 2 << 30
 """Most decoded pixels kept in memory; clips beyond it are decoded again when they are wanted."""
 
 
+def channels_first(frames: np.ndarray) -> Tensor:
+    """uint8 [..., T, H, W, 3] to uint8 [..., 3, T, H, W]."""
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(frames, -1, -4)))
+
+
+def to_unit_range(pixels: Tensor) -> Tensor:
+    """uint8 of 0 to 255 to float32 in [-1, 1]."""
+    return pixels.float().div_(127.5).sub_(1.0)
+
+
 def as_video(frames: np.ndarray) -> Tensor:
     """uint8 [..., T, H, W, 3] to float32 [..., 3, T, H, W] in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(frames, -1, -4))).float().div_(127.5).sub_(1.0)
+    return to_unit_range(channels_first(frames))
 
 
 def as_frames(video: Tensor) -> np.ndarray:
@@ -37,14 +47,14 @@ def as_frames(video: Tensor) -> np.ndarray:
 
 
 class Clips:
-    """The clips of a folder by row of its catalog.
+    """The clips of a folder by row of its catalog; at most ``cache_bytes`` of decoded pixels are kept in memory.
 
     Raises:
         StageError: there is no catalog, or no clip in it.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, cache_bytes: int = CACHE_BYTES) -> None:
+        self.folder, self.cache_bytes = folder, cache_bytes
         self.catalog: pd.DataFrame = read_catalog(folder)
         if not len(self.catalog):
             raise StageError(
@@ -120,7 +130,7 @@ class Clips:
             if row not in self._kept:
                 self._kept[row] = decoded
                 self._bytes += decoded.nbytes
-            while self._bytes > CACHE_BYTES and len(self._kept) > 1:
+            while self._bytes > self.cache_bytes and self._kept:
                 self._bytes -= self._kept.popitem(last=False)[1].nbytes
 
     def videos(self, rows: Sequence[int], batch_size: int) -> Iterator[tuple[list[int], Tensor]]:

@@ -31,9 +31,11 @@ class TextEncoder:
         id: what it is called in the manifest.
         network: gives ``last_hidden_state`` [B, L, D] for ``input_ids`` and ``attention_mask``.
         max_length: longer prompts are cut after so many tokens.
+        revision: the commit of one from the hub.
     """
 
-    def __init__(self, id: str, network: Any, tokenizer: Any, max_length: int) -> None:
+    def __init__(self, id: str, network: Any, tokenizer: Any, max_length: int, revision: str | None = None) -> None:
+        self.revision = revision
         self.id, self.network, self.tokenizer, self.max_length = id, network.eval(), tokenizer, max_length
         self.network.requires_grad_(False)
 

@@ -8,8 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipelines.data.contract import EMPTY_PROMPT, INDEX, MANIFEST, AutoencoderFacts, Field, Manifest, TextFacts
-from pipelines.data.shards import CHECKSUM
+from pipelines.data.contract import (
+    CHECKSUM,
+    EMPTY_PROMPT,
+    INDEX,
+    MANIFEST,
+    AutoencoderFacts,
+    Field,
+    Manifest,
+    TextFacts,
+)
 from pipelines.data.tar import npy_bytes, write_shard
 from pipelines.stage import file_digest, write_json
 

@@ -19,6 +19,7 @@ from pipelines.data.batches import Batches, collate
 from pipelines.data.contract import ContractError
 from pipelines.data.shards import Shards
 from pipelines.data.tar import array, npy_bytes, write_shard
+from pipelines.data.verify import verify
 from tests.data.sample_shards import sample, write_latents
 
 ALL = ("latents", "prompt_embeds", "prompt", "actions")
@@ -110,7 +111,7 @@ def test_any_flipped_bit_is_found_with_its_shard_and_member(tmp_path_factory: py
     place = data.draw(st.integers(0, len(content) - 1))
     content[place] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(content)
-    [damage, *_] = Shards(folder).verify()
+    [damage, *_] = list(verify(folder))
     assert damage.file == path.name
     with tarfile.open(write_latents(folder.with_name("whole"), 3, 2) / path.name) as tar:
         members = tar.getmembers()
@@ -121,16 +122,18 @@ def test_any_flipped_bit_is_found_with_its_shard_and_member(tmp_path_factory: py
 
 def test_missing_foreign_and_truncated_shards_and_changed_files_are_found(tmp_path: Path) -> None:
     folder = write_latents(tmp_path / "latents")
-    assert Shards(folder).verify() == []
+    assert list(verify(folder)) == []
     shutil.copy(folder / "latents-00000.tar", folder / "latents-00009.tar")
     (folder / "latents-00001.tar").unlink()
-    os.truncate(folder / "latents-00002.tar", 1024)
+    os.truncate(folder / "latents-00002.tar", 600)
+    facts = Shards(folder).manifest.shards
     (folder / "empty_prompt.npy").write_bytes(b"")
-    assert [str(damage) for damage in Shards(folder).verify()] == [
+    assert [str(damage) for damage in list(verify(folder))] == [
         "latents-00009.tar, offset 0: a foreign shard, not in the manifest",
-        "latents-00001.tar, offset 0: missing",
-        "latents-00002.tar, offset 1024: has another size than recorded",
         "empty_prompt.npy, offset 0: is not the file that the manifest records",
+        "latents-00001.tar, offset 0: missing",
+        f"latents-00002.tar, offset 600: has 600 bytes, {facts['latents-00002.tar'].size} are recorded",
+        "latents-00002.tar, member clip-010.latents.npy, offset 512: cut after 88 of 200 bytes",
     ]
 
 
