@@ -7,6 +7,7 @@ from pathlib import Path
 
 TOOLS = {
     "generate": ("pipelines.generation.generate", "Clips from prompts with any flow checkpoint."),
+    "compare": ("pipelines.representation.compare", "Classes and encoders of two revisions or folders."),
 }
 """`reel NAME …` is `python -m MODULE …`: the module parses its own words, with ``prog="reel NAME"``."""
 
