@@ -98,7 +98,8 @@ def _colours(values: Sequence[str]) -> list[str]:
     return [PALETTE[number % len(PALETTE)] for number in range(len(values))]
 
 
-def _scatter(axes: Axes, plane: np.ndarray, values: np.ndarray, title: str) -> None:
+def scatter(axes: Axes, plane: np.ndarray, values: np.ndarray, title: str) -> None:
+    """Points of a layout [N, 2] coloured by value: a legend for few values, numbers at medians for many."""
     different = np.unique(values)
     for number, (value, colour) in enumerate(zip(different, _colours([str(v) for v in different]), strict=True)):
         marker = MARKERS[number // len(PALETTE) % len(MARKERS)]
@@ -127,9 +128,9 @@ def draw_projection(
     rows = -(-(len(colourings) + 1) // 2)
     figure = Figure(figsize=(12, 4.2 * rows), layout="constrained")
     grid = figure.subplots(rows, 2, squeeze=False).ravel()
-    _scatter(grid[0], plane, labels, "by class (number at the class's median)")
+    scatter(grid[0], plane, labels, "by class (number at the class's median)")
     for axes, (name, values) in zip(grid[1:], colourings.items(), strict=False):
-        _scatter(axes, plane, values, f"by {name}")
+        scatter(axes, plane, values, f"by {name}")
     for axes in grid[len(colourings) + 1 :]:
         axes.set_visible(False)
     figure.suptitle(title)

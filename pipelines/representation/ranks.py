@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast, gather, reduce
+from accelerate.utils import broadcast, gather, parse_flag_from_env, reduce
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Ranks:
     @classmethod
     def here(cls) -> Ranks:
         """As the launcher started this process; without a launcher, the only one."""
-        state = PartialState()
+        state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
         return cls(state.process_index, state.num_processes, torch.device(state.device or "cpu"))
 
     @classmethod

@@ -52,7 +52,7 @@ class _Tally:
         """Distances [K, b] of queries ``rows`` summed over every class."""
         own = self.dense[rows]
         class_sums, own = class_sums[:, own != LEFT_OUT], own[own != LEFT_OUT]
-        if not len(own):
+        if not len(own) or len(self.counts) < 2:
             return
         column = np.arange(len(own))
         within, others = class_sums[own, column], self.counts[own] - 1

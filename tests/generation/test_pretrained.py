@@ -7,9 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from pipelines.generation import rectified_flow
-from pipelines.generation.latents import Latents
 from pipelines.generation.rectified_flow import RectifiedFlow
-from pipelines.generation.trained import new_denoiser
 from pipelines.models.lora import FILE
 from pipelines.stage import StageError
 from pipelines.training.generator import Generator

@@ -11,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.spatial.distance import cdist
+from sklearn.metrics import davies_bouldin_score, silhouette_samples, silhouette_score
 
 from pipelines.representation import kernel, retrieval, spectrum
-from pipelines.representation.agreement import agreement, factor_labels, missing_factors, nmi, probe
+from pipelines.representation.agreement import agreements, factor_labels, missing_factors, nmi, probe
 from pipelines.representation.gates import gate, judge
-from pipelines.representation.occupancy import counts_of, expected_entropy_ratio, gini, lorenz, occupancy
+from pipelines.representation.occupancy import counts_of, gini, lorenz, occupancy, occupancy_with_spreads
 from pipelines.representation.params import Gates, KernelParams, KnownFactors, Threshold
-from pipelines.representation.separation import intra_inter, separation
+from pipelines.representation.separation import separations
+from pipelines.representation.spreads import LEFT_OUT, Unavailable, gathered, labellings
 from tests.representation.toy import PARAMS
 
 RNG = np.random.default_rng(0)
@@ -31,11 +33,20 @@ def blobs(classes: int = 4, each: int = 20, apart: float = 8.0) -> tuple[np.ndar
     return centres[labels] + np.random.default_rng(2).normal(size=(len(labels), 5)), labels
 
 
+def separation(h: np.ndarray, labels: np.ndarray, queries: np.ndarray | None = None) -> dict[str, float]:
+    """Numbers of one labelling."""
+    (found,) = separations(h, [labels], queries)
+    if isinstance(found, Unavailable):
+        raise found
+    return found
+
+
 # ---- separation ---------------------------------------------------------------------------------------------------
 
 
 def test_distances_within_and_between_classes_of_a_hand_case() -> None:
-    assert intra_inter(LINE, PAIRS) == (1.5, (10 + 12 + 9 + 11) / 4)
+    found = separation(LINE, PAIRS)
+    assert (found["intra_mean"], found["inter_mean"]) == pytest.approx((1.5, (10 + 12 + 9 + 11) / 4))
 
 
 def test_silhouette_and_its_kin_of_a_hand_case() -> None:
@@ -64,25 +75,50 @@ def test_one_class_or_only_singletons_have_no_separation() -> None:
             separation(RNG.normal(size=(6, 2)), labels)
 
 
+def test_separation_is_scikit_learns_to_a_millionth() -> None:
+    h, labels = RNG.normal(size=(300, 7)).astype(np.float32) + 50, RNG.integers(0, 9, 300)
+    found = separation(h, labels)
+    assert found["silhouette"] == pytest.approx(silhouette_score(h, labels), abs=1e-6)
+    assert found["davies_bouldin"] == pytest.approx(davies_bouldin_score(h, labels), abs=1e-6)
+
+
+def test_queries_are_measured_against_all_samples() -> None:
+    h, labels = blobs()
+    values = silhouette_samples(h, labels)
+    rows = np.array([3, 17, 40, 79])
+    assert separation(h, labels, rows)["silhouette"] == pytest.approx(values[rows].mean())
+
+
+def test_a_sample_that_is_left_out_does_not_count() -> None:
+    h, labels = blobs()
+    kept = np.arange(80) % 3 > 0
+    masked = np.where(kept, labels, LEFT_OUT)
+    assert separation(h, masked) == pytest.approx(separation(h[kept], labels[kept]))
+
+
 # ---- chance and spread --------------------------------------------------------------------------------------------
 
 
 def test_random_labels_are_at_their_own_chance_level() -> None:
     h, labels = RNG.normal(size=(80, 4)), RNG.integers(0, 4, 80)
-    found = with_chance("separation", separation, h, labels, Repeats(20, 0.8, 0)).values
+    given = labellings(labels, 20, 0.8, 0)
+    found = gathered("separation", separations(h, given.all()), given).values
     for name in ("intra_inter_ratio", "silhouette"):
         assert abs(found[name] - found[f"{name}_chance"]) < 5 * found[f"{name}_chance_std"] + 1e-9
 
 
 def test_real_classes_are_far_from_chance_and_have_a_spread() -> None:
     h, labels = blobs()
-    found = with_chance("separation", separation, h, labels, Repeats(5, 0.8, 0)).values
+    given = labellings(labels, 5, 0.8, 0, [labels[::-1].copy(), labels])
+    found = gathered("separation", separations(h, given.all()), given).values
     assert found["silhouette"] > found["silhouette_chance"] + 10 * found["silhouette_chance_std"]
     assert 0 < found["silhouette_std"] < 0.2
+    assert found["silhouette_seed_std"] == pytest.approx(found["silhouette"] / np.sqrt(2), rel=1)
 
 
 def test_an_undefined_metric_is_absent_with_its_reason() -> None:
-    found = with_chance("separation", separation, LINE, np.zeros(4, int), Repeats(3, 0.8, 0))
+    given = labellings(np.zeros(4, int), 3, 0.8, 0)
+    found = gathered("separation", separations(LINE, given.all()), given)
     assert not found.values
     assert "1 classes" in found.unavailable["separation"]
 
@@ -104,7 +140,7 @@ def test_a_double_is_a_neighbour_and_the_sample_itself_is_not() -> None:
 
 def test_consistency_counts_equal_classes_among_the_first_k() -> None:
     indices, _ = retrieval.neighbours(LINE, 2)
-    found = retrieval.consistency(indices, PAIRS, (1, 2))
+    found = retrieval.consistency(indices, PAIRS, np.arange(4), (1, 2))
     assert (found["top1"], found["top2"], found["chance"]) == (1.0, 0.5, 0.5)
     assert found["top1_gain"] == 2.0
 
@@ -112,16 +148,22 @@ def test_consistency_counts_equal_classes_among_the_first_k() -> None:
 def test_consistency_of_random_labels_is_the_sum_of_squared_shares() -> None:
     labels = RNG.choice(4, 2000, p=[0.5, 0.2, 0.2, 0.1])
     indices, _ = retrieval.neighbours(RNG.normal(size=(2000, 3)), 5)
-    found = retrieval.consistency(indices, labels, (5,))
+    found = retrieval.consistency(indices, labels, np.arange(2000), (5,))
     assert found["top5"] == pytest.approx(found["chance"], abs=4 * found["top5_std"])
 
 
 def test_agreement_over_random_is_zero_for_unrelated_vectors_and_large_for_the_same() -> None:
     h, _ = blobs()
     indices, _ = retrieval.neighbours(h, 5)
-    value, error = retrieval.agreement_over_random(RNG.normal(size=(80, 6)), indices, 0)
+    value, error = retrieval.agreement_over_random(RNG.normal(size=(80, 6)), indices, np.arange(80), 0)
     assert abs(value) < 4 * error
-    assert retrieval.agreement_over_random(h, indices, 0)[0] > 0.8
+    assert retrieval.agreement_over_random(h, indices, np.arange(80), 0)[0] > 0.8
+
+
+def test_chosen_queries_have_the_neighbours_they_have_among_all() -> None:
+    h, rows = RNG.normal(size=(60, 4)), np.array([2, 30, 59])
+    for some, all_of in zip(retrieval.neighbours(h, 5, rows), retrieval.neighbours(h, 5), strict=True):
+        np.testing.assert_allclose(some, all_of[rows])
 
 
 def test_too_few_samples_for_the_neighbours_asked_for() -> None:
@@ -164,8 +206,9 @@ def test_equal_classes_are_even_in_every_way() -> None:
 
 
 def test_a_fair_die_with_many_throws_is_almost_even() -> None:
-    many, few = expected_entropy_ratio(100_000, 8, 4, 0), expected_entropy_ratio(16, 8, 16, 0)
-    assert many[0] > 0.999 > few[0] > 0.5
+    many, few = (occupancy_with_spreads(np.full(8, each), 2, 16, 0) for each in (12_500, 2))
+    assert many["entropy_ratio_chance"] > 0.999 > few["entropy_ratio_chance"] > 0.5
+    assert many["entropy_ratio_std"] < few["entropy_ratio_std"]
 
 
 # ---- spectrum -----------------------------------------------------------------------------------------------------
@@ -221,16 +264,17 @@ def test_a_hot_kernel_counts_all_and_a_cold_one_counts_one() -> None:
 def test_real_classes_pull_more_than_random_ones() -> None:
     h, labels = blobs()
     params = KernelParams(taus=(0.1,), queries=8, positives=8, negatives=8)
-    found = kernel.kernel_with_chance(h, labels, params, 3, 0)
+    found = kernel.kernel_with_spreads(h, labellings(labels, 3, 0.8, 0, [labels, labels]), params, 0)
     assert found["tau_0.1"]["mass_ratio"] > 10 * found["tau_0.1"]["mass_ratio_chance"]
     assert found["distance"]["positive_p50"] < found["distance"]["negative_p05"]
 
 
 def test_queries_positives_and_negatives_never_share_a_sample() -> None:
     params = KernelParams(taus=(0.1,), queries=64, positives=64, negatives=64)
-    groups = kernel.draw(PAIRS, 1, params, np.random.default_rng(0))
-    assert sorted(np.concatenate(groups).tolist()) == [0, 1, 2, 3]
-    assert [len(group) for group in groups] == [1, 1, 2]
+    for begin, end in ((0, 2), (2, 4)):
+        groups = kernel.draw(np.array([3, 1, 0, 2]), begin, end, params, np.random.default_rng(0))
+        assert sorted(np.concatenate(groups).tolist()) == [0, 1, 2, 3]
+        assert [len(group) for group in groups] == [1, 1, 2]
 
 
 def test_singletons_have_no_kernel() -> None:
@@ -244,9 +288,9 @@ def test_singletons_have_no_kernel() -> None:
 
 def test_the_same_classes_agree_fully_and_random_ones_at_chance() -> None:
     factor = np.arange(400) % 5
-    full = agreement(np.array([3, 1, 0, 4, 2])[factor], factor, 5, 0)
+    full = agreements({"f": factor}, labellings(np.array([3, 1, 0, 4, 2])[factor], 5, 0.8, 0))["f"]
     assert (full["nmi"], full["ari"]) == pytest.approx((1, 1))
-    other = agreement(RNG.permutation(factor), factor, 20, 0)
+    other = agreements({"f": factor}, labellings(RNG.permutation(factor), 20, 0.8, 0))["f"]
     assert other["nmi"] == pytest.approx(other["nmi_chance"], abs=5 * other["nmi_chance_std"])
     assert abs(other["ari_chance"]) < 0.02
 

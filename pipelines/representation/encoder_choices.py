@@ -1,0 +1,119 @@
+"""The same report for every choice of encoder: what would classes be worth if h were made from other features?
+
+A choice is a matrix of features of all samples. Each goes through the embedding, the quantiser and the diagnostics that
+``params.yaml`` states, in the place of the visual parts of h; text and alignment stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipelines import stage
+from pipelines.data.shards import Shards
+from pipelines.models.latent_mae import LatentMae
+from pipelines.representation import codebook, quantiser
+from pipelines.representation.agreement import factor_labels
+from pipelines.representation.embedding import Embedding, source_of
+from pipelines.representation.extraction import concatenated, extract, load_encoder, prompt_vectors, raw_vectors
+from pipelines.representation.measuring import Measured, measure, neighbours_of
+from pipelines.representation.params import DiagnosticsParams, EmbeddingParams, FeaturePart, PseudoClassesParams
+from pipelines.representation.passes import Samples
+from pipelines.representation.ranks import Ranks
+from pipelines.representation.spectrum import standardised
+
+POOLINGS = ("std", "max", "moving", "trajectory", "path")
+MOST = 512
+"""Principal directions of raw latents that are kept: an alignment of thousands of columns would fit noise."""
+FEATURE = "choice"
+
+
+def principal(values: np.ndarray, components: int, whiten: bool, fitted_on: np.ndarray) -> np.ndarray:
+    """Scores on the first principal directions [N, <= components], found on the rows ``fitted_on``."""
+    mean = values[fitted_on].mean(0)
+    _, sizes, directions = np.linalg.svd(values[fitted_on] - mean, full_matrices=False)
+    kept = min(components, int((sizes > 1e-6 * sizes[0]).sum()))
+    scores = (values - mean) @ directions[:kept].T
+    return (scores / (sizes[:kept] / np.sqrt(len(fitted_on))) if whiten else scores).astype(np.float32)
+
+
+def pooled(shards: Shards, encoder: LatentMae, batch_size: int) -> np.ndarray:
+    """The clip poolings of all layers of an encoder, each column with mean 0 and standard deviation 1: [N, D]."""
+    probe = encoder.features(torch.zeros(1, *(length or 1 for length in shards.manifest.fields["latents"].shape)))
+    layers = sorted({name.removesuffix("_path") for name in probe if name.endswith("_path")})
+    names = [f"{layer}_{pooling}" for layer in layers for pooling in POOLINGS]
+    rows = np.arange(len(shards))
+    return standardised(concatenated(extract(shards, rows, encoder, names, batch_size), names)).astype(np.float32)
+
+
+def choices(
+    shards: Shards, encoders: Mapping[str, Path], params: PseudoClassesParams
+) -> dict[str, Callable[[], np.ndarray]]:
+    """Features by name: each trained encoder and the same with random weights, raw latents, whitened PCA of latents."""
+    train, found = shards.rows("train"), {}
+    fitted_on = np.random.default_rng(params.seed).permutation(train)[: params.baseline_samples]
+    for name, folder in encoders.items():
+        encoder = load_encoder(folder)
+        found[name] = lambda encoder=encoder: pooled(shards, encoder, params.batch_size)
+        torch.manual_seed(params.seed)
+        blank = LatentMae(encoder.config["channels"], encoder.config["architecture"]).eval()
+        found[f"{name}, random weights"] = lambda blank=blank: pooled(shards, blank, params.batch_size)
+
+    def latents(components: int, whiten: bool) -> np.ndarray:
+        return principal(raw_vectors(shards, np.arange(len(shards))), components, whiten, fitted_on)
+
+    found["raw latents"] = lambda: latents(MOST, False)
+    found["PCA of latents"] = lambda: latents(params.baseline_components, True)
+    return found
+
+
+def report(
+    shards: Shards, values: np.ndarray, params: PseudoClassesParams, diagnostics: DiagnosticsParams
+) -> tuple[dict[str, Any], Measured]:
+    """The diagnostics of classes whose visual part is ``values`` [N, D], and what was measured."""
+    rows, train = np.arange(len(shards)), shards.rows("train")
+    visual = FeaturePart(features=(FEATURE,), weight=1.0)
+    recipe = EmbeddingParams(
+        text=params.embedding.text, keyframes=visual, motion=None, alignment=params.embedding.alignment
+    )
+    prompts = prompt_vectors(shards, rows)
+    source = source_of(recipe, {FEATURE: values}, prompts)
+    embedding = Embedding.fit(recipe, source, train, Ranks.alone())
+    h = embedding.apply(source(rows))
+    made = quantiser.fit(Samples(h, train), params.num_classes, params.quantiser, params.seed, Ranks.alone())
+    facts = {"quantiser": params.quantiser.model_dump(mode="json"), "seed": params.seed}
+    stored = codebook.Stored(made, h, embedding, shards.index, facts)
+    queries = np.sort(np.random.default_rng(diagnostics.seed).permutation(rows)[: diagnostics.max_samples])
+    data = Measured(
+        shards.index,
+        np.asarray(shards.index["split"] == "train"),
+        quantiser.assign(made, h).labels,
+        h,
+        factor_labels(shards.index, diagnostics.known_factors),
+        queries,
+        neighbours_of(h, queries, max(diagnostics.neighbours)),
+        rows,
+        {FEATURE: values},
+        prompts,
+    )
+    probe = diagnostics.probe.model_copy(update={"features": (FEATURE,)})
+    asked = diagnostics.model_copy(update={"probe": probe, "rankme_feature": FEATURE})
+    return measure(asked, shards, data, stored), data
+
+
+def reports(
+    latents: Path, encoders: Mapping[str, Path], params: PseudoClassesParams, diagnostics: DiagnosticsParams
+) -> tuple[dict[str, dict[str, Any]], dict[str, Measured]]:
+    """:func:`report` of every choice."""
+    shards = Shards(latents)
+    found, measured = {}, {}
+    for name, features in choices(shards, encoders, params).items():
+        stage.say(f"encoder choice: {name}")
+        found[name], data = report(shards, features(), params, diagnostics)
+        measured[name] = replace(data, features={}, prompts=np.empty(0))  # what comparing needs is small
+    return found, measured

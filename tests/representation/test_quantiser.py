@@ -1,0 +1,135 @@
+"""Codebooks: k-means and VQ agree with their definitions, leave no class empty, and do not depend on processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.cluster import KMeans
+
+from pipelines.launch import free_port
+from pipelines.representation import kmeans, quantiser
+from pipelines.representation.params import Kmeans, Vq
+from pipelines.representation.passes import Samples, without_empty
+from pipelines.representation.ranks import Ranks
+
+ALONE = Ranks.alone()
+LLOYD = Kmeans(kind="kmeans", restarts=1, max_iterations=100)
+AVERAGES = Vq(kind="vq", steps=80, batch_size=128, decay=0.9, revive_below=0.1)
+
+
+def clouds(classes: int = 8, each: int = 50, width: int = 6) -> np.ndarray:
+    rng = np.random.default_rng(3)
+    centres = rng.normal(0, 6, (classes, width))
+    return (np.repeat(centres, each, axis=0) + rng.normal(size=(classes * each, width))).astype(np.float32)
+
+
+def everything(h: np.ndarray) -> Samples:
+    return Samples(h, np.arange(len(h)))
+
+
+def test_lloyd_is_scikit_learns_from_the_same_start() -> None:
+    h = clouds()
+    centres = kmeans.start(everything(h), 8, 5, ALONE)
+    ours = kmeans.lloyd(everything(h), centres, 100, 0.0, ALONE)
+    peer = KMeans(8, init=centres, n_init=1, tol=0.0, max_iter=100).fit(h)
+    assert ours.inertia == pytest.approx(peer.inertia_ / len(h), rel=1e-5)
+    np.testing.assert_allclose(ours.centroids, peer.cluster_centers_, rtol=1e-4, atol=1e-5)
+
+
+def test_restarts_never_make_it_worse() -> None:
+    h = everything(clouds(each=8))
+    inertia = [quantiser.fit(h, 12, LLOYD.model_copy(update={"restarts": n}), 0, ALONE).inertia for n in (1, 3, 9)]
+    assert inertia == sorted(inertia, reverse=True)
+
+
+@pytest.mark.parametrize("how", [LLOYD, AVERAGES], ids=["kmeans", "vq"])
+def test_a_quantiser_is_seeded_fills_every_class_and_finds_the_clouds(how: Kmeans | Vq) -> None:
+    h = clouds()
+    first, again = (quantiser.fit(everything(h), 8, how, 1, ALONE) for _ in range(2))
+    np.testing.assert_array_equal(first.centroids, again.centroids)
+    labels = quantiser.assign(first, h).labels
+    assert len(np.unique(labels)) == 8
+    assert first.inertia < 3 * 6  # the clouds have variance 1 in each of 6 dimensions
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 10_000), st.integers(2, 9))
+def test_no_class_stays_empty_whatever_the_start(seed: int, classes: int) -> None:
+    rng = np.random.default_rng(seed)
+    h = rng.integers(0, 3, (30, 3)).astype(np.float32)  # many doubles
+    centres = np.repeat(rng.normal(size=(1, 3)), classes, axis=0).astype(np.float32)  # all classes but one are empty
+    _, found = without_empty(everything(h), centres, ALONE)
+    assert (found.counts > 0).all()
+    assert found.counts.sum() == 30
+
+
+def test_unused_codes_are_revived() -> None:
+    h = clouds(classes=4)
+    rare = Vq(kind="vq", steps=120, batch_size=64, decay=0.8, revive_below=0.5)
+    counts = np.bincount(quantiser.assign(quantiser.fit(everything(h), 16, rare, 0, ALONE), h).labels, minlength=16)
+    assert counts.min() > 0.1 * counts.mean()
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 10_000), st.integers(1, 6))
+def test_distance_and_margin_are_those_of_all_centres(seed: int, classes: int) -> None:
+    rng = np.random.default_rng(seed)
+    h, centres = rng.normal(size=(12, 3)).astype(np.float32), rng.normal(size=(classes, 3)).astype(np.float32)
+    found = quantiser.assign(quantiser.Codebook(centres, 0.0), h)
+    distances = np.sort(np.linalg.norm(h[:, None].astype(float) - centres, axis=2), axis=1)
+    np.testing.assert_allclose(found.distance, distances[:, 0], atol=1e-5)
+    np.testing.assert_allclose(found.margin, distances[:, min(1, classes - 1)] - distances[:, 0], atol=1e-5)
+
+
+def test_a_part_of_the_rows_is_fitted_from_a_memory_map(tmp_path: Path) -> None:
+    h = clouds()
+    stored = ALONE.matrix(tmp_path / "h.npy", h.shape)
+    stored[:] = h
+    rows = np.arange(0, len(h), 2)
+    mapped = quantiser.fit(Samples(stored, rows), 8, LLOYD, 0, ALONE)
+    np.testing.assert_allclose(mapped.centroids, quantiser.fit(everything(h[rows]), 8, LLOYD, 0, ALONE).centroids)
+
+
+def test_every_row_is_read_by_exactly_one_process() -> None:
+    for total in (0, 1, 5, 12):
+        parts = [Ranks(rank, 3, ALONE.device).part(total) for rank in range(3)]
+        assert [row for part in parts for row in part] == list(range(total))
+
+
+SHARED = """
+import json, sys
+import numpy as np
+from pipelines.representation import quantiser
+from pipelines.representation.ranks import Ranks
+from tests.representation.test_quantiser import AVERAGES, LLOYD, clouds, everything
+ranks, found = Ranks.here(), {}
+for how in (LLOYD, AVERAGES):
+    made = quantiser.fit(everything(clouds()), 12, how, 2, ranks)
+    found[how.kind] = made.centroids.tolist()
+if ranks.is_main:
+    assert ranks.count == 2
+    open(sys.argv[1], "w").write(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_codebook_that_one_makes(tmp_path: Path) -> None:
+    (tmp_path / "shared.py").write_text(SHARED)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "ACCELERATE_USE_CPU": "true"}
+    place = ["--nnodes=1", "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+    script = [str(tmp_path / "shared.py"), str(tmp_path / "found.json")]
+    command = [sys.executable, "-m", "torch.distributed.run", *place, *script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "found.json").read_text())
+    for how in (LLOYD, AVERAGES):
+        one = quantiser.fit(everything(clouds()), 12, how, 2, ALONE)
+        np.testing.assert_allclose(found[how.kind], one.centroids, rtol=1e-4, atol=1e-4)
