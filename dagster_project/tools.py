@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 TOOLS = {
+    "log": (
+        "pipelines.training.journal",
+        "Every training run's record, in LOG.md; and the decision to keep or drop it.",
+    ),
     "generate": ("pipelines.generation.generate", "Clips from prompts with any flow checkpoint."),
     "export": ("pipelines.generation.export", "A trained flow as a pipeline folder of diffusers."),
 }

@@ -52,5 +52,5 @@ def test_two_processes_train_what_one_trains_and_resume_exactly(tmp_path: Path) 
     for name, tensor in weights("two").items():
         assert torch.equal(tensor, weights("cut")[name]), name
         torch.testing.assert_close(tensor, weights("one")[name], rtol=5e-4, atol=5e-5)
-    record = json.loads((tmp_path / "two" / "out" / "checkpoint.json").read_text())
-    assert record["hardware"]["processes"] == 2
+    metrics = json.loads((tmp_path / "two" / "metrics" / "toy.json").read_text())
+    assert "processes 2" in metrics["ran_on"]
