@@ -1,6 +1,6 @@
 # Reelgraph. `make demo` and `make test` are all a newcomer needs; both make the environment first.
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check ui bench clean lock
+.PHONY: help env demo test check ui bench same-loss clean lock
 SHELL := /bin/bash
 
 PYTHON ?= python3.11
@@ -17,6 +17,7 @@ help:
 	@echo "make ui     Dagster on this machine: the lineage, runs, schedules"
 	@echo "make check  format, lint, types, fast tests"
 	@echo "make bench  figures as ratios against named peers"
+	@echo "make same-loss BASE=main   ten steps of every objective, here and in a commit, to the last bit"
 	@echo "make env    only the environment (.venv)"
 	@echo "make clean  remove results and caches (asks nothing, keeps .venv)"
 
@@ -51,6 +52,10 @@ ui: env
 
 bench: env
 	@python -m benchmarks
+
+BASE ?= main
+same-loss: env
+	@python -m benchmarks.same_loss $(BASE) $(OTHER)
 
 clean:
 	rm -rf data checkpoints metrics plots report .work .dagster .dvc/cache .dvc/tmp dvc.lock

@@ -23,7 +23,7 @@ def checkpoint_metadata(folder: Path) -> dict[str, Any]:
     weights = [{"file": name, "sha256": str(digest)[:16]} for name, digest in (record.get("weights") or {}).items()]
     if weights:
         metadata["checkpoint/weights"] = dg.MetadataValue.table(records=[dg.TableRecord(row) for row in weights])
-    known = [f"{name} {record[name]}" for name in ("step", "seed", "resumes") if isinstance(record.get(name), int)]
+    known = [f"{name} {record[name]}" for name in ("step", "seed") if isinstance(record.get(name), int)]
     if known:
         metadata["checkpoint/run"] = ", ".join(known)
     if record.get("parent"):

@@ -224,9 +224,10 @@ def call(module: str, function: str, arguments: list[str]) -> None:
 
 REFUSALS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room (`dvc gc -w` drops old results)"),
+    errno.EFBIG: "raise the limit on file sizes (`ulimit -f`)",
     **dict.fromkeys((errno.EROFS, errno.EACCES), "let this user read and write there"),
 }
-"""What a disk says when it is full, read-only or not ours, and what to do."""
+"""What a disk says when it is full, read-only, not ours or limited, and what to do."""
 
 
 def refused_by_disk(error: BaseException) -> str | None:

@@ -56,6 +56,7 @@ MEANINGS: tuple[tuple[str, Meaning], ...] = (
     ("*largest_share*", Meaning("", "share of samples in the fullest class", "lower")),
     ("*explained*", Meaning("", "share of the target's variance that is predicted", "higher")),
     ("*cos_sim*", Meaning("", "cosine similarity of predicted and true velocity", "higher")),
+    ("resumes", Meaning("", "times the run was taken up again after a stop")),
     ("num_*", Meaning("", "count")),
     ("*shard_mib", Meaning("MiB", "size of all shards")),
     ("splits/*", Meaning("samples", "in this split")),

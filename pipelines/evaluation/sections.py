@@ -17,6 +17,8 @@ from pipelines.progress import duration
 
 VERDICTS = {"pass": "✓ pass", "warn": "! warn", "fail": "✗ fail"}
 UNFOLDED_ROWS = 14
+RAN_ON = "ran_on"
+"""The metric that is no number: the machine, which stands with the checkpoint's origin."""
 
 
 def number(value: Any) -> str:
@@ -85,7 +87,7 @@ def metric_table(stage: Stage) -> Html:
     beside = {other for name in metrics for other in references(metrics, name)}
     rows = []
     for name, value in metrics.items():
-        if name in beside:
+        if name in beside or name == RAN_ON:
             continue
         said, others = meaning(name), references(metrics, name)
         compared = join((f"{word(other)} {number(level)}" for other, level in others.items()), ", ")
@@ -148,7 +150,7 @@ def origin(stage: Stage) -> Html | None:
     record = stage.record
     if not record:
         return None
-    code, hardware = record.get("code") or {}, record.get("hardware") or {}
+    code, measured = record.get("code") or {}, stage.metrics or {}
     rows: list[tuple[object, object]] = [
         ("steps", number(record.get("step", "–"))),
         ("seed", str(record.get("seed", "–"))),
@@ -160,9 +162,11 @@ def origin(stage: Stage) -> Html | None:
     if code.get("commit"):
         changes = " with local changes" if code.get("dirty") else ""
         rows.append(("code", join([tag("code", str(code["commit"])[:12]), changes])))
-    rows.append(("hardware", ", ".join(f"{name} {value}" for name, value in hardware.items() if value)))
+    if RAN_ON in measured:
+        rows.append(("hardware", measured[RAN_ON]))
     rows.append(("versions", ", ".join(f"{name} {value}" for name, value in (record.get("environment") or {}).items())))
-    rows.append(("resumed", f"{number(record.get('resumes', 0))} times"))
+    if "resumes" in measured:
+        rows.append(("resumed", f"{number(measured['resumes'])} times"))
     return folded("Where this checkpoint came from", table(("fact", "value"), rows, "plain"))
 
 

@@ -133,4 +133,4 @@ def take_pretrained(params: AutoencoderParams, named: PretrainedAutoencoderParam
     with stage.whole_folder(run.out) as folder:
         autoencoder.save_pretrained(folder)
         checkpoint.write_record(folder, {**run.record(results), "pretrained": origin})
-    stage.write_metrics(run.metrics, {**results, "seconds": round(run.seconds, 1)})
+    run.conclude(results)

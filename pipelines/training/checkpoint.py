@@ -1,17 +1,20 @@
 """A checkpoint is a folder that says where it came from.
 
 ``config.json`` and ``*.safetensors`` load with ``from_pretrained`` of the network's own library, ``ema/`` holds the
-averaged weights the same way, ``README.md`` is the model card and ``checkpoint.json`` the record: everything read, with
-digests, every parameter, the code, the machine, time spent and results (the logging contract of seed C).
+averaged weights the same way, ``README.md`` is the model card and ``checkpoint.json`` says where it came from:
+everything read, with digests, every parameter, the code, the versions and the results. All of it is a function of what
+went in: an identical run leaves identical bytes, so what follows stays fresh. Times and the machine stand in the run's
+own record (:mod:`pipelines.training.record`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,9 +39,21 @@ class Source:
     digest: str
 
 
-def sources(inputs: Mapping[str, Path]) -> dict[str, Source]:
-    """Path and content digest of every input."""
-    return {name: Source(str(path), digest(path)) for name, path in inputs.items()}
+def inside(path: Path) -> str:
+    """The path inside the project; only its name where it is elsewhere: a checkpoint travels, a machine does not."""
+    with contextlib.suppress(ValueError):
+        return path.resolve().relative_to(Path.cwd()).as_posix()
+    return path.name
+
+
+def source(path: Path) -> Source:
+    """Where one artifact stood and what it was."""
+    return Source(inside(path), digest(path))
+
+
+def command(words: Sequence[str]) -> list[str]:
+    """A command line without places of this machine."""
+    return [inside(Path(word)) if Path(word).is_absolute() else word for word in words]
 
 
 def _git(*words: str) -> str | None:
@@ -50,7 +65,7 @@ def _git(*words: str) -> str | None:
 
 
 def code() -> dict[str, Any]:
-    """Commit, branch and whether tracked files differ from it; empty where git does not hold this code.
+    """Commit and whether tracked files differ from it; empty where git does not hold this code.
 
     An archive unpacked inside another repository must not claim that repository's commit.
     """
@@ -58,7 +73,12 @@ def code() -> dict[str, Any]:
     if commit is None or _git("ls-files", "--error-unmatch", "dvc.yaml") is None:
         return {}
     status = _git("status", "--porcelain", "--untracked-files=no")
-    return {"commit": commit, "branch": _git("rev-parse", "--abbrev-ref", "HEAD"), "dirty": bool(status)}
+    return {"commit": commit, "dirty": bool(status)}
+
+
+def branch() -> str | None:
+    """The branch that is checked out; None outside git."""
+    return _git("rev-parse", "--abbrev-ref", "HEAD") if code() else None
 
 
 def environment() -> dict[str, str]:
@@ -123,29 +143,44 @@ def read(folder: Path) -> dict[str, Any]:
     return record
 
 
-def card(record: Mapping[str, Any]) -> str:
-    """The model card: what it is, what it was made from, what it reached, how to make it again."""
-    lines = [
-        f"# {record['stage']}",
-        "",
-        f"Trained {record['step']} steps by Reelgraph's stage `{record['stage']}`.",
-        "",
-    ]
+def _loading(folder: Path, where: str) -> list[str]:
+    """How each saved network is loaded, where its ``config.json`` names a class of diffusers or transformers."""
+    lines = []
+    for path in sorted(folder.rglob("config.json")):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        library = "diffusers" if "_diffusers_version" in config else "transformers"
+        kind = config.get("_class_name") or next(iter(config.get("architectures") or []), None)
+        if kind is not None:
+            part = (Path(where) / path.parent.relative_to(folder)).as_posix()
+            lines.append(f'    {library}.{kind}.from_pretrained("{part}")')
+    return lines
+
+
+def card(record: Mapping[str, Any], loading: Sequence[str] = ()) -> str:
+    """The model card: what it is, how to load it, what it was made from, what it reached, how to make it again."""
+    stage, code_facts = record["stage"], record["code"]
+    lines = [f"# {stage}", "", f"Trained {record['step']} steps by Reelgraph's stage `{stage}`.", ""]
+    if loading:
+        lines += ["## Load", "", *loading, ""]
+    made_from = dict(record["inputs"]) | ({"parent": record["parent"]} if record.get("parent") else {})
     lines += ["## Made from", ""]
-    lines += [
-        f"- `{name}`: `{source['path']}`, digest `{source['digest'][:16]}`" for name, source in record["inputs"].items()
-    ]
-    commit = record["code"].get("commit")
-    if commit:
-        lines.append(f"- code: commit `{commit[:12]}`{' with local changes' if record['code']['dirty'] else ''}")
+    lines += [f"- {name}: `{item['path']}`, digest `{item['digest'][:16]}`" for name, item in made_from.items()]
+    if code_facts.get("commit"):
+        changes = " with local changes" if code_facts["dirty"] else ""
+        lines.append(f"- code: commit `{code_facts['commit'][:12]}`{changes}")
+    lines += [f"- {name} {number}" for name, number in (record.get("environment") or {}).items()]
     lines += ["", "## Results", ""]
-    lines += [f"- {name}: {value:.4g}" for name, value in record["results"].items() if isinstance(value, (int, float))]
-    lines += ["", "## Make it again", "", f"    dvc repro {record['stage']}", ""]
+    numbers = [(name, value) for name, value in record["results"].items() if isinstance(value, (int, float))]
+    lines += [f"- {name}: {value:.4g}" for name, value in numbers]
+    for gate in record["results"].get("gates", ()):
+        judged = f"{gate['value']:.4g} {gate['comparison']} {gate['threshold']:g}"
+        lines.append(f"- gate {gate['name']}: {judged}: {gate['verdict']}")
+    lines += ["", "## Make it again", "", f"    dvc repro {stage}", ""]
     return "\n".join(lines)
 
 
-def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """``checkpoint.json`` and the model card, after the weights are in place."""
+def write_record(folder: Path, record: Mapping[str, Any], where: str | None = None) -> None:
+    """``checkpoint.json`` and the model card, after the weights are in place; ``where`` the folder will stand."""
     complete = {**record, "weights": weights(folder)}
     write_json(folder / "checkpoint.json", complete)
-    (folder / "README.md").write_text(card(complete), encoding="utf-8")
+    (folder / "README.md").write_text(card(complete, _loading(folder, where or folder.name)), encoding="utf-8")

@@ -280,12 +280,13 @@ def train(objective: Objective, batches: Batches, run: Run, validate: Validate |
         stage.Stopped: a signal asked to stop; the state of the last finished step is saved.
     """
     trainer = Trainer(objective, batches, run)
-    try:
-        with stage.saves_on_stop() as stop, memory.explained(run.training, run.name, trainer.standing_gib):
-            if trainer.watches.ended is None:
-                _updates(trainer, stop, validate)
-    finally:
-        run.wait_for_state()
+    with run.recorded(objective):
+        try:
+            with stage.saves_on_stop() as stop, memory.explained(run.training, run.name, trainer.standing_gib):
+                if trainer.watches.ended is None:
+                    _updates(trainer, stop, validate)
+        finally:
+            run.wait_for_state()
     run.ended = trainer.watches.ended
     for name, network in trainer.networks.items():
         setattr(objective, name, network)

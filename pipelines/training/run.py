@@ -9,11 +9,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +23,19 @@ from pipelines import stage
 from pipelines.params import Params, Training
 from pipelines.training import checkpoint, state
 from pipelines.training.ema import Ema
+from pipelines.training.journal import FILE
 from pipelines.training.precision import LossScale, chosen_device, resolved
-from pipelines.training.tracking import Rows, WandbRun, draw_training, read_rows, write_table
+from pipelines.training.record import Experiment, contract, model_facts
+from pipelines.training.tracking import (
+    MACHINE,
+    Rows,
+    WandbRun,
+    draw_training,
+    read_rows,
+    without_machine,
+    write_rows,
+    write_table,
+)
 
 
 def fingerprint(params: Params, precision: str, inputs: Mapping[str, checkpoint.Source]) -> str:
@@ -73,9 +82,9 @@ class Run:
     resumes: int = 0
     seconds_before: float = 0.0
     began: float = field(default_factory=time.monotonic)
-    began_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     rows: Rows | None = None
     wandb: WandbRun | None = None
+    experiment: Experiment = field(default_factory=lambda: Experiment(None))
     writer: state.Writer | None = None
     ended: str | None = None
     """Why ``stop_when`` ended the run before its last step."""
@@ -98,16 +107,19 @@ class Run:
         precision = resolved(training.precision, chosen_device())
         accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
         check_distribution(accelerator)
-        read = checkpoint.sources(inputs)
-        start = checkpoint.Source(str(parent), stage.digest(parent)) if parent else None
+        read = {key: checkpoint.source(path) for key, path in inputs.items()}
+        start = checkpoint.source(parent) if parent else None
         identity = fingerprint(params, precision, {**read, "parent": start} if start else read)
         context = stage.current()
         name = context.name if context.work else out.name
         work = context.work_folder(out) / identity
         scale = LossScale(precision, accelerator.device)
-        return cls(
+        run = cls(
             name, params, training, out, metrics, plots, work, read, start, accelerator, identity, precision, scale
         )
+        run.experiment = Experiment(work / FILE if run.is_main else None)
+        run.experiment.begin(**contract(run, inputs))
+        return run
 
     @property
     def device(self) -> torch.device:
@@ -177,10 +189,35 @@ class Run:
         """As :meth:`averaged`, and a context that does nothing when there is no average."""
         return self.averaged(name) or contextlib.nullcontext()
 
+    # ---- the record ----
+
+    @contextlib.contextmanager
+    def recorded(self, objective: Any) -> Iterator[None]:
+        """Inside, the run's record says what is trained, and how it ended if it does not end well."""
+        self.experiment.put(model=model_facts(objective))
+        with self.experiment.watched(self.spent):
+            yield
+
+    def spent(self) -> dict[str, Any]:
+        """What the run took so far: steps, seconds, resumes, speed and memory as last logged."""
+        rows = read_rows(self.work / "rows.jsonl") if self.rows is not None else []
+        speed = {name: value for row in rows for name, value in row.items() if name.startswith(MACHINE)}
+        return {**speed, "step": self.step, "seconds": round(self.seconds, 1), "resumes": self.resumes}
+
+    def conclude(self, results: Mapping[str, Any]) -> None:
+        """Write the metrics file, and complete the run's record with the results and what the gates decide."""
+        spent = self.spent()
+        rows = read_rows(self.work / "rows.jsonl") if self.rows is not None else []
+        hardware = checkpoint.hardware(self.device, self.accelerator.num_processes)
+        ran_on = ", ".join(f"{name} {value}" for name, value in hardware.items())
+        times = {"steps": self.step, "seconds": spent["seconds"], "resumes": self.resumes, "ran_on": ran_on}
+        stage.write_metrics(self.metrics, {**(rows[-1] if rows else {}), **results, **times})
+        self.experiment.conclude(spent, results, checkpoint.inside(self.plots / "training.csv") if rows else None)
+
     # ---- the end ----
 
     def record(self, results: Mapping[str, Any]) -> dict[str, Any]:
-        """Everything a later reader asks about this run."""
+        """Where the checkpoint came from and what it reached: the same for every identical run."""
         return {
             "stage": self.name,
             "step": self.step,
@@ -191,13 +228,9 @@ class Run:
             "precision": self.precision,
             "ended": self.ended,
             "parent": asdict(self.parent) if self.parent else None,
-            "command": list(stage.current().command),
+            "command": checkpoint.command(stage.current().command),
             "code": checkpoint.code(),
             "environment": checkpoint.environment(),
-            "hardware": checkpoint.hardware(self.device, self.accelerator.num_processes),
-            "began_at": self.began_at,
-            "seconds": round(self.seconds, 3),
-            "resumes": self.resumes,
             "results": dict(results),
         }
 
@@ -216,10 +249,9 @@ class Run:
             checkpoint.save_networks(folder, networks, self.averaged)
             if extra_files is not None:
                 extra_files(folder)
-            shutil.copyfile(self.work / "rows.jsonl", folder / "metrics.jsonl")
-            checkpoint.write_record(folder, self.record(results))
-        last = {name: value for name, value in rows[-1].items() if name != "seconds"} if rows else {}
-        stage.write_metrics(self.metrics, {**last, **results, "steps": self.step, "seconds": round(self.seconds, 1)})
+            write_rows([without_machine(row) for row in rows], folder / "metrics.jsonl")
+            checkpoint.write_record(folder, self.record(results), checkpoint.inside(self.out))
+        self.conclude(results)
         write_table(rows, self.plots / "training.csv")
         draw_training(rows, self.name, self.plots / "training.png")
         if self.wandb is not None:

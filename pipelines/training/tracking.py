@@ -15,6 +15,11 @@ OURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 """Okabe and Ito's palette: told apart by colour-blind readers too."""
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a scalar of a curve: a finite number. Text never is, nor is a truth value."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 class Rows:
     """``rows.jsonl``: one row per logged step. A resumed run drops rows after the step it resumes from."""
 
@@ -22,13 +27,11 @@ class Rows:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_rows(path) if row["step"] <= resumed_step] if path.exists() else []
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        partial.replace(path)
+        write_rows(kept, path)
 
     def write(self, row: Mapping[str, float]) -> None:
-        """Append one row; a number that is not finite is left out, for JSON has no word for it."""
-        finite = {name: value for name, value in row.items() if math.isfinite(value)}
+        """Append one row; what is no finite number is left out: JSON has no word for it, and a curve no place."""
+        finite = {name: value for name, value in row.items() if is_number(value)}
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(finite) + "\n")
 
@@ -42,6 +45,22 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+MACHINE = ("seconds", "throughput/", "memory/", "data/")
+"""Names, or beginnings of names, of columns that differ between two identical runs."""
+
+
+def without_machine(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row without what the machine decides."""
+    return {name: value for name, value in row.items() if not name.startswith(MACHINE)}
+
+
+def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """The rows as JSON lines, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    partial.replace(path)
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -108,7 +127,8 @@ class WandbRun:
 
     def log(self, row: Mapping[str, float]) -> None:
         """One row at its step."""
-        self.run.log({name: value for name, value in row.items() if name != "step"}, step=int(row["step"]))
+        numbers = {name: value for name, value in row.items() if name != "step" and is_number(value)}
+        self.run.log(numbers, step=int(row["step"]))
 
     def close(self) -> None:
         """Finish the run."""

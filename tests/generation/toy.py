@@ -18,6 +18,7 @@ from pipelines.stage import digest, file_digest, write_json
 
 CHANNELS, FRAMES, SIDE, DIM, CLASSES = 4, 3, 4, 8, 3
 ROOT = Path(__file__).parents[2]
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 WORLD = np.random.default_rng(0)
 BASES = WORLD.standard_normal((CLASSES, CHANNELS, 1, SIDE, SIDE))
 WORDS = WORLD.standard_normal((CLASSES, 2, DIM))
@@ -98,7 +99,7 @@ SMALL: dict[str, Any] = {
 
 def section(name: str, steps: int, **changes: Any) -> dict[str, Any]:
     """The section of the project's own params.yaml at toy size; ``changes`` replace whole keys."""
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())[name]
+    values = PARAMS[name]
     training = {"steps": steps, "batch_size": 6, "micro_batch": 6, "validate_every": steps, "log_every": 2}
     values = {**values, **SMALL, "training": {**values["training"], **training}, "sampling": quick(values["sampling"])}
     return {**values, **changes}

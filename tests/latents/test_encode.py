@@ -19,12 +19,8 @@ from pipelines import stage
 from pipelines.data.batches import Batches
 from pipelines.data.catalog import read_catalog
 from pipelines.data.contract import Manifest, require_autoencoder
-<<<<<<< HEAD
 from pipelines.data.shards import Shards
-=======
-from pipelines.data.shards import Batches, Shards
 from pipelines.data.verify import verify
->>>>>>> b72a022 (Only the new clips: shards of earlier versions are linked from DVC's cache; reel verify; decode, forward and write overlap)
 from pipelines.data.video import read_clip
 from pipelines.latents.autoencoder import train
 from pipelines.latents.clips import as_video

@@ -157,7 +157,7 @@ def test_the_checkpoint_says_where_it_came_from(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "out" / "checkpoint.json").read_text())
     assert record["step"] == 4 and record["params"]["training"]["batch_size"] == 8
     assert set(record["weights"]) == {"model.safetensors", "ema/model.safetensors"}
-    assert record["results"] == {"score": 1.0} and record["seconds"] > 0
+    assert record["results"] == {"score": 1.0}
     assert (tmp_path / "plots" / "toy" / "training.png").stat().st_size > 5000
     metrics = json.loads((tmp_path / "metrics" / "toy.json").read_text())
     assert metrics["validation/loss"] == 4.0
@@ -209,8 +209,7 @@ except stage.Stopped as stopped:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_run_continues_to_the_same_weights(tmp_path: Path, number: int) -> None:
+def test_a_run_asked_to_stop_continues_to_the_same_weights(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SLOW_RUN, str(tmp_path / "killed")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -218,12 +217,12 @@ def test_a_killed_run_continues_to_the_same_weights(tmp_path: Path, number: int)
     watchdog.start()
     for line in process.stdout:
         if line.startswith("step 5"):
-            process.send_signal(number)
+            process.send_signal(signal.SIGTERM)
             break
     process.communicate()
     code = process.returncode
     watchdog.cancel()
-    assert code == (stage.STOPPED if number == signal.SIGTERM else -signal.SIGKILL)
+    assert code == stage.STOPPED
     run(tmp_path / "killed", params(steps=10, save_every=1))
     run(tmp_path / "whole", params(steps=10, save_every=1))
     expected, found = weights(tmp_path / "whole"), weights(tmp_path / "killed")
