@@ -9,8 +9,8 @@
    file that neither ``dvc.yaml`` nor ``params.yaml`` knows of); without one, one process on what is here;
 4. passes a first SIGTERM or SIGINT on, so that the stage can save, and ends every process that is left after the grace
    time; when whoever started it is gone, it stops too;
-5. compares parameters and code with what they were at the start, and fails the stage if somebody edited them
-   meanwhile: DVC records what it finds at the *end*;
+5. compares parameters and code with what they were at the start, warns within seconds of an edit, and fails the
+   stage if it is still there at the end: DVC records what it finds *then*;
 6. puts the stage's earlier outputs back when it fails (DVC deletes them before it runs a stage).
 """
 
@@ -128,8 +128,8 @@ def launch(argv: list[str]) -> int:
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve a neighbour, and are starved
     with owned(stage, Path(".work") / stage) as lock:
         try:
-            with unchanged_inputs(stage):
-                code = supervise(command, environment, lock)
+            with unchanged_inputs(stage) as look:
+                code = supervise(command, environment, lock, look)
                 if code:
                     return code
         except StageError:

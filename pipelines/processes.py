@@ -119,8 +119,11 @@ def end_descendants(grace: float) -> None:
             time.sleep(0.05)
 
 
-def supervise(command: list[str], environment: dict[str, str], lock: int) -> int:
-    """Run the command to its end; on a signal, or when whoever started us is gone, stop everything below."""
+def supervise(command: list[str], environment: dict[str, str], lock: int, look: Callable[[], None]) -> int:
+    """Run the command to its end; on a signal, or when whoever started us is gone, stop everything below.
+
+    ``look`` is called about four times a second meanwhile.
+    """
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     starters = _starters()
     stopping = threading.Event()
@@ -138,6 +141,7 @@ def supervise(command: list[str], environment: dict[str, str], lock: int) -> int
     while child.poll() is None and not stopping.is_set():
         if not all(_is_alive(pid) for pid in starters):
             stopping.set()
+        look()
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(0.25)
     end_descendants(GRACE_SECONDS if stopping.is_set() else 0.5)

@@ -11,7 +11,8 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,26 @@ import yaml
 from pipelines.document import PARAMS_FILE, read_document
 from pipelines.stage import StageError, file_digest
 
+LOOK_EVERY_SECONDS = 2.0
+"""Between two looks at whether somebody edits what a running stage will be recorded with."""
+
 
 def _stage_entry(stage: str) -> dict[str, Any]:
     graph = Path("dvc.yaml")
     stages = (yaml.safe_load(graph.read_text(encoding="utf-8")) or {}) if graph.is_file() else {}
     return stages.get("stages", {}).get(stage, {})
+
+
+def _code(entry: dict[str, Any]) -> list[Path]:
+    """The Python files among a stage's dependencies."""
+    paths = [Path(dependency) for dependency in entry.get("deps", [])]
+    found = [sorted(path.rglob("*.py")) if path.is_dir() else [path] if path.suffix == ".py" else [] for path in paths]
+    return [source for sources in found for source in sources]
+
+
+def _touched(files: list[Path]) -> list[int]:
+    """When each file was last written: cheap enough to ask every few seconds."""
+    return [file.stat().st_mtime_ns if file.is_file() else 0 for file in files]
 
 
 def tracked_inputs(stage: str) -> dict[str, Any]:
@@ -33,11 +49,7 @@ def tracked_inputs(stage: str) -> dict[str, Any]:
     values = read_document(PARAMS_FILE)[0]
     snapshot: dict[str, Any] = {f"params.yaml: {name}": values.get(name) for name in entry.get("params", [])}
     snapshot["dvc.yaml: cmd"] = entry.get("cmd")
-    for dependency in entry.get("deps", []):
-        path = Path(dependency)
-        sources = sorted(path.rglob("*.py")) if path.is_dir() else [path] if path.suffix == ".py" else []
-        snapshot |= {str(source): file_digest(source) for source in sources}
-    return snapshot
+    return snapshot | {str(source): file_digest(source) for source in _code(entry)}
 
 
 def _changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
@@ -119,14 +131,36 @@ def restore_outputs(stage: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def unchanged_inputs(stage: str) -> Iterator[None]:
+def unchanged_inputs(stage: str) -> Iterator[Callable[[], None]]:
     """Fail the stage if its parameters or code were edited inside the block.
+
+    Yields a function to call now and then: it warns, once per edit, while there is still time to take it back.
 
     Raises:
         StageError: naming what changed. The work is kept in ``.work`` for a run with the old values.
     """
-    before = tracked_inputs(stage)
-    yield
+    files = [Path("dvc.yaml"), Path(PARAMS_FILE), *_code(_stage_entry(stage))]
+    before, touched, said = tracked_inputs(stage), _touched(files), ""
+    next_look = time.monotonic() + LOOK_EVERY_SECONDS
+
+    def look() -> None:
+        nonlocal touched, said, next_look
+        if time.monotonic() < next_look:
+            return
+        next_look = time.monotonic() + LOOK_EVERY_SECONDS
+        with contextlib.suppress(OSError, ValueError, yaml.YAMLError):  # half written: seen whole at the next look
+            now = _touched(files)
+            if now == touched:
+                return
+            found, touched = ", ".join(_changed(before, tracked_inputs(stage))), now
+            if found and found != said:
+                remedy = "put it back before the stage ends, or its result is not recorded"
+                print(f"{stage}: warning: {found} changed while the stage is running; {remedy}", flush=True)
+            elif said and not found:
+                print(f"{stage}: its inputs are again what they were at the start", flush=True)
+            said = found
+
+    yield look
     changed = _changed(before, tracked_inputs(stage))
     if changed:
         raise StageError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipelines import recording
 from pipelines.processes import descendants
 
 ROOT = Path(__file__).parents[1]
@@ -192,6 +195,27 @@ def test_an_edit_during_the_run_fails_the_stage_and_records_nothing(project: Pat
     assert "params.yaml: toy changed while the stage was running" in errors
     assert (project / "dvc.lock").read_text() == lock
     assert (project / "data/toy/value.txt").read_text() == "1"
+
+
+def test_an_edit_that_is_taken_back_in_time_is_only_warned_of(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(recording, "LOOK_EVERY_SECONDS", 0.0)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), recording.unchanged_inputs("toy") as look:
+        look()
+        assert said.getvalue() == ""
+        write_params(project, value=3)
+        look()
+        look()
+        (project / "pipelines/toy/toy.py").write_text("# edited")
+        look()
+        (project / "pipelines/toy/toy.py").write_text(STAGE)
+        write_params(project)
+        look()
+    first, second, last = said.getvalue().splitlines()
+    assert first.startswith("toy: warning: params.yaml: toy changed while the stage is running; put it back before")
+    assert second.startswith("toy: warning: params.yaml: toy, pipelines/toy/toy.py changed")
+    assert last == "toy: its inputs are again what they were at the start"
 
 
 def test_a_second_writer_is_refused_with_pid_and_since(project: Path, no_survivors: list[int]) -> None:
