@@ -185,7 +185,7 @@ def _is_dvc(style: Style, word: str) -> bool:
 
 
 def _wait_for_victim(pid: int, word: str, root: Path) -> tuple[list[int], int]:
-    limit = time.monotonic() + 90
+    limit = time.monotonic() + 240
     while time.monotonic() < limit:
         step = root / ".work/step"
         if step.exists() and step.read_text().isdigit() and int(step.read_text()) >= 5:

@@ -307,6 +307,7 @@ def test_several_processes_close_their_communication_before_they_end(project: Pa
     import atexit
     import torch.distributed as processes
     processes.init_process_group("gloo")
+    processes.barrier()
     atexit.register(lambda: Path(f"open-{os.environ['RANK']}").write_text(str(processes.is_initialized())))
     if processes.get_rank():
         return
