@@ -22,7 +22,7 @@ from tests.training.toy import ADAMW, params, train_toy
 ROOT = Path(__file__).parents[2]
 
 SCRIPT = """
-import json, sys
+import json, sys, time
 from pathlib import Path
 from pipelines.processes import leave_group
 from tests.training.toy import ADAMW, Regression, params, train_toy
@@ -32,6 +32,7 @@ class Broken(Regression):
     def losses(self, batch, step):
         from accelerate import PartialState
         if step == 2 and PartialState().process_index == 1 and "broken" in sys.argv:
+            (folder / "raised").write_text(str(time.time()))
             raise RuntimeError("the disk of the second process is gone")
         return super().losses(batch, step)
 objective, done = train_toy(folder, params(steps=steps, micro_batch=micro, optimizer=ADAMW, log_every=2), Broken)
@@ -113,13 +114,14 @@ def test_another_number_of_processes_continues_in_the_same_global_order(tmp_path
 
 
 @pytest.mark.slow
-def test_an_error_in_one_process_ends_all_within_seconds_and_is_told(tmp_path: Path) -> None:
+def test_an_error_in_one_process_ends_all_within_seconds_and_is_told_first(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    began = time.monotonic()
     done = launched(script, 2, tmp_path / "run", 100000, 4, "broken")
-    assert done.returncode != 0 and time.monotonic() - began < 60
-    assert "the disk of the second process is gone" in done.stderr
+    seconds = time.time() - float((tmp_path / "run" / "raised").read_text())
+    assert done.returncode != 0 and seconds < 30  # 2 on a quiet machine; torch's own end of a process is most of it
+    first = next(line for line in done.stderr.splitlines() if "Error: " in line)
+    assert first.endswith("RuntimeError: the disk of the second process is gone")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "profiles" / "launch").glob("*.yaml")), ids=lambda path: path.stem)
