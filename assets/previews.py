@@ -19,7 +19,8 @@ WIDTHS = (900, 700, 500, 350)
 def thumbnails(project: DvcProject, stage: Stage) -> dict[str, Any]:
     """Up to three pictures as Markdown under ``picture/<name>``; a file that is no picture is left out."""
     found = {}
-    for file in pictures(project, stage)[:MOST_PICTURES]:
+    found_first = sorted(pictures(project, stage), key=lambda file: len(file.parts))  # what lies deeper is detail
+    for file in found_first[:MOST_PICTURES]:
         data = thumbnail(file)
         if data:
             text = base64.b64encode(data).decode()

@@ -1,7 +1,7 @@
 """`python -m benchmarks.resume --markdown docs/reliability.md`: what a resumed training is worth, by trying.
 
 A toy training that saves after every step is killed (SIGKILL) at random instants and run again; it must end with the
-same bits as one that nobody killed: weights, averages, optimizer state, checkpoint files, logged rows, sample keys. Then
+bits of one that nobody killed: weights, averages, optimizer state, checkpoint files, logged rows, sample keys. Then
 its saved states are damaged in every file, and its disk is filled.
 """
 
@@ -65,7 +65,7 @@ class Noted(Regression):
 
 
 def start(folder: Path, steps: int = STEPS, limit: int | None = None) -> int:
-    """Fork a process that trains the toy in ``folder``; its exit code is 0, or 2 with a line in out.log for the disk."""
+    """Fork a process that trains the toy in ``folder``; exit code 0, or 2 with the disk's line in out.log."""
     folder.mkdir(parents=True, exist_ok=True)
     pid = os.fork()
     if pid:

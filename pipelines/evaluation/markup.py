@@ -46,3 +46,23 @@ def data_uri(content: bytes, suffix: str) -> Html:
 def beside(name: str) -> str:
     """The text of a file that stands beside this module (style sheet, script)."""
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+def video(uri: str, label: str, pixels: int) -> Html:
+    """A square clip, enlarged without smoothing; the script gives it its data when it comes into view."""
+    return tag(
+        "video",
+        data_src=uri,
+        width=pixels,
+        height=pixels,
+        muted="muted",
+        loop="loop",
+        playsinline="playsinline",
+        preload="none",
+        aria_label=label,
+    )
+
+
+def player(uri: str, label: str, pixels: int) -> Html:
+    """A clip under its name."""
+    return tag("figure", tag("figcaption", tag("b", label)), video(uri, label, pixels), class_="clip")

@@ -32,6 +32,7 @@ class Stage:
     unavailable: dict[str, str] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
     pictures: tuple[Path, ...] = ()
+    clips: tuple[Path, ...] = ()
     training: list[dict[str, float]] = field(default_factory=list)
     record: Mapping[str, Any] = field(default_factory=dict)
 
@@ -167,6 +168,7 @@ def read_project(graph: Path, metrics_folder: Path, plots_folder: Path) -> dict[
             unavailable={k: str(v) for k, v in ((content or {}).get("unavailable") or {}).items()},
             params=_params(graph.parent, entry, record),
             pictures=tuple(sorted((plots_folder / name).glob("*.png"))),
+            clips=tuple(sorted(path for out in outs for path in (graph.parent / out).glob("validation/step-*.mp4"))),
             training=read_training(plots_folder / name / "training.csv"),
             record=record,
         )

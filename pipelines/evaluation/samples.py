@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pipelines.evaluation.glossary import NAMES
-from pipelines.evaluation.markup import Html, data_uri, tag
+from pipelines.evaluation.markup import Html, data_uri, tag, video
 
 Sample = dict[str, Any]
 REAL = "held_out"
@@ -42,20 +42,10 @@ def _readings(sample: Sample) -> list[Html]:
 
 
 def _clip(sample: Sample, folder: Path, pixels: int) -> Html:
-    """One clip, enlarged without smoothing; the script gives it its data when it comes into view."""
+    """One clip with what a probe read in it."""
     path, system = folder / str(sample["file"]), NAMES.get(sample["system"], str(sample["system"]).replace("_", " "))
     if path.is_file():
-        shown = tag(
-            "video",
-            data_src=data_uri(path.read_bytes(), ".mp4"),
-            width=pixels,
-            height=pixels,
-            muted="muted",
-            loop="loop",
-            playsinline="playsinline",
-            preload="none",
-            aria_label=f"{system}: {sample['prompt']}",
-        )
+        shown = video(data_uri(path.read_bytes(), ".mp4"), f"{system}: {sample['prompt']}", pixels)
     else:
         shown = tag("p", f"{sample['file']} is missing", class_="absent")
     readings = tag("div", *_readings(sample), class_="readings")

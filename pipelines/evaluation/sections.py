@@ -11,12 +11,14 @@ from PIL import Image
 
 from pipelines.evaluation import curves
 from pipelines.evaluation.glossary import CHANCE_WORDS, meaning
-from pipelines.evaluation.markup import Html, data_uri, join, tag
+from pipelines.evaluation.markup import Html, data_uri, join, player, tag
 from pipelines.evaluation.project import Stage
 from pipelines.progress import duration
 
 VERDICTS = {"pass": "✓ pass", "warn": "! warn", "fail": "✗ fail"}
 UNFOLDED_ROWS = 14
+MOST_CLIPS, CLIP_PIXELS = 5, 200
+"""Validations of a training that are shown, and the width at which they play."""
 RAN_ON = "ran_on"
 """The metric that is no number: the machine, which stands with the checkpoint's origin."""
 
@@ -202,14 +204,25 @@ def _absent(stage: Stage) -> Html:
     return tag("p", "This stage has not run, so there are no numbers of it. ", command, " runs it.", class_="absent")
 
 
+def _validations(stage: Stage) -> Html:
+    """The clips of some validations, evenly spread from the first to the last."""
+    count = min(MOST_CLIPS, len(stage.clips))
+    chosen = [stage.clips[round(place * (len(stage.clips) - 1) / max(1, count - 1))] for place in range(count)]
+    shown = [
+        player(data_uri(path.read_bytes(), ".mp4"), f"step {int(path.stem.removeprefix('step-'))}", CLIP_PIXELS)
+        for path in chosen
+    ]
+    return tag("div", *shown, class_="clips", style=f"--clip:{CLIP_PIXELS}px")
+
+
 def _body(stage: Stage, kilobytes: int) -> list[Html | None]:
-    drawn = [path for path in stage.pictures if not (path.stem == "training" and stage.training)]
-    pictures = [picture(path, kilobytes) for path in drawn]
+    pictures = [picture(path, kilobytes) for path in stage.pictures]
     rows = len(stage.metrics or {}) + len(stage.unavailable)
     made = tag("p", tag("code", stage.command), class_="command")
     return [
         gate_table(stage.gates) if stage.gates else None,
         tag("div", *pictures, class_="pictures") if pictures else None,
+        _validations(stage) if stage.clips else None,
         curves.draw(stage.training),
         folded("All numbers" if rows > 1 else "Number", metric_table(stage), is_open=rows <= UNFOLDED_ROWS)
         if rows

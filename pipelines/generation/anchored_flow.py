@@ -17,6 +17,7 @@ from pipelines.flow import anchored, path, sigmas
 from pipelines.flow.guidance import drop_prompts, dropped
 from pipelines.flow.sampling import Phase
 from pipelines.generation.classes import gate, read_classes
+from pipelines.generation.fixed_prompts import FixedPrompts
 from pipelines.generation.latents import Latents, TokenCount, token_counter
 from pipelines.generation.params import AnchoredFlowParams
 from pipelines.generation.parent import Parent
@@ -169,8 +170,11 @@ def train(
     metrics: Path,
     plots: Path,
     init: Path | None = None,
+    autoencoder: Path | None = None,
 ) -> None:
     """Train one stage of anchored flow; the motion stage needs ``init``, the identity stage's checkpoint.
+
+    ``autoencoder`` decodes the samples that are shown during training; without it they are in false colour.
 
     Raises:
         StageError: a gate of the diagnostics failed, ``init`` is missing or does not fit, or the latents do not.
@@ -195,11 +199,14 @@ def train(
     def ratio() -> Mapping[str, float]:
         return motion_ratio(*error(denoiser, below)[1:])
 
-    def validate(_step: int) -> dict[str, float]:
+    walked = phases(params, denoiser, parent)
+    others = {"identity": parent.identity_network(run.device)} if parent and walked[0][0] == "identity" else None
+    prompts = FixedPrompts(run, data, params.validation.prompts, autoencoder)
+
+    def validate(step: int) -> dict[str, float]:
         with run.ema_weights("denoiser"):
+            prompts.show(step, walked)
             return {**fixed.numbers(*error(denoiser, fixed)), **{f"validation/{n}": v for n, v in ratio().items()}}
 
     run_training(objective, data.batches(objective.reads, params.training, params.class_balance), run, validate)
-    walked = phases(params, denoiser, parent)
-    others = {"identity": parent.identity_network(run.device)} if parent and walked[0][0] == "identity" else None
     finish(run, data, denoiser, walked, fixed, error, ratio, others)

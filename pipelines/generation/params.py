@@ -76,10 +76,14 @@ Denoiser = Annotated[
 
 
 class Validation(Params):
-    """Held-out clips, each with its own fixed noise, at ``levels`` fixed sigmas spread over the trained range."""
+    """Held-out clips, each with its own fixed noise, at ``levels`` fixed sigmas spread over the trained range.
+
+    ``prompts`` of them are also sampled at every validation, with fixed noise; 0: none.
+    """
 
     clips: Count
     levels: Count
+    prompts: Whole
 
 
 class RectifiedFlowParams(Params):

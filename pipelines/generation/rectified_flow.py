@@ -12,6 +12,7 @@ from pipelines.flow import first_frame, path, sigmas
 from pipelines.flow.guidance import drop_prompts, dropped
 from pipelines.flow.params import Draw
 from pipelines.flow.sampling import Phase
+from pipelines.generation.fixed_prompts import FixedPrompts
 from pipelines.generation.latents import Latents, TokenCount, token_counter
 from pipelines.generation.params import RectifiedFlowParams
 from pipelines.generation.trained import finish, new_denoiser
@@ -77,8 +78,12 @@ def held_out_from_first_frame(denoiser: nn.Module, fixed: FixedLevels) -> dict[s
     return {"validation/loss_from_first_frame": float(error.mean())}
 
 
-def train(params: RectifiedFlowParams, latents: Path, out: Path, metrics: Path, plots: Path) -> None:
-    """Train a prompt-conditioned flow on the latents, and draw samples of held-out prompts in false colour.
+def train(
+    params: RectifiedFlowParams, latents: Path, out: Path, metrics: Path, plots: Path, autoencoder: Path | None = None
+) -> None:
+    """Train a prompt-conditioned flow on the latents, and draw samples of held-out prompts.
+
+    ``autoencoder`` decodes the samples that are shown during training; without it they are in false colour.
 
     Raises:
         StageError: the latents lack a field, do not fit the denoiser, or have one frame where a first one is given.
@@ -98,12 +103,15 @@ def train(params: RectifiedFlowParams, latents: Path, out: Path, metrics: Path, 
     objective = RectifiedFlow(denoiser, params.draw, params.prompt_dropout, empty, tokens, first_frame_share=share)
     fixed = FixedLevels.of(data.held_out(params.validation.clips, run.device), params.validation.levels, (0.0, 1.0))
 
-    def validate(_step: int) -> dict[str, float]:
+    walked = Phase(denoiser, params.sampling, first_frame=share > 0)
+    prompts = FixedPrompts(run, data, params.validation.prompts, autoencoder)
+
+    def validate(step: int) -> dict[str, float]:
         with run.ema_weights("denoiser"):
+            prompts.show(step, [("", walked)])
             return fixed.numbers(*held_out_error(denoiser, fixed))
 
     run_training(objective, data.batches(objective.reads, params.training), run, validate)
-    walked = Phase(denoiser, params.sampling, first_frame=share > 0)
 
     def from_first_frame() -> dict[str, float]:
         return held_out_from_first_frame(denoiser, fixed) if share else {}

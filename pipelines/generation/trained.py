@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipelines.data import validation_clips
 from pipelines.flow.sampling import Phase, seeded_noise, walk
 from pipelines.generation import pictures
 from pipelines.generation.latents import Latents
@@ -67,9 +68,11 @@ def description(phases: Sequence[Named], data: Latents) -> dict[str, Any]:
     return {"phases": walked, "latents": data.facts()}
 
 
-def preview(data: Latents, phases: Sequence[Named], device: torch.device) -> tuple[Tensor, Tensor, list[str]]:
+def preview(
+    data: Latents, phases: Sequence[Named], device: torch.device, count: int = PREVIEWS
+) -> tuple[Tensor, Tensor, list[str]]:
     """True and sampled latents [N, C, T, H, W] of the first held-out prompts, and the prompts; noise seeds 0, 1, 2 …"""
-    batch = data.held_out(PREVIEWS, device)
+    batch = data.held_out(count, device)
     count = len(batch["latents"])
     shared = any(phase.still for _, phase in phases)
     noise = seeded_noise(range(count), data.shape, shared).to(device)
@@ -98,6 +101,7 @@ def finish(
             monitors = ("velocity_cos_sim", "pred_velocity_mag", "target_velocity_mag")
             results |= {name if name in monitors else f"validation/{name}": value for name, value in numbers.items()}
             results |= dict(extra())
+            validation_clips.draw_steps(run.shown, run.plots / "validation.png")
             pictures.draw_samples(*preview(data, phases, run.device), run.name, run.plots / "samples.png")
             pictures.draw_levels(fixed, measured[0], measured[2], run.name, run.plots / "loss_by_sigma.png")
 

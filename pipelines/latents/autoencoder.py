@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pipelines import stage
+from pipelines.data import validation_clips
 from pipelines.latents import pictures
 from pipelines.latents.clips import Clips, FrameGroups
 from pipelines.latents.params import AutoencoderGates, AutoencoderParams, PretrainedAutoencoderParams
@@ -111,13 +112,16 @@ def train(params: AutoencoderParams, clips: Path, out: Path, metrics: Path, plot
     groups = FrameGroups(source, rows, size.frames, training.batch_size, training.seed, params.augmentation)
     some = source.rows("held_out")[:VALIDATION_CLIPS]
 
-    def validate(_step: int) -> Mapping[str, float]:
+    def validate(step: int) -> Mapping[str, float]:
         with run.ema_weights("autoencoder"):
+            if run.is_main:
+                run.showed(step, pictures.write_validation(autoencoder, source, some, run.shown, step, run.device))
             return {"psnr": reconstruction_quality(autoencoder, source, some, run.device).psnr}
 
     run_training(Autoencoding(autoencoder), groups, run, lambda step: dict(validate(step)))
     with run.ema_weights("autoencoder"):  # where there is an average, it is the autoencoder
         results = measured(params, autoencoder.eval(), source, run.device, plots) if run.is_main else {}
+        validation_clips.draw_steps(run.shown, plots / "validation.png")
         run.finish({"autoencoder": autoencoder}, results)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pipelines.data import validation_clips
 from pipelines.data.shards import Shards
 from pipelines.latents.clips import Clips, as_frames
 from pipelines.latents.quality import Autoencoder, Quality
 
+VALIDATED = 2
+"""Held-out clips that every validation of the training shows."""
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 """From Okabe and Ito's palette: told apart by colour-blind readers too."""
 
@@ -71,6 +75,20 @@ def draw_reconstructions(
     compared = f"patch PCA {baselines['psnr_patch_pca']:.1f} dB, mean colour {baselines['psnr_mean_colour']:.1f} dB"
     figure.suptitle(f"{title} at {quality.compression:.0f}x ({compared})", fontsize=12)
     _save(figure, path)
+
+
+def write_validation(
+    autoencoder: Autoencoder, clips: Clips, rows: Sequence[int], folder: Path, step: int, device: torch.device
+) -> Path:
+    """The first :data:`VALIDATED` clips over their reconstructions, as an mp4 and a contact sheet of this step."""
+    chosen = list(rows[:VALIDATED])
+    shown = []
+    for row in chosen:
+        [(_, video)] = list(clips.videos([row], 1))
+        decoded = as_frames(autoencoder.decode(autoencoder.encode(video.to(device))))[0]
+        shown.append(np.concatenate([clips.frames(row)[: len(decoded)], decoded], axis=1))
+    captions = clips.catalog["caption"].iloc[chosen].astype(str).tolist()
+    return validation_clips.write(folder, step, shown, captions, float(clips.catalog["frame_rate"].iloc[chosen[0]]))
 
 
 def draw_quality(quality: Quality, baselines: dict[str, float], std: Tensor, least: float, path: Path) -> None:

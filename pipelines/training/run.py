@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,7 +22,7 @@ from accelerate.utils import DistributedType, set_seed
 
 from pipelines import stage
 from pipelines.params import Params, Training
-from pipelines.training import checkpoint, state
+from pipelines.training import checkpoint, diagrams, state
 from pipelines.training.ema import Ema
 from pipelines.training.journal import FILE
 from pipelines.training.precision import LossScale, chosen_device, resolved
@@ -30,12 +31,14 @@ from pipelines.training.tracking import (
     MACHINE,
     Rows,
     WandbRun,
-    draw_training,
     read_rows,
     without_machine,
     write_rows,
     write_table,
 )
+
+SHOWN = "validation"
+"""Folder of a checkpoint with the clips of its validations."""
 
 
 def fingerprint(params: Params, precision: str, inputs: Mapping[str, checkpoint.Source]) -> str:
@@ -181,6 +184,16 @@ class Run:
         if self.wandb is not None:
             self.wandb.log(row)
 
+    @property
+    def shown(self) -> Path:
+        """Where the clips and pictures of validations stand, named by step, until they go into the checkpoint."""
+        return self.work / SHOWN
+
+    def showed(self, step: int, clip: Path) -> None:
+        """A validation wrote this mp4: it goes to wandb too, where that is on."""
+        if self.wandb is not None:
+            self.wandb.clip(f"{SHOWN}/clips", clip, step)
+
     def averaged(self, name: str) -> Any:
         """A context in which network ``name`` carries its averaged weights; None when there is no average."""
         return self.emas[name].swapped() if name in self.emas else None
@@ -212,6 +225,7 @@ class Run:
         ran_on = ", ".join(f"{name} {value}" for name, value in hardware.items())
         times = {"steps": self.step, "seconds": spent["seconds"], "resumes": self.resumes, "ran_on": ran_on}
         stage.write_metrics(self.metrics, {**(rows[-1] if rows else {}), **results, **times})
+        self.experiment.put(summary=diagrams.summary(rows, self.name))
         self.experiment.conclude(spent, results, checkpoint.inside(self.plots / "training.csv") if rows else None)
 
     # ---- the end ----
@@ -249,10 +263,12 @@ class Run:
             checkpoint.save_networks(folder, networks, self.averaged)
             if extra_files is not None:
                 extra_files(folder)
+            if self.shown.is_dir():
+                shutil.copytree(self.shown, folder / SHOWN)
             write_rows([without_machine(row) for row in rows], folder / "metrics.jsonl")
             checkpoint.write_record(folder, self.record(results), checkpoint.inside(self.out))
         self.conclude(results)
         write_table(rows, self.plots / "training.csv")
-        draw_training(rows, self.name, self.plots / "training.png")
+        diagrams.draw(rows, self.name, self.plots / "training")
         if self.wandb is not None:
             self.wandb.close()

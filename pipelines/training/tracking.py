@@ -1,4 +1,4 @@
-"""Training rows: JSONL always, a table and a picture at the end, wandb when its block is there."""
+"""Training rows: JSONL always, a table at the end, wandb when its block is there."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.params import Wandb
-
-OURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
-"""Okabe and Ito's palette: told apart by colour-blind readers too."""
 
 
 def is_number(value: Any) -> bool:
@@ -73,40 +70,6 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         writer.writerows(rows)
 
 
-def _panel(axes: Any, rows: Sequence[Mapping[str, Any]], names: Sequence[str], title: str, log: bool) -> None:
-    for name, colour in zip(names, OURS * 4, strict=False):
-        points = [(row["step"], row[name]) for row in rows if name in row]
-        style = "-" if len(points) > 1 else "o"
-        axes.plot([x for x, _ in points], [y for _, y in points], style, color=colour, label=name, linewidth=1.6)
-    axes.set_title(title, fontsize=11, loc="left")
-    axes.set_xlabel("step")
-    if log:
-        axes.set_yscale("log")
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
-
-
-def draw_training(rows: Sequence[Mapping[str, Any]], stage: str, path: Path) -> None:
-    """Losses, gradient norms and learning rate over steps, side by side, as one PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    # validation curves are losses too, and belong on the same axes
-    losses = [name for name in names if name.startswith(("loss/", "validation/loss"))]
-    panels = [("losses", losses), ("gradient norm", [n for n in names if n.startswith("grad_norm/")])]
-    panels += [("learning rate", [n for n in names if n.startswith("lr/")])]
-    figure = Figure(figsize=(13, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, (title, shown) in zip(figure.subplots(1, len(panels)), panels, strict=True):
-        positive = all(row[name] > 0 for row in rows for name in shown if name in row)
-        _panel(axes, rows, shown, title, positive and title != "learning rate")
-    figure.suptitle(f"{stage}: training", fontsize=13, x=0.01, ha="left")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=90)
-
-
 class WandbRun:
     """The same rows in wandb; a resumed run continues under the same id. Offline needs no account and no network."""
 
@@ -129,6 +92,12 @@ class WandbRun:
         """One row at its step."""
         numbers = {name: value for name, value in row.items() if name != "step" and is_number(value)}
         self.run.log(numbers, step=int(row["step"]))
+
+    def clip(self, name: str, path: Path, step: int) -> None:
+        """An mp4 at its step."""
+        import wandb
+
+        self.run.log({name: wandb.Video(str(path), format="mp4")}, step=step)
 
     def close(self) -> None:
         """Finish the run."""

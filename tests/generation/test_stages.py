@@ -63,10 +63,12 @@ def test_rectified_flow_leaves_a_checkpoint_that_samples(tmp_path):
         "samples.png",
         "loss_by_sigma.png",
         "training.csv",
-        "training.png",
+        "training",
     }
     assert checkpoint.read(places["out"])["step"] == 4
     WanTransformer3DModel.from_pretrained(places["out"] / "ema")
+    card = (places["out"] / "README.md").read_text()
+    assert 'diffusers.WanTransformer3DModel.from_pretrained("flow/ema")' in card and str(tmp_path) not in card
     found = numbers(world, "flow")
     for name in ("validation/loss", "velocity_cos_sim", "pred_velocity_mag", "target_velocity_mag"):
         assert isinstance(found[name], float)
@@ -158,3 +160,22 @@ def test_training_continues_exactly_where_it_stopped(tmp_path):
     rectified_flow.train(kind.model_validate(values), world.latents, **world.places("parts"))
     whole, parts = (checkpoint.read(tmp_path / "checkpoints" / name) for name in ("whole", "parts"))
     assert numbers(world, "parts")["resumes"] == 1 and whole["weights"] == parts["weights"]
+
+
+def test_every_validation_shows_the_same_prompts_and_leaves_training_alone(tmp_path):
+    world, weights = World(tmp_path), {}
+    for prompts in (0, 2):
+        validation = {"clips": 4, "levels": 2, "prompts": prompts}
+        values = rectified(steps=4, validation=validation).model_dump(mode="json")
+        values["training"] |= {"validate_every": 2}
+        name = f"with-{prompts}"
+        rectified_flow.train(type(rectified()).model_validate(values), world.latents, **world.places(name))
+        weights[prompts] = checkpoint.read(tmp_path / "checkpoints" / name)["weights"]
+    assert weights[0] == weights[2]
+    shown = tmp_path / "checkpoints/with-2/validation"
+    steps = [f"step-00000{step}" for step in (2, 4)]
+    assert [path.name for path in sorted(shown.iterdir())] == [
+        f"{step}.{kind}" for step in steps for kind in ("mp4", "png")
+    ]
+    assert (tmp_path / "plots/with-2/validation.png").is_file()
+    assert not (tmp_path / "checkpoints/with-0/validation").exists()

@@ -93,7 +93,7 @@ def write_gates(folder: Path, verdict: str = "pass") -> Path:
 
 SMALL: dict[str, Any] = {
     "denoiser": {"heads": 2, "head_dim": 12, "layers": 1, "feed_forward": 32, "patch": [1, 2, 2], "text_length": 3},
-    "validation": {"clips": 4, "levels": 2},
+    "validation": {"clips": 4, "levels": 2, "prompts": 0},
 }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from PIL import Image
 
 from pipelines.latents.autoencoder import Autoencoding, train
@@ -37,8 +38,11 @@ def test_a_trained_autoencoder_leaves_checkpoint_numbers_and_pictures(tmp_path: 
     assert metrics["compression"] == 3 * 5 * 16 * 16 / (4 * 2 * 2 * 2)
     assert [gate["verdict"] for gate in metrics["gates"]] == ["pass", "pass"]
     record = checkpoint.read(out)
+    AutoencoderTiny.from_pretrained(out)
+    assert "diffusers.AutoencoderTiny.from_pretrained(" in (out / "README.md").read_text()
+    assert [path.name for path in sorted((out / "validation").glob("*.mp4"))]
     assert {"diffusion_pytorch_model.safetensors", "stacking.safetensors"} <= set(record["weights"])
-    for name in ("reconstructions.png", "quality.png", "training.png"):
+    for name in ("reconstructions.png", "quality.png", "training/training_overview.png"):
         with Image.open(tmp_path / "plots" / name) as picture:
             assert picture.width >= 900 and len(np.unique(np.asarray(picture))) > 50
     clips = Clips(tmp_path / "clips")

@@ -113,7 +113,15 @@ def rectified_flow() -> Case:
 
     def make(**changes: Any) -> Objective:
         params = toy.rectified(**changes)
-        return RectifiedFlow(_denoiser(None), params.draw, params.prompt_dropout, torch.zeros(1, toy.DIM), tokens=12)
+        empty, share = torch.zeros(1, toy.DIM), params.first_frame_share
+        return RectifiedFlow(
+            _denoiser(None),
+            params.draw,
+            params.prompt_dropout,
+            empty,
+            tokens=lambda _: 12,
+            first_frame_share=share,
+        )
 
     return Case(make, toy.batch(), toy.rectified(steps=10))
 
@@ -124,7 +132,7 @@ def anchored_flow(stage: str, **fixed: Any) -> Case:
 
     def make(**changes: Any) -> Objective:
         params = toy.anchored(stage, **{**fixed, **changes})
-        return AnchoredFlow(_denoiser(toy.CLASSES), params, torch.zeros(1, toy.DIM), tokens=12)
+        return AnchoredFlow(_denoiser(toy.CLASSES), params, torch.zeros(1, toy.DIM), tokens=lambda _: 12)
 
     return Case(make, toy.batch(), toy.anchored(stage, steps=10, **fixed))
 

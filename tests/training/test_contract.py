@@ -20,6 +20,7 @@ KNOBS: dict[str, list[dict[str, Any]]] = {
         {"draw": {"name": "uniform", "shift": 5.0}},
         {"draw": {"name": "logit_normal", "mean": 0.0, "std": 1.0, "shift": 1.0}},
         {"prompt_dropout": 1.0},
+        {"first_frame_share": 1.0},
     ],
     "anchored_flow unified": [
         {"anchor": {**ANCHOR, "junction": 0.3}},

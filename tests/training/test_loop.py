@@ -158,7 +158,7 @@ def test_the_checkpoint_says_where_it_came_from(tmp_path: Path) -> None:
     assert record["step"] == 4 and record["params"]["training"]["batch_size"] == 8
     assert set(record["weights"]) == {"model.safetensors", "ema/model.safetensors"}
     assert record["results"] == {"score": 1.0}
-    assert (tmp_path / "plots" / "toy" / "training.png").stat().st_size > 5000
+    assert (tmp_path / "plots" / "toy" / "training" / "training_overview.png").stat().st_size > 5000
     metrics = json.loads((tmp_path / "metrics" / "toy.json").read_text())
     assert metrics["validation/loss"] == 4.0
 
