@@ -6,7 +6,7 @@ video the second convolution of a block spans ``temporal_kernel`` frames (1: fra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -108,10 +108,15 @@ class ConvMae(nn.Module):
             x = block(x, beside)
         return self.predict(x)
 
-    def features(self, latents: Tensor) -> dict[str, Tensor]:
-        """The list phi_j over all frames (places count over T, H, W), and the clip poolings of every stage."""
+    def features(self, latents: Tensor, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
+        """The list phi_j over all frames (places count over T, H, W), and the clip poolings of every stage.
+
+        Of ``wanted`` names (None: all) only.
+        """
         maps = self.maps(latents)
-        found = feature_list(latents, maps, self.locations) | input_features(latents)
+        found = input_features(latents, wanted)
         for number, features in enumerate(maps, start=1):
-            found |= clip_features(features, f"s{number}")
-        return found
+            found |= clip_features(features, f"s{number}", wanted)
+        if wanted is None or not found.keys() >= set(wanted):
+            found |= feature_list(latents, maps, self.locations)
+        return found if wanted is None else {name: found[name] for name in wanted}

@@ -6,7 +6,7 @@ windows are k x k over the last two axes, without overlap.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -85,25 +85,35 @@ def path(features: Tensor) -> Tensor:
     return torch.cat([(change.sum(3) * axes[0]).sum(2), (change.sum(2) * axes[1]).sum(2)], 1)
 
 
-def clip_features(features: Tensor, name: str) -> dict[str, Tensor]:
+def clip_features(features: Tensor, name: str, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
     """Poolings of a video map [B, C, T, H, W]: what is there, how it varies, what stands out, what moves and how.
 
     ``mean``, ``std``, ``max`` over time and space and ``moving``: [B, C]. ``trajectory``: mean over space per frame,
-    less the clip's mean, [B, T * C]; zero for a still clip. ``path``: [B, 2 T].
+    less the clip's mean, [B, T * C]; zero for a still clip. ``path``: [B, 2 T]. Only the ``wanted`` ones (full names;
+    None: all) are computed.
     """
     flat = features.flatten(2)
-    frames = features.mean((-2, -1))
-    deviation = frames - frames.mean(2, keepdim=True)
-    return {
-        f"{name}_mean": flat.mean(2),
-        f"{name}_std": spread(flat, 2),
-        f"{name}_max": flat.amax(2),
-        f"{name}_moving": moving(features),
-        f"{name}_trajectory": deviation.transpose(1, 2).flatten(1),
-        f"{name}_path": path(features),
+    pooled = {
+        f"{name}_mean": lambda: flat.mean(2),
+        f"{name}_std": lambda: spread(flat, 2),
+        f"{name}_max": lambda: flat.amax(2),
+        f"{name}_moving": lambda: moving(features),
+        f"{name}_trajectory": lambda: trajectory(features),
+        f"{name}_path": lambda: path(features),
     }
+    return {full: pool() for full, pool in pooled.items() if wanted is None or full in wanted}
 
 
-def input_features(latents: Tensor) -> dict[str, Tensor]:
+def trajectory(features: Tensor) -> Tensor:
+    """Mean over space per frame, less the clip's mean: [B, T * C], frames first."""
+    frames = features.mean((-2, -1))
+    return (frames - frames.mean(2, keepdim=True)).transpose(1, 2).flatten(1)
+
+
+def input_features(latents: Tensor, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
     """Of the latents themselves, [B, C] each: ``input_x2_mean`` (mean over time and space of x^2), ``input_moving``."""
-    return {"input_x2_mean": latents.square().flatten(2).mean(2), "input_moving": moving(latents)}
+    pooled = {
+        "input_x2_mean": lambda: latents.square().flatten(2).mean(2),
+        "input_moving": lambda: moving(latents),
+    }
+    return {name: pool() for name, pool in pooled.items() if wanted is None or name in wanted}

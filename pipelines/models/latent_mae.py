@@ -8,7 +8,7 @@ convolutional U-Net with ResNet stages (the feature encoder of the drifting loss
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,9 +74,12 @@ class LatentMae(nn.Module):
             mask = mask.repeat_interleave(part, axis)
         return mask[:, None]
 
-    def features(self, latents: Tensor) -> dict[str, Tensor]:
-        """Named feature vectors [B, D] of unmasked latents; names and D are those of the family, for fixed T, H, W."""
-        return self.backbone.features(latents)
+    def features(self, latents: Tensor, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Named feature vectors [B, D] of unmasked latents; names and D are those of the family, for fixed T, H, W.
+
+        With ``wanted`` names, only those, and at less cost.
+        """
+        return self.backbone.features(latents, wanted)
 
     # ---- files ----
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -112,12 +112,18 @@ class TransformerMae(nn.Module):
             x = block(x)
         return self._latents(self.predict(self.decoder_norm(x)), grid)
 
-    def features(self, latents: Tensor) -> dict[str, Tensor]:
-        """Those of the input and, of the embedding (``block0``) and of every block, the clip poolings."""
+    def features(self, latents: Tensor, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Those of the input and, of the embedding (``block0``) and of every block, the clip poolings.
+
+        Of ``wanted`` names (None: all) only; blocks behind the last one named are not run.
+        """
+        found = input_features(latents, wanted)
+        layers = [f"block{number}" for number in range(len(self.encoder) + 1)]
+        asked = [n for n, name in enumerate(layers) if wanted is None or any(w.startswith(f"{name}_") for w in wanted)]
         x, grid = self._embedded(latents)
-        found = input_features(latents)
-        for number, block in enumerate([nn.Identity(), *self.encoder]):
+        for number, block in enumerate([nn.Identity(), *self.encoder][: max(asked, default=-1) + 1]):
             x = block(x)
-            shown = self.norm(x) if number == len(self.encoder) else x
-            found |= clip_features(shown.transpose(1, 2).unflatten(2, grid), f"block{number}")
+            if number in asked:
+                shown = self.norm(x) if number == len(self.encoder) else x
+                found |= clip_features(shown.transpose(1, 2).unflatten(2, grid), layers[number], wanted)
         return found

@@ -87,7 +87,7 @@ def extract_into(
     for start in range(places.start, places.stop, batch_size):
         here = slice(start, min(start + batch_size, places.stop))
         latents = torch.from_numpy(shards.load(rows[here], "latents").astype(np.float32))
-        features = encoder.features(latents.to(device))
+        features = encoder.features(latents.to(device), into.keys())
         for name, values in into.items():
             values[here] = features[name].cpu().numpy()
             check_finite(values[here], keys[np.asarray(rows[here])].tolist(), f"feature {name}")

@@ -27,11 +27,10 @@ def effective_neighbours(weights: np.ndarray) -> np.ndarray:
     return np.exp(-(share * np.log(safe)).sum(1))
 
 
-def kernel(distances: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray]:
-    """Row softmax and symmetric kernel A [N, M] of distances [N, M]: logit = -d / tau."""
-    rows = softmax(-distances / tau, axis=1)
-    columns = np.maximum(softmax(-distances / tau, axis=0), ROW_FLOOR)
-    return rows, np.sqrt(rows * columns)
+def kernel(distances: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Softmax over columns, softmax over rows and symmetric kernel A [N, M] of distances [N, M]: logit = -d / tau."""
+    rows, columns = softmax(-distances / tau, axis=1), softmax(-distances / tau, axis=0)
+    return rows, columns, np.sqrt(rows * np.maximum(columns, ROW_FLOOR))
 
 
 def class_statistics(distances: np.ndarray, num_positives: int, tau: float) -> dict[str, float]:
@@ -41,7 +40,7 @@ def class_statistics(distances: np.ndarray, num_positives: int, tau: float) -> d
     renormalised; ``mass_positive``, ``mass_negative``: mean row sums of A; ``floor_share``: entries of the softmax over
     the axis of x that hit the floor 1e-12.
     """
-    rows, weights = kernel(distances, tau)
+    rows, columns, weights = kernel(distances, tau)
     quantiles = np.percentile(-distances / tau, [5, 50, 95])
     return {
         "logit_p05": float(quantiles[0]),
@@ -51,7 +50,7 @@ def class_statistics(distances: np.ndarray, num_positives: int, tau: float) -> d
         "effective_negatives": float(effective_neighbours(rows[:, num_positives:]).mean()),
         "mass_positive": float(weights[:, :num_positives].sum(1).mean()),
         "mass_negative": float(weights[:, num_positives:].sum(1).mean()),
-        "floor_share": float((softmax(-distances / tau, axis=0) < ROW_FLOOR).mean()),
+        "floor_share": float((columns < ROW_FLOOR).mean()),
     }
 
 

@@ -246,7 +246,7 @@ def test_effective_neighbours_count_equal_weights_and_are_renormalised() -> None
 
 def test_the_kernel_is_the_root_of_both_softmaxes() -> None:
     distances = np.abs(RNG.normal(size=(5, 8)))
-    rows, both = kernel.kernel(distances, 0.7)
+    rows, _, both = kernel.kernel(distances, 0.7)
     e = np.exp(-distances / 0.7)
     np.testing.assert_allclose(rows, e / e.sum(1, keepdims=True))
     np.testing.assert_allclose(both, np.sqrt(rows * e / e.sum(0, keepdims=True)))

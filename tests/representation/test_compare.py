@@ -1,0 +1,115 @@
+"""Comparing representations: what exceeds the noise, revisions, encoder choices, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipelines.representation import comparison, encoder_choices
+from pipelines.representation.compare import commit_of, compare_folders, main
+from pipelines.representation.comparison import Value, compared, renamed, value_at, verdict
+from pipelines.stage import StageError
+from tests.representation import toy
+
+
+def numbers(silhouette: float, seed_std: float = 0.0) -> dict:
+    return {"separation": {"silhouette": silhouette, "silhouette_std": 0.03, "silhouette_seed_std": seed_std}}
+
+
+def project(folder: Path, silhouette: float, keys: int = 20) -> Path:
+    """A folder as the diagnostics leave it."""
+    for name in ("metrics", "plots/diagnostics", "data/pseudo_classes", "data/diagnostics"):
+        (folder / name).mkdir(parents=True)
+    (folder / "metrics/diagnostics.json").write_text(json.dumps(numbers(silhouette)))
+    Image.new("RGB", (40, 20), "red").save(folder / "plots/diagnostics/kernel.png")
+    table = pd.DataFrame({"key": [f"k{n}" for n in range(keys)], "pseudo_class": np.arange(keys) % 3})
+    table.to_parquet(folder / "data/pseudo_classes/assignments.parquet")
+    table.assign(x=0.5, y=np.arange(keys)).to_parquet(folder / "data/diagnostics/projection.parquet")
+    return folder
+
+
+def test_noise_is_that_of_samples_and_of_seeds() -> None:
+    assert value_at(numbers(0.4, 0.04), "separation/silhouette") == Value(0.4, pytest.approx(0.05), None)
+    assert value_at(numbers(0.4), "separation/nothing") is None
+    assert value_at({}, "a/b/c") is None
+
+
+@pytest.mark.parametrize(
+    ("other", "better", "said"), [(0.5, 1, "="), (0.9, 1, "better"), (0.9, -1, "worse"), (0.9, 0, "differs")]
+)
+def test_only_what_exceeds_the_noise_of_both_is_a_difference(other: float, better: int, said: str) -> None:
+    assert verdict(Value(0.4, 0.06, None), Value(other, 0.08, None), better, 2.0) == said
+    assert verdict(None, Value(other, 0.08, None), better, 2.0) == "?"
+
+
+def test_a_table_has_what_any_report_has() -> None:
+    table = compared({"a": numbers(0.2), "b": {"stability": {"ari": 0.5, "ari_std": 0.1}}, "c": numbers(0.9)}, 2.0)
+    assert table["number"].tolist() == ["stability/ari", "separation/silhouette"]
+    assert table["b verdict"].tolist() == ["?", "?"]
+    assert table["c verdict"].tolist() == ["?", "better"]
+
+
+def test_like_classes_get_like_numbers() -> None:
+    labels = np.array([0, 0, 1, 1, 2, 2])
+    assert renamed(np.array([5, 5, 0, 0, 3, 3]), labels).tolist() == labels.tolist()
+
+
+def test_folders_are_compared_with_pictures_side_by_side(tmp_path: Path) -> None:
+    project(tmp_path / "a", 0.2)
+    project(tmp_path / "b", 0.9)
+    out = tmp_path / "out"
+    out.mkdir()
+    text = compare_folders(["a", "b"], tmp_path, out, 2.0)
+    assert "| better" in text and "Adjusted Rand index of the classes with those of a: b 1.00" in text
+    assert {path.name for path in out.iterdir()} == {
+        "table.md",
+        "table.csv",
+        "one_layout.png",
+        "diagnostics_kernel.png",
+    }
+    with Image.open(out / "diagnostics_kernel.png") as picture:
+        assert picture.width == 80
+
+
+def test_a_side_that_is_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    with pytest.raises(StageError, match="nowhere: neither a folder with metrics/, nor a revision or experiment"):
+        commit_of("nowhere", tmp_path)
+    with pytest.raises(SystemExit):
+        main(["representation", "only-one"])
+    assert "two or more different sides" in capsys.readouterr().err
+
+
+def test_an_experiment_is_found_by_its_name(tmp_path: Path) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "one"]):
+        subprocess.run([*git, *words], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    subprocess.run([*git, "update-ref", "refs/exps/ab/cdef/wide-run", head], check=True)
+    assert commit_of("wide-run", tmp_path) == commit_of("HEAD", tmp_path) == head
+
+
+def test_raw_latents_pca_and_encoders_get_the_same_report(tmp_path: Path) -> None:
+    from pipelines.models.latent_mae import LatentMae
+    from pipelines.training import checkpoint
+
+    toy.latents(tmp_path / "latents", toy.autoencoder(tmp_path / "autoencoder"), count=48)
+    conv = {"family": "conv", "patch": [1, 2, 2], "width": 4, "blocks": [1, 1], "temporal_kernel": 1, "locations": 2}
+    LatentMae(toy.CHANNELS, conv).save_pretrained(tmp_path / "conv")
+    checkpoint.write_record(
+        tmp_path / "conv", {"stage": "latent_mae", "step": 0, "inputs": {}, "code": {}, "results": {}}
+    )
+    asked = toy.class_params(), toy.diagnostics_params(kernel={"taus": [0.1]})
+    found, measured = encoder_choices.reports(tmp_path / "latents", {"conv": tmp_path / "conv"}, *asked)
+    assert list(found) == ["conv", "conv, random weights", "raw latents", "PCA of latents"]
+    blocks = {"separation", "retrieval", "occupancy", "kernel", "collapse", "agreement", "probes", "stability"}
+    assert all(blocks <= report.keys() for report in found.values())
+    assert measured["PCA of latents"].h.shape[0] == 48
+    table = comparison.compared(found, 2.0)
+    assert table.drop(columns="chance").notna().all().all()
