@@ -28,7 +28,11 @@ class _Loader(yaml.SafeLoader):
     pass
 
 
-_Loader.add_constructor("!whole", lambda loader, node: Whole(loader.construct_mapping(node, deep=True)))
+def _whole(loader: Any, node: Any) -> Whole:
+    return Whole(loader.construct_mapping(node, deep=True))
+
+
+_Loader.add_constructor("!whole", _whole)
 
 
 class _Dumper(yaml.SafeDumper):

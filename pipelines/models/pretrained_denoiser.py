@@ -127,8 +127,12 @@ def _options(weights: str) -> dict[str, Any]:
         )
     from diffusers import BitsAndBytesConfig
 
-    eight = {"load_in_8bit": True}
-    four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}
+    eight: dict[str, Any] = {"load_in_8bit": True}
+    four: dict[str, Any] = {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_compute_dtype": torch.bfloat16,
+    }
     config = BitsAndBytesConfig(**(eight if weights == "int8" else four))
     return {"quantization_config": config, "torch_dtype": torch.bfloat16}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from pipelines.flow.sampling import seeded_noise
 from pipelines.generation import export, rectified_flow
 from pipelines.generation.clips import read_image
 from pipelines.models.backbones import packed, unpacked
+from pipelines.models.denoiser import VideoDenoiser
 from pipelines.stage import digest
+from pipelines.training import checkpoint
 from pipelines.training.generator import Generator
 from tests.generation.test_generate import write_text_encoder
-from tests.generation.test_stages import World
-from tests.generation.toy import CHANNELS, DIM, FRAMES, SIDE, WORDS, anchored, rectified, write_latents
+from tests.generation.toy import CHANNELS, DIM, FRAMES, SIDE, WORDS, rectified, write_latents
 from tests.models.tiny_pretrained import block, ltx, ltx_vae, save, wan, wan_vae
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers, numpy 2
@@ -63,9 +65,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-def run(folder: Path, out: Path, checkpoint: str = "flow") -> int:
+def run(folder: Path, out: Path, flow: Path | None = None) -> int:
     words = {
-        "checkpoint": folder / checkpoint,
+        "checkpoint": flow or folder / "flow",
         "out": out,
         "latents": folder / "latents",
         "autoencoder": folder / "vae",
@@ -162,12 +164,20 @@ def test_prompts_and_pictures_go_through_the_whole_pipeline(made):
 
 
 def test_what_no_pipeline_can_drive_is_told(made, tmp_path, capsys):
-    world = World(tmp_path)
-    rectified_flow.train(rectified(steps=1), world.latents, **world.places("flow"))
-    assert run(tmp_path / "checkpoints", tmp_path / "out") == 2
+    for name in ("scratch", "anchored"):
+        shutil.copytree(made["wan"] / "flow", tmp_path / name)
+    scratch, anchored = tmp_path / "scratch", tmp_path / "anchored"
+    shutil.rmtree(scratch / "ema")
+    (scratch / "pytorch_lora_weights.safetensors").unlink()
+    sizes = {"heads": 2, "head_dim": 12, "layers": 1, "feed_forward": 16, "patch": (1, 2, 2), "text_length": 3}
+    VideoDenoiser.build(channels=CHANNELS, text_dim=DIM, **sizes).save_pretrained(scratch)
+    checkpoint.write_record(scratch, json.loads((scratch / "checkpoint.json").read_text()))
+    assert run(made["wan"], tmp_path / "out", scratch) == 2
     assert "trained from scratch and takes 6 channels of positions" in capsys.readouterr().err
-    world.anchored(anchored(steps=1), "identity")
-    assert run(tmp_path / "checkpoints", tmp_path / "out", "identity") == 2
+    facts = json.loads((anchored / "generator.json").read_text())
+    facts["phases"][0] |= {"still": True, "end": 0.2}
+    (anchored / "generator.json").write_text(json.dumps(facts))
+    assert run(made["wan"], tmp_path / "out", anchored) == 2
     assert "walks a path through an anchor" in capsys.readouterr().err
     (tmp_path / "mine").mkdir()
     assert run(made["wan"], tmp_path / "mine") == 2

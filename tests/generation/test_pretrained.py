@@ -58,6 +58,7 @@ def test_a_whole_pretrained_network_is_trained_and_loads_with_diffusers_alone(wo
     assert Generator.load(places["out"]).sample(**PROMPT, seeds=[3, 4]).shape == (2, CHANNELS, FRAMES, SIDE, SIDE)
 
 
+@pytest.mark.slow
 def test_an_adapters_training_continues_exactly_where_it_stopped(world):
     denoised = block(save(world.folder / "wan", wan()))
     straight = {"shape": "constant", "warmup_steps": 0}
@@ -71,6 +72,7 @@ def test_an_adapters_training_continues_exactly_where_it_stopped(world):
     assert whole == parts
 
 
+@pytest.mark.slow
 def test_both_stages_of_anchored_flow_train_adapters_of_one_base(world):
     denoised = block(save(world.folder / "ltx", ltx()))
     identity = world.anchored(anchored(denoiser=denoised, steps=2), "identity")
