@@ -151,6 +151,8 @@ def plan(project: DvcProject, arguments: argparse.Namespace) -> int:
         return 0
     seconds = repro.recorded_seconds(project)
     print(tables.plan(found, seconds))
+    for line in tools.forecasts(found, project.root):
+        print(f"\n{line}", end="")
     known = [seconds[name] for name in found if name in seconds]
     unknown = len(found) - len(known)
     print(

@@ -1,8 +1,9 @@
 """Commands of `reel` that belong to a room: the platform knows their modules only, each runs in its own process."""
 
 import os
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 TOOLS = {
@@ -18,6 +19,21 @@ TOOLS = {
     "compare": ("pipelines.representation.compare", "Classes and encoders of two revisions or folders."),
 }
 """`reel NAME …` is `python -m MODULE …`: the module parses its own words, with ``prog="reel NAME"``."""
+
+FORECASTS = {"latent_shards": "pipelines.latents.plan"}
+"""Stages whose module says beforehand how much of their input is new: ``python -m MODULE --stage NAME``, one line."""
+
+
+def forecasts(stages: Iterable[str], root: Path) -> list[str]:
+    """One line for each of the stages that can tell what it would do; none where its inputs are not made yet."""
+    lines = []
+    for name in stages:
+        module = FORECASTS.get(name)
+        if module is not None and root.joinpath(*module.split(".")).with_suffix(".py").is_file():
+            command = [sys.executable, "-m", module, "--stage", name]
+            done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+            lines += [f"{name}: {line}" for line in done.stdout.splitlines()]
+    return lines
 
 
 def run(name: str, words: Sequence[str], root: Path) -> int:

@@ -135,7 +135,7 @@ def _next_member(checksums: Mapping[str, int], last: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``reel verify``: 0 when every byte is as recorded, 1 with a line per damage, 2 when it is no folder of latents."""
+    """``reel verify``: 0 when every byte is as recorded, 1 with a line per damage, 2 when there are no latents."""
     parser = argparse.ArgumentParser(prog="reel verify", description="Compare every byte of latents with the manifest.")
     parser.add_argument("folder", nargs="?", type=Path, default=Path("data/latents"), help="default: data/latents")
     folder = parser.parse_args(argv).folder
@@ -156,9 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     size = sum(facts.size for facts in manifest.shards.values())
     shards = f"{len(manifest.shards)} shards, {size / 2**20:.1f} MiB"
-    print(
-        f"{folder}: {manifest.num_samples} samples in {shards}, and {len(manifest.files)} files: every byte as recorded."
-    )
+    print(f"{folder}: {manifest.num_samples} samples in {shards}, {len(manifest.files)} files: every byte as recorded.")
     return 0
 
 

@@ -146,7 +146,8 @@ def _kept(
         if len(alive) and 2 * len(alive) >= shard.facts.num_samples:
             taken[alive] = True
             kept.append((shard, alive))
-    if len(kept) > MOST_SHARDS * -(-len(clips) // per_shard) + FREE_SHARDS:
+    new = -(-int((~taken).sum()) // per_shard)
+    if len(kept) + new > MOST_SHARDS * -(-len(clips) // per_shard) + FREE_SHARDS:
         for _, alive in (one for one in kept if 2 * len(one[1]) < per_shard):
             taken[alive] = False
         kept = [one for one in kept if 2 * len(one[1]) >= per_shard]

@@ -74,13 +74,13 @@ def _code(modules: tuple[tuple[str, tuple[str, ...] | None], ...]) -> str:
     """SHA-256 of the syntax trees, without comments and docstrings."""
     texts = []
     for name, chosen in modules:
-        tree = ast.parse((Path(__file__).parents[1] / name).read_text(encoding="utf-8"))
+        tree = _without_docstrings(ast.parse((Path(__file__).parents[1] / name).read_text(encoding="utf-8")))
         parts = [node for node in tree.body if chosen is None or getattr(node, "name", None) in chosen]
-        texts += [ast.dump(_without_docstrings(part)) for part in parts]
+        texts += [ast.dump(part) for part in parts]
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
-def _without_docstrings(tree: ast.AST) -> ast.AST:
+def _without_docstrings(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):

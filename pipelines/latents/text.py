@@ -181,7 +181,14 @@ def pretrained(params: PretrainedText) -> TextEncoder:
             f"pretrained text encoder {params.name!r} cannot be loaded: {reason}\n"
             "Give an existing folder, or a hub name (and subfolder) that this machine reaches or has in its cache."
         ) from None
-    return TextEncoder(params.name, network, tokenizer, params.max_length)
+    places = getattr(network.config, "max_position_embeddings", None)
+    if places is not None and params.max_length > places:
+        raise StageError(
+            f"latent_shards.text.max_length {params.max_length} is more than the {places} places of {params.name}; "
+            f"give {places} or less."
+        )
+    commit = getattr(network.config, "_commit_hash", None)
+    return TextEncoder(params.name, network, tokenizer, params.max_length, commit or params.revision)
 
 
 def text_encoder(params: EmbeddedText | PretrainedText, captions: Iterable[str]) -> TextEncoder:

@@ -111,7 +111,7 @@ def test_any_flipped_bit_is_found_with_its_shard_and_member(tmp_path_factory: py
     place = data.draw(st.integers(0, len(content) - 1))
     content[place] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(content)
-    [damage, *_] = list(verify(folder))
+    [damage, *_] = verify(folder)
     assert damage.file == path.name
     with tarfile.open(write_latents(folder.with_name("whole"), 3, 2) / path.name) as tar:
         members = tar.getmembers()
@@ -128,7 +128,7 @@ def test_missing_foreign_and_truncated_shards_and_changed_files_are_found(tmp_pa
     os.truncate(folder / "latents-00002.tar", 600)
     facts = Shards(folder).manifest.shards
     (folder / "empty_prompt.npy").write_bytes(b"")
-    assert [str(damage) for damage in list(verify(folder))] == [
+    assert [str(damage) for damage in verify(folder)] == [
         "latents-00009.tar, offset 0: a foreign shard, not in the manifest",
         "empty_prompt.npy, offset 0: is not the file that the manifest records",
         "latents-00001.tar, offset 0: missing",

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,14 @@ from pipelines.data.contract import Manifest, require_autoencoder
 from pipelines.data.shards import Shards
 from pipelines.data.verify import verify
 from pipelines.data.video import read_clip
+from pipelines.latents import stock
 from pipelines.latents.autoencoder import train
 from pipelines.latents.clips import as_video
 from pipelines.latents.encode import encode
 from pipelines.latents.plan import prompt_hash
 from pipelines.launch import free_port
 from pipelines.models.autoencoder import load_autoencoder
+from pipelines.processes import descendants
 from tests.latents.toy import NUM_FRAMES, autoencoder_params, shards_params, write_clips
 
 
@@ -133,20 +136,42 @@ def test_changed_weights_of_an_autoencoder_are_noticed(tmp_path: Path, checkpoin
         encoded(tmp_path, copy)
 
 
-@pytest.mark.slow
-def test_two_processes_write_the_bytes_that_one_writes(tmp_path: Path, checkpoint: Path) -> None:
-    alone = encoded(tmp_path, checkpoint)
-    script = tmp_path / "encode.py"
-    script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom pipelines.latents.encode import encode\n"
-        "from tests.latents.toy import shards_params\n"
-        "encode(shards_params(), *map(Path, sys.argv[1:]))\n"
-    )
-    paths = [tmp_path / "clips", checkpoint, tmp_path / "two", tmp_path / "two.json", tmp_path / "plots"]
+def two_processes(script: Path, text: str, paths: list[Path]) -> subprocess.Popen[bytes]:
+    """Start a script as two gloo processes in a session of their own."""
+    script.write_text(text)
     launcher = ["torch.distributed.run", "--nnodes=1", "--nproc-per-node=2", f"--master-port={free_port()}"]
     command = [sys.executable, "-m", *launcher, str(script), *map(str, paths)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "ACCELERATE_USE_CPU": "true"}
-    processes = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+
+
+SCRIPT = """
+import sys
+import time
+from pathlib import Path
+from pipelines.latents import encode as encoding
+from tests.latents.toy import shards_params
+
+{before}
+if __name__ == "__main__":
+    encoding.encode(shards_params({per_shard}), *map(Path, sys.argv[1:]))
+"""
+SLOWLY = """
+import time
+real = encoding.write_shard
+def write_shard(path, samples):
+    found = real(path, samples)
+    time.sleep(1.0)
+    return found
+encoding.write_shard = write_shard
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_bytes_that_one_writes(tmp_path: Path, checkpoint: Path) -> None:
+    alone = encoded(tmp_path, checkpoint)
+    paths = [tmp_path / "clips", checkpoint, tmp_path / "two", tmp_path / "two.json", tmp_path / "plots"]
+    processes = two_processes(tmp_path / "encode.py", SCRIPT.format(before="", per_shard=3), paths)
     try:
         assert processes.wait(timeout=150) == 0
     finally:
@@ -155,3 +180,29 @@ def test_two_processes_write_the_bytes_that_one_writes(tmp_path: Path, checkpoin
     assert (tmp_path / "two/manifest.json").read_bytes() == (alone.folder / "manifest.json").read_bytes()
     assert list(verify(tmp_path / "two")) == []
     assert json.loads((tmp_path / "two.json").read_text())["clips_encoded"] == 8
+
+
+@pytest.mark.slow
+def test_killed_processes_leave_whole_shards_that_the_next_run_does_not_encode_again(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    whole = encoded(tmp_path / "whole", checkpoint, write_clips(tmp_path / "clips"), samples_per_shard=1)
+    paths = [tmp_path / "clips", checkpoint, tmp_path / "latents", tmp_path / "m.json", tmp_path / "plots"]
+    processes = two_processes(tmp_path / "encode.py", SCRIPT.format(before=SLOWLY, per_shard=1), paths)
+    unfinished = tmp_path / ".work/latents/shards"
+    try:
+        until = time.monotonic() + 150
+        while len(list(unfinished.glob("*.json"))) < 3 and processes.poll() is None and time.monotonic() < until:
+            time.sleep(0.02)
+    finally:
+        for pid in [*descendants(processes.pid), processes.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        processes.wait()
+    finished = [path for path in unfinished.glob("*.tar") if stock.read_record(path) is not None]
+    assert 3 <= len(finished) < 8 and not (tmp_path / "latents").exists()
+    encode(shards_params(1), *paths)
+    assert json.loads((tmp_path / "m.json").read_text())["clips_encoded"] == 8 - len(finished)
+    for path in whole.folder.rglob("*"):
+        if path.is_file():
+            assert path.read_bytes() == (tmp_path / "latents" / path.relative_to(whole.folder)).read_bytes(), path.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,8 +15,9 @@ import pytest
 import yaml
 
 from pipelines import stage
+from pipelines.data.batches import Batches
 from pipelines.data.catalog import read_catalog, write_catalog
-from pipelines.data.shards import Batches, Shards
+from pipelines.data.shards import Shards
 from pipelines.data.verify import verify
 from pipelines.latents import encode as encoding
 from pipelines.latents import plan as planning
@@ -205,13 +207,11 @@ def test_comments_and_docstrings_are_not_code(tmp_path: Path, monkeypatch: pytes
     assert digests[0] == digests[1] != digests[2]
 
 
-# ---- after DVC deleted the output ---------------------------------------------------------------------------------
+# ---- after DVC deleted the output ------------------------------------------------------------------------------------
 
 
-def into_cache(folder: Path, name: str, stage_name: str = "latent_shards") -> None:
-    """What DVC does after a stage: the output in its cache, a line in the lock file; and before the next, deletes it."""
-    import hashlib
-
+def into_cache(folder: Path, name: str) -> None:
+    """What DVC does: the output in its cache, lines in lock file and run cache; before the next run, it is deleted."""
     cache, listed = folder / ".dvc/cache/files/md5", []
     for path in sorted((folder / name).rglob("*")):
         if path.is_file():
@@ -225,7 +225,7 @@ def into_cache(folder: Path, name: str, stage_name: str = "latent_shards") -> No
     (cache / md5[:2]).mkdir(parents=True, exist_ok=True)
     (cache / md5[:2] / f"{md5[2:]}.dir").write_text(text)
     entry = {"cmd": "x", "outs": [{"path": name, "md5": f"{md5}.dir"}]}
-    (folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {stage_name: entry}}))
+    (folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"latent_shards": entry}}))
     runs = folder / ".dvc/cache/runs/aa/aa"
     runs.mkdir(parents=True, exist_ok=True)
     (runs / md5).write_text(yaml.safe_dump(entry))
@@ -270,15 +270,13 @@ def test_a_copy_of_a_damaged_sample_is_refused_with_the_remedy(tmp_path: Path, c
     content[int(shards.index.at[4, "offset"]) + 512 + 130] ^= 1
     path.write_bytes(content)
     change(tmp_path, "clip-4", caption="another")
-    with pytest.raises(
-        stage.StageError, match=r"clip-4\.latents\.npy is not what was written; delete this file and run"
-    ):
+    with pytest.raises(stage.StageError, match=r"clip-4\.latents\.npy is not what was written; delete this file"):
         encode(shards_params(), tmp_path / "clips", checkpoint, tmp_path / "latents", tmp_path / "m", tmp_path / "p")
     path.unlink()
     assert run(tmp_path, checkpoint)[0] == 3  # those of the deleted shard
 
 
-# ---- killed ---------------------------------------------------------------------------------------------------------
+# ---- killed ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_that_ends_in_the_middle_goes_on_and_gives_the_bytes_of_one_that_does_not(
@@ -306,7 +304,7 @@ def test_a_run_that_ends_in_the_middle_goes_on_and_gives_the_bytes_of_one_that_d
     assert not (tmp_path / ".work/latents/shards").exists()
 
 
-# ---- told beforehand --------------------------------------------------------------------------------------------------
+# ---- told beforehand -------------------------------------------------------------------------------------------------
 
 
 def test_the_forecast_counts_what_the_run_then_encodes(tmp_path: Path, checkpoint: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from transformers import AutoTokenizer, BertConfig, BertModel, T5EncoderModel
 
 from pipelines.latents.params import EmbeddedText, PretrainedText
@@ -104,6 +105,51 @@ def test_an_encoder_of_another_family_loads_too(tmp_path: Path) -> None:
     )
     encoder = text_encoder(named, [])
     assert isinstance(encoder, TextEncoder) and encoder.embed(["red"], 1)["red"].shape == (2, 16)
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+T5_SIZES = {"vocab_size": 32, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+
+
+@pytest.mark.parametrize("family", ["t5", "umt5", "clip", "clip_pair", "bert"])
+def test_every_family_gives_at_real_length_what_it_gives_padded_with_a_mask(tmp_path: Path, family: str) -> None:
+    networks = {
+        "t5": lambda: transformers.T5ForConditionalGeneration(transformers.T5Config(**T5_SIZES)),
+        "umt5": lambda: transformers.UMT5EncoderModel(transformers.UMT5Config(**T5_SIZES)),
+        "clip": lambda: transformers.CLIPTextModel(transformers.CLIPTextConfig(vocab_size=32, eos_token_id=1, **SMALL)),
+        "clip_pair": lambda: transformers.CLIPModel(
+            transformers.CLIPConfig(
+                text_config={"vocab_size": 32, "eos_token_id": 1, **SMALL},
+                vision_config={"image_size": 8, "patch_size": 4, **SMALL},
+            )
+        ),
+        "bert": lambda: BertModel(BertConfig(vocab_size=32, **SMALL)),
+    }
+    networks[family]().save_pretrained(tmp_path)
+    embedded(PARAMS, CAPTIONS).tokenizer.save_pretrained(tmp_path)
+    named = PretrainedText(
+        kind="pretrained", name=str(tmp_path), revision=None, subfolder=None, tokenizer_subfolder=None, max_length=8
+    )
+    encoder = text_encoder(named, [])
+    prompts = ["red", "a green circle moves left"]
+    found = encoder.embed(prompts, 2)
+    padded = encoder.tokenizer(prompts, padding="max_length", max_length=8, return_tensors="pt")
+    with torch.no_grad():
+        hidden = encoder.network(padded["input_ids"], attention_mask=padded["attention_mask"]).last_hidden_state
+    for prompt, row, mask in zip(prompts, hidden, padded["attention_mask"], strict=True):
+        assert found[prompt].shape == (int(mask.sum()), 16) == (len(prompt.split()) + 1, 16)
+        assert np.allclose(found[prompt], row[mask.bool()].numpy(), atol=4e-3)
+
+
+def test_a_prompt_longer_than_the_encoder_has_places_for_is_refused_before_work(tmp_path: Path) -> None:
+    sizes = {"vocab_size": 32, "max_position_embeddings": 8, **SMALL}
+    transformers.CLIPTextModel(transformers.CLIPTextConfig(**sizes)).save_pretrained(tmp_path)
+    embedded(PARAMS, CAPTIONS).tokenizer.save_pretrained(tmp_path)
+    named = PretrainedText(
+        kind="pretrained", name=str(tmp_path), revision=None, subfolder=None, tokenizer_subfolder=None, max_length=9
+    )
+    with pytest.raises(StageError, match=r"latent_shards\.text\.max_length 9 is more than the 8 places"):
+        text_encoder(named, [])
 
 
 def test_an_encoder_that_is_nowhere_is_said_in_two_lines() -> None:

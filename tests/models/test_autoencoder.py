@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -152,6 +154,49 @@ def test_normalisations_of_the_three_kinds_are_read_right(tmp_path: Path) -> Non
     of_image = PretrainedVideoAutoencoder(image_autoencoder())  # (codes - shift) * scaling
     assert of_image.latent_mean.tolist() == [0.25] * 4 and of_image.latent_std.tolist() == [2.0] * 4
     assert PretrainedVideoAutoencoder(ltx()).latent_std.tolist() == [2.0] * 8
+
+
+def wan_2_2() -> AutoencoderKLWan:
+    """The keys of Wan 2.2's configuration (48 channels, pixel patches, residual blocks), a few thousand weights."""
+    return AutoencoderKLWan(
+        base_dim=4,
+        decoder_base_dim=4,
+        z_dim=48,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        is_residual=True,
+        in_channels=12,
+        out_channels=12,
+        patch_size=2,
+        scale_factor_temporal=4,
+        scale_factor_spatial=16,
+        latents_mean=[0.1 * channel for channel in range(48)],
+        latents_std=[1.0 + 0.01 * channel for channel in range(48)],
+    )
+
+
+def wan_2_1() -> AutoencoderKLWan:
+    """The keys of Wan 2.1's configuration (its own 16 means and deviations are the class's defaults)."""
+    return AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
+
+
+@pytest.mark.parametrize(("network", "channels", "stride"), [(wan_2_1, 16, 8), (wan_2_2, 48, 16)])
+def test_wan_of_16_and_of_48_channels_is_normalised_as_its_config_says(
+    tmp_path: Path, network: Callable[[], AutoencoderKLWan], channels: int, stride: int
+) -> None:
+    network().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    autoencoder, raw = load_autoencoder(tmp_path), AutoencoderKLWan.from_pretrained(tmp_path)
+    assert (autoencoder.temporal_stride, autoencoder.spatial_stride) == (4, stride)
+    video = torch.rand(1, 3, 5, 32, 32) * 2 - 1
+    with torch.no_grad():
+        codes = raw.encode(video).latent_dist.mode()
+    mean, std = (torch.tensor(config[name]).view(1, channels, 1, 1, 1) for name in ("latents_mean", "latents_std"))
+    latents = autoencoder.encode(video)
+    assert latents.shape == (1, channels, 2, 32 // stride, 32 // stride)
+    assert torch.allclose(latents, (codes - mean) / std, atol=1e-5)
+    assert autoencoder.decode(latents).shape == video.shape
 
 
 def test_a_normalisation_of_other_channels_is_refused() -> None:

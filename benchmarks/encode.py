@@ -1,0 +1,127 @@
+"""Encoding against its limit, the autoencoder's forward alone on ready tensors; and 1 % new clips against all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.paired import Figure, cpu_seconds, ratios, seconds
+from pipelines.data.catalog import write_catalog
+from pipelines.data.contract import AutoencoderFacts, TextFacts
+from pipelines.data.video import write_mp4
+from pipelines.latents import folder, stock
+from pipelines.latents.clips import Clips
+from pipelines.latents.encode import prepare, write_parts
+from pipelines.latents.encoder import Encoder
+from pipelines.latents.params import EmbeddedText, LatentShardsParams
+from pipelines.latents.text import text_encoder
+from pipelines.models.autoencoder import StackedAutoencoder
+
+FRAMES, SIDE, BATCH = 17, 64, 16
+FORWARD_CLIPS, MANY, NEW = 128, 1600, 16
+RECIPES = {"latents": "bench", "text": "bench", "samples_per_shard": "64"}
+TEXT = EmbeddedText(kind="embedded", dim=128, layers=2, heads=4, max_length=64, seed=0)
+PARAMS = LatentShardsParams(samples_per_shard=64, batch_size=BATCH, precision="fp32", text=TEXT)
+
+
+def write_clips(place: Path, count: int) -> Clips:
+    """``count`` clips of the demo's form; every 32 of them are the same file under other names."""
+    (place / "clips").mkdir(parents=True)
+    for number in range(32):
+        random = np.random.default_rng(number)
+        ground = random.integers(0, 255, (1, 8, 8, 3)).repeat(FRAMES, 0).repeat(SIDE // 8, 1).repeat(SIDE // 8, 2)
+        moved = np.stack([np.roll(frame, step, axis=1) for step, frame in enumerate(ground)])
+        write_mp4(place / f"clips/{number}.mp4", moved.astype(np.uint8), 8.0)
+    form = {"num_frames": FRAMES, "height": SIDE, "width": SIDE, "frame_rate": 8.0, "actions": None}
+    source = {"source": "bench", "start_seconds": 0.0, "end_seconds": 2.0, "split": "train"}
+    rows = [
+        {"key": f"clip-{n:06d}", "content_hash": f"{n:064d}", "file": f"clips/{n % 32}.mp4", "caption": f"clip {n % 9}"}
+        for n in range(count)
+    ]
+    write_catalog(place, [{**row, **form, **source} for row in rows])
+    return Clips(place, cache_bytes=0)
+
+
+def encode(clips: Clips, autoencoder: StackedAutoencoder, out: Path) -> None:
+    """The stage without loading its models: look, encode, write, put the folder together."""
+    encoder = Encoder(PARAMS, clips, autoencoder)
+    encoder.text = text_encoder(TEXT, clips.catalog["caption"].tolist())
+    work = out.with_name("work")
+    plan, _ = prepare(clips, RECIPES, out, work)
+    write_parts(work, plan, plan.parts, encoder)
+    written = {part.name: stock.read_record(work / f"{part.id}.tar") for part in plan.parts}
+    facts = AutoencoderFacts(
+        id="bench",
+        digest="0" * 64,
+        temporal_stride=4,
+        spatial_stride=8,
+        latent_mean=(0.0,) * 16,
+        latent_std=(1.0,) * 16,
+    )
+    fresh = out.with_name("fresh")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    shards = {**plan.kept, **{name: one for name, one in written.items() if one is not None}}
+    folder.write_folder(fresh, clips.catalog, shards, facts, TextFacts(id="b", digest="0" * 64, dim=128), RECIPES)
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.rmtree(work)
+    fresh.rename(out)
+
+
+def against_forward(place: Path) -> Figure:
+    """Decode, forward and write, overlapped, against the forward of the demo's autoencoder alone."""
+    clips = write_clips(place / "some", FORWARD_CLIPS)
+    autoencoder = StackedAutoencoder(4, 4, 64, 16, 3).eval().requires_grad_(False)
+    ready = [torch.rand(BATCH, 3, FRAMES, SIDE, SIDE) * 2 - 1 for _ in range(FORWARD_CLIPS // BATCH)]
+    encoder = Encoder(PARAMS, clips, autoencoder)
+    encoder.text = text_encoder(TEXT, clips.catalog["caption"].tolist())
+
+    def ours() -> None:
+        work = place / "work"
+        plan, _ = prepare(clips, RECIPES, place / "none", work)
+        write_parts(work, plan, plan.parts, encoder)
+        shutil.rmtree(work)
+
+    @torch.no_grad()
+    def forward() -> None:
+        for video in ready:
+            autoencoder.encode(video)
+
+    found = tuple(1 / ratio for ratio in ratios(ours, forward, 5, seconds))
+    words = "decode, forward, write"
+    return Figure(
+        "encode speed", words, "the forward alone on ready tensors", "x clips per second", found, "target 0.9"
+    )
+
+
+def against_all(place: Path) -> list[Figure]:
+    """Processor time of 1 % new clips, and of none, against that of all."""
+    autoencoder = StackedAutoencoder(4, 4, 64, 16, 3).eval().requires_grad_(False)
+    every, most = write_clips(place / "all", MANY), write_clips(place / "most", MANY - NEW)
+    encode(most, autoencoder, place / "grown" / "out")
+
+    def taken(clips: Clips) -> float:
+        copy = place / "copy" / "out"
+        shutil.rmtree(copy.parent, ignore_errors=True)
+        shutil.copytree(place / "grown" / "out", copy)
+        return cpu_seconds(lambda: encode(clips, autoencoder, copy))
+
+    whole = cpu_seconds(lambda: encode(every, autoencoder, place / "whole" / "out"))
+    fixed = [taken(most) for _ in range(3)]
+    new = [taken(every) for _ in range(3)]
+    work = tuple((one - min(fixed)) / whole for one in new)
+    start = tuple(one / whole for one in fixed)
+    return [
+        Figure("1 % new clips", "without the start", f"{MANY} clips", "of the processor time", work, "limit 0.02"),
+        Figure("nothing new", "looking, index, manifest", f"{MANY} clips", "of the processor time", start, "stated"),
+    ]
+
+
+def measure() -> list[Figure]:
+    """Encoder figures on clips of the demo's form and an autoencoder of the demo's size."""
+    with tempfile.TemporaryDirectory() as place:
+        return [against_forward(Path(place) / "a"), *against_all(Path(place) / "b")]
