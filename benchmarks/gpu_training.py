@@ -71,7 +71,7 @@ def network(size: Size, head_dim: int) -> WanTransformer3DModel:
 
 
 def flops_per_token(size: Size, width: int) -> float:
-    """Forward and backward: 3 x the products of self-attention, cross query and out, MLP; repeated ones do not count."""
+    """Forward and backward: 3 x the products of self-attention, cross query and out, MLP; repeated ones not counted."""
     linear = size.layers * (4 * width**2 + 2 * width * size.feed_forward + 2 * width**2)
     attention = size.layers * 2 * width * (size.tokens + size.text[0])
     return 3 * 2 * (linear + attention)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import threading
 from collections.abc import Callable
@@ -17,11 +16,12 @@ from pipelines.params import NetworkTraining, ParamsError
 from pipelines.training import memory
 from pipelines.training.ema import Ema
 from pipelines.training.meters import Averages, Clock, Scalars, sigma_buckets
-from pipelines.training.objective import Batch, Batches, LossOutput, Objective
+from pipelines.training.objective import Batch, Batches, LossOutput, Objective, check_outputs
 from pipelines.training.optimizers import NetworkOptimizer
-from pipelines.training.reading import Reader
+from pipelines.training.reading import Reader, micro_seed
 from pipelines.training.run import Run
 from pipelines.training.schedules import Rate
+from pipelines.training.state import load_trained_part, trained_part
 from pipelines.training.watching import Watches
 
 Validate = Callable[[int], dict[str, float]]
@@ -42,18 +42,6 @@ def accumulation(batch_size: int, micro_batch: int, processes: int) -> int:
             f"({micro_batch} x {processes} = {unit}). Use {choice}, or change micro_batch."
         )
     return batch_size // unit
-
-
-def micro_seed(seed: int, step: int, index: int) -> int:
-    """Seed of the randomness of one micro-batch: a function of (seed, step, place in the global batch) alone."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{index}".encode()).digest()[:8], "little") >> 1
-
-
-def check_outputs(outputs: dict[str, LossOutput], trained: tuple[str, ...]) -> None:
-    """An objective returns losses for networks it trains, in their update order."""
-    order = [name for name in trained if name in outputs]
-    if list(outputs) != order:
-        raise TypeError(f"losses() returned {list(outputs)}; expected networks of {trained} in that order.")
 
 
 def check_finite(value: float, what: str, run: Run, batches: Batches) -> None:
@@ -226,20 +214,6 @@ class Trainer:
         """Memory that no micro-batch changes."""
         states = [state for optimizer in self.optimizers.values() for state in optimizer.state_dict()]
         return memory.standing_gib(self.networks, states, [ema.weights for ema in self.run.emas.values()])
-
-
-def trained_part(network: nn.Module) -> dict[str, torch.Tensor]:
-    """The state of a network without its frozen weights, which the stage builds or loads again."""
-    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
-    return {name: value for name, value in network.state_dict().items() if name not in frozen}
-
-
-def load_trained_part(network: nn.Module, state: dict[str, torch.Tensor]) -> None:
-    """Inverse of :func:`trained_part`."""
-    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
-    network.load_state_dict(
-        {**{name: value for name, value in network.state_dict().items() if name in frozen}, **state}
-    )
 
 
 def _log(trainer: Trainer, clock: Clock) -> None:

@@ -55,3 +55,10 @@ class Batches(Protocol):
     def read(self, step: int, start: int, stop: int) -> Batch:
         """Samples [start, stop) of the global batch of this step."""
         ...
+
+
+def check_outputs(outputs: dict[str, LossOutput], trained: tuple[str, ...]) -> None:
+    """An objective returns losses for networks it trains, in their update order."""
+    order = [name for name in trained if name in outputs]
+    if list(outputs) != order:
+        raise TypeError(f"losses() returned {list(outputs)}; expected networks of {trained} in that order.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections import deque
@@ -73,3 +74,8 @@ class Reader:
             finally:
                 for future in ahead:
                     future.cancel()
+
+
+def micro_seed(seed: int, step: int, index: int) -> int:
+    """Seed of the randomness of one micro-batch: a function of (seed, step, place in the global batch) alone."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{index}".encode()).digest()[:8], "little") >> 1

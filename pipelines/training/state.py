@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from pipelines.stage import file_digest, say
 
@@ -137,3 +138,20 @@ def newest(folder: Path) -> dict[str, Any] | None:
             path.rename(aside)
             say(f"resume state {path.name} is not usable ({error}); set aside as {aside.name}")
     return None
+
+
+# ---- of a network ----
+
+
+def trained_part(network: nn.Module) -> dict[str, torch.Tensor]:
+    """The state of a network without its frozen weights, which the stage builds or loads again."""
+    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    return {name: value for name, value in network.state_dict().items() if name not in frozen}
+
+
+def load_trained_part(network: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Inverse of :func:`trained_part`."""
+    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    network.load_state_dict(
+        {**{name: value for name, value in network.state_dict().items() if name in frozen}, **state}
+    )

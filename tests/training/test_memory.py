@@ -14,8 +14,8 @@ from pipelines.models.autoencoder import StackedAutoencoder
 from pipelines.models.denoiser import VideoDenoiser
 from pipelines.models.transformer_mae import TransformerMae
 from pipelines.training import memory
-from pipelines.training.loop import load_trained_part, trained_part
 from pipelines.training.precision import LEAST_SCALE, LossScale
+from pipelines.training.state import load_trained_part, trained_part
 from pipelines.training.tracking import read_rows
 from tests.training.cutting import cut_equals_whole
 from tests.training.toy import ADAMW, Regression, params, train_toy
