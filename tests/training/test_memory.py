@@ -117,7 +117,7 @@ def stepped(name: str, again: bool) -> tuple[dict[str, torch.Tensor], int]:
 def test_activations_computed_again_give_the_same_gradients_from_less_memory(name: str) -> None:
     expected, kept = stepped(name, again=False)
     found, less = stepped(name, again=True)
-    assert less < 0.8 * kept
+    assert less < 0.9 * kept
     assert expected.keys() == found.keys()
     for key, gradient in expected.items():
         torch.testing.assert_close(gradient, found[key])
