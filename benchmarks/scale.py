@@ -70,7 +70,8 @@ def shards_of(catalog: pd.DataFrame, place: Path) -> dict[str, StockShard]:
         rows["prompt_hash"] = [prompt_hash(caption) for caption in part["caption"]]
         rows["offset"], rows["size"] = np.arange(len(part)) * SAMPLE_BYTES, SAMPLE_BYTES
         rows["prompt_tokens"], rows["crc32_latents"], rows["crc32_json"] = 60, begin, begin + 1
-        os.truncate((place / name).open("wb").fileno(), size)
+        (place / name).touch()
+        os.truncate(place / name, size)
         fields = frozenset({"latents", "prompt_embeds", "prompt"})
         facts = ShardFacts(sha256=f"{begin:064x}", size=size, num_samples=len(part))
         found[name] = StockShard(place / name, name, facts, RECIPES, fields, rows)
