@@ -70,7 +70,8 @@ def shards_of(catalog: pd.DataFrame, place: Path) -> dict[str, StockShard]:
         rows["prompt_hash"] = [prompt_hash(caption) for caption in part["caption"]]
         rows["offset"], rows["size"] = np.arange(len(part)) * SAMPLE_BYTES, SAMPLE_BYTES
         rows["prompt_tokens"], rows["crc32_latents"], rows["crc32_json"] = 60, begin, begin + 1
-        os.truncate((place / name).open("wb").fileno(), size)
+        (place / name).touch()
+        os.truncate(place / name, size)
         fields = frozenset({"latents", "prompt_embeds", "prompt"})
         facts = ShardFacts(sha256=f"{begin:064x}", size=size, num_samples=len(part))
         found[name] = StockShard(place / name, name, facts, RECIPES, fields, rows)
@@ -109,6 +110,8 @@ def bookkeeping(place: Path, count: int) -> dict[str, float]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found["open the shards for training, s"], _ = timed(lambda: Shards(out))
     found["memory of that, MiB"] = max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+    for name, value in found.items():
+        print(f"| {count:,} clips | {name} | {value:.2f} |", flush=True)
     return found
 
 
@@ -142,10 +145,8 @@ def measure() -> list[Figure]:
     """Growth from the first count to the second, over the growth of the data; and the table behind it."""
     with tempfile.TemporaryDirectory() as place:
         small, large = (bookkeeping(Path(place) / str(count), count) for count in COUNTS)
-        for name in large:
-            print(f"| {name} | {small[name]:.2f} | {large[name]:.2f} |", flush=True)
         for name, value in dvc_seconds(Path(place) / "dvc", 1000, 1 << 18).items():
-            print(f"| dvc, 1,000 shards of 256 KiB: {name}, s | | {value:.1f} |", flush=True)
+            print(f"| 1,000 shards of 256 KiB | dvc: {name}, s | {value:.1f} |", flush=True)
     growth = COUNTS[1] / COUNTS[0]
     keys = [name for name in large if name.endswith(", s")]
     words = f"{COUNTS[1]:,} clips", f"{COUNTS[0]:,}"

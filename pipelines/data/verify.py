@@ -55,12 +55,12 @@ def verify(folder: Path, progress: Progress | None = None) -> Iterator[Damage]:
             yield Damage(name, "", 0, f"a foreign {kind}, not in the manifest")
     yield from _verify_files(folder, manifest)
     checksums = _checksums(folder)
-    total, done = max(1, sum(facts.size for facts in manifest.shards.values()) >> 20), 0
+    total, done = 1 + (sum(facts.size for facts in manifest.shards.values()) >> 20), 0
     for name, facts in manifest.shards.items():
         yield from _verify_shard(folder / name, facts, checksums.get(name, {}))
         done += facts.size
-        if progress is not None:
-            progress.report(min(done >> 20, total), total, "MiB")
+        if progress is not None:  # the last line is the verdict's
+            progress.report(done >> 20, total, "MiB")
 
 
 def _verify_files(folder: Path, manifest: Manifest) -> Iterator[Damage]:

@@ -11,6 +11,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from pipelines.latents.encoder import BATCHES_AHEAD, Encoder, Sample, ahead
 from pipelines.latents.params import EmbeddedText, LatentShardsParams
 from pipelines.latents.plan import SPEED, Part, Plan, all_recipes, make_plan
 from pipelines.latents.stock import Stock
-from pipelines.latents.text import TextEncoder, text_encoder
+from pipelines.latents.text import text_encoder
 from pipelines.models.autoencoder import load_autoencoder
 from pipelines.training import checkpoint
 
@@ -57,15 +58,13 @@ def noted(samples: Iterator[Sample], rows: list[dict[str, Any]]) -> Iterator[Sam
         yield key, fields, sidecar
 
 
-def load_text_encoder(params: LatentShardsParams, captions: list[str], plan: Plan, known: Stock) -> TextEncoder | None:
-    """The text encoder; None where no prompt is new and the files of a pretrained one can be taken over.
+def needs_text_encoder(params: LatentShardsParams, captions: list[str], plan: Plan, known: Stock) -> bool:
+    """Whether a text encoder is made; not where no prompt is new and the files of a pretrained one can be taken over.
 
     The embedded one is always made: its vocabulary is that of the captions.
     """
     same = known.text_recipe == plan.recipes["text"]
-    if plan.prompts_to_embed(captions) or not same or isinstance(params.text, EmbeddedText):
-        return text_encoder(params.text, captions)
-    return None
+    return bool(plan.prompts_to_embed(captions)) or not same or isinstance(params.text, EmbeddedText)
 
 
 def prepare(source: Clips, recipes: dict[str, str], out: Path, work: Path) -> tuple[Plan, Stock]:
@@ -98,11 +97,14 @@ def encode(params: LatentShardsParams, clips: Path, autoencoder: Path, out: Path
     shards = work / "shards"
     recipes, captions = all_recipes(params, autoencoder), source.catalog["caption"].tolist()
     # One process looks what is there, because the others may already write.
-    looked: list[Any] = [prepare(source, recipes, out, shards) if state.is_main_process else None]
-    plan, known = broadcast_object_list(looked)[0]
-    encoder.text = load_text_encoder(params, captions, plan, known)
+    plan, known = prepare(source, recipes, out, shards) if state.is_main_process else (Plan({}, [], recipes), Stock())
+    needed = state.is_main_process and needs_text_encoder(params, captions, plan, known)
+    shared, needed = broadcast_object_list([replace(plan, kept={}), needed])
+    if needed:
+        encoder.text = text_encoder(params.text, captions)
+        encoder.text.network.to(encoder.device)
     began = time.monotonic()
-    write_parts(shards, plan, plan.parts[state.process_index :: state.num_processes], encoder)
+    write_parts(shards, shared, shared.parts[state.process_index :: state.num_processes], encoder)
     done = gather_object([(encoder.clips_encoded, encoder.prompts_embedded)])
     if not state.is_main_process:
         return

@@ -122,11 +122,18 @@ def write_folder(
     text: TextFacts,
     recipes: Mapping[str, str],
 ) -> tuple[Manifest, pd.DataFrame]:
-    """Shards (linked), index, and last the manifest; the text encoder is there already. Returns manifest and index."""
+    """Shards (linked), index, and last the manifest; the text encoder is there already. Returns manifest and index.
+
+    Raises:
+        StageError: a clip of the catalog is in none of the shards.
+    """
     shards = dict(sorted(shards.items()))
     for name, shard in shards.items():
         link(shard.path, folder / name)
     index = make_index(catalog, shards)
+    if len(index) != len(catalog):
+        missing = sorted(set(catalog["key"]) - set(index["key"]))
+        raise stage.StageError(f"{len(missing)} clips are in no shard, first {missing[0]}: run latent_shards again.")
     pq.write_table(pa.Table.from_pandas(index, preserve_index=False), folder / INDEX)
     others = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".tar"]
     manifest = Manifest(

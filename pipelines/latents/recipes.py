@@ -9,6 +9,7 @@ without bf16 encode the same clips. Imports no torch.
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import json
 from functools import cache
@@ -49,20 +50,19 @@ def text_recipe(text: EmbeddedText | PretrainedText) -> str:
 
 
 def text_content(text: PretrainedText) -> str | None:
-    """Commit of a text encoder from the hub, digest of one in a folder; None: it is not on this machine."""
+    """Commit of a text encoder from the hub, digest of one in a folder; None: it cannot be found."""
     folder = Path(text.name)
     if folder.is_dir():
         beside = text.tokenizer_subfolder if text.tokenizer_subfolder is not None else text.subfolder
         parts = sorted({folder / (text.subfolder or ""), folder / (beside or "")})
         return _hashed(parts=[stage.digest(part) for part in parts if part.is_dir()])
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import hf_hub_download  # what is loaded later: the newest commit, or offline the one here
 
-    config = f"{text.subfolder}/config.json" if text.subfolder else "config.json"
-    found = try_to_load_from_cache(text.name, config, revision=text.revision)
-    if not isinstance(found, str):
-        return None
-    parts = Path(found).parts
-    return parts[parts.index("snapshots") + 1]
+    with contextlib.suppress(OSError, ValueError):
+        config = f"{text.subfolder}/config.json" if text.subfolder else "config.json"
+        parts = Path(hf_hub_download(text.name, config, revision=text.revision)).parts
+        return parts[parts.index("snapshots") + 1]
+    return None
 
 
 def _hashed(**facts: Any) -> str:

@@ -19,6 +19,7 @@ from pipelines.data.batches import Batches, collate
 from pipelines.data.contract import ContractError
 from pipelines.data.shards import Shards
 from pipelines.data.tar import array, npy_bytes, write_shard
+from pipelines.data.verify import main as verification
 from pipelines.data.verify import verify
 from tests.data.sample_shards import sample, write_latents
 
@@ -135,6 +136,34 @@ def test_missing_foreign_and_truncated_shards_and_changed_files_are_found(tmp_pa
         f"latents-00002.tar, offset 600: has 600 bytes, {facts['latents-00002.tar'].size} are recorded",
         "latents-00002.tar, member clip-010.latents.npy, offset 512: cut after 88 of 200 bytes",
     ]
+
+
+def test_reel_verify_ends_with_1_for_damage_and_2_where_there_is_nothing_to_verify(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_latents(tmp_path / "latents", num_samples=3, per_shard=3)
+    assert verification([str(folder)]) == 0
+    path = folder / "latents-00000.tar"
+    with tarfile.open(path) as tar:
+        member = tar.getmember("clip-001.prompt.txt")
+    content = bytearray(path.read_bytes())
+    content[member.offset_data + member.size + 7] ^= 2  # in the zeros after a member
+    path.write_bytes(content)
+    capsys.readouterr()
+    assert verification([str(folder)]) == 1
+    place = member.offset_data + member.size + 7
+    told = f"{folder}/latents-00000.tar, offset {place}: padding after clip-001.prompt.txt was changed"
+    assert told in capsys.readouterr().out
+    assert verification([str(tmp_path)]) == 2
+    assert "so " + str(tmp_path) + " holds no latents" in capsys.readouterr().err
+
+
+def test_an_index_that_cannot_be_read_hides_no_damage_of_shards(tmp_path: Path) -> None:
+    folder = write_latents(tmp_path / "latents", num_samples=3, per_shard=3)
+    (folder / "index.parquet").write_bytes(b"PAR1 broken")
+    os.truncate(folder / "latents-00000.tar", 700)
+    files = [damage.file for damage in verify(folder)]
+    assert files[0] == "index.parquet" and set(files[1:]) == {"latents-00000.tar"}
 
 
 def test_a_reader_never_skips_a_damaged_sample(tmp_path: Path) -> None:
