@@ -152,7 +152,7 @@ def saving() -> Figure:
 def waiting() -> Figure:
     """Share of a run's time that it waited for data."""
     shares = []
-    for _ in range(ROUNDS):
+    for _ in range(2):
         with tempfile.TemporaryDirectory() as folder:
             run = trained(Path(folder), 128, 4)
             rows = [row for row in read_rows(run.work / "rows.jsonl") if "data/wait_share" in row]
