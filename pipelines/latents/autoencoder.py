@@ -121,7 +121,8 @@ def train(params: AutoencoderParams, clips: Path, out: Path, metrics: Path, plot
     run_training(Autoencoding(autoencoder), groups, run, lambda step: dict(validate(step)))
     with run.ema_weights("autoencoder"):  # where there is an average, it is the autoencoder
         results = measured(params, autoencoder.eval(), source, run.device, plots) if run.is_main else {}
-        validation_clips.draw_steps(run.shown, plots / "validation.png")
+        if run.is_main:
+            validation_clips.draw_steps(run.shown, plots / "validation.png")
         run.finish({"autoencoder": autoencoder}, results)
 
 

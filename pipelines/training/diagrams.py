@@ -31,7 +31,7 @@ def panels(rows: Rows) -> dict[str, tuple[str, str, list[str]]]:
         "learning_rates": ("learning rates", "rate", named(rows, "lr/")),
         "batch_times": ("step times", "seconds per step", named(rows, "throughput/step_seconds")),
         "grad_norms": ("gradient norms before clipping", "norm", named(rows, "grad_norm/")),
-        "loss_by_sigma": ("loss by noise level", "loss", named(rows, "loss_by_sigma/")),
+        "loss_by_sigma": ("loss by noise level", "loss", sorted(named(rows, "loss_by_sigma/"))),
     }
     return {file: panel for file, panel in found.items() if panel[2]}
 
