@@ -123,6 +123,12 @@ def parse_section(kind: type[Params], section: str, path: Path = PARAMS_FILE) ->
         ParamsError: all mistakes of the section, a line each, with file:line.
     """
     values, lines = read_document(path)
+    return _parsed(kind, section, values, lines, path)
+
+
+def _parsed(
+    kind: type[Params], section: str, values: Mapping[Any, Any], lines: Mapping[Any, int], path: Path
+) -> Params:
     if section not in values:
         close = difflib.get_close_matches(section, map(str, values), n=1)
         hint = f" Did you mean {close[0]}?" if close else f" Sections: {', '.join(map(str, values))}."
@@ -198,7 +204,7 @@ def check(path: Path = PARAMS_FILE, graph: Path = Path("dvc.yaml")) -> None:
             mistakes.append(f"{path}:{lines[(section,)]}: {section}: unknown section; {hint}")
     for section, kind in expected.items():
         try:
-            parse_section(kind, section, path)
+            _parsed(kind, section, values, lines, path)  # the file is read once
         except ParamsError as error:
             mistakes.append(str(error))
     if mistakes:
