@@ -33,11 +33,16 @@ PARTS = ("assets", "dagster_dvc", "dagster_project", "docs", "pipelines", ".dvci
 MADE = ("data", "checkpoints", "metrics", "plots", "report", ".work", "dvc.lock", ".dvc/cache", ".dagster")
 ROUNDS = 2
 SHORT = {"steps": 60, "save_every": 60, "validate_every": 60, "ema": None}
+OPEN = {"fail": -1.0}
+GATES = {name: OPEN for name in ("non_empty_share", "entropy_ratio", "retrieval_gain", "rankme", "stability")}
 SMALL: dict[str, Any] = {
     "raw_video": {"source": {"rendered": {"num_clips": 128}}},
     "autoencoder": {"training": SHORT, "gates": {"min_latent_std": 0.0, "min_psnr": 0.0}},
     "latent_mae": {"training": SHORT},
     "pseudo_classes": {"num_classes": 4, "fallback": None},
+    "diagnostics": {
+        "gates": {**GATES, "largest_share": {"fail": 1.0}, "agreement": {"identity": OPEN, "motion": OPEN}}
+    },
     "anchored_flow_identity": {"training": SHORT},
     "anchored_flow_motion": {"training": SHORT, "motion_gain": {"warmup_steps": 0}},
     "anchored_flow_unified": {"training": SHORT, "motion_gain": {"warmup_steps": 0}},
