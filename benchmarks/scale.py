@@ -7,7 +7,6 @@ docs/scale.md and a figure for every line that must grow no faster than the data
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -90,26 +89,25 @@ def bookkeeping(place: Path, count: int) -> dict[str, float]:
     write_catalog(place / "clips", count)
     found: dict[str, float] = {"catalog MiB": (place / "clips" / CATALOG).stat().st_size / 2**20}
     found["read the catalog, s"], catalog = timed(lambda: read_catalog(place / "clips"))
-    shards = shards_of(catalog, place / "made")
+    made = shards_of(catalog, place / "made")
     out = place / "latents"
     out.mkdir()
     autoencoder = AutoencoderFacts(
         id="a", digest="0" * 64, temporal_stride=4, spatial_stride=8, latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16
     )
     text = TextFacts(id="t", digest="0" * 64, dim=4096)
-    write = lambda: folder.write_folder(out, catalog, shards, autoencoder, text, RECIPES)  # noqa: E731
+    write = lambda: folder.write_folder(out, catalog, made, autoencoder, text, RECIPES)  # noqa: E731
     found["link shards, write index and manifest, s"], _ = timed(write)
     found["index MiB"] = (out / INDEX).stat().st_size / 2**20
     found["look what is there, s"], known = timed(lambda: stock.find(out, place / "work"))
     few = catalog.copy()
     few.loc[: int(count * NEW_SHARE), "content_hash"] = "new"
     found["plan with nothing new, s"], plan = timed(lambda: make_plan(catalog, known, RECIPES))
-    assert not plan.parts and len(plan.kept) == len(shards)
+    assert not plan.parts and len(plan.kept) == len(made)
     found["plan with 1 % new, s"], _ = timed(lambda: make_plan(few, known, RECIPES))
     found["plan with another text encoder, s"], _ = timed(lambda: make_plan(catalog, known, {**RECIPES, "text": "b"}))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found["open the shards for training, s"], _ = timed(lambda: Shards(out))
-    found["memory of that, MiB"] = max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+    found["open the shards for training, s"], shards = timed(lambda: Shards(out))
+    found["index in memory, MiB"] = int(shards.index.memory_usage(deep=True).sum()) / 2**20
     for name, value in found.items():
         print(f"| {count:,} clips | {name} | {value:.2f} |", flush=True)
     return found
@@ -121,7 +119,9 @@ def dvc_seconds(place: Path, files: int, size: int) -> dict[str, float]:
 
     def dvc(*words: str) -> float:
         began = time.monotonic()
-        subprocess.run([sys.executable, "-m", "dvc", "--quiet", *words], cwd=place, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "dvc", *words, "--quiet"], cwd=place, check=True, stdout=subprocess.DEVNULL
+        )
         return time.monotonic() - began
 
     dvc("init", "--no-scm")
