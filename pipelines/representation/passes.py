@@ -58,14 +58,16 @@ class Pass:
 
 def nearest(values: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     """Class [b] and squared distance [b] of values [b, D]: argmin_k |c_k|^2 - 2 x c_k, then + |x|^2."""
-    least, labels = torch.addmm(centres.square().sum(1), values, centres.T, alpha=-2).min(1)
-    return labels, (least + values.square().sum(1)).clamp_min(0)
+    squared = torch.addmm(centres.square().sum(1), values, centres.T, alpha=-2)
+    on_cpu = squared.device.type == "cpu"  # where numpy finds the smallest eight times as fast as torch
+    labels = torch.from_numpy(squared.numpy().argmin(1)) if on_cpu else squared.argmin(1)
+    return labels, (squared.gather(1, labels[:, None])[:, 0] + values.square().sum(1)).clamp_min(0)
 
 
 def classified(labels: Tensor, values: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Samples per class [K] and their sums [K, D], float64."""
-    sums = torch.zeros(num_classes, values.shape[1], dtype=torch.float64, device=values.device)
-    return torch.bincount(labels, minlength=num_classes), sums.index_add_(0, labels, values.double())
+    """Samples per class [K] and their sums [K, D] of one block."""
+    sums = values.new_zeros(num_classes, values.shape[1]).index_add_(0, labels, values)
+    return torch.bincount(labels, minlength=num_classes), sums
 
 
 def passed(samples: Samples, centres: np.ndarray, ranks: Ranks) -> Pass:

@@ -40,7 +40,7 @@ def fit(samples: Samples, num_classes: int, params: Vq, seed: int, ranks: Ranks)
         values = torch.from_numpy(np.asarray(samples.h[own], dtype=np.float32)).to(ranks.device)
         labels, _ = nearest(values, torch.from_numpy(centres.astype(np.float32)).to(ranks.device))
         found, added = classified(labels, values, num_classes)
-        packed = ranks.summed(np.concatenate([found.cpu().numpy()[:, None], added.cpu().numpy()], axis=1))
+        packed = ranks.summed(np.concatenate([found.cpu().numpy()[:, None], added.double().cpu().numpy()], axis=1))
         use = params.decay * use + (1 - params.decay) * packed[:, 0]
         sums = params.decay * sums + (1 - params.decay) * packed[:, 1:]
         dead = np.flatnonzero(use < params.revive_below * even)
