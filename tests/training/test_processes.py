@@ -119,7 +119,7 @@ def test_an_error_in_one_process_ends_all_within_seconds_and_is_told_first(tmp_p
     script.write_text(SCRIPT)
     done = launched(script, 2, tmp_path / "run", 100000, 4, "broken")
     seconds = time.time() - float((tmp_path / "run" / "raised").read_text())
-    assert done.returncode != 0 and seconds < 30  # 2 on a quiet machine; torch's own end of a process is most of it
+    assert done.returncode != 0 and seconds < 30
     first = next(line for line in done.stderr.splitlines() if "Error: " in line)
     assert first.endswith("RuntimeError: the disk of the second process is gone")
 
