@@ -64,7 +64,7 @@ class Noted(Regression):
 # ---- a training in a process of its own -----------------------------------------------------------------------------
 
 
-def start(folder: Path, steps: int = STEPS, limit: int | None = None) -> int:
+def start(folder: Path, steps: int = STEPS, limit: int | None = None, log_to: Path | None = None) -> int:
     """Fork a process that trains the toy in ``folder``; exit code 0, or 2 with the disk's line in out.log."""
     folder.mkdir(parents=True, exist_ok=True)
     pid = os.fork()
@@ -72,7 +72,7 @@ def start(folder: Path, steps: int = STEPS, limit: int | None = None) -> int:
         return pid
     code = 1
     try:
-        with (folder / "out.log").open("a") as log:
+        with (log_to or folder / "out.log").open("a") as log:
             os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -83,8 +83,7 @@ def start(folder: Path, steps: int = STEPS, limit: int | None = None) -> int:
     except Exception as error:
         reason = stage.refused_by_disk(error)
         with contextlib.suppress(OSError):  # the disk may be full
-            sys.stderr.write(f"{reason or repr(error)}\n")
-            sys.stderr.flush()
+            os.write(2, f"{reason or repr(error)}\n".encode())
         code = 2 if reason else 1
     finally:
         os._exit(code)
@@ -193,11 +192,12 @@ def out_of_space(folder: Path, by_limit: bool) -> dict[str, Any]:
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as stream:
             while True:
                 stream.write(b"\0" * 4096)
-    code = finish(start(place, limit=3000 if by_limit else None))
+    log = folder.parent / f"{folder.name}.log"  # not on the full disk, and below the limit
+    code = finish(start(place, limit=3000 if by_limit else None, log_to=log))
     work = next((place / ".work").rglob(NEWEST)).parent
     kept, partial = state.newest(work), list(work.glob(".state-*"))
     filler.unlink(missing_ok=True)
-    said = [line for line in (place / "out.log").read_text().splitlines() if "half written" in line]
+    said = [line for line in log.read_text().splitlines() if "half written" in line]
     resumed = finish(start(place)) == 0
     same = resumed and ends(place)["state"] == ends(folder.parent / f"{folder.name}-whole")["state"]
     return {"code": code, "said": said, "kept": kept["step"] if kept else None, "partial": len(partial), "same": same}

@@ -78,7 +78,7 @@ def code() -> dict[str, Any]:
 
 def branch() -> str | None:
     """The branch that is checked out; None outside git."""
-    return _git("rev-parse", "--abbrev-ref", "HEAD") if code() else None
+    return _git("rev-parse", "--abbrev-ref", "HEAD")
 
 
 def environment() -> dict[str, str]:

@@ -76,7 +76,7 @@ def contract(run: Run, inputs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
         "stage": run.name,
         "run_id": run.run_id,
         "command": checkpoint.command(stage.current().command),
-        "code": {**checkpoint.code(), "branch": checkpoint.branch()},
+        "code": {**run.code, "branch": checkpoint.branch() if run.code else None},
     }
     sources = {**run.inputs, **({"parent": run.parent} if run.parent else {})}
     data = {

@@ -87,6 +87,8 @@ class Run:
     began: float = field(default_factory=time.monotonic)
     rows: Rows | None = None
     wandb: WandbRun | None = None
+    code: dict[str, Any] = field(default_factory=checkpoint.code)
+    """The code as it was at the start."""
     experiment: Experiment = field(default_factory=lambda: Experiment(None))
     writer: state.Writer | None = None
     ended: str | None = None
@@ -243,7 +245,7 @@ class Run:
             "ended": self.ended,
             "parent": asdict(self.parent) if self.parent else None,
             "command": checkpoint.command(stage.current().command),
-            "code": checkpoint.code(),
+            "code": self.code,
             "environment": checkpoint.environment(),
             "results": dict(results),
         }
