@@ -240,7 +240,7 @@ def test_the_report_has_every_block_and_its_files(made: Chain) -> None:
 
 def test_every_picture_is_there_and_small(made: Chain) -> None:
     expected = {
-        "mae": {"masked", "probes", "spectrum", "training"},
+        "mae": {"masked", "probes", "spectrum"},
         "classes": {"occupancy", "agreement", "composition"},
         "report": {"occupancy", "projection", "kernel", "exemplars", "exemplars_clips", "retrieval"},
     }
