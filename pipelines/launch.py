@@ -125,7 +125,6 @@ def launch(argv: list[str]) -> int:
     environment["REEL_STAGE"] = stage
     if threads:
         environment["OMP_NUM_THREADS"] = threads
-        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve a neighbour, and are starved
     with owned(stage, Path(".work") / stage) as lock:
         try:
             with unchanged_inputs(stage) as look:
