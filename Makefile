@@ -1,6 +1,6 @@
 # Reelgraph. `make demo` and `make test` are all a newcomer needs; both make the environment first.
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check ui bench same-loss clean lock
+.PHONY: help env demo test test-all check ui bench same-loss clean lock
 SHELL := /bin/bash
 
 PYTHON ?= python3.11
@@ -13,7 +13,8 @@ export DVC_NO_ANALYTICS := 1
 
 help:
 	@echo "make demo   the whole lineage on clips that the program renders, then a report"
-	@echo "make test   the tests"
+	@echo "make test   the tests, but those marked slow"
+	@echo "make test-all  every test: real servers, several processes, kills, full disks"
 	@echo "make ui     Dagster on this machine: the lineage, runs, schedules"
 	@echo "make check  format, lint, types, fast tests"
 	@echo "make bench  figures as ratios against named peers"
@@ -39,6 +40,9 @@ demo: env
 	@reel demo
 
 test: env
+	@python -m pytest -n 2 -m "not slow"
+
+test-all: env
 	@python -m pytest -n 2
 
 check: env
