@@ -40,7 +40,7 @@ def follow_parent() -> Callable[[], bool]:
     _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
     def orphaned() -> bool:
-        return os.getppid() != parent or not _is_alive(launcher)
+        return os.getppid() != parent or not is_alive(launcher)
 
     def watch() -> None:
         while not orphaned():
@@ -92,7 +92,8 @@ def _starters() -> list[int]:
     return chain[:1]
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process of this number runs here; one that has ended and was not waited for does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -139,7 +140,7 @@ def supervise(command: list[str], environment: dict[str, str], lock: int, look: 
         preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
     )
     while child.poll() is None and not stopping.is_set():
-        if not all(_is_alive(pid) for pid in starters):
+        if not all(is_alive(pid) for pid in starters):
             stopping.set()
         look()
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipelines.processes import is_alive
 from pipelines.progress import duration
 from pipelines.stage import StageError, write_json
 
@@ -25,17 +25,6 @@ BEGIN, END = "<!-- runs: written by `reel log` -->", "<!-- /runs -->"
 HEADING = re.compile(r"^### (\S+) `([0-9a-f]+)`", re.MULTILINE)
 BY_PERSON = re.compile(r"^- decision: \*\*(keep|drop)\*\*, (.*) \(a person, (\S+)\)$", re.MULTILINE)
 MOST_NUMBERS = 12
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process of this number runs here."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def read_records(work: Path = Path(".work")) -> list[tuple[Path, dict[str, Any]]]:

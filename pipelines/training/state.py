@@ -105,11 +105,6 @@ class Writer:
         self.wait()
         self.pending = self.pool.submit(_write, self.folder, step, *snapshot(tree))
 
-    def check(self) -> None:
-        """Raise what went wrong with a write that has ended."""
-        if self.pending is not None and self.pending.done():
-            self.wait()
-
     def wait(self) -> None:
         """Until all that was given is on disk."""
         if self.pending is not None:

@@ -8,24 +8,14 @@ from pipelines.generation.anchored_flow import AnchoredFlow, current_stage, moti
 from pipelines.generation.params import AnchoredFlowParams
 from pipelines.generation.rectified_flow import RectifiedFlow
 from pipelines.models.denoiser import VideoDenoiser
-from tests.generation.toy import CHANNELS, CLASSES, DIM, UNIFIED, anchored, batch, rectified
+from tests.generation import toy
+from tests.generation.toy import CLASSES, DIM, UNIFIED, anchored, batch, rectified
 
 EMPTY = torch.zeros(1, DIM)
 
 
-def denoiser(num_classes: int | None = None, seed: int = 0) -> VideoDenoiser:
-    torch.manual_seed(seed)
-    network = VideoDenoiser.build(
-        channels=CHANNELS,
-        text_dim=DIM,
-        heads=2,
-        head_dim=12,
-        layers=1,
-        feed_forward=32,
-        patch=(1, 2, 2),
-        text_length=3,
-        num_classes=num_classes,
-    )
+def denoiser(num_classes: int | None = None) -> VideoDenoiser:
+    network = toy.denoiser(num_classes)
     torch.nn.init.normal_(network.transformer.proj_out.weight, std=0.2)
     return network
 

@@ -9,13 +9,13 @@ from pipelines.flow.params import Sampling
 from pipelines.flow.sampling import Phase, seeded_noise, walk
 from pipelines.generation.anchored_flow import AnchoredFlow
 from pipelines.generation.rectified_flow import RectifiedFlow
-from pipelines.models.denoiser import VideoDenoiser
 from pipelines.training.optimizers import NetworkOptimizer
-from tests.generation.toy import CHANNELS, CLASSES, DIM, FRAMES, SIDE, UNIFIED, anchored, rectified
+from tests.generation.toy import CHANNELS, CLASSES, DIM, FRAMES, SIDE, UNIFIED, anchored, denoiser, rectified
 
 CLIPS, STEPS, COPIES = 8, 200, 2
 SAMPLING = Sampling.model_validate({"sampler": "heun", "steps": 10, "shift": 1.0, "guidance": None})
 EMPTY = torch.zeros(1, DIM)
+SIZE = {"head_dim": 24, "layers": 2, "feed_forward": 96}
 
 
 def eight() -> dict[str, Tensor]:
@@ -31,21 +31,6 @@ def eight() -> dict[str, Tensor]:
     }
 
 
-def denoiser(num_classes: int | None) -> VideoDenoiser:
-    torch.manual_seed(0)
-    return VideoDenoiser.build(
-        channels=CHANNELS,
-        text_dim=DIM,
-        heads=2,
-        head_dim=24,
-        layers=2,
-        feed_forward=96,
-        patch=(1, 2, 2),
-        text_length=3,
-        num_classes=num_classes,
-    )
-
-
 def learn(objective: RectifiedFlow | AnchoredFlow, clips: dict[str, Tensor]) -> None:
     training = rectified().training
     optimizer = NetworkOptimizer(objective.denoiser, training.optimizer)
@@ -59,13 +44,13 @@ def learn(objective: RectifiedFlow | AnchoredFlow, clips: dict[str, Tensor]) -> 
 
 def straight() -> tuple[RectifiedFlow, list[Phase], bool]:
     params = rectified(prompt_dropout=0.0)
-    network = denoiser(None)
+    network = denoiser(**SIZE)
     return RectifiedFlow(network, params.draw, 0.0, EMPTY, tokens=lambda _: 12), [Phase(network, SAMPLING)], False
 
 
 def through_anchor() -> tuple[AnchoredFlow, list[Phase], bool]:
     params = anchored(**UNIFIED, prompt_dropout=0.0, class_dropout=0.0)
-    network, junction = denoiser(CLASSES), params.anchor.junction
+    network, junction = denoiser(CLASSES, **SIZE), params.anchor.junction
     phases = [Phase(network, SAMPLING, 1.0, junction, still=True), Phase(network, SAMPLING, junction, 0.0)]
     return AnchoredFlow(network, params, EMPTY, tokens=lambda _: 12), phases, True
 

@@ -14,6 +14,7 @@ import yaml
 from pipelines.data.contract import EMPTY_PROMPT, INDEX, MANIFEST, AutoencoderFacts, Field, Manifest, TextFacts
 from pipelines.data.tar import npy_bytes, write_shard
 from pipelines.generation.params import AnchoredFlowParams, RectifiedFlowParams
+from pipelines.models.denoiser import VideoDenoiser
 from pipelines.stage import digest, file_digest, write_json
 
 CHANNELS, FRAMES, SIDE, DIM, CLASSES = 4, 3, 4, 8, 3
@@ -131,6 +132,15 @@ UNIFIED: dict[str, Any] = {
     },
 }
 """What makes a section of anchored flow the unified mode."""
+
+
+def denoiser(num_classes: int | None = None, seed: int = 0, **size: int) -> VideoDenoiser:
+    """A denoiser for this world's latents and prompts; ``size`` replaces widths and depth."""
+    torch.manual_seed(seed)
+    sizes = {"heads": 2, "head_dim": 12, "layers": 1, "feed_forward": 32, **size}
+    return VideoDenoiser.build(
+        channels=CHANNELS, text_dim=DIM, patch=(1, 2, 2), text_length=3, num_classes=num_classes, **sizes
+    )
 
 
 def batch(count: int = 6) -> dict[str, Any]:

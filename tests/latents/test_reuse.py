@@ -232,13 +232,16 @@ def into_cache(folder: Path, name: str) -> None:
     shutil.rmtree(folder / name)
 
 
-def test_shards_are_linked_from_dvcs_cache_after_it_deleted_the_output(
-    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def here(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project's own folder, as paths in dvc.lock see it, after a first run."""
     monkeypatch.chdir(tmp_path)
-    here = Path()
-    write_clips(here / "clips")
-    run(here, checkpoint)
+    write_clips(Path("clips"))
+    run(Path(), checkpoint)
+    return Path()
+
+
+def test_shards_are_linked_from_dvcs_cache_after_it_deleted_the_output(here: Path, checkpoint: Path) -> None:
     before = files(here)
     into_cache(here, "latents")
     reclip(here, range(9))
@@ -246,13 +249,7 @@ def test_shards_are_linked_from_dvcs_cache_after_it_deleted_the_output(
     assert {name: facts for name, facts in files(here).items() if name in before} == before  # the same inodes: no copy
 
 
-def test_going_back_to_an_earlier_autoencoder_finds_its_shards_in_the_run_cache(
-    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    here = Path()
-    write_clips(here / "clips")
-    run(here, checkpoint)
+def test_going_back_to_an_earlier_autoencoder_finds_its_shards_in_the_run_cache(here: Path, checkpoint: Path) -> None:
     into_cache(here, "latents")
     bf16 = shards_params().model_copy(update={"precision": "bf16"})
     assert run(here, checkpoint, bf16)[0] == 8
