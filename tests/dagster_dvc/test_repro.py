@@ -71,17 +71,16 @@ def test_a_failure_elsewhere_does_not_stop_the_rest_when_asked(root: Path) -> No
     assert "left is broken" in summary.results["left"].error
 
 
-def test_a_second_start_is_refused_in_seconds_naming_pid_and_since(root: Path) -> None:
+def test_a_second_start_is_refused_at_once_naming_pid_and_since(root: Path) -> None:
     toy.edit(root, "params.yaml", "steps: 0", "steps: 600")
     first = Repro(DvcProject(root), "train", grace=3)
     thread = threading.Thread(target=first.result)
     thread.start()
     wait_for(lambda: (root / ".work/step").exists())
-    began = time.monotonic()
     second = Repro(DvcProject(root), "train").result()
     assert second.outcome == "busy"
     assert "pid " in second.error and " since 20" in second.error
-    assert time.monotonic() - began < 8
+    assert thread.is_alive()  # told while the first still runs
     wait_for(lambda: "step" in str(running(DvcProject(root))["train"]["line"]))  # noted once a second
     first.stop()
     thread.join(20)
@@ -121,7 +120,7 @@ def test_a_stage_that_ends_while_another_commits_is_recorded(root: Path) -> None
     assert {"left", "right"}.isdisjoint(stale(DvcProject(root)))
 
 
-def wait_for(condition, seconds: float = 20) -> None:
+def wait_for(condition, seconds: float = 60) -> None:
     limit = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > limit:
