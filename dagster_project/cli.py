@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from dagster_dvc import missing, repro, status
+from dagster_dvc import doctor, repro, status
 from dagster_dvc.project import DvcProject, ProjectError
 from dagster_dvc.repro import NOISE, Result
 from dagster_dvc.runner import Options, Runner, Summary
@@ -168,7 +168,7 @@ def show_status(project: DvcProject, arguments: argparse.Namespace) -> int:
     for problem in project.problems:
         print(problem, file=sys.stderr)
     print(tables.stale(status.stale(project), project, repro.running(project)))
-    for line in missing.lost(project, project.stages.values()):
+    for line in doctor.losses(project):
         print(f"lost  {line}")
     for line in tables.gates(project, project.stages):
         print(f"gate  {line}")
@@ -177,19 +177,7 @@ def show_status(project: DvcProject, arguments: argparse.Namespace) -> int:
 
 def check(project: DvcProject, arguments: argparse.Namespace) -> int:
     """`reel check`: the graph, the lock file and the parameters; every complaint with file and line."""
-    from dagster_dvc.lock import read_lock
-    from dagster_dvc.results import checks
-
-    complaints = [str(problem) for problem in project.problems]
-    for stage in project.stages.values():
-        try:
-            checks(stage)
-        except ProjectError as error:
-            complaints.append(str(error))
-    try:
-        read_lock(project)
-    except ProjectError as error:
-        complaints.append(str(error))
+    complaints = doctor.complaints(project)
     for complaint in complaints:
         print(complaint, file=sys.stderr)
     if _params_are_wrong(project) or complaints:

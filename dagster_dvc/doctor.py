@@ -1,0 +1,26 @@
+"""What is wrong with a DVC project, before anything runs: one line each, with file and line where there is one."""
+
+from dagster_dvc import missing
+from dagster_dvc.lock import read_lock
+from dagster_dvc.project import DvcProject, ProjectError
+from dagster_dvc.results import checks
+
+
+def complaints(project: DvcProject) -> list[str]:
+    """Stages that cannot be resolved, impossible gates, and a ``dvc.lock`` that cannot be read."""
+    found = [str(problem) for problem in project.problems]
+    for stage in project.stages.values():
+        try:
+            checks(stage)
+        except ProjectError as error:
+            found.append(str(error))
+    try:
+        read_lock(project)
+    except ProjectError as error:
+        found.append(str(error))
+    return found
+
+
+def losses(project: DvcProject) -> list[str]:
+    """Paths that are gone and that no run brings back."""
+    return missing.lost(project, project.stages.values())
