@@ -149,16 +149,22 @@ def progress_line(progress: Mapping[str, Any]) -> str:
     parts = [f"{progress.get('unit', 'step')} {done}/{total}" + (f" ({100 * done // total} %)" if total else "")]
     parts += [f"{name} {value:.4g}" for name, value in (progress.get("numbers") or {}).items()]
     if (progress.get("seconds_left") or 0) >= 1:
-        parts.append(f"about {progress['seconds_left']:.0f} s left")
+        parts.append(f"about {_time(progress['seconds_left'])} left")
     return ", ".join(parts)
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def progress_metadata(progress: Mapping[str, Any]) -> dict[str, float]:
     """Finite numbers of a progress message, for the history plots of the asset's page."""
     done, total = progress.get("done", 0), progress.get("total") or 0
-    found = {"progress/done": done, "progress/percent": 100 * done / total if total else 0.0}
+    found = {"progress/done": done, "progress/percent": round(100 * done / total, 1) if total else 0.0}
     found |= {name: value for name, value in (progress.get("numbers") or {}).items() if isinstance(value, int | float)}
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+    finite = {name: value for name, value in found.items() if math.isfinite(value)}
+    return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in finite.items()}
 
 
 class ProgressReader(dg.PipesTempFileMessageReader):
