@@ -117,7 +117,7 @@ def start(project: Path, *words: str, ignored: signal.Signals = signal.SIGINT) -
     )
 
 
-def wait_for(path: Path, seconds: float = 15) -> str:
+def wait_for(path: Path, seconds: float = 60) -> str:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if path.is_file() and path.read_text():
@@ -126,7 +126,7 @@ def wait_for(path: Path, seconds: float = 15) -> str:
     raise AssertionError(f"{path.name} did not appear in {seconds} s")
 
 
-def gone(pids: list[int], seconds: float = 10) -> list[int]:
+def gone(pids: list[int], seconds: float = 20) -> list[int]:
     """Those of the processes that still live after at most ``seconds``."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -219,34 +219,34 @@ def test_an_edit_that_is_taken_back_in_time_is_only_warned_of(project: Path, mon
 
 
 def test_a_second_writer_is_refused_with_pid_and_since(project: Path, no_survivors: list[int]) -> None:
-    write_params(project, seconds=20)
+    write_params(project, seconds=90)
     first = start(project)
     no_survivors.append(int(wait_for(project / "pid")))
     second = start(project)
-    _, errors = second.communicate(timeout=20)
+    _, errors = second.communicate(timeout=60)
     assert second.returncode == 2
     assert f"process {first.pid} on " in errors and " since 20" in errors
     first.terminate()
-    first.communicate(timeout=20)
+    first.communicate(timeout=60)
 
 
 def test_a_killed_launcher_whose_stage_lives_still_owns_the_output(
     project: Path, no_survivors: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REEL_GRACE_SECONDS", "6")
-    write_params(project, seconds=30, stubborn=True)
+    write_params(project, seconds=90, stubborn=True)
     first = start(project)
     pid = int(wait_for(project / "pid"))
     no_survivors.append(pid)
     first.kill()
-    first.wait(10)
+    first.wait(60)
     refused = start(project)
-    assert refused.communicate(timeout=20)[1].count("being written by") == 1
+    assert refused.communicate(timeout=60)[1].count("being written by") == 1
     assert not gone([pid], seconds=20)
-    first.communicate(timeout=10)
+    first.communicate(timeout=60)
     write_params(project)
     last = start(project)
-    last.communicate(timeout=30)
+    last.communicate(timeout=60)
     assert last.returncode == 0
 
 
@@ -260,7 +260,7 @@ def test_stopping_the_launcher_leaves_no_process(project: Path, no_survivors: li
     no_survivors.extend(pids)
     assert len(pids) >= 1
     first.send_signal(number)
-    first.communicate(timeout=15)
+    first.communicate(timeout=60)
     assert gone(pids) == []
 
 
@@ -269,7 +269,7 @@ def test_a_terminal_that_closes_stops_nothing_under_nohup(project: Path, no_surv
     running = start(project, ignored=signal.SIGHUP)
     no_survivors.append(int(wait_for(project / "pid")))
     running.send_signal(signal.SIGHUP)
-    _, errors = running.communicate(timeout=30)
+    _, errors = running.communicate(timeout=60)
     assert running.returncode == 0, errors
 
 
@@ -280,14 +280,14 @@ def test_killing_dvc_stops_its_stage(project: Path, no_survivors: list[int]) -> 
     pids = descendants(running.pid)
     no_survivors.extend(pids)
     running.kill()
-    running.communicate(timeout=15)
+    running.communicate(timeout=60)
     assert gone(pids) == []
 
 
 def test_a_missing_input_says_who_makes_it(project: Path) -> None:
     words = [sys.executable, *CMD.split()[1:], "--latents", "data/latents"]
     failed = start(project, *words)
-    _, errors = failed.communicate(timeout=20)
+    _, errors = failed.communicate(timeout=60)
     assert failed.returncode == 2
     assert "--latents data/latents: not there" in errors
 
@@ -295,7 +295,7 @@ def test_a_missing_input_says_who_makes_it(project: Path) -> None:
 def test_a_flag_that_the_stage_does_not_take_is_one_line(project: Path) -> None:
     (project / "data").mkdir()
     failed = start(project, sys.executable, *CMD.split()[1:], "--latnets", "data")
-    _, errors = failed.communicate(timeout=20)
+    _, errors = failed.communicate(timeout=60)
     assert failed.returncode == 2 and "latnets" in errors and "Traceback" not in errors
 
 

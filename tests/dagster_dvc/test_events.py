@@ -120,7 +120,7 @@ def test_a_running_stage_does_not_fail_the_in_sync_check(root: Path) -> None:
         assert not (root / "work/model").exists()
         assert report_sync(instance, Assets(DvcProject(root))) == []
         process.stop()
-        thread.join(20)
+        thread.join(60)
         assert report_sync(instance, Assets(DvcProject(root))) == [dg.AssetKey("train")]
 
 

@@ -83,7 +83,7 @@ def test_a_second_start_is_refused_at_once_naming_pid_and_since(root: Path) -> N
     assert thread.is_alive()  # told while the first still runs
     wait_for(lambda: "step" in str(running(DvcProject(root))["train"]["line"]))  # noted once a second
     first.stop()
-    thread.join(20)
+    thread.join(60)
     assert running(DvcProject(root)) == {}
 
 
@@ -97,7 +97,7 @@ def test_a_stopped_stage_leaves_no_process_no_lock_and_resumes(root: Path) -> No
     wait_for(lambda: (root / ".work/step").exists() and int((root / ".work/step").read_text() or 0) >= 5)
     below = descendants(process.pid)
     process.stop()
-    thread.join(15)
+    thread.join(60)
     assert results[0].outcome == "stopped"
     assert not any(Path(f"/proc/{pid}").exists() for pid in below)
     assert (root / ".dvc/tmp/rwlock").read_text() in ("{}", '{"read": {}, "write": {}}', '{"write": {}, "read": {}}')

@@ -40,7 +40,7 @@ def pids(process: subprocess.Popen[str], count: int) -> list[int]:
     return [int(process.stdout.readline()) for _ in range(count)]
 
 
-def gone(found: list[int], seconds: float = 8) -> bool:
+def gone(found: list[int], seconds: float = 30) -> bool:
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
         if not any(alive(pid) for pid in found):
@@ -57,7 +57,7 @@ def alive(pid: int) -> bool:
 
 
 def finish(process: subprocess.Popen[str]) -> int:
-    status = process.wait(10)
+    status = process.wait(60)
     for stream in (process.stdin, process.stdout):
         assert stream is not None
         stream.close()

@@ -113,7 +113,7 @@ class Server:
         for pid in [self.process.pid, *below]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
         self._log.close()
 
 
