@@ -24,6 +24,8 @@ import websockets
 WIDTH, HEIGHT = 1400, 900
 DEVTOOLS = 9377
 CLICK = "[...document.querySelectorAll('button, a, span')].find(node => node.innerText == {text!r})?.click()"
+WITHOUT_SIDEBARS = """for (const icon of ['panel_show_right', 'panel_show_left', 'chevron_left']) {
+  document.querySelector(`button:has([aria-label="${icon}"])`)?.click() }"""
 GROUPS = "query { assetNodes { groupName } }"
 RUNS = """query { runsOrError(limit: 30) { ... on Runs {
   results { runId status stats { ... on RunStatsSnapshot { startTime endTime } } } } } }"""
@@ -31,11 +33,12 @@ RUNS = """query { runsOrError(limit: 30) { ... on Runs {
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture: the page, where it goes, and texts to click on first."""
+    """One picture: the page, where it goes, texts to click on first, and whether a graph is to fill it."""
 
     page: str
     file: str
     clicks: tuple[str, ...] = ()
+    fits: bool = False
 
 
 def shots(port: int, asset: str, gate: str) -> list[Shot]:
@@ -43,7 +46,7 @@ def shots(port: int, asset: str, gate: str) -> list[Shot]:
     groups = {node["groupName"] for node in ask(port, GROUPS)["assetNodes"]}
     expanded = ",".join(f"global@global:{group}" for group in sorted(groups))
     found = [
-        Shot(f"/asset-groups?expanded={expanded}", "dagster_lineage.png"),
+        Shot(f"/asset-groups?expanded={expanded}", "dagster_lineage.png", fits=True),
         Shot(f"/assets/{asset}", "dagster_asset.png"),
         Shot(f"/assets/{gate}?view=checks", "dagster_check.png"),
     ]
@@ -96,6 +99,14 @@ async def take(address: str, wanted: list[Shot], folder: Path) -> None:
                 for text in ("Skip", *shot.clicks):
                     await call("Runtime.evaluate", expression=CLICK.format(text=text))
                     await asyncio.sleep(2)
+                if shot.fits:
+                    await call("Runtime.evaluate", expression=WITHOUT_SIDEBARS)
+                    await asyncio.sleep(3)
+                    for clicks in (1, 2):  # a double click on the background fits the graph into the window
+                        place = {"x": WIDTH - 400, "y": HEIGHT - 40, "button": "left", "clickCount": clicks}
+                        await call("Input.dispatchMouseEvent", type="mousePressed", **place)
+                        await call("Input.dispatchMouseEvent", type="mouseReleased", **place)
+                    await asyncio.sleep(3)
                 picture = await call("Page.captureScreenshot", format="png")
                 (folder / shot.file).write_bytes(base64.b64decode(picture["data"]))
                 print(folder / shot.file, flush=True)
