@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import contextlib
+import shutil
+import threading
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipelines import stage
 from pipelines.data.catalog import JUDGED
 from pipelines.data.limits import VideoError
+from pipelines.footage.ahead import in_order, processors
 from pipelines.footage.captions import with_prefix
 from pipelines.footage.clips import Cut, Made, content_hash, share_by_hash, store
 from pipelines.footage.cutting import cut, forms
@@ -25,13 +30,13 @@ VERSION = 1
 """Part of every content key: raise it when the same file would be cut or resized to other pixels."""
 
 
-def found_in(params: Footage, frame_rate: float) -> Iterator[Found]:
-    """What the source holds, one after another."""
+def found_in(params: Footage, frame_rate: float, spool: Path) -> Iterator[Found]:
+    """What the source holds, one after another; what has to lie on this disk to be read lies in ``spool``."""
     if isinstance(params, Folder):
         return folder_files(params, frame_rate)
     if isinstance(params, Recordings):
         return recordings(params, frame_rate)
-    return tar_samples(params, frame_rate)  # type: ignore[arg-type]
+    return tar_samples(params, frame_rate, spool)  # type: ignore[arg-type]
 
 
 def cut_file(params: Footage, clip: Clip, found: Found, digest: str, folder: Path) -> Iterator[dict[str, Any]]:
@@ -57,34 +62,38 @@ def cut_file(params: Footage, clip: Clip, found: Found, digest: str, folder: Pat
             return
 
 
-class Ingest:
-    """One run over a source: what came of each file, and of each clip."""
+@dataclass
+class Looked:
+    """What became of one file before its turn: its clips, or why it is refused; and whether it had to be decoded."""
 
-    def __init__(self, params: Footage, clip: Clip, reuse: Reuse, folder: Path) -> None:
-        self.params, self.clip, self.reuse, self.folder = params, clip, reuse, folder
-        self.made = Made(files_decoded=0)
-        self.names: dict[str, str] = {}
-        """Name of the first file of each content."""
-        self.rows: list[dict[str, Any]] = []
-        self.fidelity: dict[str, float] = {}
+    caption: str = ""
+    digest: str = ""
+    unit: str = ""
+    clips: list[dict[str, Any]] = field(default_factory=list)
+    decoded: bool = False
+    refusal: VideoError | None = None
 
-    def take(self, found: Found) -> None:
-        """Cut one file or reuse what it gave; a refusal is noted with its reason."""
-        self.made.num_files += 1
+
+class Cutter:
+    """Cuts files, or finds what they gave before, in any order and several at once: one file of a content at a time."""
+
+    def __init__(self, params: Footage, clip: Clip, reuse: Reuse) -> None:
+        self.params, self.clip, self.reuse = params, clip, reuse
+        self.stop = threading.Event()
+        self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def look(self, found: Found) -> Looked:
+        """Caption, digest and clips of one file; a refusal is part of the answer."""
+        looked = Looked()
         try:
-            caption = self._caption(found)
-            digest = found.digest()
-            unit = found.unit() if found.unit else digest
-            twin = self.names.setdefault(digest, found.name)
-            if twin != found.name:
-                raise VideoError("duplicate", f"has the same content as {twin}")
-            for clip in self._clips(found, digest):
-                self._place(clip, digest, {"caption": caption, "source": found.name, "unit": unit})
+            looked.caption = self._caption(found)
+            looked.digest = found.digest()
+            looked.unit = found.unit() if found.unit else looked.digest
+            with self._turns[looked.digest]:
+                self._clips(found, looked)
         except VideoError as error:
-            self.made.rejected.append({"file": found.name, "reason": error.reason, "detail": str(error)})
-        clips, rejected = len(self.rows), len(self.made.rejected)
-        unit = "tar" if isinstance(self.params, Tars) else "file"
-        stage.report(found.place, found.total, unit=unit, clips=clips, rejected=rejected)
+            looked.refusal = error
+        return looked
 
     def _caption(self, found: Found) -> str:
         caption, rule = found.caption(), self.params.quality.caption
@@ -94,15 +103,50 @@ class Ingest:
             raise VideoError("no_caption", f"{caption!r} has fewer than {rule.min_words} words")
         return with_prefix(self.params.prompt_prefix, caption)
 
-    def _clips(self, found: Found, digest: str) -> list[dict[str, Any]]:
-        known = self.reuse.find(digest)
-        if known is None:
-            assert self.made.files_decoded is not None
-            self.made.files_decoded += 1
-            with self.reuse.keeping(digest) as (folder, clips):
-                clips += cut_file(self.params, self.clip, found, digest, folder)
-            return clips
-        return known
+    def _clips(self, found: Found, looked: Looked) -> None:
+        known = self.reuse.find(looked.digest)
+        looked.decoded = known is None
+        if known is not None:
+            looked.clips = known
+            return
+        with self.reuse.keeping(looked.digest) as (folder, clips):
+            for one in cut_file(self.params, self.clip, found, looked.digest, folder):
+                if self.stop.is_set():
+                    raise InterruptedError(f"{found.name}: stopped")
+                clips.append(one)
+        looked.clips = clips
+
+
+class Ingest:
+    """One run over a source: what came of each file, and of each clip."""
+
+    def __init__(self, params: Footage, reuse: Reuse, folder: Path) -> None:
+        self.params, self.reuse, self.folder = params, reuse, folder
+        self.made = Made(files_decoded=0)
+        self.names: dict[str, str] = {}
+        """Name of the first file of each content."""
+        self.rows: list[dict[str, Any]] = []
+        self.fidelity: dict[str, float] = {}
+
+    def take(self, found: Found, looked: Looked) -> None:
+        """Place the clips of one file; a refusal is noted with its reason."""
+        assert self.made.files_decoded is not None
+        self.made.num_files += 1
+        self.made.files_decoded += looked.decoded
+        error = self._twin(found, looked.digest) or looked.refusal
+        if error is not None:
+            self.made.rejected.append({"file": found.name, "reason": error.reason, "detail": str(error)})
+        else:
+            facts = {"caption": looked.caption, "source": found.name, "unit": looked.unit}
+            for clip in looked.clips:
+                self._place(clip, looked.digest, facts)
+        clips, rejected = len(self.rows), len(self.made.rejected)
+        unit = "tar" if isinstance(self.params, Tars) else "file"
+        stage.report(found.place, found.total, unit=unit, clips=clips, rejected=rejected)
+
+    def _twin(self, found: Found, digest: str) -> VideoError | None:
+        twin = self.names.setdefault(digest, found.name) if digest else found.name
+        return None if twin == found.name else VideoError("duplicate", f"has the same content as {twin}")
 
     def _place(self, clip: dict[str, Any], digest: str, facts: dict[str, str]) -> None:
         row = clip["row"]
@@ -199,9 +243,25 @@ def ingest(params: RawVideoParams, footage: Footage, work: Path, folder: Path) -
     named = {"cutting", "limits", "max_clips_per_video", "frame_rate", "action_log"}
     shape = {"version": VERSION, "clip": params.clip.model_dump(), "source": place_of(footage)}
     shape |= {name: value for name, value in footage.model_dump().items() if name in named}
-    run = Ingest(footage, params.clip, Reuse(work / "cut", {"shape": shape}), folder)
-    for found in found_in(footage, params.clip.frame_rate):
-        run.take(found)
+    reuse = Reuse(work / "cut", {"shape": shape})
+    run, cutter = Ingest(footage, reuse, folder), Cutter(footage, params.clip, reuse)
+    with _empty(work / "spool") as spool:
+        files = found_in(footage, params.clip.frame_rate, spool)
+        for found, looked in in_order(cutter.look, files, processors(), cutter.stop):
+            run.take(found, looked)
+            if found.close is not None:
+                found.close()
     made = run.finish(params.held_out_share)
-    run.reuse.prune()
+    reuse.prune()
     return made
+
+
+@contextlib.contextmanager
+def _empty(folder: Path) -> Iterator[Path]:
+    """A folder without what a killed run left in it; gone afterwards."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -48,7 +48,8 @@ class Found:
     """One file (or folder of frames) of a source, not yet read.
 
     ``digest`` hashes all its content, ``open`` takes that digest. ``unit`` hashes what stays when a recording grows,
-    and decides the split; None: the digest does. ``place`` of ``total`` tells how far the source is.
+    and decides the split; None: the digest does. ``place`` of ``total`` tells how far the source is. ``close`` frees
+    what was spooled to read it.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Found:
     digest: Callable[[], str]
     unit: Callable[[], str] | None
     open: Callable[[str], Reel]
+    close: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""WebDataset tars of videos, from disk or by URL: streamed once, one video at a time on this machine's disk.
+"""WebDataset tars of videos, from disk or by URL: streamed once, a few videos at a time on this machine's disk.
 
 A sample is the members that share a name up to the first dot: ``a1.mp4`` with ``a1.txt`` or ``a1.json``. No member's
 name is ever used as a path.
@@ -12,7 +12,6 @@ import itertools
 import re
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -72,10 +71,10 @@ class _Watched:
 
 
 class _Sample:
-    """The members of one key, as far as they were read; the video lies in ``folder``."""
+    """The members of one key, as far as they were read; the video lies in a file of its own until it is closed."""
 
-    def __init__(self, key: str, folder: Path) -> None:
-        self.key, self.path = key, folder / "video"
+    def __init__(self, key: str, path: Path) -> None:
+        self.key, self.path = key, path
         self.name = ""
         self.problem: VideoError | None = VideoError("not_video", "the sample has no video member")
         self.texts: dict[str, bytes] = {}
@@ -108,12 +107,15 @@ class _Sample:
         with self.path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
+    def close(self) -> None:
+        self.path.unlink(missing_ok=True)
+
     def open(self, frame_rate: float, limits: Limits, digest: str) -> Reel:
         return open_file(self.path, False, frame_rate, limits, digest)
 
 
-def _samples(stream: _Watched, limits: Limits, folder: Path) -> Iterator[_Sample]:
-    """The samples of one tar, in order; each is gone when the next is asked for.
+def _samples(stream: _Watched, limits: Limits, places: Iterator[Path]) -> Iterator[_Sample]:
+    """The samples of one tar, in order; each lies in its place until it is closed.
 
     Raises:
         tarfile.TarError: it is no tar, or ends early.
@@ -128,7 +130,7 @@ def _samples(stream: _Watched, limits: Limits, folder: Path) -> Iterator[_Sample
             if sample is None or sample.key != key:
                 if sample is not None:
                     yield sample
-                sample = _Sample(key, folder)
+                sample = _Sample(key, next(places))
             sample.add(tar, member, limits)
     if not stream.is_whole():
         raise tarfile.ReadError("ends early")
@@ -143,19 +145,22 @@ def _broken(name: str, place: int, total: int, error: VideoError) -> Found:
     return Found(name, place, total, False, refuse, "", refuse, None, refuse)
 
 
-def tar_samples(params: Tars, frame_rate: float) -> Iterator[Found]:
+def tar_samples(params: Tars, frame_rate: float, spool: Path) -> Iterator[Found]:
     """The videos of all tars. A tar that is none or ends early is a refusal; one that cannot be reached is an error.
+
+    Each video lies in the folder ``spool`` until it is closed.
 
     Raises:
         StageError: a tar cannot be opened or read.
     """
     limits, urls, count = limits_of(params), expand(params.urls), 0
+    places = (spool / f"video-{number}" for number in itertools.count())
     for place, url in enumerate(urls):
         name = PurePosixPath(urlsplit(url).path).name or shown(url)
-        with tempfile.TemporaryDirectory(prefix="reel-") as folder, _opened(url) as stream:
+        with _opened(url) as stream:
             before = count
             try:
-                for sample in _samples(stream, limits, Path(folder)):
+                for sample in _samples(stream, limits, places):
                     if count == params.max_samples:
                         return
                     count += 1
@@ -170,7 +175,7 @@ def tar_samples(params: Tars, frame_rate: float) -> Iterator[Found]:
 def _found(sample: _Sample, name: str, progress: tuple[int, int], how: tuple[float, Limits]) -> Found:
     opened: Callable[[str], Reel] = partial(sample.open, *how)
     absent = f"no .txt or .json for {sample.key}"
-    return Found(name, *progress, False, sample.caption, absent, sample.digest, None, opened)
+    return Found(name, *progress, False, sample.caption, absent, sample.digest, None, opened, sample.close)
 
 
 @contextlib.contextmanager

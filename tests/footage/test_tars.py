@@ -124,13 +124,16 @@ def test_a_damaged_tar_gives_samples_or_a_reason(
     path.write_bytes(content[:end] if end < 9000 else content)
     block = tars([str(path)]).source.tars
     assert block is not None
-    names = []
-    for found in tar_samples(block, 8.0):
+    names, spool = [], path.parent / "spool"
+    spool.mkdir(exist_ok=True)
+    for found in tar_samples(block, 8.0, spool):
         with contextlib.suppress(VideoError):
             names.append(found.name)
             found.caption()
             found.digest()
-    assert names
+        if found.close is not None:
+            found.close()
+    assert names and not list(spool.iterdir())
 
 
 def test_the_number_of_samples_is_bounded(tmp_path: Path) -> None:
