@@ -6,11 +6,17 @@ materialize --select '*'`` from an empty project, one stage at a time: definitio
 caching, events and checks. The *peer* is the sum of the wall times of ``python -m pipelines <module> <function> …`` for
 the same stages, which starts an interpreter and imports torch, and has nothing else around the stage. What Dagster adds
 is some seconds per stage, whatever the stage does: they are printed too, because they carry over to longer runs.
+
+``python -m benchmarks.dagster_demo --history FOLDER`` measures nothing anew: of the last finished run of the job
+``everything`` in that project's Dagster it takes the wall time (stages side by side, as shipped) and the sum of the
+steps (as if one after another), both against the seconds that the stages' own functions recorded in ``metrics/``. All
+three are of one run, so they were slowed by the same neighbours.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import shutil
@@ -110,6 +116,42 @@ def measure(full: bool = False, rounds: int = ROUNDS) -> Iterator[Figure]:
     yield Figure(name, "Dagster, one stage at a time", "the bare stages", "times", ratios, held)
 
 
+def of_history(root: Path) -> Iterator[Figure]:
+    """The two ratios of a run that is already in a project's Dagster.
+
+    Raises:
+        SystemExit: no run of all stages has finished there.
+    """
+    from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+
+    stages = DvcProject(root).stages
+    with DagsterInstance.from_config(str(home.dagster_home(root))) as instance:
+        wanted = RunsFilter(job_name="everything", statuses=[DagsterRunStatus.SUCCESS])
+        for run in instance.get_runs(wanted):
+            steps = [step for step in instance.get_run_step_stats(run.run_id) if step.start_time and step.end_time]
+            spans = [(step.end_time or 0.0) - (step.start_time or 0.0) for step in steps]
+            own = sum(_own_seconds(root, name) for name in stages)
+            if len(spans) == len(stages) and sum(spans) > own:  # else stages were reused
+                record = instance.get_run_record_by_id(run.run_id)
+                assert record is not None and record.end_time is not None and record.start_time is not None
+                yield from _figures(record.end_time - record.start_time, sum(spans), own, len(stages))
+                return
+    raise SystemExit(f"{root}: no finished run of the job 'everything' in which every stage was executed")
+
+
+def _own_seconds(root: Path, stage: str) -> float:
+    file = root / "metrics" / f"{stage}.json"
+    return json.loads(file.read_text(encoding="utf-8")).get("seconds", 0.0) if file.is_file() else 0.0
+
+
+def _figures(wall: float, steps: float, own: float, number: int) -> Iterator[Figure]:
+    name = f"whole lineage, {number} stages, {own:.0f} s of their own compute"
+    held = "at most 1.15 for the demo"
+    yield Figure(name, "a run in Dagster, two stages at once", "the stages' own compute", "times", (wall / own,), held)
+    added = f"{held}; {(steps - own) / number:.1f} s a stage"
+    yield Figure(name, "its steps, one after another", "the stages' own compute", "times", (steps / own,), added)
+
+
 def _copy(root: Path, changes: Mapping[str, Any]) -> Path:
     root.mkdir()
     for part in PARTS:
@@ -133,7 +175,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--full", action="store_true", help="params.yaml as it is, not SMALL")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--history", type=Path, metavar="FOLDER", help="a project whose Dagster ran everything")
     arguments = parser.parse_args()
+    if arguments.history is not None:
+        for figure in of_history(arguments.history.resolve()):
+            print(figure)
+        return
     for figure in measure(arguments.full, arguments.rounds):
         print(figure)
 

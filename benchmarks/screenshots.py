@@ -115,7 +115,15 @@ async def take(address: str, wanted: list[Shot], folder: Path) -> None:
 @contextlib.contextmanager
 def _browser(chromium: str, profile: str):
     words = [f"--remote-debugging-port={DEVTOOLS}", f"--user-data-dir={profile}", f"--window-size={WIDTH},{HEIGHT}"]
-    command = [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", *words, "about:blank"]
+    command = [
+        chromium,
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        *words,
+        "about:blank",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield
