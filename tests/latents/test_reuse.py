@@ -321,7 +321,11 @@ def test_the_forecast_counts_what_the_run_then_encodes(tmp_path: Path, checkpoin
 
 
 def test_a_forecast_says_what_stages_that_run_before_may_change() -> None:
-    stages = {"raw": {"outs": ["data/clips"]}, "vae": {"outs": ["checkpoints/vae"]}, "mae": {"outs": ["checkpoints/mae"]}}
+    stages = {
+        "raw": {"outs": ["data/clips"]},
+        "vae": {"outs": ["checkpoints/vae"]},
+        "mae": {"outs": ["checkpoints/mae"]},
+    }
     flags = {"--clips": "data/clips", "--autoencoder": "checkpoints/vae"}
     assert planning.reservations(stages, flags, []) == planning.reservations(stages, flags, ["mae"]) == ""
     both = planning.reservations(stages, flags, ["raw", "vae"])
