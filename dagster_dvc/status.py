@@ -42,30 +42,38 @@ def plan(project: DvcProject, goals: Iterable[str]) -> dict[str, list[Reason]]:
     why = stale(project)
     result: dict[str, list[Reason]] = {}
     for name in project.stages:
-        if name not in wanted or (project.stages[name].frozen and name not in goals):
+        if name not in wanted:
             continue
         first = [up for up in project.stages if up in project.upstream[name] and up in result]
-        behind = [Reason("data", f"after {up}") for up in first]
+        behind = [] if project.stages[name].frozen else [Reason("data", f"after {up}") for up in first]
         if why.get(name) or behind:
             result[name] = [*why.get(name, []), *behind]
     return result
 
 
 def reasons(project: DvcProject, stage: Stage, entry: Entry | None) -> list[Reason]:
-    """Why this stage is stale, most telling first; empty when it is fresh."""
+    """Why this stage is stale, most telling first; empty when it is fresh.
+
+    A frozen stage keeps what it made whatever it was made from, as in DVC: only its command and outputs count.
+    """
     if entry is None:
         return [Reason("never", "never run")]
-    found = [Reason("always", "always runs (always_changed)")] if stage.always_changed else []
+    found = [Reason("always", "always runs (always_changed)")] if stage.always_changed and not stage.frozen else []
     if entry.cmd != stage.cmd:
         found.append(Reason("command", "the command changed"))
-    found += _params(stage, entry)
-    for dep in stage.deps:
-        kind = "code" if project.is_code(dep) else "data"
-        found += _path(project, dep, entry.deps, kind)
-    found += [Reason("data", f"{dep} is no longer read") for dep in entry.deps if dep not in stage.deps]
+    if not stage.frozen:
+        found += _inputs(project, stage, entry)
     for out in stage.outs:
         found += _output(project, out, entry)
     return found
+
+
+def _inputs(project: DvcProject, stage: Stage, entry: Entry) -> list[Reason]:
+    found = _params(stage, entry)
+    for dep in stage.deps:
+        kind = "code" if project.is_code(dep) else "data"
+        found += _path(project, dep, entry.deps, kind)
+    return found + [Reason("data", f"{dep} is no longer read") for dep in entry.deps if dep not in stage.deps]
 
 
 def _params(stage: Stage, entry: Entry) -> list[Reason]:

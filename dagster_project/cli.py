@@ -14,7 +14,7 @@ from dagster_dvc import doctor, repro, status
 from dagster_dvc.project import DvcProject, ProjectError
 from dagster_dvc.repro import NOISE, Result
 from dagster_dvc.runner import Options, Runner, Summary
-from dagster_project import home, tables, tools
+from dagster_project import footage, home, tables, tools
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -170,6 +170,8 @@ def show_status(project: DvcProject, arguments: argparse.Namespace) -> int:
     print(tables.stale(status.stale(project), project, repro.running(project)))
     for line in doctor.losses(project):
         print(f"lost  {line}")
+    for line in footage.unwatched(project):
+        print(f"warn  {line}")
     for line in tables.gates(project, project.stages):
         print(f"gate  {line}")
     return 1 if project.problems else 0
@@ -182,6 +184,8 @@ def check(project: DvcProject, arguments: argparse.Namespace) -> int:
         print(complaint, file=sys.stderr)
     if _params_are_wrong(project) or complaints:
         return 1
+    for line in footage.unwatched(project):
+        print(f"warn  {line}")
     print(f"params.yaml can be used. dvc.yaml: {len(project.stages)} stages; dvc.lock can be read.")
     return 0
 

@@ -13,10 +13,11 @@ from assets.lineage import TRANSLATOR, lineage
 from dagster_dvc.project import DvcProject
 from dagster_dvc.resource import DvcResource
 from dagster_dvc.sensors import build_lock_sensor, build_reload_sensor
+from dagster_project.footage import STAGE
 from dagster_project.home import project_root
 from dagster_project.jobs import build_jobs
 from dagster_project.schedules import build_schedules
-from dagster_project.sensors import STAGE, build_clips_sensor
+from dagster_project.sensors import build_clips_sensor
 
 AUTOMATION = dg.AutomationConditionSensorDefinition(
     "automation",

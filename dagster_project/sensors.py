@@ -8,10 +8,8 @@ from pathlib import Path
 import dagster as dg
 
 from dagster_dvc.project import DvcProject, ProjectError
+from dagster_project.footage import STAGE, is_dependency, source_folder
 from dagster_project.jobs import Job
-
-STAGE = "raw_video"
-WATCHED = ("folder", "recordings")
 
 
 def build_clips_sensor(project: DvcProject, job: Job) -> dg.SensorDefinition:
@@ -45,7 +43,7 @@ def build_clips_sensor(project: DvcProject, job: Job) -> dg.SensorDefinition:
         if found != before:
             waits = f"files in {folder} are changing; a run starts when two looks in a row find the same"
             return dg.SensorResult(skip_reason=waits, cursor=json.dumps([handled, found]))
-        config = {"ops": {f"repro_{STAGE}": {"config": {"force": not _is_dependency(now, folder)}}}}
+        config = {"ops": {f"repro_{STAGE}": {"config": {"force": not is_dependency(now, folder)}}}}
         # No run key: files that go and come back are news twice, and the cursor already tells news from old.
         return dg.SensorResult(run_requests=[dg.RunRequest(run_config=config)], cursor=json.dumps([found, found]))
 
@@ -59,24 +57,6 @@ def _remembered(cursor: str | None) -> tuple[str | None, str | None]:
     except ValueError:
         return None, None
     return handled, before
-
-
-def source_folder(project: DvcProject) -> Path | None:
-    """The folder of videos or recordings that params.yaml names, None when clips are rendered or come from tars.
-
-    Raises:
-        ProjectError: dvc.yaml no longer has the stage, or DVC cannot resolve it.
-    """
-    values = project.stage(STAGE).params.get("params.yaml", {}).get(STAGE, {})
-    source = values.get("source") if isinstance(values, dict) else None
-    blocks = [source.get(kind) for kind in WATCHED] if isinstance(source, dict) else []
-    paths = [block.get("path") for block in blocks if isinstance(block, dict)]
-    return next((project.root / path for path in paths if isinstance(path, str)), None)
-
-
-def _is_dependency(project: DvcProject, folder: Path) -> bool:
-    """Whether DVC itself looks at the folder; otherwise the stage must be forced."""
-    return any((project.root / dep).resolve() == folder.resolve() for dep in project.stages[STAGE].deps)
 
 
 def listing(folder: Path) -> str:

@@ -21,16 +21,19 @@ TOOLS = {
 """`reel NAME …` is `python -m MODULE …`: the module parses its own words, with ``prog="reel NAME"``."""
 
 FORECASTS = {"latent_shards": "pipelines.latents.plan"}
-"""Stages whose module says beforehand how much of their input is new: ``python -m MODULE --stage NAME``, one line."""
+"""Stages whose module says beforehand how much of their input is new: one line of ``python -m MODULE --stage NAME``.
+
+``--before`` names the stages that would run before it.
+"""
 
 
 def forecasts(stages: Iterable[str], root: Path) -> list[str]:
     """One line for each of the stages that can tell what it would do; none where its inputs are not made yet."""
-    lines = []
-    for name in stages:
+    lines, stages = [], list(stages)
+    for number, name in enumerate(stages):
         module = FORECASTS.get(name)
         if module is not None and root.joinpath(*module.split(".")).with_suffix(".py").is_file():
-            command = [sys.executable, "-m", module, "--stage", name]
+            command = [sys.executable, "-m", module, "--stage", name, "--before", *stages[:number]]
             done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
             lines += [f"{name}: {line}" for line in done.stdout.splitlines()]
     return lines

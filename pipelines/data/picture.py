@@ -1,4 +1,8 @@
-"""One decoded frame as it is meant to be seen: upright, in square pixels, opaque, in eight bits."""
+"""One decoded frame as it is meant to be seen: upright, in square pixels, opaque, in eight bits.
+
+Conversions run on the calling thread: FFmpeg otherwise starts a thread per core for every frame, which costs several
+times what converting a small frame does, and clips are decoded side by side anyway.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ def opaque(frame: VideoFrame) -> VideoFrame:
     """The frame over black, where it is transparent; itself, where its format knows no transparency."""
     if not _has_alpha(frame):
         return frame
-    pixels = frame.to_ndarray(format="rgba").astype(np.uint16)
+    pixels = frame.to_ndarray(format="rgba", threads=1).astype(np.uint16)
     blended = (pixels[..., :3] * pixels[..., 3:] + 127) // 255
     return VideoFrame.from_ndarray(blended.astype(np.uint8), format="rgb24")
 
@@ -45,7 +49,7 @@ class Picture:
 
     def pixels(self) -> np.ndarray:
         """The stored pixels, upright: uint8 [H, W, 3], RGB."""
-        return np.ascontiguousarray(np.rot90(opaque(self.frame).to_ndarray(format="rgb24"), self.turns))
+        return np.ascontiguousarray(np.rot90(opaque(self.frame).to_ndarray(format="rgb24", threads=1), self.turns))
 
     def cover(self, height: int, width: int) -> np.ndarray:
         """uint8 [height, width, 3], RGB: resized until both sides are covered, then cropped about the centre.
@@ -62,7 +66,8 @@ class Picture:
             raise VideoError("too_elongated", f"{full_width}x{full_height} square pixels, for clips of {wide}x{tall}")
         method = Interpolation.AREA if scale < 1 else Interpolation.BICUBIC
         try:
-            resized = opaque(self.frame).reformat(new_width, new_height, "rgb24", interpolation=method).to_ndarray()
+            frame = opaque(self.frame)
+            resized = frame.reformat(new_width, new_height, "rgb24", interpolation=method, threads=1).to_ndarray()
         except (av.FFmpegError, ValueError) as error:
             raise VideoError("decode_error", f"{self.frame.format.name} frames: {error}") from None
         top, left = (new_height - tall) // 2, (new_width - wide) // 2

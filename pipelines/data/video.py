@@ -16,6 +16,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.codec import CodecContext
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.frame import VideoFrame
@@ -32,6 +33,9 @@ SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts", ".mpg", ".mp
 SHORTFALL_SECONDS = 0.5
 SHORTFALL_SHARE = 0.05
 """A file whose packets end this much before its stated duration was cut off (both, because durations are rounded)."""
+
+WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""Decoders that read the transparency of a WebM too; FFmpeg's own ones of these codecs pass over it."""
 
 X264 = "log-level=none:threads=1:mbtree=0:bframes=0"
 """Quiet, and equal bytes for equal frames: with its macroblock tree and B-frames x264 gives several for short clips."""
@@ -71,15 +75,23 @@ def _opened(path: Path, limits: Limits) -> Iterator[tuple[InputContainer, VideoS
             raise VideoError("decode_error", "its codec is unknown here")
         stream = max(known, key=lambda one: (one.width * one.height, -one.index))
         _check_size(stream.width, stream.height, limits)
-        stream.codec_context.options = {"max_pixels": str(2 * limits.max_pixels + 65536)}  # decoders pad their frames
-        stream.codec_context.thread_type = "NONE"
-        stream.codec_context.thread_count = 1
         yield container, stream
 
 
 def _check_size(width: int, height: int, limits: Limits) -> None:
     if width * height > limits.max_pixels:
         raise VideoError("too_large", f"{width}x{height} pixels; at most {limits.max_pixels} are allowed")
+
+
+def _decoder(stream: VideoStream, limits: Limits) -> CodecContext:
+    """What decodes the stream, on one thread and within the limit of pixels."""
+    decoder: CodecContext = stream.codec_context
+    transparent = WITH_ALPHA.get(decoder.name) if stream.metadata.get("alpha_mode") == "1" else None
+    if transparent in av.codecs_available:
+        decoder = CodecContext.create(transparent, "r")
+    decoder.options = {"max_pixels": str(2 * limits.max_pixels + 65536)}  # decoders pad their frames
+    decoder.thread_type, decoder.thread_count = "NONE", 1
+    return decoder
 
 
 def _words(error: Exception) -> str:
@@ -98,7 +110,7 @@ def _check_end(container: InputContainer, end: float) -> None:
 def _frames(container: InputContainer, stream: VideoStream, limits: Limits) -> Iterator[tuple[float, VideoFrame]]:
     count, first, end = 0, None, 0.0
     started = (container.start_time or 0) / av.time_base
-    clock = Clock(limits.max_decode_seconds)
+    clock, decoder = Clock(limits.max_decode_seconds), _decoder(stream, limits)
     try:
         for packet in container.demux():
             clock.check()
@@ -106,7 +118,7 @@ def _frames(container: InputContainer, stream: VideoStream, limits: Limits) -> I
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base) - started)
             if packet.stream_index != stream.index:
                 continue
-            for frame in packet.decode():
+            for frame in decoder.decode(packet):
                 if not isinstance(frame, VideoFrame):
                     continue
                 if frame.time is None:

@@ -18,6 +18,7 @@ from pipelines.latents import pictures
 from pipelines.latents.clips import Clips, FrameGroups
 from pipelines.latents.params import AutoencoderGates, AutoencoderParams, PretrainedAutoencoderParams
 from pipelines.latents.quality import Autoencoder, latent_statistics, linear_baselines, reconstruction_quality
+from pipelines.models import hub
 from pipelines.models.autoencoder import PretrainedVideoAutoencoder, StackedAutoencoder
 from pipelines.training import checkpoint
 from pipelines.training.loop import train as run_training
@@ -133,7 +134,7 @@ def take_pretrained(params: AutoencoderParams, named: PretrainedAutoencoderParam
     if not run.is_main:
         return
     results = measured(params, autoencoder.to(run.device), clips, run.device, run.plots)
-    commit = getattr(autoencoder.network.config, "_commit_hash", None)
+    commit = hub.commit(named.name, named.revision, named.subfolder)
     origin = {"name": named.name, "revision": commit or named.revision, "subfolder": named.subfolder}
     with stage.whole_folder(run.out) as folder:
         autoencoder.save_pretrained(folder)

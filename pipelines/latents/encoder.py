@@ -87,7 +87,8 @@ def encode_batch(autoencoder: Autoencoder, pixels: Tensor, size: int, precision:
 
     The batch is filled up to ``size``, so that the arithmetic of a clip does not know its neighbours.
     """
-    filled = torch.cat([pixels, pixels[-1:].expand(size - len(pixels), *pixels.shape[1:])])
+    missing = size - len(pixels)
+    filled = torch.cat([pixels, pixels[-1:].expand(missing, *pixels.shape[1:])]) if missing else pixels
     is_half = resolved(precision, device) == "bf16"
     with torch.autocast(device.type, torch.bfloat16) if is_half else contextlib.nullcontext():
         latents = autoencoder.encode(to_unit_range(filled.to(device)))[: len(pixels)]

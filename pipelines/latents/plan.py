@@ -200,17 +200,31 @@ def forecast(params: LatentShardsParams, clips: Path, autoencoder: Path, out: Pa
     return plan.summary(catalog, json.loads(speed.read_text())["clips_per_second"] if speed.is_file() else None)
 
 
+def reservations(stages: Mapping[str, Any], flags: Mapping[str, str], before: Sequence[str]) -> str:
+    """What a forecast cannot know because stages that make its inputs would run before it."""
+    makers = {out: name for name in before for out in stages[name].get("outs", []) if isinstance(out, str)}
+    found = {name: makers[flags[f"--{name}"]] for name in ("clips", "autoencoder") if flags[f"--{name}"] in makers}
+    told = []
+    if "clips" in found:
+        told.append(f"counted of the clips that are there now, {found['clips']} runs before")
+    if "autoencoder" in found:
+        told.append(f"all of them where {found['autoencoder']}, which runs before, makes another autoencoder")
+    return "".join(f"; {one}" for one in told)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the forecast of a stage of ``dvc.yaml``; nothing where it cannot be told. The exit status is 0."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.latents.plan")
     parser.add_argument("--stage", default="latent_shards")
-    name = parser.parse_args(argv).stage
-    command = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][name]["cmd"].split()
-    flags = dict(pairwise(command))
+    parser.add_argument("--before", nargs="*", default=[])
+    arguments = parser.parse_args(argv)
+    name, stages = arguments.stage, yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    flags = dict(pairwise(stages[name]["cmd"].split()))
     try:
         params = cast(LatentShardsParams, parse_section(LatentShardsParams, flags["--params"]))
         clips, autoencoder, out = (Path(flags[f"--{flag}"]) for flag in ("clips", "autoencoder", "out"))
-        print(forecast(params, clips, autoencoder, out, Path(".work") / name))
+        told = forecast(params, clips, autoencoder, out, Path(".work") / name)
+        print(told + reservations(stages, flags, arguments.before))
     except (ParamsError, stage.StageError, OSError):
         return 0  # what is missing is made by an earlier stage of the plan, or told by `reel check`
     return 0

@@ -9,7 +9,6 @@ without bf16 encode the same clips. Imports no torch.
 from __future__ import annotations
 
 import ast
-import contextlib
 import hashlib
 import json
 from functools import cache
@@ -18,6 +17,7 @@ from typing import Any
 
 from pipelines import stage
 from pipelines.latents.params import EmbeddedText, LatentShardsParams, PretrainedText
+from pipelines.models import hub
 
 SHAPES_LATENTS = (
     ("latents/encoder.py", ("encode_batch",)),
@@ -56,13 +56,7 @@ def text_content(text: PretrainedText) -> str | None:
         beside = text.tokenizer_subfolder if text.tokenizer_subfolder is not None else text.subfolder
         parts = sorted({folder / (text.subfolder or ""), folder / (beside or "")})
         return _hashed(parts=[stage.digest(part) for part in parts if part.is_dir()])
-    from huggingface_hub import hf_hub_download  # what is loaded later: the newest commit, or offline the one here
-
-    with contextlib.suppress(OSError, ValueError):
-        config = f"{text.subfolder}/config.json" if text.subfolder else "config.json"
-        parts = Path(hf_hub_download(text.name, config, revision=text.revision)).parts
-        return parts[parts.index("snapshots") + 1]
-    return None
+    return hub.commit(text.name, text.revision, text.subfolder)
 
 
 def _hashed(**facts: Any) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from pipelines.latents.params import EmbeddedText, PretrainedText
+from pipelines.models import hub
 from pipelines.stage import StageError, digest
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
@@ -166,6 +167,7 @@ def pretrained(params: PretrainedText) -> TextEncoder:
     """
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()  # lines of a log, not of a terminal
     where: dict[str, Any] = {"revision": params.revision}
     here = {**where, "subfolder": params.subfolder or ""}
     names = {"t5": "T5EncoderModel", "umt5": "UMT5EncoderModel", "clip": "CLIPTextModel"}
@@ -176,18 +178,14 @@ def pretrained(params: PretrainedText) -> TextEncoder:
         beside = params.tokenizer_subfolder if params.tokenizer_subfolder is not None else params.subfolder
         tokenizer = transformers.AutoTokenizer.from_pretrained(params.name, **where, subfolder=beside or "")
     except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StageError(
-            f"pretrained text encoder {params.name!r} cannot be loaded: {reason}\n"
-            "Give an existing folder, or a hub name (and subfolder) that this machine reaches or has in its cache."
-        ) from None
+        raise hub.unreadable("text encoder", params.name, params.revision, params.subfolder, error) from None
     places = getattr(network.config, "max_position_embeddings", None)
     if places is not None and params.max_length > places:
         raise StageError(
             f"latent_shards.text.max_length {params.max_length} is more than the {places} places of {params.name}; "
             f"give {places} or less."
         )
-    commit = getattr(network.config, "_commit_hash", None)
+    commit = hub.commit(params.name, params.revision, params.subfolder)
     return TextEncoder(params.name, network, tokenizer, params.max_length, commit or params.revision)
 
 

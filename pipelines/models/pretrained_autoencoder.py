@@ -11,6 +11,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from torch import Tensor, nn
 
+from pipelines.models import hub
 from pipelines.models.geometry import check_geometry, per_channel
 from pipelines.stage import StageError
 
@@ -58,11 +59,7 @@ class PretrainedVideoAutoencoder(nn.Module):
         except StageError:
             raise
         except (OSError, ValueError, KeyError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise StageError(
-                f"pretrained autoencoder {str(name)!r} cannot be loaded: {reason}\n"
-                "Give an existing folder, or a hub name (and subfolder) that this machine reaches or has in its cache."
-            ) from None
+            raise hub.unreadable("autoencoder", str(name), revision, subfolder, error) from None
         return cls(network)
 
     def encode(self, video: Tensor) -> Tensor:

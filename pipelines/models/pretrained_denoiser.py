@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipelines.models import hub
 from pipelines.models.backbones import BACKBONES, Layout
 from pipelines.stage import StageError
 
@@ -79,7 +80,7 @@ class Origin:
             with _quiet():
                 return network_class.from_pretrained(self.name, **options)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise _unreadable(self.name, error) from None
+            raise hub.unreadable("denoiser", self.name, self.revision, self.subfolder, error) from None
 
 
 @contextlib.contextmanager
@@ -88,14 +89,6 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks")
         yield
-
-
-def _unreadable(name: str, error: Exception) -> StageError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return StageError(
-        f"pretrained denoiser {name!r} cannot be loaded: {reason}\n"
-        "Give an existing folder, or a hub name (and subfolder) that this machine reaches or has in its cache."
-    )
 
 
 def read_config(name: str, revision: str | None, subfolder: str | None) -> dict[str, Any]:
@@ -113,7 +106,7 @@ def read_config(name: str, revision: str | None, subfolder: str | None) -> dict[
         with _quiet():
             found: Any = AnyModel.load_config(name, revision=revision, subfolder=subfolder or "")
     except (OSError, ValueError) as error:
-        raise _unreadable(name, error) from None
+        raise hub.unreadable("denoiser", name, revision, subfolder, error) from None
     return dict(found)
 
 

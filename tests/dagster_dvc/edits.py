@@ -61,6 +61,11 @@ EDITS: dict[str, Callable[[Path], None]] = {
     "an output deleted": lambda root: shutil.rmtree(root / "work" / "numbers"),
     "an output added": _edit("dvc.yaml", "outs: [work/scores, ", "outs: [work/extra, work/scores, "),
     "a dependency added": _edit("dvc.yaml", "deps: [evaluate.py, ", "deps: [evaluate.py, source/numbers.txt, "),
+    "a frozen stage behind params and data": lambda root: (
+        toy.edit(root, "dvc.yaml", "cmd: python add.py right", "frozen: true\n    cmd: python add.py right"),
+        toy.edit(root, "params.yaml", "amount: 2", "amount: 7"),
+        toy.edit(root, "source/numbers.txt", "3", "4"),
+    )[0],
     "a stage added": _edit(
         "dvc.yaml", "  evaluate:\n", "  extra: {cmd: echo, deps: [work/model], outs: [x]}\n  evaluate:\n"
     ),

@@ -28,6 +28,16 @@ def test_a_plan_follows_the_graph(root: Path) -> None:
     assert list(status.plan(project, ["left"])) == []
 
 
+def test_a_plan_leaves_out_what_is_frozen_and_what_only_follows_it(root: Path) -> None:
+    toy.edit(root, "dvc.yaml", "cmd: python add.py right", "frozen: true\n    cmd: python add.py right")
+    toy.edit(root, "params.yaml", "amount: 2", "amount: 7")
+    project = DvcProject(root)
+    assert list(status.plan(project, project.stages)) == []
+    toy.edit(root, "source/numbers.txt", "3", "4")
+    project = DvcProject(root)
+    assert list(status.plan(project, project.stages)) == ["prepare", "left", "train", "evaluate"]
+
+
 def test_an_ignored_file_does_not_count(root: Path) -> None:
     (root / "work/numbers/__pycache__").mkdir()
     (root / "work/numbers/__pycache__/x.pyc").write_text("x")

@@ -115,3 +115,28 @@ def test_a_command_of_a_room_gets_all_its_words() -> None:
     )
     assert said.returncode == 0, said.stderr
     assert said.stdout.startswith("usage: reel generate") and "--checkpoint" in said.stdout
+
+
+@pytest.mark.parametrize(
+    ("source", "unwatched"),
+    [
+        ("folder: {path: videos}", None),
+        ("folder: {path: videos/day1}", None),
+        ("folder: {path: films}", "films"),
+        ("recordings: {path: games}", "games"),
+        ("tars: {urls: [a.tar, 'https://host/b.tar', 'c-{000..001}.tar']}", "a.tar"),
+        ("rendered: {seed: 0}", None),
+    ],
+)
+def test_footage_that_dvc_does_not_look_at_is_told_by_status_and_check(
+    project: Path, capsys: pytest.CaptureFixture[str], source: str, unwatched: str | None
+) -> None:
+    stage = "raw_video: {cmd: echo, deps: [videos], params: [raw_video], outs: [clips]}"
+    toy.edit(project, "dvc.yaml", "stages:\n", f"stages:\n  {stage}\n")
+    with (project / "params.yaml").open("a") as stream:
+        stream.write(f"\nraw_video: {{source: {{{source}}}}}\n")
+    for command in ("status", "check"):
+        cli.main([command])
+        said = capsys.readouterr().out
+        assert ("is not in deps" in said) == (unwatched is not None)
+        assert unwatched is None or f"warn  dvc.yaml: raw_video: {unwatched} is not in deps" in said

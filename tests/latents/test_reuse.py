@@ -318,3 +318,16 @@ def test_the_forecast_counts_what_the_run_then_encodes(tmp_path: Path, checkpoin
     assert planning.forecast(shards_params(), *paths).startswith(
         "0 of 10 clips to encode, 0 prompts to embed; 4 shards"
     )
+
+
+def test_a_forecast_says_what_stages_that_run_before_may_change() -> None:
+    stages = {
+        "raw": {"outs": ["data/clips"]},
+        "vae": {"outs": ["checkpoints/vae"]},
+        "mae": {"outs": ["checkpoints/mae"]},
+    }
+    flags = {"--clips": "data/clips", "--autoencoder": "checkpoints/vae"}
+    assert planning.reservations(stages, flags, []) == planning.reservations(stages, flags, ["mae"]) == ""
+    both = planning.reservations(stages, flags, ["raw", "vae"])
+    assert both.startswith("; counted of the clips that are there now, raw runs before")
+    assert both.endswith("; all of them where vae, which runs before, makes another autoencoder")

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel, T5EncoderModel
 from pipelines.latents.params import EmbeddedText, PretrainedText
 from pipelines.latents.text import END, PAD, UNKNOWN, TextEncoder, embedded, text_encoder, vocabulary
 from pipelines.stage import StageError
+from tests.models.hub_cache import COMMIT, offline, put
 
 PARAMS = EmbeddedText(kind="embedded", dim=32, layers=2, heads=4, max_length=8, seed=0)
 CAPTIONS = ["a red square moves right", "a green circle moves left", "a red circle spins"]
@@ -87,6 +88,21 @@ def test_a_pretrained_encoder_loads_by_folder(tmp_path: Path) -> None:
     )
     encoder = text_encoder(named, [])
     assert encoder.dim == 32
+    expected = embedded(PARAMS, CAPTIONS).embed(CAPTIONS, 2)
+    assert all(np.array_equal(vector, expected[prompt]) for prompt, vector in encoder.embed(CAPTIONS, 2).items())
+
+
+def test_a_name_in_the_hub_cache_is_loaded_without_a_network_and_its_commit_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded(PARAMS, CAPTIONS).save(tmp_path / "t5")
+    put(tmp_path / "hub", "lab/t5", tmp_path / "t5")
+    offline(tmp_path / "hub", monkeypatch)
+    named = PretrainedText(
+        kind="pretrained", name="lab/t5", revision=None, subfolder=None, tokenizer_subfolder=None, max_length=8
+    )
+    encoder = text_encoder(named, [])
+    assert (encoder.id, encoder.revision) == ("lab/t5", COMMIT)
     expected = embedded(PARAMS, CAPTIONS).embed(CAPTIONS, 2)
     assert all(np.array_equal(vector, expected[prompt]) for prompt, vector in encoder.embed(CAPTIONS, 2).items())
 
