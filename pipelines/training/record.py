@@ -21,6 +21,7 @@ from torch import nn
 
 from pipelines import stage
 from pipelines.training import checkpoint
+from pipelines.training.sharding import own_class
 
 if TYPE_CHECKING:
     from pipelines.training.run import Run
@@ -50,8 +51,10 @@ def model_facts(objective: Any) -> dict[str, Any]:
     networks = {name: value for name, value in vars(objective).items() if isinstance(value, nn.Module)}
 
     def size(name: str) -> dict[str, Any]:
-        network = getattr(networks[name], "module", networks[name])  # as it was before several processes share it
-        return {"class": type(network).__name__, "parameters": sum(p.numel() for p in network.parameters())}
+        network = networks[name]
+        for wrapper in ("_orig_mod", "module"):  # as it was before it was compiled, or shared by several processes
+            network = getattr(network, wrapper, network)
+        return {"class": own_class(network).__name__, "parameters": sum(p.numel() for p in network.parameters())}
 
     return {
         "objective": type(objective).__name__,

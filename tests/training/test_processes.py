@@ -44,11 +44,12 @@ leave_group()
 """
 
 
-def launched(script: Path, processes: int, *words: object) -> subprocess.CompletedProcess[str]:
-    """The script in so many gloo processes."""
+def launched(script: Path, processes: int, *words: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The script in so many gloo processes, with these environment variables."""
     launcher = ["torch.distributed.run", "--nnodes=1", f"--nproc-per-node={processes}", f"--master-port={free_port()}"]
     command = [sys.executable, "-m", *launcher, str(script), *map(str, words)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment |= variables
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
 
 
@@ -130,7 +131,7 @@ def test_a_launch_profile_is_one_that_accelerate_and_the_launcher_read(
 ) -> None:
     config = load_config_from_file(str(path))
     given = yaml.safe_load(path.read_text())
-    assert str(config.distributed_type).rsplit(".", 1)[-1] in ("NO", "MULTI_CPU", "MULTI_GPU")
+    assert str(config.distributed_type).rsplit(".", 1)[-1] in ("NO", "MULTI_CPU", "MULTI_GPU", "FSDP")
     monkeypatch.setenv("REEL_LAUNCH", str(path))
     command, environment = command_line(["pipelines.toy.toy", "train"], alone=False)
     if given["num_processes"] == 1:
