@@ -55,18 +55,19 @@ class Networks:
                 load_trained_part(network, found["networks"][name])
             if run.training.gradient_checkpointing:
                 memory.checkpoint_activations(network)
-        # spread before optimizers and averages are made, which then are as large as this process's part
+        # Before optimizers and averages are made: spread, they are as large as this process's part; and sharing may
+        # move weights (accelerate's "cpu:1" is no device to torch), which Muon's views of them must not miss.
         self.skeletons: dict[str, nn.Module] = {}
         if run.fsdp is not None:
             for name, network in self.own.items():
                 self.skeletons[name] = sharding.spread(network, list(memory.blocks(network)), run.fsdp)
+        self.prepared = {name: net if run.fsdp else run.accelerator.prepare(net) for name, net in self.own.items()}
         blocks = own_blocks(run, objective.trained)
         self.optimizers = {name: NetworkOptimizer(net, blocks[name].optimizer) for name, net in self.own.items()}
         if run.training.ema is not None:
             run.emas = {name: Ema(net, run.training.ema) for name, net in self.own.items()}
         if found is not None:
             self._restore(found)
-        self.prepared = {name: net if run.fsdp else run.accelerator.prepare(net) for name, net in self.own.items()}
         for name, network in self.prepared.items():
             # the stage's own reference stays as it was: what it validates and samples has other shapes
             setattr(objective, name, torch.compile(network, dynamic=False) if run.training.compile else network)

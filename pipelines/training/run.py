@@ -248,8 +248,10 @@ class Run:
         results: Mapping[str, Any],
         extra_files: Callable[[Path], None] | None = None,
     ) -> None:
-        """Write checkpoint, metrics, table and curves. ``results`` may nest; only its finite numbers are metrics."""
-        self.accelerator.wait_for_everyone()
+        """Write checkpoint, metrics, table and curves. ``results`` may nest; only its finite numbers are metrics.
+
+        The first process writes; the others need not come here, and may have ended.
+        """
         if not self.is_main:
             return
         rows = read_rows(self.work / "rows.jsonl")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -152,6 +153,8 @@ def spread(network: nn.Module, blocks: Iterable[nn.Module], plugin: FullySharded
     """
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
+    # It warns of in-place operations on what a network returns; objectives compute with it and leave it as it is.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in network.parameters()}
     skeleton = copy.deepcopy(network, empty)
     for block in blocks:
