@@ -19,7 +19,7 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import nn
 
-from pipelines.params import AdamW, Constant, Params, Training
+from benchmarks.training_loop import BenchParams, training
 from pipelines.training.loop import train
 from pipelines.training.memory import checkpoint_activations
 from pipelines.training.objective import Batch, LossOutput
@@ -49,12 +49,6 @@ class Size:
 
 WAN = Size(12, 30, 8960, (512, 4096), (16, 5, 60, 104), 1)
 TOY = Size(2, 2, 64, (8, 32), (4, 2, 8, 8), 2)
-
-
-class BenchParams(Params):
-    """A section with nothing but training."""
-
-    training: Training
 
 
 def network(size: Size, head_dim: int) -> WanTransformer3DModel:
@@ -136,24 +130,8 @@ class Timed(Denoise):
 
 def ours(size: Size, head_dim: int, steps: int, checkpointing: bool, compiled: bool, precision: str) -> float:
     """Seconds per step of the project's loop."""
-    block = Training(
-        seed=0,
-        steps=steps,
-        batch_size=size.batch,
-        micro_batch=size.batch,
-        precision=precision,  # type: ignore[arg-type]
-        gradient_checkpointing=checkpointing,
-        compile=compiled,
-        max_grad_norm=1.0,
-        ema=None,
-        optimizer=AdamW(name="adamw", learning_rate=1e-5, betas=(0.9, 0.95), weight_decay=0.01),
-        schedule=Constant(shape="constant", warmup_steps=0),
-        per_network=None,
-        stop_when=None,
-        log_every=steps,
-        save_every=10**9,
-        validate_every=10**9,
-    )
+    changes = dict(precision=precision, gradient_checkpointing=checkpointing, compile=compiled, log_every=steps)
+    block = training(steps, size.batch, **changes, save_every=10**9, validate_every=10**9)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         run = Run.open(BenchParams(training=block), {}, out=place / "o", metrics=place / "m.json", plots=place / "p")
@@ -171,7 +149,7 @@ def bare(size: Size, head_dim: int, steps: int, checkpointing: bool, compiled: b
     objective, batch = Timed(net), Ready(size, device).batch
     if compiled:
         objective.net = torch.compile(net, dynamic=False)  # type: ignore[assignment]
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-5, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
     for step in range(steps):
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             loss = objective.losses(batch, step)["net"].loss.mean()

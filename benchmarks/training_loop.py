@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -63,13 +64,13 @@ class Denoise:
         return {"net": LossOutput(error.flatten(1).mean(1))}
 
 
-def training(save_every: int) -> Training:
-    """The block of both networks."""
-    return Training(
+def training(steps: int, batch: int, **changes: Any) -> Training:
+    """The block of a measured run: float32, AdamW, nothing that a bare loop lacks, one state at the end."""
+    plain = dict(
         seed=0,
-        steps=STEPS,
-        batch_size=BATCH,
-        micro_batch=BATCH,
+        steps=steps,
+        batch_size=batch,
+        micro_batch=batch,
         precision="fp32",
         gradient_checkpointing=False,
         compile=False,
@@ -80,14 +81,15 @@ def training(save_every: int) -> Training:
         per_network=None,
         stop_when=None,
         log_every=20,
-        save_every=save_every,
-        validate_every=STEPS,
+        save_every=steps,
+        validate_every=steps,
     )
+    return Training.model_validate({**plain, **changes})
 
 
 def trained(folder: Path, width: int, depth: int, save_every: int = STEPS) -> Run:
     """A run of the project's loop: accelerate, rows, reports, state, finite checks."""
-    section = BenchParams(training=training(save_every))
+    section = BenchParams(training=training(STEPS, BATCH, save_every=save_every))
     run = Run.open(section, {}, out=folder / "out", metrics=folder / "m.json", plots=folder / "plots")
     train(Denoise(block(width, depth)), Tokens(width), run)
     return run

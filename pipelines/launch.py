@@ -35,6 +35,10 @@ WRITTEN = {"out", "metrics", "plots"}
 """Flags that name what a stage makes; every other path must exist before it starts."""
 
 
+REFUSED = {"DEEPSPEED", "MEGATRON_LM", "TP"}
+"""Kinds of distribution that accelerate knows and the training loop does not."""
+
+
 def free_port() -> int:
     """A TCP port nobody uses (accelerate's default collides when two stages run side by side)."""
     with socket.socket() as probe:
@@ -54,7 +58,21 @@ def machine_config() -> tuple[Path | None, dict[str, Any]]:
         raise StageError(
             f"{path}: not an accelerate config file; make one with `accelerate config --config_file {path}`."
         )
+    kind = str(content.get("distributed_type", "")).upper()
+    if kind in REFUSED:
+        raise StageError(
+            f"{path}: distributed_type {kind} is not supported: the training loop steps its own optimizers. FSDP "
+            "spreads weights, gradients and optimizer states in the same way: profiles/launch/fsdp.yaml."
+        )
     return path, content
+
+
+def _fsdp_variables(config: dict[str, Any]) -> dict[str, str]:
+    """What accelerate's launcher would tell the processes of a config that asks for FSDP."""
+    if str(config.get("distributed_type", "")).upper() != "FSDP":
+        return {}
+    said = {name.upper(): str(value).lower() for name, value in (config.get("fsdp_config") or {}).items()}
+    return {"ACCELERATE_USE_FSDP": "true"} | said
 
 
 def command_line(stage_words: list[str], alone: bool) -> tuple[list[str], dict[str, str]]:
@@ -69,7 +87,7 @@ def command_line(stage_words: list[str], alone: bool) -> tuple[list[str], dict[s
     processes = 1 if alone else int(config.get("num_processes", 1))
     on_cpu = bool(config.get("use_cpu", not Path("/dev/nvidia0").exists()))
     if on_cpu:
-        environment["ACCELERATE_USE_CPU"] = "true"
+        environment |= {"ACCELERATE_USE_CPU": "true"} | _fsdp_variables(config)
     python = [sys.executable, "-m"]
     if processes == 1:
         return [*python, "pipelines", *stage_words], environment

@@ -19,6 +19,7 @@ from pipelines.models.denoiser import VideoDenoiser
 from pipelines.models.lora import add_lora
 from pipelines.models.pretrained_denoiser import Origin
 from pipelines.stage import write_json
+from pipelines.training.record import baseline
 from pipelines.training.run import Run
 
 PREVIEWS = 6
@@ -93,7 +94,7 @@ def finish(
 ) -> None:
     """Held-out numbers of raw and averaged weights, pictures, checkpoint. ``extra`` gives further held-out numbers."""
     if run.is_main:
-        results = {"validation/loss_raw_weights": float(error(denoiser, fixed)[0].mean())}
+        results: dict[str, Any] = {"validation/loss_raw_weights": float(error(denoiser, fixed)[0].mean())}
         with run.ema_weights("denoiser"):
             denoiser.eval()
             measured = error(denoiser, fixed)
@@ -101,6 +102,8 @@ def finish(
             monitors = ("velocity_cos_sim", "pred_velocity_mag", "target_velocity_mag")
             results |= {name if name in monitors else f"validation/{name}": value for name, value in numbers.items()}
             results |= dict(extra())
+            explained = results["validation/explained"]
+            results["baselines"] = [baseline("validation/explained", explained, ">", 0.0, "predicting no velocity")]
             validation_clips.draw_steps(run.shown, run.plots / "validation.png")
             pictures.draw_samples(*preview(data, phases, run.device), run.name, run.plots / "samples.png")
             pictures.draw_levels(fixed, measured[0], measured[2], run.name, run.plots / "loss_by_sigma.png")
@@ -109,4 +112,3 @@ def finish(
             write_json(folder / "generator.json", description(phases, data))
 
         run.finish({"denoiser": denoiser, **(others or {})}, results, describe)
-    run.accelerator.wait_for_everyone()

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from pipelines import stage
+from pipelines.data import validation_clips
 from pipelines.data.batches import Batches
+from pipelines.data.contract import Manifest
 from pipelines.data.shards import Shards
 from pipelines.models.latent_mae import LatentMae, draw_mask
 from pipelines.representation import mae_figures, spectrum
@@ -20,11 +22,14 @@ from pipelines.representation.extraction import check_names, concatenated, extra
 from pipelines.representation.params import KnownFactors, LatentMaeParams, Mask
 from pipelines.training.loop import train as run_loop
 from pipelines.training.objective import Batch, LossOutput
+from pipelines.training.record import baseline
 from pipelines.training.run import Run
 
 MEASURED_SAMPLES = 256
 PROBE_SAMPLES = 4096
 FORWARD = 64
+SHOWN_CLIPS = 4
+"""Held-out clips that each validation shows."""
 
 
 def masked_error(latents: Tensor, predicted: Tensor, hidden: Tensor) -> Tensor:
@@ -86,6 +91,23 @@ def reconstruction_errors(mae: LatentMae, mask: Mask, latents: Tensor) -> dict[s
     }
 
 
+@torch.no_grad()
+def show(
+    run: Run, step: int, mask: Mask, mae: LatentMae, latents: Tensor, prompts: Sequence[str], manifest: Manifest
+) -> None:
+    """Clips of a validation: held-out latents, what is visible of them, and what the network fills in.
+
+    Every process computes (the network may be spread over them); the first writes.
+    """
+    hidden_patches = draw_mask(len(latents), mae.grid(latents.shape), mask.ratio, mask.shape).to(run.device)
+    predicted = mae(latents.to(run.device), hidden_patches).float().cpu()
+    if run.is_main:
+        hidden = mae.hidden(hidden_patches).cpu()
+        clips = [mae_figures.masked_clip(*parts) for parts in zip(latents, predicted, hidden, strict=True)]
+        rate = manifest.frame_rate / manifest.autoencoder.temporal_stride
+        run.showed(step, validation_clips.write(run.shown, step, clips, prompts, rate))
+
+
 def _some(rows: np.ndarray, most: int) -> np.ndarray:
     """Up to ``most`` rows, evenly spread."""
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int))]
@@ -141,6 +163,8 @@ def measure(params: LatentMaeParams, shards: Shards, mae: LatentMae, plots: Path
     torch.manual_seed(params.training.seed)
     untrained = LatentMae(latents.shape[1], params.architecture.model_dump(mode="json")).eval()
     results: dict[str, Any] = reconstruction_errors(mae, params.mask, latents)
+    share = results["masked_error_share"]
+    results["baselines"] = [baseline("masked_error_share", share, "<", 1.0, "copying the mean of what is visible")]
     results["probes"] = probes(params, shards, mae, untrained)
     if not results["probes"]["features"]:
         results["unavailable"] = {"probes": "the data has no known factors (columns factor_*) that vary"}
@@ -181,9 +205,11 @@ def train(params: LatentMaeParams, latents: Path, out: Path, metrics: Path, plot
     rows = _some(shards.rows("held_out"), MEASURED_SAMPLES)
     held_out = torch.from_numpy(shards.load(rows, "latents").astype(np.float32))
     objective = MaskedReconstruction(mae, params.mask)
+    prompts = shards.index["prompt"].iloc[rows].tolist()
 
-    def validate(_step: int) -> dict[str, float]:
+    def validate(step: int) -> dict[str, float]:
         errors = reconstruction_errors(mae, params.mask, held_out.to(run.device))
+        show(run, step, params.mask, mae, held_out[:SHOWN_CLIPS], prompts[:SHOWN_CLIPS], shards.manifest)
         return {"loss": errors["masked_error"], "masked_error_share": errors["masked_error_share"]}
 
     run_loop(objective, batches, run, validate)
@@ -192,4 +218,5 @@ def train(params: LatentMaeParams, latents: Path, out: Path, metrics: Path, plot
         with run.ema_weights("mae"):
             mae.eval().cpu()
             results = measure(params, shards, mae, plots)
+            validation_clips.draw_steps(run.shown, plots / "validation.png")
     run.finish({"mae": mae}, results)

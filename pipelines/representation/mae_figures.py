@@ -22,6 +22,8 @@ BLUE, ORANGE, GREEN, PINK, AMBER, SKY, GREY = (
     "#8A8A8A",
 )
 """Okabe and Ito's palette, told apart by colour-blind readers too."""
+PIXELS = 8
+"""Side of a latent element on a clip of latents."""
 
 
 def save(figure: Figure, path: Path, dpi: int = 90) -> None:
@@ -52,6 +54,22 @@ def strip(frames: np.ndarray, gap: int = 1) -> np.ndarray:
     return np.concatenate([part for frame in frames for part in (frame, white)][:-1], axis=1)
 
 
+def filled_in(real: Tensor, guess: Tensor, mask: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of one clip [C, T, H, W] in false colour [T, H, W, 3]: its latents, what is visible (grey is hidden), filled in.
+
+    Args:
+        mask: bool [1, T, H, W], true where hidden.
+    """
+    colour, filled = false_colour(real.numpy(), np.where(mask.numpy(), guess.numpy(), real.numpy()))
+    return colour, np.where(mask[0].numpy()[..., None], 0.72, colour), filled
+
+
+def masked_clip(real: Tensor, guess: Tensor, mask: Tensor) -> np.ndarray:
+    """The three of :func:`filled_in` below one another, as a clip uint8 [T, 3 H, W, 3], :data:`PIXELS` per latent."""
+    whole = np.concatenate(filled_in(real, guess, mask), axis=1)
+    return (whole * 255).round().astype(np.uint8).repeat(PIXELS, axis=1).repeat(PIXELS, axis=2)
+
+
 def draw_reconstructions(
     latents: Tensor,
     predicted: Tensor,
@@ -64,8 +82,7 @@ def draw_reconstructions(
     figure = Figure(figsize=(10, 0.7 + 3.2 * len(latents)), layout="constrained")
     grid = figure.subplots(len(latents), 1, squeeze=False).ravel()
     for axes, real, guess, mask, prompt in zip(grid, latents, predicted, hidden, prompts, strict=True):
-        colour, filled = false_colour(real.numpy(), np.where(mask.numpy(), guess.numpy(), real.numpy()))
-        seen = np.where(mask[0].numpy()[..., None], 0.72, colour)
+        colour, seen, filled = filled_in(real, guess, mask)
         white = np.ones((1, strip(colour).shape[1], 3))
         axes.imshow(np.concatenate([strip(colour), white, strip(seen), white, strip(filled)]), interpolation="nearest")
         height, width = colour.shape[1:3]

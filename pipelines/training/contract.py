@@ -20,7 +20,7 @@ SEED, OTHER_SEED = 5, 6
 Make = Callable[[], Objective]
 
 
-class ContractError(AssertionError):
+class BreachError(AssertionError):
     """An objective does not hold the contract; all breaches, a line each."""
 
 
@@ -172,14 +172,14 @@ def check_objective(
         knobs: per parameter, how to build the objective with another value: the loss must differ.
 
     Raises:
-        ContractError: every breach, a line each.
+        BreachError: every breach, a line each.
     """
     objective = make()
     outputs = _run(objective, batch, step)
     size = len(next(value for value in batch.values() if isinstance(value, Tensor)))
     order = [name for name in objective.trained if name in outputs]
     if list(outputs) != order or not outputs:
-        raise ContractError(f"losses for {list(outputs)}; `trained` names {list(objective.trained)}, in that order")
+        raise BreachError(f"losses for {list(outputs)}; `trained` names {list(objective.trained)}, in that order")
     breaches = [line for name, output in outputs.items() for line in _shape(name, output, size)]
     if not breaches:
         breaches += [*_gradients(objective, batch, step), *_purity(make, batch, step), *_fields(make, batch, step)]
@@ -189,4 +189,4 @@ def check_objective(
             if torch.equal(base, _values(_run(other(), batch, step))):
                 breaches.append(f"knob {name} changes nothing")
     if breaches:
-        raise ContractError(f"{type(objective).__name__}:\n" + "\n".join(f"- {line}" for line in breaches))
+        raise BreachError(f"{type(objective).__name__}:\n" + "\n".join(f"- {line}" for line in breaches))

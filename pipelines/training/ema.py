@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from pipelines.params import Ema as EmaParams
+from pipelines.training.sharding import local, part_of, settle
 
 
 class Ema:
@@ -32,14 +33,20 @@ class Ema:
         decay = min(self.params.decay, (1 + step) / (self.params.warmup_steps + step))
         averages, weights = [], []
         for name, parameter in self._trained():
-            averages.append(self.weights[name])
-            weights.append(parameter.detach().float())
+            averages.append(local(self.weights[name]))
+            weights.append(local(parameter.detach()).float())
         torch._foreach_lerp_(averages, weights, 1.0 - decay)
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Go on from these whole averages."""
+        own = dict(self._trained())
+        self.weights = {name: part_of(weights[name].to(own[name].device), own[name]) for name in own}
 
     @contextlib.contextmanager
     @torch.no_grad()
     def swapped(self) -> Iterator[nn.Module]:
         """Inside, the network carries the averaged weights."""
+        settle(self.network)
         trained = {name: p.detach().clone() for name, p in self._trained()}
         try:
             self._put(self.weights)
@@ -49,5 +56,6 @@ class Ema:
 
     @torch.no_grad()
     def _put(self, weights: dict[str, Tensor]) -> None:
+        settle(self.network)
         for name, parameter in self._trained():
             parameter.copy_(weights[name])

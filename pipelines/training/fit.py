@@ -129,8 +129,10 @@ def choices(training: Any, arguments: argparse.Namespace) -> list[dict[str, Any]
 
 
 def table(rows: Sequence[tuple[dict[str, Any], dict[str, Any]]], batch_size: int) -> str:
-    """The measurements as text, a line per choice."""
-    lines = [f"{'micro_batch':>11}  {'accumulate':>10}  {'checkpointing':>13}  precision  peak GiB  s/step  samples/s"]
+    """The measurements as text, a line per choice, with the peak's change from the first; then what lowers it most."""
+    names = f"{'micro_batch':>11}  {'accumulate':>10}  {'checkpointing':>13}"
+    lines = [f"{names}  precision  peak GiB  change  s/step  samples/s"]
+    first = rows[0][1].get("peak_gib")
     for change, found in rows:
         micro = change["micro_batch"]
         start = f"{micro:>11}  {batch_size // micro:>10}  {str(change['gradient_checkpointing']).lower():>13}"
@@ -139,8 +141,22 @@ def table(rows: Sequence[tuple[dict[str, Any], dict[str, Any]]], batch_size: int
             lines.append(f"{start}  {found['error']}")
             continue
         seconds = found["step_seconds"]
-        lines.append(f"{start}  {found['peak_gib']:>8.2f}  {seconds:>6.3g}  {batch_size / seconds:>9.3g}")
-    return "\n".join(lines)
+        moved = f"{found['peak_gib'] - first:>+6.2f}" if first is not None else f"{'':>6}"
+        lines.append(f"{start}  {found['peak_gib']:>8.2f}  {moved}  {seconds:>6.3g}  {batch_size / seconds:>9.3g}")
+    return "\n".join([*lines, *lowest(rows)])
+
+
+def lowest(rows: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:
+    """A line with the choice of the lowest peak, and what it costs beside the first; none where that is the lowest."""
+    (now, base), done = rows[0], [(change, found) for change, found in rows if "error" not in found]
+    if "error" in base or len(done) < 2:
+        return []
+    change, found = min(done, key=lambda row: row[1]["peak_gib"])
+    saved, slower = base["peak_gib"] - found["peak_gib"], found["step_seconds"] / base["step_seconds"]
+    if saved < 0.005:
+        return ["No choice lowers the peak: it is weights, gradients, optimizer, averages and libraries."]
+    knobs = ", ".join(f"{knob}: {str(change[knob]).lower()}" for knob in change if change[knob] != now[knob])
+    return [f"Lowest peak: {knobs} saves {saved:.2f} GiB ({saved / base['peak_gib']:.0%}), a step takes {slower:.2g}x."]
 
 
 def parser() -> argparse.ArgumentParser:

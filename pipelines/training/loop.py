@@ -12,16 +12,14 @@ import torch
 from torch import nn
 
 from pipelines import stage
-from pipelines.params import NetworkTraining, ParamsError
-from pipelines.training import memory
-from pipelines.training.ema import Ema
+from pipelines.params import ParamsError
+from pipelines.training import memory, sharding
 from pipelines.training.meters import Averages, Clock, Scalars, sigma_buckets
+from pipelines.training.networks import Networks, own_blocks
 from pipelines.training.objective import Batch, Batches, LossOutput, Objective, check_outputs
-from pipelines.training.optimizers import NetworkOptimizer
 from pipelines.training.reading import Reader, micro_seed
 from pipelines.training.run import Run
 from pipelines.training.schedules import Rate
-from pipelines.training.state import load_trained_part, trained_part
 from pipelines.training.watching import Watches
 
 Validate = Callable[[int], dict[str, float]]
@@ -63,48 +61,21 @@ def check_finite(value: float, what: str, run: Run, batches: Batches) -> None:
     )
 
 
-def own_blocks(run: Run, trained: tuple[str, ...]) -> dict[str, NetworkTraining]:
-    """Optimizer and schedule of every network: its own ones where ``per_network`` has them.
-
-    Raises:
-        ParamsError: ``per_network`` names a network that is not trained here.
-    """
-    own = run.training.per_network or {}
-    strange = sorted(set(own) - set(trained))
-    if strange:
-        raise ParamsError(
-            f"{run.name}.training.per_network: {', '.join(strange)} is not trained here; known: {', '.join(trained)}."
-        )
-    shared = NetworkTraining(optimizer=run.training.optimizer, schedule=run.training.schedule)
-    return {name: own.get(name, shared) for name in trained}
-
-
 class Trainer:
     """Networks, optimizers and averages of one run. Only :func:`train` makes one; there is nothing to subclass."""
 
     def __init__(self, objective: Objective, batches: Batches, run: Run) -> None:
         self.objective, self.batches, self.run = objective, batches, run
         self.accumulate = accumulation(run.training.batch_size, run.training.micro_batch, run.accelerator.num_processes)
-        for value in vars(objective).values():
-            if isinstance(value, nn.Module):
-                value.to(run.device)
-        self.networks: dict[str, nn.Module] = {name: getattr(objective, name) for name in objective.trained}
         blocks = own_blocks(run, objective.trained)
-        self.optimizers = {name: NetworkOptimizer(net, blocks[name].optimizer) for name, net in self.networks.items()}
-        self.rates = {name: Rate(blocks[name].schedule, run.training.steps) for name in self.networks}
-        if run.training.ema is not None:
-            run.emas = {name: Ema(net, run.training.ema) for name, net in self.networks.items()}
+        self.rates = {name: Rate(block.schedule, run.training.steps) for name, block in blocks.items()}
         self.averages, self.scalars = Averages(), Scalars()
         self.watches = Watches(self.rates, run.training.stop_when, run)
-        self._restore()
-        self.prepared: dict[str, nn.Module] = {}
-        for name, network in self.networks.items():
-            if run.training.gradient_checkpointing:
-                memory.checkpoint_activations(network)
-            self.prepared[name] = run.accelerator.prepare(network)
-            # the stage's own reference stays as it was: what it validates and samples has other shapes
-            called = torch.compile(self.prepared[name], dynamic=False) if run.training.compile else self.prepared[name]
-            setattr(objective, name, called)
+        found = run.restore()
+        self.networks = Networks(objective, run, found)
+        self.optimizers = self.networks.optimizers
+        if found is not None:
+            self._restore(found)
 
     # ---- state ----
 
@@ -113,24 +84,14 @@ class Trainer:
         remembered = getattr(self.objective, "state_dict", None)
         self.averages.merge(self.run.accelerator)
         return {
-            "networks": {name: trained_part(net) for name, net in self.networks.items()},
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            "ema": {name: ema.weights for name, ema in self.run.emas.items()},
+            **self.networks.state(),
             "averages": dict(self.averages.sums),
             "scale": self.run.loss_scale.state_dict(),
             "watches": self.watches.state_dict(),
             "memory": remembered() if remembered else None,
         }
 
-    def _restore(self) -> None:
-        found = self.run.restore()
-        if found is None:
-            return
-        for name, network in self.networks.items():
-            load_trained_part(network, found["networks"][name])
-            self.optimizers[name].load_state_dict(found["optimizers"][name])
-        for name, ema in self.run.emas.items():
-            ema.weights = {key: value.to(self.run.device) for key, value in found["ema"][name].items()}
+    def _restore(self, found: dict[str, Any]) -> None:
         if self.run.is_main:
             self.averages = Averages(found["averages"])
         self.run.loss_scale.load_state_dict(found["scale"])
@@ -143,7 +104,7 @@ class Trainer:
     def _backward(self, outputs: dict[str, LossOutput], last: bool) -> None:
         for name, output in outputs.items():
             loss = output.loss.mean()
-            quiet = contextlib.nullcontext() if last else self.run.accelerator.no_sync(self.prepared[name])
+            quiet = contextlib.nullcontext() if last else self.networks.unsynchronised(name)
             with quiet:
                 self.run.accelerator.backward(self.run.loss_scale.scaled(loss / self.accumulate))
             self.scalars.add(f"loss/{name}", loss)
@@ -167,19 +128,19 @@ class Trainer:
     def _clip(self) -> list[str]:
         """Clip the gradients of each network that has some; returns their names, their norms are among the scalars."""
         present = []
-        for name, network in self.networks.items():
+        for name, network in self.networks.own.items():
             reached = [parameter for parameter in network.parameters() if parameter.grad is not None]
             if reached:
                 present.append(name)
                 self.optimizers[name].share_gradients()
                 self.run.loss_scale.unscale(self.optimizers[name].optimizers)
                 norm = nn.utils.clip_grad_norm_(reached, self.run.training.max_grad_norm)
-                self.scalars.add(f"grad_norm/{name}", norm)
+                self.scalars.add(f"grad_norm/{name}", sharding.whole(norm))
         return present
 
     def _overflowed(self, values: list[tuple[str, float]]) -> bool:
         """Stop on a loss or gradient that is not finite; true where fp16's loss scale is to take care of it."""
-        losses = [(name, value) for name, value in values if name.removeprefix("loss/") in self.networks]
+        losses = [(name, value) for name, value in values if name.removeprefix("loss/") in self.networks.own]
         norms = [(name, value) for name, value in values if name.startswith("grad_norm/")]
         for name, value in losses:
             check_finite(value, f"loss of {name.removeprefix('loss/')}", self.run, self.batches)
@@ -210,11 +171,6 @@ class Trainer:
         for ema in self.run.emas.values() if not skipped else ():
             ema.update(self.run.step)
 
-    def standing_gib(self) -> float:
-        """Memory that no micro-batch changes."""
-        states = [state for optimizer in self.optimizers.values() for state in optimizer.state_dict()]
-        return memory.standing_gib(self.networks, states, [ema.weights for ema in self.run.emas.values()])
-
 
 def _log(trainer: Trainer, clock: Clock) -> None:
     run = trainer.run
@@ -230,13 +186,15 @@ def _validated(trainer: Trainer, validate: Validate | None) -> dict[str, float]:
     """Numbers of a validation as they are logged, ``validation/…``; the training randomness is not touched by it."""
     if validate is None:
         return {}
-    modes = {name: network.training for name, network in trainer.networks.items()}
+    networks = trainer.networks.own
+    modes = {name: network.training for name, network in networks.items()}
     with torch.random.fork_rng(), torch.no_grad():
-        for network in trainer.networks.values():
+        for network in networks.values():
             network.eval()
         torch.manual_seed(trainer.run.training.seed)
         numbers = validate(trainer.run.step)
-    for name, network in trainer.networks.items():
+    trainer.networks.settle()
+    for name, network in networks.items():
         network.train(modes[name])
     named = {name if "/" in name else f"validation/{name}": value for name, value in numbers.items()}
     trainer.watches.take_validation(named)
@@ -256,14 +214,13 @@ def train(objective: Objective, batches: Batches, run: Run, validate: Validate |
     trainer = Trainer(objective, batches, run)
     with run.recorded(objective):
         try:
-            with stage.saves_on_stop() as stop, memory.explained(run.training, run.name, trainer.standing_gib):
+            with stage.saves_on_stop() as stop, memory.explained(run.training, run.name, trainer.networks.standing_gib):
                 if trainer.watches.ended is None:
                     _updates(trainer, stop, validate)
         finally:
             run.wait_for_state()
     run.ended = trainer.watches.ended
-    for name, network in trainer.networks.items():
-        setattr(objective, name, network)
+    trainer.networks.give_back(objective)
 
 
 def _updates(trainer: Trainer, stop: threading.Event, validate: Validate | None) -> None:

@@ -14,12 +14,13 @@ from torch.utils.checkpoint import checkpoint
 from pipelines.params import Training
 from pipelines.stage import StageError
 from pipelines.training.meters import peak_gib
+from pipelines.training.sharding import local
 
 WRONG_IN_DIFFUSERS = ("AutoencoderTiny",)
 """Its own checkpointing leaves out the encoder's rescaling to [0, 1]: gradients of another network."""
 
 
-def _blocks(network: nn.Module) -> Iterator[nn.Module]:
+def blocks(network: nn.Module) -> Iterator[nn.Module]:
     """Outermost members of a ModuleList, or of a Sequential where they have parts themselves."""
     for child in network.children():
         members = list(child.children()) if isinstance(child, (nn.ModuleList, nn.Sequential)) else []
@@ -27,7 +28,7 @@ def _blocks(network: nn.Module) -> Iterator[nn.Module]:
             if isinstance(child, nn.ModuleList) or any(True for _ in member.children()):
                 yield member
         if not members:
-            yield from _blocks(child)
+            yield from blocks(child)
 
 
 def checkpoint_activations(network: nn.Module) -> None:
@@ -46,17 +47,18 @@ def checkpoint_activations(network: nn.Module) -> None:
     ]
     for module in theirs:
         module.enable_gradient_checkpointing()  # type: ignore[operator]
-    blocks = [] if theirs else list(_blocks(network))
-    for block in blocks:
+    found = [] if theirs else list(blocks(network))
+    for block in found:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    if not theirs and not blocks:
+    if not theirs and not found:
         raise StageError(
             f"training.gradient_checkpointing: {type(network).__name__} has no blocks to compute again; set false."
         )
 
 
 def _bytes(values: Iterable[Any]) -> int:
-    return sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor))
+    held = (local(value) for value in values if isinstance(value, Tensor))
+    return sum(value.numel() * value.element_size() for value in held)
 
 
 def standing_gib(networks: Mapping[str, nn.Module], optimizer_states: list[dict], averages: list[dict]) -> float:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipelines.training.sharding import part_of, whole
+
 
 def orthogonalised(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
     """The Newton-Schulz iteration of Muon for a stack of matrices [N, R, C]: ``U S V^T -> U S' V^T``, S' near 1.
@@ -33,6 +35,8 @@ class Float32Muon(torch.optim.Muon):
     than float32, and which turns a last-bit difference of two sums into one of a percent.
     """
 
+    iterated = torch.float32
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
         """One update of every parameter that has a gradient."""
@@ -44,10 +48,13 @@ class Float32Muon(torch.optim.Muon):
                 if parameter.grad is not None:
                     shapes[parameter.shape].append(parameter)
             for shape, parameters in shapes.items():
-                updates = torch.stack([self._momentum(group, parameter) for parameter in parameters])
+                # a matrix that is spread over processes is orthogonalised whole, in each of them
+                momenta = [whole(self._momentum(group, parameter)) for parameter in parameters]
+                updates = torch.stack(momenta).to(self.iterated)
                 updates = orthogonalised(updates, group["ns_coefficients"], group["ns_steps"], group["eps"])
                 rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
-                for parameter, update in zip(parameters, updates, strict=True):
+                for parameter, update in zip(parameters, updates.to(momenta[0].dtype), strict=True):
+                    update = part_of(update, parameter)
                     parameter.mul_(1.0 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
 
     def _momentum(self, group: dict[str, Any], parameter: Tensor) -> Tensor:
@@ -58,3 +65,9 @@ class Float32Muon(torch.optim.Muon):
             state["momentum_buffer"] = torch.zeros_like(gradient)
         state["momentum_buffer"].lerp_(gradient, 1.0 - group["momentum"])
         return gradient.lerp(state["momentum_buffer"], group["momentum"])
+
+
+class GatheringMuon(Float32Muon):
+    """Muon for matrices spread over GPUs: gathered for the update, then iterated in bfloat16 as PyTorch's is."""
+
+    iterated = torch.bfloat16

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from pipelines.params import SGD, Adam, AdamW, AdamW8Bit, Lion, Muon, Optimizer, RMSprop
 from pipelines.stage import StageError
 from pipelines.training.lion import Lion as LionOptimizer
-from pipelines.training.muon import Float32Muon
+from pipelines.training.muon import Float32Muon, GatheringMuon
+from pipelines.training.sharding import flattened, is_part, part_of
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
     """Muon's domain: weights with two or more dimensions between hidden layers; embeddings and tables are not."""
-    return parameter.ndim >= 2 and "embed" not in name and min(parameter.shape[0], parameter[0].numel()) > 1
+    return parameter.ndim >= 2 and "embed" not in name and min(parameter.shape[0], parameter.shape[1:].numel()) > 1
 
 
 def _eight_bit(groups: list[dict[str, Any]], block: AdamW8Bit) -> torch.optim.Optimizer:
@@ -51,8 +52,19 @@ def build(block: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimiz
         case Lion():
             return LionOptimizer(groups, lr=rate, betas=block.betas)
         case Muon():
-            kind = torch.optim.Muon if groups[0]["params"][0].device.type == "cuda" else Float32Muon
+            first = groups[0]["params"][0]
+            on_gpu = GatheringMuon if is_part(first) else torch.optim.Muon
+            kind = on_gpu if first.device.type == "cuda" else Float32Muon
             return kind(groups, lr=rate, momentum=block.momentum)
+
+
+def _parts(values: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+    """The state of one parameter, spread as it is; what is not as large as the parameter (a count) stays whole."""
+
+    def own(value: Any) -> Any:
+        return part_of(value, parameter) if isinstance(value, Tensor) and value.shape == parameter.shape else value
+
+    return {name: own(value) for name, value in values.items()}
 
 
 class NetworkOptimizer:
@@ -68,7 +80,7 @@ class NetworkOptimizer:
         self.optimizers: list[torch.optim.Optimizer] = []
         if isinstance(block, Muon):
             matrices = [p for name, p in named if is_hidden_matrix(name, p)]
-            self.views = [(p, nn.Parameter(p.data.view(p.shape[0], -1))) for p in matrices]
+            self.views = [(p, nn.Parameter(flattened(p.data))) for p in matrices]
             if self.views:
                 flat = [view for _, view in self.views]
                 self.optimizers.append(build(block, [{"params": flat, "weight_decay": block.weight_decay}]))
@@ -84,7 +96,7 @@ class NetworkOptimizer:
     def share_gradients(self) -> None:
         """Show the network's gradients to the flattened views; called when they are complete."""
         for parameter, view in self.views:
-            view.grad = None if parameter.grad is None else parameter.grad.view_as(view)
+            view.grad = None if parameter.grad is None else flattened(parameter.grad)
 
     def step(self, scale: float) -> None:
         """One update at ``scale`` times the stated learning rates; gradients are cleared."""
@@ -118,6 +130,8 @@ class NetworkOptimizer:
         return [optimizer.state_dict() for optimizer in self.optimizers]
 
     def load_state_dict(self, states: list[dict]) -> None:
-        """Restore what :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` gave, with whole tensors."""
         for optimizer, state in zip(self.optimizers, states, strict=True):
-            optimizer.load_state_dict(state)
+            ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            own = {index: _parts(values, ordered[index]) for index, values in state["state"].items()}
+            optimizer.load_state_dict({**state, "state": own})

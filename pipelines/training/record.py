@@ -11,16 +11,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
 from pipelines import stage
 from pipelines.training import checkpoint
+from pipelines.training.sharding import own_class
 
 if TYPE_CHECKING:
     from pipelines.training.run import Run
@@ -50,8 +51,10 @@ def model_facts(objective: Any) -> dict[str, Any]:
     networks = {name: value for name, value in vars(objective).items() if isinstance(value, nn.Module)}
 
     def size(name: str) -> dict[str, Any]:
-        network = getattr(networks[name], "module", networks[name])  # as it was before several processes share it
-        return {"class": type(network).__name__, "parameters": sum(p.numel() for p in network.parameters())}
+        network = networks[name]
+        for wrapper in ("_orig_mod", "module"):  # as it was before it was compiled, or shared by several processes
+            network = getattr(network, wrapper, network)
+        return {"class": own_class(network).__name__, "parameters": sum(p.numel() for p in network.parameters())}
 
     return {
         "objective": type(objective).__name__,
@@ -61,13 +64,22 @@ def model_facts(objective: Any) -> dict[str, Any]:
     }
 
 
-def decision(gates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Keep or drop, and why, by the gates of the results; without gates a person decides (``reel log --decide``)."""
-    if not gates:
-        return {"verdict": "open", "because": "the stage has no gates", "by": "program"}
+def baseline(name: str, value: float, comparison: Literal["<", ">"], threshold: float, reason: str) -> dict[str, Any]:
+    """A number beside what costs nothing to reach, as a gate is written; ``reason`` says what reaches the threshold."""
+    passed = value < threshold if comparison == "<" else value > threshold
+    judged = {"threshold": threshold, "comparison": comparison, "verdict": "pass" if passed else "fail"}
+    return {"name": name, "value": value, "reason": reason, **judged}
+
+
+def decision(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep or drop, and why: by the gates of the results, else by their baselines; without both a person decides."""
+    by = next((name for name in ("gates", "baselines") if results.get(name)), None)
+    if by is None:
+        return {"verdict": "open", "because": "the stage has no gates and no baselines", "by": "program"}
+    gates = results[by]
     shown = [f"{g['name']} {g['value']:.4g} {g['comparison']} {g['threshold']:g}: {g['verdict']}" for g in gates]
     failed = [text for gate, text in zip(gates, shown, strict=True) if gate["verdict"] == "fail"]
-    return {"verdict": "drop" if failed else "keep", "because": "; ".join(failed or shown), "by": "gates"}
+    return {"verdict": "drop" if failed else "keep", "because": "; ".join(failed or shown), "by": by}
 
 
 def contract(run: Run, inputs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
@@ -126,7 +138,7 @@ class Experiment:
     def conclude(self, spent: Mapping[str, Any], results: Mapping[str, Any], curves: str | None) -> None:
         """The run is finished: what it took, what it reached, and the decision, unless a person has made one."""
         known = self.content.get("decision") or {}
-        made = known if known.get("by") == "person" else decision(results.get("gates", ()))
+        made = known if known.get("by") == "person" else decision(results)
         self.end("finished", runtime=spent, results={**results, "curves": curves}, decision=made)
 
     @contextlib.contextmanager

@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, set_seed
+from accelerate.utils import FullyShardedDataParallelPlugin, set_seed
 
 from pipelines import stage
 from pipelines.params import Params, Training
-from pipelines.training import checkpoint, diagrams, state
+from pipelines.training import checkpoint, diagrams, sharding, state
 from pipelines.training.ema import Ema
 from pipelines.training.journal import FILE
 from pipelines.training.precision import LossScale, chosen_device, resolved
@@ -49,20 +49,6 @@ def fingerprint(params: Params, precision: str, inputs: Mapping[str, checkpoint.
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def check_distribution(accelerator: Accelerator) -> None:
-    """Refuse what the loop does not do: it steps its own optimizers and saves whole states.
-
-    Raises:
-        stage.StageError: the accelerate config of this machine asks for it.
-    """
-    known = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-    if accelerator.distributed_type not in known:
-        raise stage.StageError(
-            f"the accelerate config of this machine asks for {accelerator.distributed_type.value}, which the training "
-            "loop does not support; take a file of profiles/launch/ as REEL_LAUNCH."
-        )
-
-
 @dataclass
 class Run:
     """State of one run around the loop."""
@@ -80,6 +66,8 @@ class Run:
     run_id: str
     precision: str
     loss_scale: LossScale
+    fsdp: FullyShardedDataParallelPlugin | None = None
+    """How networks are spread over the processes, where they are."""
     emas: dict[str, Ema] = field(default_factory=dict)
     step: int = 0
     resumes: int = 0
@@ -110,8 +98,9 @@ class Run:
         # Built before any network, so that weights are a function of the seed alone.
         set_seed(training.seed)
         precision = resolved(training.precision, chosen_device())
+        sharding.check_asked()
         accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
-        check_distribution(accelerator)
+        fsdp = sharding.asked(accelerator, training, precision)
         read = {key: checkpoint.source(path) for key, path in inputs.items()}
         start = checkpoint.source(parent) if parent else None
         identity = fingerprint(params, precision, {**read, "parent": start} if start else read)
@@ -122,6 +111,7 @@ class Run:
         run = cls(
             name, params, training, out, metrics, plots, work, read, start, accelerator, identity, precision, scale
         )
+        run.fsdp = fsdp
         run.experiment = Experiment(work / FILE if run.is_main else None)
         run.experiment.begin(**contract(run, inputs))
         return run
@@ -164,6 +154,8 @@ class Run:
 
     def save(self, tree: dict[str, Any]) -> None:
         """Store the state of this step, whole or not at all: copied now, written while training goes on."""
+        if self.fsdp is not None:
+            tree = sharding.gathered(tree, self.is_main)
         if self.is_main:
             facts = {"step": self.step, "resumes": self.resumes, "seconds": self.seconds}
             self.writer = self.writer or state.Writer(self.work)
@@ -256,8 +248,10 @@ class Run:
         results: Mapping[str, Any],
         extra_files: Callable[[Path], None] | None = None,
     ) -> None:
-        """Write checkpoint, metrics, table and curves. ``results`` may nest; only its finite numbers are metrics."""
-        self.accelerator.wait_for_everyone()
+        """Write checkpoint, metrics, table and curves. ``results`` may nest; only its finite numbers are metrics.
+
+        The first process writes; the others need not come here, and may have ended.
+        """
         if not self.is_main:
             return
         rows = read_rows(self.work / "rows.jsonl")

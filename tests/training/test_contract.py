@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines.training.contract import ContractError, check_objective
+from pipelines.training.contract import BreachError, check_objective
 from pipelines.training.objective import LossOutput
 from tests.training.objectives import CASES
 
@@ -181,10 +181,10 @@ def test_a_good_objective_passes_with_its_terms_and_knobs() -> None:
     ],
 )
 def test_a_breach_is_named(broken: type[Good], said: str) -> None:
-    with pytest.raises(ContractError, match=said):
+    with pytest.raises(BreachError, match=said):
         check_objective(broken, data())
 
 
 def test_idle_terms_and_knobs_are_named() -> None:
-    with pytest.raises(ContractError, match="term fooled has no gradient\n- knob weight changes nothing"):
+    with pytest.raises(BreachError, match="term fooled has no gradient\n- knob weight changes nothing"):
         check_objective(Good, data(), terms={"fooled": Good}, knobs={"weight": Good})

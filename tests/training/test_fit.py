@@ -51,8 +51,15 @@ def test_the_table_shows_what_was_measured_and_why_a_choice_failed() -> None:
     now = {"micro_batch": 4, "gradient_checkpointing": False, "precision": "fp32"}
     text = table([(now, {"peak_gib": 1.5, "step_seconds": 0.5}), (now, {"error": "out of memory at 2 GiB"})], 8)
     lines = text.splitlines()
-    assert lines[1].split() == ["4", "2", "false", "fp32", "1.50", "0.5", "16"]
-    assert lines[2].endswith("out of memory at 2 GiB")
+    assert lines[1].split() == ["4", "2", "false", "fp32", "1.50", "+0.00", "0.5", "16"]
+    assert lines[2].endswith("out of memory at 2 GiB") and len(lines) == 3
+    half = ({**now, "micro_batch": 2}, {"peak_gib": 1.2, "step_seconds": 0.6})
+    slow = ({**now, "gradient_checkpointing": True}, {"peak_gib": 1.4, "step_seconds": 0.7})
+    lines = table([(now, {"peak_gib": 1.5, "step_seconds": 0.5}), slow, half], 8).splitlines()
+    assert lines[3].split()[5] == "-0.30"
+    assert lines[4] == "Lowest peak: micro_batch: 2 saves 0.30 GiB (20%), a step takes 1.2x."
+    even = [(now, {"peak_gib": 1.5, "step_seconds": 0.5}), (half[0], {"peak_gib": 1.5, "step_seconds": 0.6})]
+    assert table(even, 8).splitlines()[-1].startswith("No choice lowers the peak")
 
 
 def test_fit_measures_a_stage_and_leaves_the_project_as_it_was(tmp_path: Path) -> None:
@@ -77,7 +84,7 @@ def test_fit_measures_a_stage_and_leaves_the_project_as_it_was(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     rows = done.stdout.splitlines()
     assert "has no blocks to compute again" in rows[1]
-    assert float(rows[2].split()[4]) > 0.05 and float(rows[2].split()[6]) > 0
+    assert float(rows[2].split()[4]) > 0.05 and float(rows[2].split()[7]) > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     wrong = fit("toys")
     assert wrong.returncode == 2 and "reel fit: toys: no stage of dvc.yaml that trains; those are toy." in wrong.stderr

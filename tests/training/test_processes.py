@@ -17,7 +17,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from pipelines.launch import command_line, free_port
 from pipelines.training.tracking import read_rows
-from tests.training.toy import ADAMW, params, train_toy
+from tests.training.toy import params, train_toy
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,7 +25,7 @@ SCRIPT = """
 import json, sys, time
 from pathlib import Path
 from pipelines.processes import leave_group
-from tests.training.toy import ADAMW, Regression, params, train_toy
+from tests.training.toy import Regression, params, train_toy
 
 folder, steps, micro = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 class Broken(Regression):
@@ -35,7 +35,7 @@ class Broken(Regression):
             (folder / "raised").write_text(str(time.time()))
             raise RuntimeError("the disk of the second process is gone")
         return super().losses(batch, step)
-objective, done = train_toy(folder, params(steps=steps, micro_batch=micro, optimizer=ADAMW, log_every=2), Broken)
+objective, done = train_toy(folder, params(steps=steps, micro_batch=micro, log_every=2), Broken)
 rank = done.accelerator.process_index
 seen = {"world": done.accelerator.num_processes, "seen": objective.seen}
 seen["weights"] = {name: value.tolist() for name, value in objective.net.state_dict().items()}
@@ -44,11 +44,12 @@ leave_group()
 """
 
 
-def launched(script: Path, processes: int, *words: object) -> subprocess.CompletedProcess[str]:
-    """The script in so many gloo processes."""
+def launched(script: Path, processes: int, *words: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The script in so many gloo processes, with these environment variables."""
     launcher = ["torch.distributed.run", "--nnodes=1", f"--nproc-per-node={processes}", f"--master-port={free_port()}"]
     command = [sys.executable, "-m", *launcher, str(script), *map(str, words)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment |= variables
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
 
 
@@ -72,7 +73,7 @@ def numbers(folder: Path) -> dict[str, list[float]]:
 def same_as_one(tmp_path: Path, processes: int, micro: int) -> None:
     """Order, weights and logged numbers of several processes and of one, at the same global batch of 8."""
     ranks = together(tmp_path / "several", processes, 6, micro)
-    one, _ = train_toy(tmp_path / "one", params(steps=6, micro_batch=micro, optimizer=ADAMW, log_every=2))
+    one, _ = train_toy(tmp_path / "one", params(steps=6, micro_batch=micro, log_every=2))
     assert [rank["world"] for rank in ranks] == [processes] * processes
     # micro-batch i of an update goes to process i mod the number of processes: the global order is that of one
     interleaved = [keys for turn in zip(*(rank["seen"] for rank in ranks), strict=True) for keys in turn]
@@ -105,8 +106,8 @@ def test_four_processes_see_log_and_learn_what_one_does(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_another_number_of_processes_continues_in_the_same_global_order(tmp_path: Path) -> None:
     first = together(tmp_path / "cut", 2, 3, 2)
-    second, _ = train_toy(tmp_path / "cut", params(steps=6, micro_batch=2, optimizer=ADAMW, log_every=2))
-    one, _ = train_toy(tmp_path / "one", params(steps=6, micro_batch=2, optimizer=ADAMW, log_every=2))
+    second, _ = train_toy(tmp_path / "cut", params(steps=6, micro_batch=2, log_every=2))
+    one, _ = train_toy(tmp_path / "one", params(steps=6, micro_batch=2, log_every=2))
     before = [keys for turn in zip(*(rank["seen"] for rank in first), strict=True) for keys in turn]
     assert before + second.seen == one.seen
     for name, value in one.net.state_dict().items():
@@ -130,7 +131,7 @@ def test_a_launch_profile_is_one_that_accelerate_and_the_launcher_read(
 ) -> None:
     config = load_config_from_file(str(path))
     given = yaml.safe_load(path.read_text())
-    assert str(config.distributed_type).rsplit(".", 1)[-1] in ("NO", "MULTI_CPU", "MULTI_GPU")
+    assert str(config.distributed_type).rsplit(".", 1)[-1] in ("NO", "MULTI_CPU", "MULTI_GPU", "FSDP")
     monkeypatch.setenv("REEL_LAUNCH", str(path))
     command, environment = command_line(["pipelines.toy.toy", "train"], alone=False)
     if given["num_processes"] == 1:

@@ -10,7 +10,7 @@ import pytest
 from pipelines import stage
 from pipelines.training import journal
 from pipelines.training.loop import train
-from pipelines.training.record import decision
+from pipelines.training.record import baseline, decision
 from pipelines.training.run import Run
 from tests.training.toy import Points, Regression, params, run
 
@@ -74,9 +74,18 @@ def test_a_record_that_cannot_be_written_hides_no_error(tmp_path: Path, monkeypa
 
 def test_gates_decide_and_without_gates_nobody_did() -> None:
     passed = {**GATE, "value": 30.0, "verdict": "pass"}
-    assert decision([passed])["verdict"] == "keep"
-    assert decision([passed, GATE]) == {"verdict": "drop", "because": "psnr 18 >= 20: fail", "by": "gates"}
-    assert decision([])["verdict"] == "open"
+    assert decision({"gates": [passed]})["verdict"] == "keep"
+    dropped = decision({"gates": [passed, GATE], "baselines": [passed]})
+    assert dropped == {"verdict": "drop", "because": "psnr 18 >= 20: fail", "by": "gates"}
+    assert decision({"psnr": 30.0})["verdict"] == "open"
+
+
+def test_without_gates_the_baselines_decide() -> None:
+    better = baseline("explained", 0.83, ">", 0.0, "predicting nothing")
+    worse = baseline("masked_error_share", 1.2, "<", 1.0, "copying the mean")
+    kept = {"verdict": "keep", "because": "explained 0.83 > 0: pass", "by": "baselines"}
+    assert decision({"baselines": [better]}) == kept
+    assert decision({"baselines": [better, worse]})["because"] == "masked_error_share 1.2 < 1: fail"
 
 
 def test_the_log_holds_every_run_once_and_keeps_the_rest_of_the_file(
