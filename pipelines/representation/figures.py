@@ -30,6 +30,10 @@ LAYOUTS = {
 }
 
 
+SMALL_WORDS = frozenset("a an and as at by from in into is it its of on or over the their to while with".split())
+"""Words that name no family of prompts."""
+
+
 # ---- the plane ----------------------------------------------------------------------------------------------------
 
 
@@ -44,10 +48,10 @@ def layout(h: np.ndarray) -> np.ndarray:
 
 
 def prompt_families(prompts: np.ndarray, texts: Sequence[str], seed: int, count: int = 6) -> np.ndarray:
-    """A name per sample: k-means families of prompt embeddings, named by the two words most typical of the family."""
+    """A name per sample: k-means families of prompt embeddings, named by the two words (small ones apart) most typical of the family."""
     distinct = len(np.unique(prompts, axis=0))
     labels = KMeans(min(count, distinct), n_init="auto", random_state=seed).fit_predict(prompts)
-    words = [set(text.lower().split()) for text in texts]
+    words = [set(text.lower().split()) - SMALL_WORDS for text in texts]
     everywhere = Counter(word for found in words for word in found)
     names = {}
     for family in np.unique(labels):
