@@ -149,9 +149,7 @@ def compare_encoders(extra: list[str], out: Path, sigmas: float) -> str:
     keys = first.index["key"].to_numpy()
     plane = list(layouts(first.h[first.queries], diagnostics.layout, diagnostics.seed).values())[-1]
     places = pd.DataFrame(plane, index=keys[first.queries], columns=["x", "y"])
-    classes = {
-        name: comparison.Classes(pd.Series(data.labels, index=keys), places) for name, data in measured.items()
-    }
+    classes = {name: comparison.Classes(pd.Series(data.labels, index=keys), places) for name, data in measured.items()}
     return write(found, classes, out, sigmas, [])
 
 

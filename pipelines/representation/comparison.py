@@ -123,8 +123,9 @@ def _number(value: Any, noise: Any = None) -> str:
 
 
 def _chances(row: Mapping[Any, Any], names: Sequence[str]) -> str:
-    """The chance level; of every side, where they differ."""
-    shown = [_number(row[f"{name} chance"]) for name in names]
+    """The chance level, to three places; of every side, where they differ."""
+    levels = [row[f"{name} chance"] for name in names]
+    shown = [_number(None if level is None or pd.isna(level) else round(level, 3) + 0.0) for level in levels]
     return shown[0] if len(set(shown)) == 1 else ", ".join(shown)
 
 
@@ -243,6 +244,8 @@ def draw_one_layout(sides: Mapping[str, Classes], path: Path) -> dict[str, float
         return {}
     plane, found = sides[names[0]].layout.loc[keys].to_numpy(), {}
     first = sides[names[0]].by_key.loc[keys].to_numpy()
+    classes = {name: renamed(side.by_key.loc[keys].to_numpy(), first) for name, side in sides.items()}
+    among = np.unique(np.concatenate(list(classes.values())))
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(6.5 * columns, 0.4 + 5.2 * rows), layout="constrained")
@@ -250,9 +253,9 @@ def draw_one_layout(sides: Mapping[str, Classes], path: Path) -> dict[str, float
     for axes in grid[len(names) :]:
         axes.set_visible(False)
     for axes, name in zip(grid, names, strict=False):
-        labels = renamed(sides[name].by_key.loc[keys].to_numpy(), first)
-        found[name] = float(adjusted_rand_score(first, labels))
-        scatter(axes, plane, labels, name if name == names[0] else f"{name}: ARI {found[name]:.2f} with {names[0]}")
+        found[name] = float(adjusted_rand_score(first, classes[name]))
+        title = name if name == names[0] else f"{name}: ARI {found[name]:.2f} with {names[0]}"
+        scatter(axes, plane, classes[name], title, among)
     figure.suptitle(
         f"Classes in the layout of {names[0]} ({len(keys)} samples that all have; like classes, like colours)"
     )

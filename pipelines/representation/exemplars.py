@@ -18,7 +18,7 @@ from pipelines.representation.mae_figures import GREEN, ORANGE, save
 
 KEYFRAMES, CLIPS, CLIP_FRAMES = 9, 3, 5
 NEIGHBOURS, QUERIES = 5, 6
-PLAYING, PLAYED_FRAMES, PLAYED_SIDE = 6, 24, 96
+PLAYING, PLAYED_FRAMES, PLAYED_SIDE = 5, 24, 96
 """Clips per class that play, most of their frames, and their longest side in pixels."""
 GAP, LABEL, HEADING, COLOURS = 4, 84, 26, 128
 

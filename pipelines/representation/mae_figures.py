@@ -80,6 +80,7 @@ def draw_reconstructions(
     height = latents.shape[3]
     grid[0].set_yticks([(height + 1) * row + height / 2 - 0.5 for row in range(3)], ["latents", "visible", "filled in"])
     grid[0].set_xlabel("latent frame")
+    figure.get_layout_engine().set(wspace=0.04)  # type: ignore[union-attr]
     text = f"error on hidden latents {results['masked_error']:.2f}, copying the mean {results['copy_mean_error']:.2f}"
     figure.suptitle(f"Masked latents of held-out clips, filled in ({text})", fontsize=12)
     save(figure, path)
