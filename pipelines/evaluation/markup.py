@@ -10,7 +10,7 @@ from pathlib import Path
 VOID = frozenset({"img", "meta", "br", "hr", "col", "path", "line", "rect", "circle", "polyline"})
 """Elements without children. Those of SVG are written ``<path …/>``, which HTML parsers accept inside ``<svg>``."""
 
-KINDS = {".png": "image/png", ".webp": "image/webp", ".mp4": "video/mp4"}
+KINDS = {".png": "image/png", ".gif": "image/gif", ".webp": "image/webp", ".mp4": "video/mp4"}
 
 
 class Html(str):

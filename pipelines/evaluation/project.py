@@ -14,6 +14,7 @@ import yaml
 from pipelines.stage import StageError
 
 NOT_MEASURES = {"gates", "unavailable"}
+PICTURES = {".png", ".gif"}
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def read_project(graph: Path, metrics_folder: Path, plots_folder: Path) -> dict[
             gates=[gate for gate in (content or {}).get("gates", []) if isinstance(gate, dict)],
             unavailable={k: str(v) for k, v in ((content or {}).get("unavailable") or {}).items()},
             params=_params(graph.parent, entry, record),
-            pictures=tuple(sorted((plots_folder / name).glob("*.png"))),
+            pictures=tuple(sorted(path for path in (plots_folder / name).glob("*") if path.suffix in PICTURES)),
             clips=tuple(sorted(path for out in outs for path in (graph.parent / out).glob("validation/step-*.mp4"))),
             training=read_training(plots_folder / name / "training.csv"),
             record=record,

@@ -108,7 +108,7 @@ def word(other: str) -> str:
 
 
 def picture(path: Path, kilobytes: int) -> Html:
-    """A picture as data, as WebP where the file is larger than ``kilobytes``.
+    """A picture, still or moving, as data, as WebP where the file is larger than ``kilobytes``.
 
     A file that is no picture is named as such: the page is still written.
     """
@@ -121,12 +121,14 @@ def picture(path: Path, kilobytes: int) -> Html:
         return tag("figure", tag("p", f"{path.name} cannot be shown: it is no picture.", class_="absent"), caption)
     if len(content) > kilobytes * 1024:
         smaller = io.BytesIO()
-        image.convert("RGB").save(smaller, "WEBP", quality=84, method=4)
+        moves = getattr(image, "is_animated", False)
+        shown = image if moves else image.convert("RGB")
+        shown.save(smaller, "WEBP", quality=84, method=4, save_all=moves)
         if smaller.tell() < len(content):
             content, suffix = smaller.getvalue(), ".webp"
-    shown = tag("img", src=data_uri(content, suffix), alt=f"{path.stem.replace('_', ' ')}", loading="lazy",
+    drawn = tag("img", src=data_uri(content, suffix), alt=f"{path.stem.replace('_', ' ')}", loading="lazy",
                 width=image.width, height=image.height)  # fmt: skip
-    return tag("figure", shown, caption, class_="picture")
+    return tag("figure", drawn, caption, class_="picture")
 
 
 def values(params: Mapping[str, Any], prefix: str = "") -> list[tuple[Html, str]]:

@@ -23,7 +23,7 @@ import pandas as pd
 from pipelines import stage
 from pipelines.params import ParamsError, parse_section
 from pipelines.representation import comparison, encoder_choices
-from pipelines.representation.figures import layout
+from pipelines.representation.figures import check_layout, layouts
 from pipelines.representation.params import DiagnosticsParams, PseudoClassesParams
 from pipelines.stage import StageError
 
@@ -143,12 +143,13 @@ def compare_encoders(extra: list[str], out: Path, sigmas: float) -> str:
         for kind, name in ((PseudoClassesParams, "pseudo_classes"), (DiagnosticsParams, "diagnostics"))
     )
     assert isinstance(params, PseudoClassesParams) and isinstance(diagnostics, DiagnosticsParams)
+    check_layout(diagnostics.layout)
     found, measured = encoder_choices.reports(Path("data/latents"), encoders, params, diagnostics)
-    classes = {}
-    for name, data in measured.items():
-        keys, plane = data.index["key"].to_numpy(), layout(data.h)
-        places = pd.DataFrame(plane, index=keys, columns=["x", "y"])
-        classes[name] = comparison.Classes(pd.Series(data.labels, index=keys), places)
+    first = next(iter(measured.values()))
+    keys = first.index["key"].to_numpy()
+    plane = list(layouts(first.h[first.queries], diagnostics.layout, diagnostics.seed).values())[-1]
+    places = pd.DataFrame(plane, index=keys[first.queries], columns=["x", "y"])
+    classes = {name: comparison.Classes(pd.Series(data.labels, index=keys), places) for name, data in measured.items()}
     return write(found, classes, out, sigmas, [])
 
 

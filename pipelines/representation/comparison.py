@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,12 @@ ROWS = (
 )
 """Numbers of a report that are compared, and whether large (1), small (-1) or neither is better."""
 PROBES = ("probes/features/", "probes/h/")
+KERNEL = ("effective_positives", "effective_negatives", "mass_ratio")
+"""Numbers of the drifting kernel that are compared at every temperature; neither large nor small is better."""
+WIDE = 1.6
+"""Pictures wider than this times their height are laid below one another."""
+LESS_CHANCE = ("agreement/", "retrieval/", "occupancy/")
+"""Blocks whose numbers are compared less their chance levels, which the number of classes alone moves."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +73,19 @@ def value_at(report: Mapping[str, Any], path: str) -> Value | None:
 
 
 def paths_of(reports: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
-    """Rows of the table: :data:`ROWS` and a probe per factor, those that any report has."""
+    """Rows of the table: :data:`ROWS`, the kernel per temperature and a probe per factor, those that any report has."""
     factors = sorted({factor for report in reports for factor in report.get("probes", {}).get("features", {})})
-    rows = [*ROWS, *((f"{prefix}{factor}/accuracy", 1) for prefix in PROBES for factor in factors)]
+    groups = {group for report in reports for group in report.get("kernel", {}) if group.startswith("tau_")}
+    rows = [*ROWS, *((f"kernel/{group}/{name}", 0) for group in sorted(groups) for name in KERNEL)]
+    rows += ((f"{prefix}{factor}/accuracy", 1) for prefix in PROBES for factor in factors)
     return [(path, better) for path, better in rows if any(value_at(report, path) is not None for report in reports)]
+
+
+def less_chance(path: str, found: Value | None) -> Value | None:
+    """The number less its chance level, in the blocks :data:`LESS_CHANCE`; any other as it is."""
+    if found is None or found.chance is None or not path.startswith(LESS_CHANCE):
+        return found
+    return replace(found, value=found.value - found.chance)
 
 
 def verdict(first: Value | None, other: Value | None, better: int, sigmas: float) -> str:
@@ -85,17 +100,18 @@ def verdict(first: Value | None, other: Value | None, better: int, sigmas: float
 
 
 def compared(reports: Mapping[str, Mapping[str, Any]], sigmas: float) -> pd.DataFrame:
-    """One row per number: its value and noise in every report, and the verdict of each against the first."""
+    """One row per number: value, noise and chance level in every report, and the verdict of each against the first."""
     names, rows = list(reports), []
     for path, better in paths_of(list(reports.values())):
         values = {name: value_at(report, path) for name, report in reports.items()}
-        chances = [found.chance for found in values.values() if found and found.chance is not None]
-        row: dict[str, Any] = {"number": path, "chance": chances[0] if chances else None}
+        judged = {name: less_chance(path, found) for name, found in values.items()}
+        row: dict[str, Any] = {"number": path}
         for name, found in values.items():
             row[name] = None if found is None else found.value
             row[f"{name} noise"] = None if found is None else found.noise
+            row[f"{name} chance"] = None if found is None else found.chance
             if name != names[0]:
-                row[f"{name} verdict"] = verdict(values[names[0]], found, better, sigmas)
+                row[f"{name} verdict"] = verdict(judged[names[0]], judged[name], better, sigmas)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -106,12 +122,33 @@ def _number(value: Any, noise: Any = None) -> str:
     return f"{value:.3g}" if noise is None else f"{value:.3g} ± {noise:.2g}"
 
 
+def _chances(row: Mapping[Any, Any], names: Sequence[str]) -> str:
+    """The chance level, to three places; of every side, where they differ."""
+    levels = [row[f"{name} chance"] for name in names]
+    shown = [_number(None if level is None or pd.isna(level) else round(level, 3) + 0.0) for level in levels]
+    return shown[0] if len(set(shown)) == 1 else ", ".join(shown)
+
+
+def beyond_noise(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    """Per side after the first, the numbers that differ from the first side's by more than noise, by verdict."""
+    lines = []
+    for name in names[1:]:
+        said = table[f"{name} verdict"]
+        groups = [
+            f"{word}: {', '.join(table['number'][said == word])}"
+            for word in ("better", "worse", "differs")
+            if (said == word).any()
+        ]
+        lines.append(f"{name} against {names[0]}, beyond the noise: {'; '.join(groups) or 'nothing'}.")
+    return lines
+
+
 def as_text(table: pd.DataFrame, names: Sequence[str], sigmas: float) -> str:
-    """The table for a terminal (also valid Markdown), and what the verdicts mean."""
+    """The table for a terminal (also valid Markdown), what the verdicts mean, and what differs."""
     heads = ["number", "chance", names[0], *(word for name in names[1:] for word in (name, "against the first"))]
     lines = [heads]
     for row in table.to_dict("records"):
-        cells = [str(row["number"]), _number(row["chance"]), _number(row[names[0]], row[f"{names[0]} noise"])]
+        cells = [str(row["number"]), _chances(row, names), _number(row[names[0]], row[f"{names[0]} noise"])]
         for name in names[1:]:
             cells += [_number(row[name], row[f"{name} noise"]), str(row[f"{name} verdict"])]
         lines.append(cells)
@@ -120,10 +157,11 @@ def as_text(table: pd.DataFrame, names: Sequence[str], sigmas: float) -> str:
     text.insert(1, "-|-".join("-" * width for width in widths))
     share = math.erfc(sigmas / math.sqrt(2))
     note = (
-        f"±: noise over samples and seeds. better, worse, differs: beyond {sigmas:g} times the noise of both; "
-        f"=: within it. By chance alone about {share * len(table):.1f} of {len(table)} rows would exceed it."
+        f"±: noise over samples and seeds. better, worse, differs: beyond {sigmas:g} times the noise of both, "
+        f"agreement, retrieval and occupancy less their chance levels; =: within it. "
+        f"By chance alone about {share * len(table):.1f} of {len(table)} rows would exceed it."
     )
-    return "\n".join(f"| {line} |" for line in text) + f"\n\n{note}"
+    return "\n".join([*(f"| {line} |" for line in text), "", note, "", *beyond_noise(table, names)])
 
 
 # ---- folders ------------------------------------------------------------------------------------------------------
@@ -154,14 +192,17 @@ def side_by_side(folders: Mapping[str, Path], out: Path) -> list[Path]:
 
 
 def _beside(pictures: Mapping[str, Path], path: Path, height: int = 34) -> Path:
+    """Pictures with their names above: next to one another, or below where they are much wider than high."""
     opened = {label: Image.open(picture).convert("RGB") for label, picture in pictures.items()}
-    width = sum(picture.width for picture in opened.values())
-    canvas = Image.new("RGB", (width, height + max(picture.height for picture in opened.values())), "white")
-    draw, left = ImageDraw.Draw(canvas), 0
+    widths, heights = zip(*((one.width, height + one.height) for one in opened.values()), strict=True)
+    below = max(widths) > WIDE * max(heights)
+    size = (max(widths), sum(heights)) if below else (sum(widths), max(heights))
+    canvas, left, top = Image.new("RGB", size, "white"), 0, 0
+    draw = ImageDraw.Draw(canvas)
     for label, picture in opened.items():
-        draw.text((left + 12, 6), label, fill="black", font=ImageFont.load_default(20))
-        canvas.paste(picture, (left, height))
-        left += picture.width
+        draw.text((left + 12, top + 6), label, fill="black", font=ImageFont.load_default(20))
+        canvas.paste(picture, (left, top + height))
+        left, top = (left, top + height + picture.height) if below else (left + picture.width, top)
     canvas.quantize(256).save(path, optimize=True)
     return path
 
@@ -203,11 +244,18 @@ def draw_one_layout(sides: Mapping[str, Classes], path: Path) -> dict[str, float
         return {}
     plane, found = sides[names[0]].layout.loc[keys].to_numpy(), {}
     first = sides[names[0]].by_key.loc[keys].to_numpy()
-    figure = Figure(figsize=(6.5 * len(names), 5.6), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        labels = renamed(sides[name].by_key.loc[keys].to_numpy(), first)
-        found[name] = float(adjusted_rand_score(first, labels))
-        scatter(axes, plane, labels, name if name == names[0] else f"{name}: ARI {found[name]:.2f} with {names[0]}")
+    classes = {name: renamed(side.by_key.loc[keys].to_numpy(), first) for name, side in sides.items()}
+    among = np.unique(np.concatenate(list(classes.values())))
+    columns = min(len(names), 3)
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(6.5 * columns, 0.4 + 5.2 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(names) :]:
+        axes.set_visible(False)
+    for axes, name in zip(grid, names, strict=False):
+        found[name] = float(adjusted_rand_score(first, classes[name]))
+        title = name if name == names[0] else f"{name}: ARI {found[name]:.2f} with {names[0]}"
+        scatter(axes, plane, classes[name], title, among)
     figure.suptitle(
         f"Classes in the layout of {names[0]} ({len(keys)} samples that all have; like classes, like colours)"
     )

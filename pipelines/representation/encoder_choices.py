@@ -1,13 +1,14 @@
 """The same report for every choice of encoder: what would classes be worth if h were made from other features?
 
 A choice is a matrix of features of all samples. Each goes through the embedding, the quantiser and the diagnostics that
-``params.yaml`` states, in the place of the visual parts of h; text and alignment stay as they are.
+``params.yaml`` states, in the place of the visual parts of h; text and alignment stay as they are. Beside them stands
+the embedding as ``params.yaml`` has it, for every encoder that has the features it names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipelines.data.shards import Shards
 from pipelines.models.latent_mae import LatentMae
 from pipelines.representation import codebook, quantiser
 from pipelines.representation.agreement import factor_labels
-from pipelines.representation.embedding import Embedding, source_of
+from pipelines.representation.embedding import Embedding, feature_names, source_of
 from pipelines.representation.extraction import concatenated, extract, load_encoder, prompt_vectors, raw_vectors
 from pipelines.representation.measuring import Measured, measure, neighbours_of
 from pipelines.representation.params import DiagnosticsParams, EmbeddingParams, FeaturePart, PseudoClassesParams
@@ -31,6 +32,14 @@ POOLINGS = ("std", "max", "moving", "trajectory", "path")
 MOST = 512
 """Principal directions of raw latents that are kept: an alignment of thousands of columns would fit noise."""
 FEATURE = "choice"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The embedding and the features [N, D] it reads; ``FEATURE`` are all of them side by side, for the probes."""
+
+    recipe: EmbeddingParams
+    features: dict[str, np.ndarray]
 
 
 def principal(values: np.ndarray, components: int, whiten: bool, fitted_on: np.ndarray) -> np.ndarray:
@@ -51,21 +60,39 @@ def pooled(shards: Shards, encoder: LatentMae, batch_size: int) -> np.ndarray:
     return standardised(concatenated(extract(shards, rows, encoder, names, batch_size), names)).astype(np.float32)
 
 
+def whole(values: np.ndarray, params: PseudoClassesParams) -> Choice:
+    """One matrix [N, D] in the place of all visual parts."""
+    visual = FeaturePart(features=(FEATURE,), weight=1.0)
+    return Choice(params.embedding.model_copy(update={"keyframes": visual, "motion": None}), {FEATURE: values})
+
+
+def stated(shards: Shards, encoder: LatentMae, names: list[str], params: PseudoClassesParams) -> Choice:
+    """The embedding of ``params.yaml``, from the features ``names`` that it reads."""
+    found = extract(shards, np.arange(len(shards)), encoder, names, params.batch_size)
+    return Choice(params.embedding, {**found, FEATURE: concatenated(found, names)})
+
+
 def choices(
     shards: Shards, encoders: Mapping[str, Path], params: PseudoClassesParams
-) -> dict[str, Callable[[], np.ndarray]]:
-    """Features by name: each trained encoder and the same with random weights, raw latents, whitened PCA of latents."""
+) -> dict[str, Callable[[], Choice]]:
+    """By name: each trained encoder (as params.yaml has it; all poolings), the same with random weights, raw latents,
+    whitened PCA of latents."""
     train, found = shards.rows("train"), {}
     fitted_on = np.random.default_rng(params.seed).permutation(train)[: params.baseline_samples]
+    names, shape = feature_names(params.embedding), shards.manifest.fields["latents"].shape
     for name, folder in encoders.items():
         encoder = load_encoder(folder)
-        found[name] = lambda encoder=encoder: pooled(shards, encoder, params.batch_size)
+        if names and encoder.features(torch.zeros(1, *(length or 1 for length in shape))).keys() >= set(names):
+            found[name] = lambda encoder=encoder: stated(shards, encoder, names, params)
+        found[f"{name}, all poolings"] = lambda encoder=encoder: whole(
+            pooled(shards, encoder, params.batch_size), params
+        )
         torch.manual_seed(params.seed)
         blank = LatentMae(encoder.config["channels"], encoder.config["architecture"]).eval()
-        found[f"{name}, random weights"] = lambda blank=blank: pooled(shards, blank, params.batch_size)
+        found[f"{name}, random weights"] = lambda blank=blank: whole(pooled(shards, blank, params.batch_size), params)
 
-    def latents(components: int, whiten: bool) -> np.ndarray:
-        return principal(raw_vectors(shards, np.arange(len(shards))), components, whiten, fitted_on)
+    def latents(components: int, whiten: bool) -> Choice:
+        return whole(principal(raw_vectors(shards, np.arange(len(shards))), components, whiten, fitted_on), params)
 
     found["raw latents"] = lambda: latents(MOST, False)
     found["PCA of latents"] = lambda: latents(params.baseline_components, True)
@@ -73,17 +100,13 @@ def choices(
 
 
 def report(
-    shards: Shards, values: np.ndarray, params: PseudoClassesParams, diagnostics: DiagnosticsParams
+    shards: Shards, choice: Choice, params: PseudoClassesParams, diagnostics: DiagnosticsParams
 ) -> tuple[dict[str, Any], Measured]:
-    """The diagnostics of classes whose visual part is ``values`` [N, D], and what was measured."""
+    """The diagnostics of the classes of a choice, and what was measured."""
     rows, train = np.arange(len(shards)), shards.rows("train")
-    visual = FeaturePart(features=(FEATURE,), weight=1.0)
-    recipe = EmbeddingParams(
-        text=params.embedding.text, keyframes=visual, motion=None, alignment=params.embedding.alignment
-    )
     prompts = prompt_vectors(shards, rows)
-    source = source_of(recipe, {FEATURE: values}, prompts)
-    embedding = Embedding.fit(recipe, source, train, Ranks.alone())
+    source = source_of(choice.recipe, choice.features, prompts)
+    embedding = Embedding.fit(choice.recipe, source, train, Ranks.alone())
     h = embedding.apply(source(rows))
     made = quantiser.fit(Samples(h, train), params.num_classes, params.quantiser, params.seed, Ranks.alone())
     facts = {"quantiser": params.quantiser.model_dump(mode="json"), "seed": params.seed}
@@ -98,7 +121,7 @@ def report(
         queries,
         neighbours_of(h, queries, max(diagnostics.neighbours)),
         rows,
-        {FEATURE: values},
+        choice.features,
         prompts,
     )
     probe = diagnostics.probe.model_copy(update={"features": (FEATURE,)})
@@ -112,8 +135,8 @@ def reports(
     """:func:`report` of every choice."""
     shards = Shards(latents)
     found, measured = {}, {}
-    for name, features in choices(shards, encoders, params).items():
+    for name, choice in choices(shards, encoders, params).items():
         stage.say(f"encoder choice: {name}")
-        found[name], data = report(shards, features(), params, diagnostics)
+        found[name], data = report(shards, choice(), params, diagnostics)
         measured[name] = replace(data, features={}, prompts=np.empty(0))  # what comparing needs is small
     return found, measured

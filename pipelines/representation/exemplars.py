@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
 
 from pipelines.data.shards import Shards
 from pipelines.models.autoencoder import load_autoencoder
@@ -17,21 +18,32 @@ from pipelines.representation.mae_figures import GREEN, ORANGE, save
 
 KEYFRAMES, CLIPS, CLIP_FRAMES = 9, 3, 5
 NEIGHBOURS, QUERIES = 5, 6
+PLAYING, PLAYED_FRAMES, PLAYED_SIDE = 5, 24, 96
+"""Clips per class that play, most of their frames, and their longest side in pixels."""
+GAP, LABEL, HEADING, COLOURS = 4, 84, 26, 128
+
+
+def spread(clips: np.ndarray, count: int) -> np.ndarray:
+    """``count`` frames spread over each clip: [N, T, ...] -> [N, count, ...]."""
+    return clips[:, np.linspace(0, clips.shape[1] - 1, count).round().astype(int)]
 
 
 class Decoder:
-    """Decoded frames of samples (row numbers of the index), a few at a time."""
+    """Decoded frames of samples (row numbers of the index)."""
 
     def __init__(self, shards: Shards, autoencoder: Path) -> None:
         self.shards = shards
         self.network = load_autoencoder(autoencoder)
 
     @torch.no_grad()
+    def clips(self, samples: np.ndarray) -> np.ndarray:
+        """All frames [N, T, H, W, 3] in [0, 1] of samples of one length and size."""
+        latents = torch.from_numpy(self.shards.load(samples, "latents").astype(np.float32))
+        return ((self.network.decode(latents).float() + 1) / 2).clamp(0, 1).numpy().transpose(0, 2, 3, 4, 1)
+
     def frames(self, samples: np.ndarray, count: int) -> np.ndarray:
         """``count`` frames spread over each clip: [N, count, H, W, 3] in [0, 1]."""
-        latents = torch.from_numpy(self.shards.load(samples, "latents").astype(np.float32))
-        video = ((self.network.decode(latents).float() + 1) / 2).clamp(0, 1).numpy().transpose(0, 2, 3, 4, 1)
-        return video[:, np.linspace(0, video.shape[1] - 1, count).round().astype(int)]
+        return spread(self.clips(samples), count)
 
 
 def _show(axes: Axes, frames: np.ndarray, edge: str | None) -> None:
@@ -56,17 +68,51 @@ def chosen_classes(labels: np.ndarray, seed: int) -> list[tuple[str, int]]:
 def draw_exemplars(
     decoder: Decoder, h: np.ndarray, labels: np.ndarray, centroids: np.ndarray, seed: int, path: Path
 ) -> None:
-    """Per class, the clips nearest to its centre, decoded: middle frames of many (``path``), and of a few the course
-    over time (``<name>_clips``)."""
-    rows = []
+    """Per class, the clips nearest to its centre, decoded: middle frames of many (``path``), of a few the course over
+    time (``<name>_clips``), and playing (``playing.gif``)."""
+    rows, playing, seconds = [], [], 0.0
     for word, label in chosen_classes(labels, seed):
         members = np.flatnonzero(labels == label)
         nearest = members[np.argsort(np.linalg.norm(h[members] - centroids[label], axis=1))][:KEYFRAMES]
-        rows.append((f"{word}\nclass {label}\n{len(members)} clips", decoder.frames(nearest, CLIP_FRAMES)))
+        text, clips = f"{word}\nclass {label}\n{len(members)} clips", decoder.clips(nearest)
+        rows.append((text, spread(clips, CLIP_FRAMES)))
+        playing.append((text, played(clips[:PLAYING])))
+        seconds = clips.shape[1] / decoder.shards.manifest.frame_rate
     middle = [(text, frames[:, CLIP_FRAMES // 2, None]) for text, frames in rows]
     _grid(middle, KEYFRAMES, "Classes by the clips nearest to their centre (middle frame; decoded latents)", path)
     title = "Classes over time: first to last frame of the clips nearest to their centre (decoded latents)"
     _grid(rows, CLIPS, title, path.with_name(f"{path.stem}_clips{path.suffix}"))
+    write_playing(playing, seconds, path.with_name("playing.gif"))
+
+
+def played(clips: np.ndarray) -> np.ndarray:
+    """Clips [N, T, H, W, 3] in [0, 1] as bytes, with few enough frames and pixels to play on a page."""
+    few = spread(clips, min(PLAYED_FRAMES, clips.shape[1]))
+    step = -(-max(few.shape[2:4]) // PLAYED_SIDE)
+    return (255 * few[:, :, ::step, ::step]).round().astype(np.uint8)
+
+
+def write_playing(rows: list[tuple[str, np.ndarray]], seconds: float, path: Path) -> None:
+    """A moving picture: every row's text, and beside it its clips [n, T, H, W, 3], all playing at once and again."""
+    count, height, width = rows[0][1].shape[1:4]
+    line = max(height, 48) + GAP
+    canvas = Image.new("RGB", (LABEL + PLAYING * (width + GAP), HEADING + len(rows) * line), "white")
+    draw = ImageDraw.Draw(canvas)
+    draw.text((GAP, GAP), "The clips nearest to their class's centre, playing", "black", ImageFont.load_default(14))
+    for number, (text, _) in enumerate(rows):
+        draw.text((GAP, HEADING + number * line), text, "black", ImageFont.load_default(12))
+    frames = []
+    for time in range(count):
+        frame = canvas.copy()
+        for number, (_, clips) in enumerate(rows):
+            for place, clip in enumerate(clips):
+                at = LABEL + place * (width + GAP), HEADING + number * line
+                frame.paste(Image.fromarray(clip[time]), at)
+        frames.append(frame)
+    palette = frames[count // 2].quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, kmeans=3)
+    first, *rest = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
+    each = round(1000 * seconds / count)
+    first.save(path, save_all=True, append_images=rest, duration=each, loop=0, disposal=1)
 
 
 def _grid(rows: list[tuple[str, np.ndarray]], columns: int, title: str, path: Path) -> None:

@@ -30,6 +30,10 @@ LAYOUTS = {
 }
 
 
+SMALL_WORDS = set("a an and as at by from in into is it its of on or over the their to while with".split())  # noqa: SIM905
+"""Words that name no family of prompts."""
+
+
 # ---- the plane ----------------------------------------------------------------------------------------------------
 
 
@@ -44,10 +48,11 @@ def layout(h: np.ndarray) -> np.ndarray:
 
 
 def prompt_families(prompts: np.ndarray, texts: Sequence[str], seed: int, count: int = 6) -> np.ndarray:
-    """A name per sample: k-means families of prompt embeddings, named by the two words most typical of the family."""
+    """A name per sample: k-means families of prompt embeddings, named by the two words most typical of the family,
+    :data:`SMALL_WORDS` apart."""
     distinct = len(np.unique(prompts, axis=0))
     labels = KMeans(min(count, distinct), n_init="auto", random_state=seed).fit_predict(prompts)
-    words = [set(text.lower().split()) for text in texts]
+    words = [set(text.lower().split()) - SMALL_WORDS for text in texts]
     everywhere = Counter(word for found in words for word in found)
     names = {}
     for family in np.unique(labels):
@@ -98,10 +103,15 @@ def _colours(values: Sequence[str]) -> list[str]:
     return [PALETTE[number % len(PALETTE)] for number in range(len(values))]
 
 
-def scatter(axes: Axes, plane: np.ndarray, values: np.ndarray, title: str) -> None:
-    """Points of a layout [N, 2] coloured by value: a legend for few values, numbers at medians for many."""
-    different = np.unique(values)
-    for number, (value, colour) in enumerate(zip(different, _colours([str(v) for v in different]), strict=True)):
+def scatter(axes: Axes, plane: np.ndarray, values: np.ndarray, title: str, among: np.ndarray | None = None) -> None:
+    """Points of a layout [N, 2] coloured by value: a legend for few values, numbers at medians for many.
+
+    ``among``: all values that pictures to be compared show (sorted), so that each has one colour in all of them.
+    """
+    different, known = np.unique(values), np.unique(values) if among is None else among
+    for number, (value, colour) in enumerate(zip(known, _colours([str(v) for v in known]), strict=True)):
+        if value not in different:
+            continue
         marker = MARKERS[number // len(PALETTE) % len(MARKERS)]
         at = plane[values == value]
         axes.scatter(at[:, 0], at[:, 1], 11, color=colour, label=str(value), marker=marker, linewidths=0, alpha=0.8)

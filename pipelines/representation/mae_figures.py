@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,22 +79,25 @@ def draw_reconstructions(
     results: Mapping[str, Any],
     path: Path,
 ) -> None:
-    """Rows per clip in false colour: latents, what the network sees (grey is hidden), its filling-in of the hidden."""
-    figure = Figure(figsize=(10, 0.7 + 3.2 * len(latents)), layout="constrained")
-    grid = figure.subplots(len(latents), 1, squeeze=False).ravel()
+    """A block per clip in false colour: latents, what the network sees (grey is hidden), its filling-in of the hidden;
+    frames from left to right."""
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    grid = figure.subplots(1, len(latents), squeeze=False).ravel()
     for axes, real, guess, mask, prompt in zip(grid, latents, predicted, hidden, prompts, strict=True):
         colour, seen, filled = filled_in(real, guess, mask)
         white = np.ones((1, strip(colour).shape[1], 3))
         axes.imshow(np.concatenate([strip(colour), white, strip(seen), white, strip(filled)]), interpolation="nearest")
         height, width = colour.shape[1:3]
-        axes.set_yticks(
-            [(height + 1) * row + height / 2 - 0.5 for row in range(3)], ["latents", "visible", "filled in"]
-        )
+        axes.set_yticks([])
         axes.set_xticks([(width + 1) * t + width / 2 - 0.5 for t in range(len(colour))])
-        axes.set_xticklabels([f"latent frame {t}" for t in range(len(colour))], fontsize=8)
+        axes.set_xticklabels([str(t) for t in range(len(colour))], fontsize=8)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set_title(prompt if len(prompt) < 110 else prompt[:109] + "…", fontsize=9, loc="left")
+        axes.set_title(textwrap.fill(textwrap.shorten(prompt, 110, placeholder="…"), 46), fontsize=9, loc="left")
+    height = latents.shape[3]
+    grid[0].set_yticks([(height + 1) * row + height / 2 - 0.5 for row in range(3)], ["latents", "visible", "filled in"])
+    grid[0].set_xlabel("latent frame")
+    figure.get_layout_engine().set(wspace=0.04)  # type: ignore[union-attr]
     text = f"error on hidden latents {results['masked_error']:.2f}, copying the mean {results['copy_mean_error']:.2f}"
     figure.suptitle(f"Masked latents of held-out clips, filled in ({text})", fontsize=12)
     save(figure, path)

@@ -16,7 +16,10 @@ from torch import Tensor
 from pipelines.representation.ranks import Ranks
 from pipelines.stage import StageError
 
-BLOCK = 2048
+BLOCK = 8192
+"""Samples read at once."""
+ENTRIES, GPU_ENTRIES = 2**19, 2**26
+"""Scores held at once: 2 MiB, which a core's cache has room for; a GPU wants more."""
 CANDIDATES = 4
 """Far samples looked at per empty class: doubles of one another cannot fill two."""
 
@@ -56,12 +59,21 @@ class Pass:
     inertia: float
 
 
+def scores(values: Tensor, centres: Tensor) -> Iterator[Tensor]:
+    """|c_k|^2 - 2 x c_k of values [b, D], which is the squared distance less |x|^2: [some of b, K] at a time."""
+    entries, norms = (ENTRIES if values.device.type == "cpu" else GPU_ENTRIES), centres.square().sum(1)
+    for part in values.split(max(1, entries // len(centres))):
+        yield torch.addmm(norms, part, centres.T, alpha=-2)
+
+
 def nearest(values: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Class [b] and squared distance [b] of values [b, D]: argmin_k |c_k|^2 - 2 x c_k, then + |x|^2."""
-    squared = torch.addmm(centres.square().sum(1), values, centres.T, alpha=-2)
-    on_cpu = squared.device.type == "cpu"  # where numpy finds the smallest eight times as fast as torch
-    labels = torch.from_numpy(squared.numpy().argmin(1)) if on_cpu else squared.argmin(1)
-    return labels, (squared.gather(1, labels[:, None])[:, 0] + values.square().sum(1)).clamp_min(0)
+    """Class [b] and squared distance [b] of values [b, D]: the smallest of :func:`scores`, then + |x|^2."""
+    labels, smallest = [], []
+    for found in scores(values, centres):
+        on_cpu = found.device.type == "cpu"  # where numpy finds the smallest eight times as fast as torch
+        labels.append(torch.from_numpy(found.numpy().argmin(1)) if on_cpu else found.argmin(1))
+        smallest.append(found.gather(1, labels[-1][:, None])[:, 0])
+    return torch.cat(labels), (torch.cat(smallest) + values.square().sum(1)).clamp_min(0)
 
 
 def classified(labels: Tensor, values: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

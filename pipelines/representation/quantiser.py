@@ -9,7 +9,7 @@ import torch
 
 from pipelines.representation import kmeans, vq
 from pipelines.representation.params import Kmeans, Vq
-from pipelines.representation.passes import BLOCK, Codebook, Samples
+from pipelines.representation.passes import BLOCK, Codebook, Samples, scores
 from pipelines.representation.ranks import Ranks
 
 
@@ -43,8 +43,8 @@ def assign(codebook: Codebook, h: np.ndarray) -> Assignments:
     labels, distances, margins = [], [], []
     for start in range(0, len(h), BLOCK):
         values = torch.from_numpy(np.array(h[start : start + BLOCK], dtype=np.float32))
-        squared = torch.addmm(centres.square().sum(1), values, centres.T, alpha=-2)
-        two = squared.topk(min(2, len(centres)), 1, largest=False).indices
+        most = min(2, len(centres))
+        two = torch.cat([found.topk(most, 1, largest=False).indices for found in scores(values, centres)])
         apart = (values.double()[:, None] - exact[two]).norm(dim=2)
         order = apart.argsort(dim=1, stable=True)
         apart, two = apart.gather(1, order), two.gather(1, order)

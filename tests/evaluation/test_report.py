@@ -3,6 +3,7 @@
 import base64
 import csv
 import hashlib
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -16,6 +17,7 @@ from PIL import Image
 from pipelines.data.video import write_mp4
 from pipelines.evaluation.params import ReportParams
 from pipelines.evaluation.report import write
+from pipelines.evaluation.sections import picture
 from pipelines.stage import StageError
 
 ROOT = Path(__file__).parents[2]
@@ -145,6 +147,17 @@ def test_a_large_picture_becomes_webp_and_a_broken_one_is_named(tmp_path: Path) 
     text = written(project(tmp_path))
     assert "data:image/webp;base64," in text and "broken.png cannot be shown" in text
     assert "clips/missing.mp4 is missing" in text
+
+
+def test_a_moving_picture_still_moves_when_it_becomes_webp(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (3, 120, 160, 3), dtype=np.uint8)
+    first, *rest = map(Image.fromarray, noise)
+    first.save(tmp_path / "playing.gif", save_all=True, append_images=rest, duration=100, loop=0)
+    shown = str(picture(tmp_path / "playing.gif", 1))
+    data = re.search(r"data:image/webp;base64,([^\"]+)", shown)
+    assert data is not None
+    with Image.open(io.BytesIO(base64.b64decode(data[1]))) as again:
+        assert getattr(again, "n_frames", 1) == 3
 
 
 def test_stages_that_have_not_run_are_shown_as_such(tmp_path: Path) -> None:

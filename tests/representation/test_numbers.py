@@ -15,6 +15,7 @@ from sklearn.metrics import davies_bouldin_score, silhouette_samples, silhouette
 
 from pipelines.representation import kernel, retrieval, spectrum
 from pipelines.representation.agreement import agreements, factor_labels, missing_factors, nmi, probe
+from pipelines.representation.figures import prompt_families
 from pipelines.representation.gates import gate, judge
 from pipelines.representation.occupancy import counts_of, gini, lorenz, occupancy, occupancy_with_spreads
 from pipelines.representation.params import Gates, KernelParams, KnownFactors, Threshold
@@ -317,6 +318,12 @@ def test_a_probe_reads_what_is_there_and_guesses_what_is_not() -> None:
     noise = probe(RNG.normal(size=(300, 3)), {"f": RNG.permutation(factor)}, train, 0.01)["f"]
     assert abs(noise["accuracy"] - 1 / 3) < 5 * noise["accuracy_std"]
     assert noise["accuracy_chance"] == pytest.approx(1 / 3, abs=0.15)
+
+
+def test_families_of_prompts_are_named_by_words_that_say_something() -> None:
+    texts = ["a red dot and the sea"] * 6 + ["a blue dot and the sky"] * 6
+    families = prompt_families(np.repeat(np.eye(2), 6, axis=0), texts, 0, count=2)
+    assert sorted({name.partition(": ")[2] for name in families}) == ["blue, sky", "red, sea"]
 
 
 # ---- gates --------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
@@ -17,7 +18,7 @@ from sklearn.cluster import KMeans
 from pipelines.launch import free_port
 from pipelines.representation import kmeans, quantiser
 from pipelines.representation.params import Kmeans, Vq
-from pipelines.representation.passes import Samples, without_empty
+from pipelines.representation.passes import ENTRIES, Samples, nearest, without_empty
 from pipelines.representation.ranks import Ranks
 
 ALONE = Ranks.alone()
@@ -87,6 +88,16 @@ def test_distance_and_margin_are_those_of_all_centres(seed: int, classes: int) -
     distances = np.sort(np.linalg.norm(h[:, None].astype(float) - centres, axis=2), axis=1)
     np.testing.assert_allclose(found.distance, distances[:, 0], atol=1e-5)
     np.testing.assert_allclose(found.margin, distances[:, min(1, classes - 1)] - distances[:, 0], atol=1e-5)
+
+
+def test_the_nearest_centre_is_found_in_pieces() -> None:
+    rng = np.random.default_rng(4)
+    values, centres = (rng.normal(size=(count, 3)).astype(np.float32) for count in (700, 1024))  # more than one piece
+    labels, squared = nearest(torch.from_numpy(values), torch.from_numpy(centres))
+    assert len(values) * len(centres) > ENTRIES
+    exact = ((values[:, None].astype(float) - centres) ** 2).sum(2)
+    np.testing.assert_array_equal(labels, exact.argmin(1))
+    np.testing.assert_allclose(squared, exact.min(1), atol=1e-5)
 
 
 def test_a_part_of_the_rows_is_fitted_from_a_memory_map(tmp_path: Path) -> None:

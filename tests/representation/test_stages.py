@@ -253,6 +253,14 @@ def test_every_picture_is_there_and_small(made: Chain) -> None:
                 assert 800 <= picture.width <= 1400
 
 
+def test_exemplars_play_all_their_frames(made: Chain) -> None:
+    path = made.root / "plots/report/playing.gif"
+    with Image.open(path) as picture:
+        assert getattr(picture, "n_frames", 1) == 1 + 4 * (toy.FRAMES - 1)
+        assert picture.info["loop"] == 0
+        assert picture.info["duration"] == pytest.approx(1000 / 8, abs=10)
+
+
 def test_classes_of_another_encoder_are_refused(chain: Chain) -> None:
     shutil.rmtree(chain.mae)
     train(toy.mae_params(training={"seed": 5}), chain.latents, chain.mae, *chain.files("mae"))
