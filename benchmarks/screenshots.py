@@ -23,6 +23,7 @@ import websockets
 
 WIDTH, HEIGHT = 1400, 900
 DEVTOOLS = 9377
+QUIET = "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"
 CLICK = "[...document.querySelectorAll('button, a, span')].find(node => node.innerText == {text!r})?.click()"
 WITHOUT_SIDEBARS = """for (const icon of ['panel_show_right', 'panel_show_left', 'chevron_left']) {
   document.querySelector(`button:has([aria-label="${icon}"])`)?.click() }"""
