@@ -1,4 +1,4 @@
-"""What starting a stage costs beside a bare process that imports torch; and a training, beside one that makes a step."""
+"""What starting a stage costs beside a bare process that imports torch; a training, beside one that makes a step."""
 
 from __future__ import annotations
 
