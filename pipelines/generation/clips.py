@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,9 @@ def embed(prompts: Sequence[str], folder: Path) -> tuple[Tensor, Tensor]:
         numbers = tokenizer(prompt)["input_ids"]
         if prompt and set(numbers) <= {tokenizer.unk_token_id, tokenizer.eos_token_id}:
             place = folder / TEXT_ENCODER
-            raise StageError(f"{place}: knows none of the words of {prompt!r}; use words of the captions.")
+            raise StageError(
+                f"{place}: knows none of the words of {textwrap.shorten(prompt, 80)!r}; use words of the captions."
+            )
         with torch.no_grad():
             hidden = network(input_ids=torch.tensor([numbers])).last_hidden_state[0]
         embeds.append(hidden.half().float())

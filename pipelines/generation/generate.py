@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import torch
 
 from pipelines import stage
 from pipelines.data.video import write_mp4
-from pipelines.flow.params import Guidance
+from pipelines.flow.params import Guidance, Sampling
 from pipelines.flow.samplers import SAMPLERS
 from pipelines.generation import contact_sheet
 from pipelines.generation.clips import ClipMaker, Wanted
@@ -93,24 +94,43 @@ def load(given: argparse.Namespace) -> Generator:
 
 def story(generator: Generator, seed: int, wanted: Wanted) -> str:
     """What an mp4 says of how it was made."""
-    walked = " then ".join(f"{phase.sampling.steps} {phase.sampling.sampler} steps" for phase in generator.phases)
-    scale = generator.phases[-1].sampling.guidance
-    parts = [f"seed {seed}", walked, f"guidance {scale.scale:g}" if scale else "no guidance"]
+    walked = " then ".join(_part(phase.sampling) for phase in generator.phases)
+    parts = [f"seed {seed}", walked]
     parts += [f"negative prompt {wanted.negative!r}"] * (wanted.negative is not None)
     parts += [f"first frame {wanted.image.name}"] if wanted.image is not None else []
     return ", ".join([*parts, f"{generator.facts['frame_rate']:g} frames/s", "h264", generator.name])
 
 
+def _part(sampling: Sampling) -> str:
+    guidance = f"guidance {sampling.guidance.scale:g}" if sampling.guidance else "no guidance"
+    return f"{sampling.steps} {sampling.sampler} steps with {guidance}"
+
+
+def check_out(given: argparse.Namespace) -> None:
+    """Make the folder that clips go to, before anything is sampled for it.
+
+    Raises:
+        StageError: one clip is to go to a file that is no mp4. OSError: the folder cannot be made or written.
+    """
+    if given.prompt is not None and given.out.suffix.lower() != ".mp4":
+        raise StageError(f"--out {given.out}: one clip is written as an mp4; end the name in .mp4.")
+    folder = given.out.parent if given.prompt is not None else given.out
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise StageError(f"--out {given.out}: {folder} cannot be written.")
+
+
 def write_clips(given: argparse.Namespace) -> None:
     """Sample, decode and write every clip as soon as it is there, and the contact sheet at the end."""
-    prompts, generator = read_prompts(given), load(given)
+    prompts = read_prompts(given)
+    check_out(given)
+    generator = load(given)
     wanted = Wanted(given.num_frames, given.size, given.image, given.negative)
     seeds = list(range(given.seed, given.seed + len(prompts)))
     maker = ClipMaker(generator, given.latents, given.autoencoder)
     strips = []
     for number, clip in enumerate(maker.clips(prompts, seeds, wanted, given.batch_size)):
         path = given.out if given.prompt is not None else given.out / f"{number:03d}.mp4"
-        path.parent.mkdir(parents=True, exist_ok=True)
         facts = {"title": prompts[number], "comment": story(generator, seeds[number], wanted)}
         write_mp4(path, clip, generator.facts["frame_rate"], metadata=facts)
         print(f"{path}: {prompts[number]}", flush=True)

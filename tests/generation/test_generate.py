@@ -61,7 +61,9 @@ def test_a_prompt_becomes_an_mp4_that_knows_its_prompt_and_seed(world, capsys):
     assert "one.mp4: red square" in capsys.readouterr().out
     with av.open(str(out)) as container:
         assert container.metadata["title"] == "red square"
-        assert container.metadata["comment"].startswith("seed 3, 1 euler steps, guidance 1.5, 8 frames/s, h264, flow ")
+        assert container.metadata["comment"].startswith(
+            "seed 3, 1 euler steps with guidance 1.5, 8 frames/s, h264, flow "
+        )
 
 
 def test_a_file_of_prompts_becomes_a_folder_and_each_clip_is_the_one_of_its_seed(world):
@@ -101,6 +103,14 @@ def test_a_negative_prompt_and_no_guidance_are_other_clips(world):
         assert run(world, "--prompt", "red", "--out", str(out), "--steps", "2", *words) == 0
         made.append(out.read_bytes())
     assert len(set(made)) == 4
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_sampled(world, capsys):
+    (world / "a file").write_text("")
+    for out, told in (("clip.gif", "end the name in .mp4"), ("a file/clip.mp4", "a file")):
+        assert run(world, "--prompt", "red", "--out", str(world / out)) == 2
+        said = capsys.readouterr()
+        assert told in said.err and "evaluation" not in said.out
 
 
 @pytest.mark.parametrize(
