@@ -60,10 +60,12 @@ class Pass:
 
 
 def scores(values: Tensor, centres: Tensor) -> Iterator[Tensor]:
-    """|c_k|^2 - 2 x c_k of values [b, D], which is the squared distance less |x|^2: [some of b, K] at a time."""
-    entries, norms = (ENTRIES if values.device.type == "cpu" else GPU_ENTRIES), centres.square().sum(1)
-    for part in values.split(max(1, entries // len(centres))):
-        yield torch.addmm(norms, part, centres.T, alpha=-2)
+    """|c_k|^2 - 2 x c_k of values [b, D], which is the squared distance less |x|^2: [some of b, K] at a time, each to
+    be read before the next is asked for, which takes its place."""
+    size = max(1, (ENTRIES if values.device.type == "cpu" else GPU_ENTRIES) // len(centres))
+    norms, held = centres.square().sum(1), values.new_empty(min(size, len(values)), len(centres))
+    for part in values.split(size):
+        yield torch.addmm(norms, part, centres.T, alpha=-2, out=held[: len(part)])
 
 
 def nearest(values: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
