@@ -17,7 +17,8 @@ MOVING_POWER = 3
 
 def spread(values: Tensor, dims: int | tuple[int, ...]) -> Tensor:
     """sqrt(max(var, 1e-6)) with the population variance over ``dims``; its gradient stays finite at var = 0."""
-    return values.var(dims, unbiased=False).clamp_min(VARIANCE_FLOOR).sqrt()
+    variance = (values - values.mean(dims, keepdim=True)).square().mean(dims)  # torch.var is ten times slower here
+    return variance.clamp_min(VARIANCE_FLOOR).sqrt()
 
 
 def places(count: int, most: int) -> list[int]:
