@@ -28,7 +28,7 @@ def forecast(params: RawVideoParams, out: Path) -> str | None:
     """
     clips = read_catalog(out)
     if params.source.rendered is not None:
-        drawn = int((clips["source"] == "rendered").sum())
+        drawn = clips["source"].tolist().count("rendered")
         wanted = params.source.rendered.num_clips
         return f"{max(0, wanted - drawn)} of {wanted} clips are new"
     footage = params.source.footage
