@@ -120,7 +120,7 @@ def _frames(container: InputContainer, stream: VideoStream, limits: Limits) -> I
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base) - started)
             if packet.stream_index != stream.index:
                 continue
-            for frame in decoder.decode(packet):
+            for frame in packet.decode() if decoder is stream.codec_context else decoder.decode(packet):
                 if not isinstance(frame, VideoFrame):
                     continue
                 if frame.time is None:
