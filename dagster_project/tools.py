@@ -20,7 +20,7 @@ TOOLS = {
 }
 """`reel NAME …` is `python -m MODULE …`: the module parses its own words, with ``prog="reel NAME"``."""
 
-FORECASTS = {"latent_shards": "pipelines.latents.plan"}
+FORECASTS = {"raw_video": "pipelines.footage.forecast", "latent_shards": "pipelines.latents.plan"}
 """Stages whose module says beforehand how much of their input is new: one line of ``python -m MODULE --stage NAME``.
 
 ``--before`` names the stages that would run before it.

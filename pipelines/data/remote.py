@@ -117,10 +117,7 @@ class Cache:
                 if total[0] + wanted > self.limit:
                     self._stop(f"holds its {self.limit / 2**30:.3g} GiB ({LIMIT})")
                     return
-                with os.fdopen(
-                    os.open(self.folder / self.names[piece.shard], os.O_WRONLY | os.O_CREAT, 0o644), "wb"
-                ) as stream:
-                    os.pwrite(stream.fileno(), content, piece.offset)
+                self._write(piece, content)
                 total[0] += wanted
         except OSError as error:
             self._stop(f"cannot be written: {error.strerror}")

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
 from av.codec import CodecContext
 from av.container import InputContainer
 from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -83,12 +85,12 @@ def _check_size(width: int, height: int, limits: Limits) -> None:
         raise VideoError("too_large", f"{width}x{height} pixels; at most {limits.max_pixels} are allowed")
 
 
-def _decoder(stream: VideoStream, limits: Limits) -> CodecContext:
+def _decoder(stream: VideoStream, limits: Limits) -> VideoCodecContext:
     """What decodes the stream, on one thread and within the limit of pixels."""
-    decoder: CodecContext = stream.codec_context
+    decoder = stream.codec_context
     transparent = WITH_ALPHA.get(decoder.name) if stream.metadata.get("alpha_mode") == "1" else None
     if transparent in av.codecs_available:
-        decoder = CodecContext.create(transparent, "r")
+        decoder = cast(VideoCodecContext, CodecContext.create(transparent, "r"))
     decoder.options = {"max_pixels": str(2 * limits.max_pixels + 65536)}  # decoders pad their frames
     decoder.thread_type, decoder.thread_count = "NONE", 1
     return decoder
@@ -118,7 +120,7 @@ def _frames(container: InputContainer, stream: VideoStream, limits: Limits) -> I
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base) - started)
             if packet.stream_index != stream.index:
                 continue
-            for frame in decoder.decode(packet):
+            for frame in packet.decode() if decoder is stream.codec_context else decoder.decode(packet):
                 if not isinstance(frame, VideoFrame):
                     continue
                 if frame.time is None:

@@ -176,7 +176,10 @@ def pretrained(params: PretrainedText) -> TextEncoder:
         kind = getattr(transformers, names.get(config.model_type.removesuffix("_text_model"), "AutoModel"))
         network = kind.from_pretrained(params.name, **here)
         beside = params.tokenizer_subfolder if params.tokenizer_subfolder is not None else params.subfolder
-        tokenizer = transformers.AutoTokenizer.from_pretrained(params.name, **where, subfolder=beside or "")
+        # With the config: a tokenizer's own folder has none, and offline it would be asked for.
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            params.name, **where, subfolder=beside or "", config=config
+        )
     except (OSError, ValueError, KeyError) as error:
         raise hub.unreadable("text encoder", params.name, params.revision, params.subfolder, error) from None
     places = getattr(network.config, "max_position_embeddings", None)

@@ -9,6 +9,7 @@ import pytest
 
 from pipelines.data.catalog import read_decisions
 from pipelines.footage.captions import caption_in, captions_from_file, with_prefix
+from pipelines.footage.forecast import forecast
 from pipelines.stage import StageError
 from tests.footage.footage import CUTTING, LIMITS, QUALITY, folder, refused, run, video
 
@@ -122,3 +123,21 @@ def test_kept_and_refused_clips_stand_side_by_side_in_the_decisions(tmp_path: Pa
     assert {path.stem for path in (tmp_path / "clips/clips").iterdir()} == set(catalog["key"])
     with pytest.raises(StageError, match=r"quality: refused all 6 clips \(motion 6\)"):
         run(folder(tmp_path / "in", quality={**QUALITY, "motion": {"min_change": 200.0, "max_change": None}}), tmp_path)
+
+
+def test_new_and_gone_files_are_counted_beforehand(tmp_path: Path) -> None:
+    params = folder(tmp_path / "films", max_rejected_share=0.5)
+    for number in range(3):
+        video(tmp_path / f"films/{number}.mp4", seed=number)
+    video(tmp_path / "films/short.mp4", num_frames=2, seed=9)
+    with pytest.raises(StageError, match="no such file"):
+        forecast(params, tmp_path / "clips")
+    run(params, tmp_path)
+    assert forecast(params, tmp_path / "clips") == (
+        "0 of 4 files are new by their names, 0 are gone; files gave 2 clips each so far, so about 0 new clips"
+    )
+    (tmp_path / "films/0.mp4").unlink()
+    video(tmp_path / "films/new.mp4", seed=5)
+    assert forecast(params, tmp_path / "clips") == (
+        "1 of 4 files are new by their names, 1 are gone; files gave 2 clips each so far, so about 2 new clips"
+    )

@@ -95,14 +95,21 @@ def test_a_pretrained_encoder_loads_by_folder(tmp_path: Path) -> None:
 def test_a_name_in_the_hub_cache_is_loaded_without_a_network_and_its_commit_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    embedded(PARAMS, CAPTIONS).save(tmp_path / "t5")
-    put(tmp_path / "hub", "lab/t5", tmp_path / "t5")
+    made = embedded(PARAMS, CAPTIONS)
+    made.network.save_pretrained(tmp_path / "video/text_encoder")
+    made.tokenizer.save_pretrained(tmp_path / "video/tokenizer")  # no config.json there, as in pipelines of diffusers
+    put(tmp_path / "hub", "lab/video", tmp_path / "video")
     offline(tmp_path / "hub", monkeypatch)
     named = PretrainedText(
-        kind="pretrained", name="lab/t5", revision=None, subfolder=None, tokenizer_subfolder=None, max_length=8
+        kind="pretrained",
+        name="lab/video",
+        revision=None,
+        subfolder="text_encoder",
+        tokenizer_subfolder="tokenizer",
+        max_length=8,
     )
     encoder = text_encoder(named, [])
-    assert (encoder.id, encoder.revision) == ("lab/t5", COMMIT)
+    assert (encoder.id, encoder.revision) == ("lab/video", COMMIT)
     expected = embedded(PARAMS, CAPTIONS).embed(CAPTIONS, 2)
     assert all(np.array_equal(vector, expected[prompt]) for prompt, vector in encoder.embed(CAPTIONS, 2).items())
 
