@@ -1,4 +1,4 @@
-"""What starting a stage costs, against a bare process that imports torch; and a training, against one that makes a step."""
+"""What a launched stage costs beside a bare process that imports torch; a training, beside one that makes a step."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ def first_step() -> Figure:
         )
         launched = (sys.executable, *cmd.split()[1:])
         bare = (sys.executable, "-c", ONE_STEP)
-        found = ratios(lambda: launched, lambda: bare, ROUNDS, lambda command: _until_a_step(command(), root))
+        _until_a_step(launched, root)
+        found = tuple(_until_a_step(launched, root) / _until_a_step(bare, root) for _ in range(ROUNDS))
     peer = "a bare process that imports torch and makes one"
     return Figure("start until step 1", "a launched training", peer, "times", found, "at most 4")
 
