@@ -105,7 +105,7 @@ class Networks:
     def give_back(self, objective: Objective) -> None:
         """Every network as the stage made it, with its trained weights, on the objective.
 
-        Of spread networks the averages are whole in the first process, which writes checkpoints, and gone in the others.
+        Averages of spread networks are whole in the first process, which writes checkpoints, and gone in the others.
         """
         for name, skeleton in self.skeletons.items():
             sharding.put_together(self.own[name], skeleton)
