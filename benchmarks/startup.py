@@ -77,7 +77,7 @@ def first_step() -> Figure:
         cmd = f"python -m pipelines.launch --alone starttoy.train train {flags}"
         (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"toy": {"cmd": cmd}}}))
         (root / "params.yaml").write_text(
-            yaml.safe_dump({"toy": {"training": params(steps=1).training.model_dump(mode="json")}})
+            yaml.safe_dump({"toy": {"training": params(steps=100_000).training.model_dump(mode="json")}})
         )
         launched = (sys.executable, *cmd.split()[1:])
         bare = (sys.executable, "-c", ONE_STEP)
