@@ -115,8 +115,10 @@ def train(params: AutoencoderParams, clips: Path, out: Path, metrics: Path, plot
 
     def validate(step: int) -> Mapping[str, float]:
         with run.ema_weights("autoencoder"):
+            # every process computes (the network may be spread over them); the first writes
+            shown = pictures.over_reconstructions(autoencoder, source, some, run.device)
             if run.is_main:
-                run.showed(step, pictures.write_validation(autoencoder, source, some, run.shown, step, run.device))
+                run.showed(step, pictures.write_validation(shown, source, some, run.shown, step))
             return {"psnr": reconstruction_quality(autoencoder, source, some, run.device).psnr}
 
     run_training(Autoencoding(autoencoder), groups, run, lambda step: dict(validate(step)))

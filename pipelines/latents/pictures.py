@@ -77,16 +77,21 @@ def draw_reconstructions(
     _save(figure, path)
 
 
-def write_validation(
-    autoencoder: Autoencoder, clips: Clips, rows: Sequence[int], folder: Path, step: int, device: torch.device
-) -> Path:
-    """The first :data:`VALIDATED` clips over their reconstructions, as an mp4 and a contact sheet of this step."""
-    chosen = list(rows[:VALIDATED])
+def over_reconstructions(
+    autoencoder: Autoencoder, clips: Clips, rows: Sequence[int], device: torch.device
+) -> list[np.ndarray]:
+    """The first :data:`VALIDATED` clips, each over its reconstruction: uint8 [T, 2 H, W, 3]."""
     shown = []
-    for row in chosen:
+    for row in rows[:VALIDATED]:
         [(_, video)] = list(clips.videos([row], 1))
         decoded = as_frames(autoencoder.decode(autoencoder.encode(video.to(device))))[0]
         shown.append(np.concatenate([clips.frames(row)[: len(decoded)], decoded], axis=1))
+    return shown
+
+
+def write_validation(shown: Sequence[np.ndarray], clips: Clips, rows: Sequence[int], folder: Path, step: int) -> Path:
+    """What :func:`over_reconstructions` gave for these rows, as an mp4 and a contact sheet of this step."""
+    chosen = list(rows[:VALIDATED])
     captions = clips.catalog["caption"].iloc[chosen].astype(str).tolist()
     return validation_clips.write(folder, step, shown, captions, float(clips.catalog["frame_rate"].iloc[chosen[0]]))
 

@@ -17,7 +17,7 @@ from pipelines.training import memory, sharding
 from pipelines.training.meters import Averages, Clock, Scalars, sigma_buckets
 from pipelines.training.networks import Networks, own_blocks
 from pipelines.training.objective import Batch, Batches, LossOutput, Objective, check_outputs
-from pipelines.training.reading import Reader, micro_seed
+from pipelines.training.reading import Reader, micro_seed, reseed
 from pipelines.training.run import Run
 from pipelines.training.schedules import Rate
 from pipelines.training.watching import Watches
@@ -119,7 +119,7 @@ class Trainer:
         """Forward and backward of micro-batch ``index`` of this update."""
         accelerator = self.run.accelerator
         place = index * accelerator.num_processes + accelerator.process_index
-        torch.manual_seed(micro_seed(self.run.training.seed, self.run.step, place))
+        reseed(micro_seed(self.run.training.seed, self.run.step, place), self.run.device)
         with accelerator.autocast(), self.run.loss_scale.autocast():
             outputs = self.objective.losses(batch, self.run.step)
         check_outputs(outputs, self.objective.trained)

@@ -103,10 +103,16 @@ class Networks:
         return memory.standing_gib(self.own, states, [ema.weights for ema in self.run.emas.values()])
 
     def give_back(self, objective: Objective) -> None:
-        """Every network as the stage made it, with its trained weights, on the objective."""
+        """Every network as the stage made it, with its trained weights, on the objective.
+
+        Averages of spread networks are whole in the first process, which writes checkpoints, and gone in the others.
+        """
         for name, skeleton in self.skeletons.items():
             sharding.put_together(self.own[name], skeleton)
-            if name in self.run.emas:
-                self.run.emas[name].weights = sharding.gathered(self.run.emas[name].weights, keep=True)
+            ema = self.run.emas.pop(name, None)
+            averages = sharding.gathered(ema.weights if ema else None, self.run.is_main)
+            if ema is not None and self.run.is_main:
+                ema.weights = averages
+                self.run.emas[name] = ema
         for name, network in self.own.items():
             setattr(objective, name, network)

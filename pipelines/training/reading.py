@@ -76,6 +76,19 @@ class Reader:
                     future.cancel()
 
 
+def reseed(seed: int, device: torch.device) -> None:
+    """Seed torch's randomness on a device as ``torch.manual_seed`` does.
+
+    That one also seeds every kind of device that is not there, and formats a stack trace for each: a millisecond.
+    """
+    if device.type not in ("cpu", "cuda"):
+        torch.manual_seed(seed)
+        return
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 def micro_seed(seed: int, step: int, index: int) -> int:
     """Seed of the randomness of one micro-batch: a function of (seed, step, place in the global batch) alone."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{index}".encode()).digest()[:8], "little") >> 1

@@ -8,11 +8,12 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import torch
 
 from pipelines.stage import StageError
 from pipelines.training.loop import accumulation
 from pipelines.training.objective import Batch
-from pipelines.training.reading import Reader
+from pipelines.training.reading import Reader, micro_seed, reseed
 from tests.training.toy import Points, params
 
 
@@ -71,3 +72,12 @@ def test_a_number_of_threads_that_is_none_is_told(stated: str, tmp_path: Path, m
     monkeypatch.setenv("REEL_READERS", stated)
     with pytest.raises(StageError, match=f"REEL_READERS is '{stated}'; write a whole number from 1"):
         keys()
+
+
+def test_reseeding_draws_what_torchs_own_seed_draws() -> None:
+    seed = micro_seed(3, 5, 1)
+    torch.manual_seed(seed)
+    wanted = torch.randn(4)
+    torch.manual_seed(0)
+    reseed(seed, torch.device("cpu"))
+    assert torch.equal(torch.randn(4), wanted)
