@@ -1,5 +1,6 @@
 """Dagster assets from a DVC project: one operation per stage, one asset per data output, nothing described twice."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -7,8 +8,8 @@ import dagster as dg
 
 from dagster_dvc.checks import check_specs
 from dagster_dvc.events import source_version
-from dagster_dvc.lock import code_version
-from dagster_dvc.project import DvcProject, Problem, Stage
+from dagster_dvc.lock import code_version, lock_code_version, read_lock
+from dagster_dvc.project import DvcProject, Problem, ProjectError, Stage
 from dagster_dvc.resource import DvcResource
 from dagster_dvc.translator import Assets, DvcTranslator, identifier, known_beta, op_name
 
@@ -78,7 +79,7 @@ def build_schedule_from_dvc_selection(
 
 def _stage_assets(assets: Assets, stage: Stage, retry_policy: dg.RetryPolicy | None) -> dg.AssetsDefinition:
     translator, project = assets.translator, assets.project
-    version, deps = code_version(project, stage), list(assets.upstream(stage))
+    version, deps = _version(project, stage), list(assets.upstream(stage))
     specs = [translator.get_asset_spec(project, stage, out, deps, version) for out in assets.of_stage(stage)]
 
     @dg.multi_asset(
@@ -95,6 +96,16 @@ def _stage_assets(assets: Assets, stage: Stage, retry_policy: dg.RetryPolicy | N
         yield from dvc.repro(context, assets, stage, force=context.op_execution_context.op_config["force"])
 
     return run_stage
+
+
+def _version(project: DvcProject, stage: Stage) -> str:
+    """The code version: what stands on disk; of a frozen stage what made its outputs, as DVC looks at no more."""
+    if stage.frozen:
+        with contextlib.suppress(ProjectError):
+            locked = read_lock(project).get(stage.name)
+            if locked is not None and locked.cmd == stage.cmd:
+                return lock_code_version(project, stage, locked)
+    return code_version(project, stage)
 
 
 def _source(assets: Assets, path: str) -> Any:

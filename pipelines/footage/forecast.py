@@ -12,7 +12,7 @@ from typing import cast
 import yaml
 
 from pipelines.data.catalog import read_catalog, read_decisions, read_rejected
-from pipelines.footage.ingest import found_in
+from pipelines.footage.ingest import listed
 from pipelines.footage.params import RawVideoParams, Tars
 from pipelines.params import ParamsError, parse_section
 from pipelines.stage import StageError
@@ -35,7 +35,7 @@ def forecast(params: RawVideoParams, out: Path) -> str | None:
     if footage is None or isinstance(footage, Tars):
         return None
     before = {*read_decisions(out)["source"], *read_rejected(out)["file"]}
-    now = {found.name for found in found_in(footage, params.clip.frame_rate)}
+    now = {found.name for found in listed(footage, params.clip.frame_rate)}
     new, used = len(now - before), len(set(clips["source"]))
     return (
         f"{new} of {len(now)} files are new by their names, {len(before - now)} are gone; files gave "

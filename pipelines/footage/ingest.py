@@ -32,11 +32,14 @@ VERSION = 1
 
 def found_in(params: Footage, frame_rate: float, spool: Path) -> Iterator[Found]:
     """What the source holds, one after another; what has to lie on this disk to be read lies in ``spool``."""
-    if isinstance(params, Folder):
-        return folder_files(params, frame_rate)
-    if isinstance(params, Recordings):
-        return recordings(params, frame_rate)
-    return tar_samples(params, frame_rate, spool)  # type: ignore[arg-type]
+    if isinstance(params, Tars):
+        return tar_samples(params, frame_rate, spool)
+    return listed(params, frame_rate)
+
+
+def listed(params: Folder | Recordings, frame_rate: float) -> Iterator[Found]:
+    """The files of a source that is a folder."""
+    return folder_files(params, frame_rate) if isinstance(params, Folder) else recordings(params, frame_rate)
 
 
 def cut_file(params: Footage, clip: Clip, found: Found, digest: str, folder: Path) -> Iterator[dict[str, Any]]:

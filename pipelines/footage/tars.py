@@ -121,19 +121,24 @@ def _samples(stream: _Watched, limits: Limits, places: Iterator[Path]) -> Iterat
         tarfile.TarError: it is no tar, or ends early.
     """
     sample: _Sample | None = None
-    with tarfile.open(fileobj=stream, mode="r|") as tar:  # type: ignore[call-overload]
-        for member in tar:
-            if not member.isfile():
-                continue
-            path = PurePosixPath(member.name)
-            key = str(path.parent / path.name.partition(".")[0])
-            if sample is None or sample.key != key:
-                if sample is not None:
-                    yield sample
-                sample = _Sample(key, next(places))
-            sample.add(tar, member, limits)
-    if not stream.is_whole():
-        raise tarfile.ReadError("ends early")
+    try:
+        with tarfile.open(fileobj=stream, mode="r|") as tar:  # type: ignore[call-overload]
+            for member in tar:
+                if not member.isfile():
+                    continue
+                path = PurePosixPath(member.name)
+                key = str(path.parent / path.name.partition(".")[0])
+                if sample is None or sample.key != key:
+                    if sample is not None:
+                        yield sample
+                    sample = _Sample(key, next(places))
+                sample.add(tar, member, limits)
+        if not stream.is_whole():
+            raise tarfile.ReadError("ends early")
+    except tarfile.TarError:
+        if sample is not None:
+            sample.close()
+        raise
     if sample is not None:
         yield sample
 

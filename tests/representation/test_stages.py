@@ -240,7 +240,7 @@ def test_the_report_has_every_block_and_its_files(made: Chain) -> None:
 
 def test_every_picture_is_there_and_small(made: Chain) -> None:
     expected = {
-        "mae": {"masked", "probes", "spectrum"},
+        "mae": {"masked", "probes", "spectrum", "validation"},
         "classes": {"occupancy", "agreement", "composition"},
         "report": {"occupancy", "projection", "kernel", "exemplars", "exemplars_clips", "retrieval"},
     }
@@ -250,7 +250,7 @@ def test_every_picture_is_there_and_small(made: Chain) -> None:
         for path in folder.glob("*.png"):
             assert path.stat().st_size < 300_000  # frames of an untrained decoder are noise, the worst case
             with Image.open(path) as picture:
-                assert 800 <= picture.width <= 1400
+                assert 800 <= picture.width <= 1400 or path.stem == "validation"  # as wide as its few toy frames
 
 
 def test_exemplars_play_all_their_frames(made: Chain) -> None:
