@@ -137,7 +137,7 @@ def beyond_noise(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
         groups = [
             f"{word}: {', '.join(table['number'][said == word])}"
             for word in ("better", "worse", "differs")
-            if (said == word).any()
+            if word in set(said)
         ]
         lines.append(f"{name} against {names[0]}, beyond the noise: {'; '.join(groups) or 'nothing'}.")
     return lines

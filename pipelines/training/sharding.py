@@ -133,7 +133,7 @@ def flattened(tensor: Tensor) -> Tensor:
 def gathered(tree: Any, keep: bool) -> Any:
     """The tree with whole tensors in the main memory; every process takes part, the others get None for each."""
     if is_part(tree):
-        found = tree.detach().full_tensor()
+        found = whole(tree.detach())
         return found.cpu() if keep else None
     if isinstance(tree, dict):
         return {key: gathered(value, keep) for key, value in tree.items()}
@@ -178,7 +178,8 @@ def own_class(network: nn.Module) -> type:
 
 def settle(network: nn.Module) -> None:
     """Give up what a forward without a backward pass left gathered: it would not follow the next change of weights."""
-    for module in network.modules() if is_spread(network) else ():
+    modules = list(network.modules())
+    for module in modules if is_spread(network) else ():
         if is_spread(module):
             module.reshard()
 
