@@ -12,12 +12,12 @@ from dagster_dvc.results import pictures
 
 MOST_BYTES = 100_000
 """Of one picture; base64 makes four thirds of it, and every materialization stores it again."""
-MOST_PICTURES = 3
+MOST_PICTURES = 8
 WIDTHS = (900, 700, 500, 350)
 
 
 def thumbnails(project: DvcProject, stage: Stage) -> dict[str, Any]:
-    """Up to three pictures as Markdown under ``picture/<name>``; a file that is no picture is left out."""
+    """Up to eight pictures as Markdown under ``picture/<name>``; a file that is no picture is left out."""
     found = {}
     found_first = sorted(pictures(project, stage), key=lambda file: len(file.parts))  # what lies deeper is detail
     for file in found_first[:MOST_PICTURES]:
