@@ -103,10 +103,8 @@ async def take(address: str, wanted: list[Shot], folder: Path) -> None:
                 if shot.fits:
                     await call("Runtime.evaluate", expression=WITHOUT_SIDEBARS)
                     await asyncio.sleep(3)
-                    for clicks in (1, 2):  # a double click on the background fits the graph into the window
-                        place = {"x": WIDTH - 400, "y": HEIGHT - 40, "button": "left", "clickCount": clicks}
-                        await call("Input.dispatchMouseEvent", type="mousePressed", **place)
-                        await call("Input.dispatchMouseEvent", type="mouseReleased", **place)
+                    wheel = {"type": "mouseWheel", "x": WIDTH * 0.55, "y": HEIGHT * 0.35, "deltaX": 0, "deltaY": 110}
+                    await call("Input.dispatchMouseEvent", **wheel)  # a little further away: all of the graph
                     await asyncio.sleep(3)
                 picture = await call("Page.captureScreenshot", format="png")
                 (folder / shot.file).write_bytes(base64.b64decode(picture["data"]))
