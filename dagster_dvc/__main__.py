@@ -5,23 +5,17 @@ import sys
 from collections.abc import Sequence
 
 from dagster_dvc import doctor
+from dagster_dvc.command import exit_status
 from dagster_dvc.lineage import tree
-from dagster_dvc.project import DvcProject, ProjectError
+from dagster_dvc.project import DvcProject
 from dagster_dvc.repro import NOISE
-from dagster_dvc.runner import Options, Runner
+from dagster_dvc.runner import Options, Runner, needed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0 when all is well, 1 when something is not, 130 after ctrl-C."""
     arguments = _parser().parse_args(argv)
-    try:
-        return arguments.command(DvcProject(arguments.project), arguments)
-    except ProjectError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+    return exit_status(lambda: arguments.command(DvcProject(arguments.project), arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,8 +62,7 @@ def materialize(project: DvcProject, arguments: argparse.Namespace) -> int:
         if not NOISE.match(text):
             print(f"{stage} | {text}", flush=True)
 
-    words = [word if word.startswith(("+", "*")) else f"+{word}" for word in arguments.stage]
-    done = Runner(project, project.select(words), Options(arguments.jobs), on_line=line).run()
+    done = Runner(project, needed(project, arguments.stage), Options(arguments.jobs), on_line=line).run()
     for result in done.results.values():
         print(f"{result.stage}: {result.outcome}" + (f": {result.error}" if result.error else ""))
     return 1 if done.failed else 0

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from dagster_dvc import doctor, repro, status
+from dagster_dvc.command import exit_status
 from dagster_dvc.project import DvcProject, ProjectError
 from dagster_dvc.repro import NOISE, Result
-from dagster_dvc.runner import Options, Runner, Summary
+from dagster_dvc.runner import Options, Runner, Summary, needed
 from dagster_project import footage, home, tables, tools
 
 
@@ -26,16 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(words)
     os.environ.update(home.environment(home.project_root()))
     signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        return arguments.command(DvcProject(home.project_root()), arguments)
-    except ProjectError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        return 0
+    return exit_status(lambda: arguments.command(DvcProject(home.project_root()), arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -231,7 +223,7 @@ def _goals(project: DvcProject, arguments: argparse.Namespace) -> list[str]:
         if not words and not arguments.all and arguments.command is run:
             raise ProjectError(f"reel run: name a stage or say --all; stages: {', '.join(project.stages)}")
         return list(project.stages)
-    return project.select([word if word.startswith("+") else f"+{word}" for word in words])
+    return needed(project, words)
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

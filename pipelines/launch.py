@@ -25,8 +25,9 @@ from typing import Any
 
 import yaml
 
+from pipelines.document import read_document
 from pipelines.ownership import owned
-from pipelines.params import ParamsError, check, launch_options, parse_section, section_class
+from pipelines.params import Params, ParamsError, check, launch_options, parse_section, section_class
 from pipelines.processes import supervise
 from pipelines.recording import restore_outputs, unchanged_inputs
 from pipelines.stage import StageError, path_flags, refused_by_disk
@@ -73,6 +74,19 @@ def _fsdp_variables(config: dict[str, Any]) -> dict[str, str]:
         return {}
     said = {name.upper(): str(value).lower() for name, value in (config.get("fsdp_config") or {}).items()}
     return {"ACCELERATE_USE_FSDP": "true"} | said
+
+
+def stated(name: str, graph: Path = Path("dvc.yaml")) -> tuple[Params, dict[str, Path]]:
+    """What a stage of dvc.yaml would be called with: its section of the parameters, and its paths by flag.
+
+    Raises:
+        ParamsError: the section or its module is wrong. StageError: the command cannot be read.
+    """
+    words = read_document(graph)[0]["stages"][name]["cmd"].split()
+    _, (module, function, *rest) = launch_options(words[words.index("pipelines.launch") + 1 :])
+    flags = path_flags(rest)
+    params = parse_section(section_class(module, function), flags.pop("params"))
+    return params, {flag: Path(value) for flag, value in flags.items()}
 
 
 def command_line(stage_words: list[str], alone: bool) -> tuple[list[str], dict[str, str]]:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
-import yaml
-
+from pipelines import stage
 from pipelines.data.catalog import read_catalog, read_decisions, read_rejected
 from pipelines.footage.ingest import listed
 from pipelines.footage.params import RawVideoParams, Tars
-from pipelines.params import ParamsError, parse_section
-from pipelines.stage import StageError
+from pipelines.launch import stated
+from pipelines.params import ParamsError
 
 
 def forecast(params: RawVideoParams, out: Path) -> str | None:
@@ -47,14 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the forecast of a stage of ``dvc.yaml``; nothing where it cannot be told. The exit status is 0."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.footage.forecast")
     parser.add_argument("--stage", default="raw_video")
-    parser.add_argument("--before", nargs="*", default=[])
-    name = parser.parse_args(argv).stage
-    command = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][name]["cmd"].split()
-    flags = dict(pairwise(command))
+    parser.add_argument("--before", nargs="*", help="every forecast is told; here nothing that runs before counts")
     try:
-        params = cast(RawVideoParams, parse_section(RawVideoParams, flags["--params"]))
-        told = forecast(params, Path(flags["--out"]))
-    except (ParamsError, StageError, OSError):
+        params, paths = stated(parser.parse_args(argv).stage)
+        told = forecast(cast(RawVideoParams, params), paths["out"])
+    except (ParamsError, stage.StageError, OSError):
         return 0  # told by `reel check`, or the first run
     if told is not None:
         print(told)

@@ -13,13 +13,12 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count, pairwise
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from pipelines import stage
 from pipelines.data.catalog import read_catalog
@@ -27,7 +26,8 @@ from pipelines.data.contract import CHECKSUM
 from pipelines.latents import recipes, stock
 from pipelines.latents.params import LatentShardsParams
 from pipelines.latents.stock import IDENTITY, Place, Stock, StockShard
-from pipelines.params import ParamsError, parse_section
+from pipelines.launch import stated
+from pipelines.params import ParamsError, read_document
 from pipelines.progress import duration
 
 MOST_SHARDS = 2.0
@@ -200,10 +200,11 @@ def forecast(params: LatentShardsParams, clips: Path, autoencoder: Path, out: Pa
     return plan.summary(catalog, json.loads(speed.read_text())["clips_per_second"] if speed.is_file() else None)
 
 
-def reservations(stages: Mapping[str, Any], flags: Mapping[str, str], before: Sequence[str]) -> str:
+def reservations(stages: Mapping[str, Any], paths: Mapping[str, Path], before: Sequence[str]) -> str:
     """What a forecast cannot know because stages that make its inputs would run before it."""
     makers = {out: name for name in before for out in stages[name].get("outs", []) if isinstance(out, str)}
-    found = {name: makers[flags[f"--{name}"]] for name in ("clips", "autoencoder") if flags[f"--{name}"] in makers}
+    read = {name: paths[name].as_posix() for name in ("clips", "autoencoder")}
+    found = {name: makers[path] for name, path in read.items() if path in makers}
     told = []
     if "clips" in found:
         told.append(f"counted of the clips that are there now, {found['clips']} runs before")
@@ -218,13 +219,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--stage", default="latent_shards")
     parser.add_argument("--before", nargs="*", default=[])
     arguments = parser.parse_args(argv)
-    name, stages = arguments.stage, yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    flags = dict(pairwise(stages[name]["cmd"].split()))
+    name = arguments.stage
     try:
-        params = cast(LatentShardsParams, parse_section(LatentShardsParams, flags["--params"]))
-        clips, autoencoder, out = (Path(flags[f"--{flag}"]) for flag in ("clips", "autoencoder", "out"))
-        told = forecast(params, clips, autoencoder, out, Path(".work") / name)
-        print(told + reservations(stages, flags, arguments.before))
+        params, paths = stated(name)
+        clips, autoencoder, out = (paths[flag] for flag in ("clips", "autoencoder", "out"))
+        told = forecast(cast(LatentShardsParams, params), clips, autoencoder, out, Path(".work") / name)
+        print(told + reservations(read_document(Path("dvc.yaml"))[0]["stages"], paths, arguments.before))
     except (ParamsError, stage.StageError, OSError):
         return 0  # what is missing is made by an earlier stage of the plan, or told by `reel check`
     return 0

@@ -326,8 +326,8 @@ def test_a_forecast_says_what_stages_that_run_before_may_change() -> None:
         "vae": {"outs": ["checkpoints/vae"]},
         "mae": {"outs": ["checkpoints/mae"]},
     }
-    flags = {"--clips": "data/clips", "--autoencoder": "checkpoints/vae"}
-    assert planning.reservations(stages, flags, []) == planning.reservations(stages, flags, ["mae"]) == ""
-    both = planning.reservations(stages, flags, ["raw", "vae"])
+    paths = {"clips": Path("data/clips"), "autoencoder": Path("checkpoints/vae")}
+    assert planning.reservations(stages, paths, []) == planning.reservations(stages, paths, ["mae"]) == ""
+    both = planning.reservations(stages, paths, ["raw", "vae"])
     assert both.startswith("; counted of the clips that are there now, raw runs before")
     assert both.endswith("; all of them where vae, which runs before, makes another autoencoder")
