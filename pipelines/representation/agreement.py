@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from scipy.stats import entropy
 from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
@@ -51,9 +52,16 @@ def nmi(labels: np.ndarray, factor: np.ndarray) -> float:
     return float(normalized_mutual_info_score(factor, labels))
 
 
+def nmi_most(labels: np.ndarray, factor: np.ndarray) -> float:
+    """2 min(H(Y), H(F)) / (H(Y) + H(F)): the most :func:`nmi` that labels with these class sizes could have, because
+    I(Y; F) is at most either entropy. Below 1 where there are more classes than values of the factor, or fewer."""
+    low, high = sorted(float(entropy(np.unique(values, return_counts=True)[1])) for values in (labels, factor))
+    return 2 * low / (low + high)
+
+
 def agreements(factors: Mapping[str, np.ndarray], given: Labellings) -> dict[str, dict[str, float]]:
     """``nmi`` and ``ari`` (adjusted Rand index: 0 by chance, 1 equal) of the classes with every factor, each with its
-    chance level and spreads (:mod:`pipelines.representation.spreads`)."""
+    chance level and spreads (:mod:`pipelines.representation.spreads`); ``nmi_most`` (:func:`nmi_most`)."""
 
     def metric(factor: np.ndarray) -> Metric:
         def measured(labels: np.ndarray) -> Found:
@@ -63,7 +71,8 @@ def agreements(factors: Mapping[str, np.ndarray], given: Labellings) -> dict[str
 
         return measured
 
-    return {name: with_spreads(name, metric(values), given).values for name, values in factors.items()}
+    found = {name: with_spreads(name, metric(values), given).values for name, values in factors.items()}
+    return {name: {**found[name], "nmi_most": nmi_most(given.classes, factors[name])} for name in found}
 
 
 def probe(

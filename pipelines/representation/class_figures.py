@@ -12,6 +12,9 @@ from matplotlib.figure import Figure
 from pipelines.representation.mae_figures import AMBER, BLUE, GREEN, GREY, ORANGE, save
 from pipelines.representation.occupancy import lorenz
 
+LEVELS = (("nmi_chance", "--", "chance"), ("nmi_most", ":", "the most that classes of these sizes can reach"))
+"""Numbers beside the NMI of the classes: their line and what they are."""
+
 
 def draw_occupancy(counts: np.ndarray, numbers: Mapping[str, Any], path: Path) -> None:
     """Samples per class, fullest first, and the Lorenz curve."""
@@ -42,7 +45,7 @@ def draw_occupancy(counts: np.ndarray, numbers: Mapping[str, Any], path: Path) -
 def draw_agreement(
     agreement: Mapping[str, Mapping[str, float]], others: Mapping[str, Mapping[str, float]], path: Path
 ) -> None:
-    """NMI of the classes with every known factor, beside k-means on other spaces and chance."""
+    """NMI of the classes with every known factor, beside k-means on other spaces, chance and the most there can be."""
     factors = sorted(agreement, key=lambda name: (name not in ("identity", "motion"), -agreement[name]["nmi"]))
     series: list[tuple[str, str, list[float]]] = [
         ("pseudo-classes", BLUE, [agreement[name]["nmi"] for name in factors])
@@ -56,8 +59,11 @@ def draw_agreement(
     for number, (label, colour, heights) in enumerate(series):
         axes.bar(np.arange(len(factors)) - 0.42 + width * (number + 0.5), heights, width, color=colour, label=label)
     for number, name in enumerate(factors):
-        chance, label = agreement[name]["nmi_chance"], "chance" if number == 0 else "_"
-        axes.hlines(chance, number - 0.45, number + 0.45, color="black", linestyle="--", linewidth=1.2, label=label)
+        for key, style, words in LEVELS:
+            label = words if number == 0 else "_"
+            axes.hlines(
+                agreement[name][key], number - 0.45, number + 0.45, color="black", ls=style, linewidth=1.2, label=label
+            )
     axes.set_xticks(range(len(factors)), factors)
     axes.set(ylabel="normalised mutual information")
     axes.set_title("What the classes follow: agreement with the known factors of the clips", loc="left")

@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import davies_bouldin_score, silhouette_samples, silhouette_score
 
 from pipelines.representation import kernel, retrieval, spectrum
-from pipelines.representation.agreement import agreements, factor_labels, missing_factors, nmi, probe
+from pipelines.representation.agreement import agreements, factor_labels, missing_factors, nmi, nmi_most, probe
 from pipelines.representation.figures import prompt_families
 from pipelines.representation.gates import gate, judge
 from pipelines.representation.occupancy import counts_of, gini, lorenz, occupancy, occupancy_with_spreads
@@ -285,6 +285,15 @@ def test_singletons_have_no_kernel() -> None:
 
 
 # ---- agreement ----------------------------------------------------------------------------------------------------
+
+
+def test_nmi_most_is_reached_where_every_class_is_one_value_and_never_passed() -> None:
+    factor = np.repeat(np.arange(4), 50)
+    split = factor * 8 + np.tile(np.arange(8), 25)  # eight classes within every value
+    assert nmi(split, factor) == pytest.approx(nmi_most(split, factor)) == pytest.approx(4 / (2 + 5), abs=0.02)
+    for seed in range(20):
+        labels = np.random.default_rng(seed).integers(0, 6, 200)
+        assert nmi(labels, factor) <= nmi_most(labels, factor) <= 1
 
 
 def test_the_same_classes_agree_fully_and_random_ones_at_chance() -> None:
