@@ -73,23 +73,32 @@ class TrackingParams(Params):
 # ---- loading with file:line ---------------------------------------------------------------------------------------
 
 
+def _members(kind: Any) -> list[type[Params]]:
+    """A Params class, or those of a union."""
+    if isinstance(kind, type) and issubclass(kind, Params):
+        return [kind]
+    return [member for part in getattr(kind, "__args__", ()) for member in _members(part)]
+
+
 def _known_keys(kind: Any) -> list[str]:
     """Field names of a Params class, or of the members of a union."""
-    if isinstance(kind, type) and issubclass(kind, Params):
-        return list(kind.model_fields)
-    return [name for part in getattr(kind, "__args__", ()) for name in _known_keys(part)]
+    return list(dict.fromkeys(name for member in _members(kind) for name in member.model_fields))
+
+
+def _goes_by(member: type[Params], name: Any) -> bool:
+    """Whether a member of a union is the one whose ``name``, ``kind`` or the like is this word."""
+    return any(name in getattr(field.annotation, "__args__", ()) for field in member.model_fields.values())
 
 
 def _annotation_at(kind: Any, location: Sequence[Any]) -> Any:
-    """Follow a pydantic error location into nested Params classes, as far as it names fields."""
+    """Follow a pydantic error location into nested Params classes, as far as it names fields and members of unions."""
     for name in location:
-        if isinstance(kind, type) and issubclass(kind, Params) and name in kind.model_fields:
-            kind = kind.model_fields[name].annotation
-            continue
-        for part in getattr(kind, "__args__", ()):
-            if isinstance(part, type) and issubclass(part, Params) and name in part.model_fields:
-                kind = part.model_fields[name].annotation
-                break
+        members = _members(kind)
+        holder = next((member for member in members if name in member.model_fields), None)
+        if holder is not None:
+            kind = holder.model_fields[name].annotation
+        elif len(members) > 1:
+            kind = next((member for member in members if _goes_by(member, name)), kind)
     return kind
 
 

@@ -105,6 +105,13 @@ def test_an_unknown_optimizer_names_the_known_ones(tmp_path: Path) -> None:
     assert "adamw" in found[0] and "muon" in found[0]
 
 
+def test_an_unknown_key_of_a_chosen_optimizer_names_the_keys_of_that_one(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, GOOD.replace("betas: [0.9, 0.99]", "betas: [0.9, 0.99], smoothing: 0.9"))
+    assert found == [
+        "params.yaml:7: section.optimizer.smoothing: unknown key; known here: name, learning_rate, betas, weight_decay."
+    ]
+
+
 def test_a_missing_value_is_named(tmp_path: Path) -> None:
     found = mistakes(tmp_path, GOOD.replace("  steps: 3\n", ""))
     assert found == ["params.yaml:1: section.steps: missing; state it (no value is hidden in the code)."]
