@@ -46,6 +46,12 @@ class Block(nn.Module):
         return x + self.down(F.gelu(self.up(self.norm_mlp(x)), approximate="tanh"))
 
 
+@torch.compiler.disable
+def _num_visible(mask: Tensor) -> int:
+    """Visible patches of a sample; a length, which a compiled network must be told from outside."""
+    return int((~mask[0]).sum())
+
+
 class TransformerMae(nn.Module):
     """Patches -> encoder on the visible ones -> decoder on all, hidden ones as a learned token.
 
@@ -99,7 +105,7 @@ class TransformerMae(nn.Module):
         """Prediction [B, C, T, H, W]; ``mask`` [B, T', H', W'] hides equally many patches in every sample."""
         tokens, grid = self._embedded(latents)
         hidden = mask.flatten(1)
-        num_visible = int((~hidden[0]).sum())
+        num_visible = _num_visible(mask)
         visible = hidden.long().argsort(dim=1, stable=True)[:, :num_visible, None]
         x = tokens.gather(1, visible.expand(-1, -1, tokens.shape[2]))
         for block in self.encoder:

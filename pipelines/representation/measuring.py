@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter
-from sklearn.metrics import adjusted_rand_score
 
 from pipelines import stage
 from pipelines.data.shards import Shards
 from pipelines.representation import codebook, kernel, quantiser, retrieval, spectrum
-from pipelines.representation.agreement import agreements, factor_labels, missing_factors, probe
+from pipelines.representation.agreement import agreements, ari_of, contingency, factor_labels, missing_factors, probe
 from pipelines.representation.extraction import (
     check_names,
     concatenated,
@@ -163,8 +162,8 @@ def neighbour_table(data: Measured) -> pd.DataFrame:
 
 def stability_block(given: Labellings) -> Numbers:
     """``ari``: mean adjusted Rand index between the classes and codebooks of other seeds; ``_std`` over seeds."""
-    values = [adjusted_rand_score(given.classes, other) for other in given.seeds]
-    chance = [adjusted_rand_score(given.classes, other) for other in given.permuted]
+    values = [ari_of(contingency(given.classes, other)) for other in given.seeds]
+    chance = [ari_of(contingency(given.classes, other)) for other in given.permuted]
     moments = {"ari": float(np.mean(values)), "ari_std": float(np.std(values, ddof=1))}
     return Numbers({**moments, "ari_chance": float(np.mean(chance)), "ari_chance_std": float(np.std(chance, ddof=1))})
 

@@ -20,6 +20,9 @@ BLOCK = 8192
 """Samples read at once."""
 ENTRIES, GPU_ENTRIES = 2**19, 2**26
 """Scores held at once: 2 MiB, which a core's cache has room for; a GPU wants more."""
+ROUNDING = 1e-8
+"""Squared distance to a centre, in squared lengths of the sample, that is none: a mean of equal float32 numbers is not
+quite that number, and a class moved there would only take the place of another."""
 CANDIDATES = 4
 """Far samples looked at per empty class: doubles of one another cannot fill two."""
 
@@ -108,6 +111,7 @@ def farthest(samples: Samples, centres: np.ndarray, count: int, ranks: Ranks) ->
     for _, values in samples.blocks(ranks):
         labels, _ = nearest(values, shared)
         exact = (values - shared[labels]).square().sum(1)
+        exact[exact <= ROUNDING * values.square().sum(1)] = 0
         part = torch.cat([exact[:, None], values], 1).cpu().numpy()
         both = np.concatenate([kept, part])
         kept = both[np.argsort(-both[:, 0], kind="stable")[: len(kept)]]

@@ -128,22 +128,25 @@ def _principal(values: np.ndarray, is_train: np.ndarray, components: int, sample
 
 def baselines(
     params: PseudoClassesParams, shards: Shards, is_train: np.ndarray, factors: Mapping[str, np.ndarray], classes: int
-) -> dict[str, dict[str, float]]:
-    """NMI with every factor of k-means on other spaces: raw latents, whitened PCA of latents, mean prompt embedding."""
+) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """NMI with every factor of k-means on other spaces: raw latents, whitened PCA of latents, mean prompt embedding;
+    and why a space has none (equal clips or prompts are fewer than the classes)."""
     rows = np.random.default_rng(params.seed).permutation(len(shards))[: params.baseline_samples]
     raw, train = raw_vectors(shards, rows), is_train[rows]
     spaces = {"raw_latents": raw}
     spaces["pca_latents"] = _principal(raw, train, params.baseline_components, params.baseline_samples, params.seed)
     spaces["text"] = prompt_vectors(shards, rows)
-    found = {}
+    found, unavailable = {}, {}
     for name, values in spaces.items():
-        if classes > train.sum():
+        different = len(np.unique(values[train], axis=0))
+        if classes > different:
+            unavailable[f"nmi_other_spaces/{name}"] = f"{classes} classes, {different} different samples in this space"
             continue
         one = Kmeans(kind="kmeans", restarts=1, max_iterations=100)
         made = quantiser.fit(Samples(values, np.flatnonzero(train)), classes, one, params.seed, Ranks.alone())
         labels = quantiser.assign(made, values).labels
         found[name] = {factor: nmi(labels, labels_of[rows]) for factor, labels_of in factors.items()}
-    return found
+    return found, unavailable
 
 
 def _table(shards: Shards, assigned: quantiser.Assignments) -> pd.DataFrame:
@@ -220,7 +223,8 @@ def report(
         return results
     given = labellings(assigned.labels, params.permutations, SUBSAMPLE, params.seed)
     results["agreement"] = agreements(factors, given)
-    results["nmi_other_spaces"] = baselines(params, shards, is_train, factors, classes)
+    results["nmi_other_spaces"], missing = baselines(params, shards, is_train, factors, classes)
+    results["unavailable"] |= missing
     class_figures.draw_agreement(results["agreement"], results["nmi_other_spaces"], plots / "agreement.png")
     names = [name for name in (*params.known_factors.identity, *params.known_factors.motion) if name in factors]
     values = {name: shards.index[f"factor_{name}"].astype(str).to_numpy() for name in names}

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score
 
+from pipelines import stage
 from pipelines.representation.spreads import LEFT_OUT, Found, Unavailable
 
 QUERIES, REFERENCES = 256, 8192
@@ -43,6 +44,7 @@ def class_sums(
             own = np.flatnonzero((rows >= start) & (rows < start + REFERENCES))
             found[rows[own] - start, own] = 0.0
             sums += part @ found
+        stage.report(first + len(rows), len(queries), "queries")
         yield rows, sums
 
 

@@ -11,10 +11,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.spatial.distance import cdist
-from sklearn.metrics import davies_bouldin_score, silhouette_samples, silhouette_score
+from sklearn.metrics import (
+    adjusted_rand_score,
+    davies_bouldin_score,
+    normalized_mutual_info_score,
+    silhouette_samples,
+    silhouette_score,
+)
 
 from pipelines.representation import kernel, retrieval, spectrum
-from pipelines.representation.agreement import agreements, factor_labels, missing_factors, nmi, nmi_most, probe
+from pipelines.representation.agreement import (
+    agreements,
+    ari_of,
+    contingency,
+    factor_labels,
+    missing_factors,
+    nmi,
+    nmi_most,
+    nmi_of,
+    probe,
+)
 from pipelines.representation.figures import prompt_families
 from pipelines.representation.gates import gate, judge
 from pipelines.representation.occupancy import counts_of, gini, lorenz, occupancy, occupancy_with_spreads
@@ -285,6 +301,16 @@ def test_singletons_have_no_kernel() -> None:
 
 
 # ---- agreement ----------------------------------------------------------------------------------------------------
+
+
+def test_nmi_and_ari_are_those_of_scikit_learn() -> None:
+    dice = np.random.default_rng(3)
+    for classes, values, count in [(6, 4, 200), (40, 3, 57), (2, 2, 5), (1, 3, 30), (1, 1, 4)]:
+        labels, factor = dice.integers(0, classes, count), dice.integers(0, values, count)
+        for other in (factor, np.where(dice.random(count) < 0.8, factor, 0), labels):
+            table = contingency(labels, other)
+            assert nmi_of(table) == pytest.approx(normalized_mutual_info_score(other, labels), abs=1e-12)
+            assert ari_of(table) == pytest.approx(adjusted_rand_score(other, labels), abs=1e-12)
 
 
 def test_nmi_most_is_reached_where_every_class_is_one_value_and_never_passed() -> None:

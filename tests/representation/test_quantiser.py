@@ -20,6 +20,7 @@ from pipelines.representation import kmeans, quantiser
 from pipelines.representation.params import Kmeans, Vq
 from pipelines.representation.passes import ENTRIES, Samples, nearest, without_empty
 from pipelines.representation.ranks import Ranks
+from pipelines.stage import StageError
 
 ALONE = Ranks.alone()
 LLOYD = Kmeans(kind="kmeans", restarts=1, max_iterations=100)
@@ -72,6 +73,12 @@ def test_no_class_stays_empty_whatever_the_start(seed: int, classes: int) -> Non
     assert found.counts.sum() == 30
 
 
+def test_doubles_whose_mean_is_rounded_are_no_further_samples() -> None:
+    rows = np.random.default_rng(0).normal(size=(30, 48)).astype(np.float32)
+    with pytest.raises(StageError, match="have only 30 different embeddings"):
+        quantiser.fit(everything(np.repeat(rows, 7, axis=0)), 40, LLOYD, 0, ALONE)
+
+
 def test_unused_codes_are_revived() -> None:
     h = clouds(classes=4)
     rare = Vq(kind="vq", steps=120, batch_size=64, decay=0.8, revive_below=0.5)
@@ -120,6 +127,7 @@ import json, sys
 import numpy as np
 from pipelines.representation import quantiser
 from pipelines.representation.ranks import Ranks
+from pipelines.stage import StageError
 from tests.representation.test_quantiser import AVERAGES, LLOYD, clouds, everything
 ranks, found = Ranks.here(), {}
 for how in (LLOYD, AVERAGES):
