@@ -101,7 +101,8 @@ def _report(project: DvcProject, done: Summary) -> None:
     for result in done.failed:
         print(tables.failure(result, result.stage in done.restored), end="\n\n")
     print(tables.summary(project, done))
-    print(f"\n{len(done.results)} stages in {tables.duration(done.seconds)}")
+    count = len(done.results)
+    print(f"\n{count} {'stage' if count == 1 else 'stages'} in {tables.duration(done.seconds)}")
     for line in tables.gates(project, done.results):
         print(f"gate  {line}")
     if done.failed:

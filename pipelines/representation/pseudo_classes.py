@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.decomposition import PCA
 
 from pipelines import stage
 from pipelines.data.shards import Shards
@@ -118,12 +119,11 @@ def decide(
 
 def _principal(values: np.ndarray, is_train: np.ndarray, components: int, samples: int, seed: int) -> np.ndarray:
     """Principal components of latents, each with variance 1 over train (fitted on a seeded subset)."""
-    rows = np.flatnonzero(is_train)
-    chosen = np.random.default_rng(seed).permutation(rows)[:samples]
-    mean = values[chosen].mean(0)
-    _, s, directions = np.linalg.svd(values[chosen] - mean, full_matrices=False)
-    kept = min(components, int((s > 1e-6 * s[0]).sum()))
-    return (values - mean) @ directions[:kept].T / (s[:kept] / np.sqrt(len(chosen)))
+    chosen = np.random.default_rng(seed).permutation(np.flatnonzero(is_train))[:samples]
+    most = min(components, len(chosen), values.shape[1])
+    found = PCA(most, whiten=True, svd_solver="randomized", random_state=seed).fit(values[chosen])
+    kept = found.singular_values_ > 1e-6 * found.singular_values_[0]
+    return found.transform(values)[:, kept]
 
 
 def baselines(
