@@ -14,6 +14,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from scipy.special import softmax
 
+from pipelines import stage
 from pipelines.representation.params import KernelParams
 from pipelines.representation.spreads import LEFT_OUT, Found, Labellings, Unavailable, with_spreads
 
@@ -126,7 +127,10 @@ def kernel_with_spreads(
     drawn = iter(range(seed, seed + 10_000))  # every labelling draws its own queries, positives and negatives
 
     def metric(labels: np.ndarray) -> Found:
-        return kernel_statistics(class_distances(features, labels, params, next(drawn)), params.taus)
+        own = next(drawn)
+        found = kernel_statistics(class_distances(features, labels, params, own), params.taus)
+        stage.report(own - seed + 1, len(given.all()), "labellings")
+        return found
 
     numbers = with_spreads("kernel", metric, given)
     if numbers.unavailable:
