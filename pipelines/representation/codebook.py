@@ -83,7 +83,7 @@ def read(folder: Path) -> Stored:
         raise StageError(f"{folder / EMBEDDINGS}: not the file that {FACTS} records; `dvc checkout` restores it.")
     for name, found in (
         (FACTS, facts["codebook_sha256"]),
-        (ASSIGNMENTS, (table.schema.metadata or {})[OWNER].decode()),
+        (ASSIGNMENTS, (table.schema.metadata or {}).get(OWNER, b"unknown").decode()),
     ):
         if found != own:
             raise StageError(
