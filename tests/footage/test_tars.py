@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.data.limits import VideoError
+from pipelines.footage.forecast import forecast
 from pipelines.footage.params import RawVideoParams
 from pipelines.footage.tars import expand, tar_samples
 from pipelines.stage import StageError
@@ -140,6 +141,28 @@ def test_the_number_of_samples_is_bounded(tmp_path: Path) -> None:
     tar(tmp_path / "a.tar", {f"{k}.{end}": part for k in range(3) for end, part in _sample(tmp_path, k)})
     catalog, _ = run(tars([str(tmp_path / "a.tar")], max_samples=2), tmp_path)
     assert catalog["source"].nunique() == 2
+
+
+def test_new_and_gone_samples_of_tars_are_counted_beforehand(tmp_path: Path) -> None:
+    """With the names that the run then gives: also of damaged tars and of samples without a video."""
+    clip = mp4(tmp_path, 0)
+    for name in ("a", "cut"):
+        tar(tmp_path / f"{name}.tar", {"x.mp4": clip, "x.txt": b"words", "d/only.txt": b"no video"})
+    (tmp_path / "cut.tar").write_bytes((tmp_path / "cut.tar").read_bytes()[: len(clip) // 2])
+    far = "https://host/far-{0..2}.tar?token=secret"
+    params = tars([str(tmp_path / "a.tar"), str(tmp_path / "cut.tar")], max_rejected_share=0.9)
+    run(params, tmp_path)
+    assert set(refused(tmp_path)) == {"a.tar/d/only", "cut.tar"}
+    nothing = (
+        "0 of 3 samples are new by their names, 0 are gone; samples gave 2 clips each so far, so about 0 new clips"
+    )
+    assert forecast(params, tmp_path / "clips") == nothing
+    tar(tmp_path / "a.tar", {"y.json": b'{"text": "words"}', "y.mp4": clip, "z.mp4": clip, "z.txt": b"words"})
+    params = tars([str(tmp_path / "a.tar"), far], max_rejected_share=0.9)
+    assert forecast(params, tmp_path / "clips") == (
+        "2 of 2 samples are new by their names, 3 are gone; samples gave 2 clips each so far, so "
+        "about 4 new clips; 3 of 3 tars by URL are new by their names; what they hold is known when they are read"
+    )
 
 
 def _sample(tmp_path: Path, number: int) -> list[tuple[str, bytes]]:
