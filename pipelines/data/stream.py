@@ -14,8 +14,7 @@ from typing import Any
 
 import fsspec
 
-from pipelines.data.address import refusal, shown
-from pipelines.data.remote import GIVE_UP, PAUSE, TRIES
+from pipelines.data.address import GIVE_UP, PAUSE, TRIES, refusal, shown
 from pipelines.stage import say
 
 BUFFER = 1 << 20
