@@ -233,6 +233,6 @@ def _opened(url: str) -> Iterator[_Watched]:
         if reason is None:
             raise
         raise StageError(
-            f"{KEY}: {shown(url)}: cannot be read: {reason}.\n"
+            f"{KEY}: {shown(url)}: cannot be read: {reason.rstrip('.')}.\n"
             "Check the address and run again; what was cut already is kept."
         ) from None

@@ -58,6 +58,7 @@ def server(tmp_path: Path) -> Iterator[str]:
 def test_tars_are_read_from_disk_and_by_url_with_the_same_keys(tmp_path: Path, server: str) -> None:
     for number in range(2):
         members = {f"a{number}.mp4": mp4(tmp_path, number), f"a{number}.txt": b"from text"}
+        members[f"a{number}.bin"] = bytes(6 << 20)  # more than fsspec asks a server for at once; this one has no ranges
         members |= {f"b{number}.json": b'{"prompt": "from json"}', f"b{number}.mp4": mp4(tmp_path, 7 + number)}
         tar(tmp_path / f"t-0{number}.tar", members)
     local, metrics = run(tars([f"{tmp_path}/t-{{00..01}}.tar"]), tmp_path / "local")
