@@ -50,7 +50,7 @@ def takes_clips(network: Any) -> bool:
 
 
 def stated_strides(network: Any) -> tuple[int, int]:
-    """(frames, pixels) per latent element as the class or its config says; where neither does, the usual most: 8, 16.
+    """(frames, pixels) per latent element as the class or its config says; where neither does, 8 (pictures: 1) and 16.
 
     Only the size of a trial: the strides are what the trial gives.
     """
@@ -60,7 +60,9 @@ def stated_strides(network: Any) -> tuple[int, int]:
         return int(next(filter(None, found), usual))
 
     frames = ("scale_factor_temporal", "temporal_compression_ratio", "temporal_compress_times")
-    return stated(frames, 8), stated(("scale_factor_spatial", "spatial_compression_ratio"), 16)
+    return stated(frames, 8) if takes_clips(network) else 1, stated(
+        ("scale_factor_spatial", "spatial_compression_ratio"), 16
+    )
 
 
 def encode(network: Any, pixels: Tensor) -> Tensor:
