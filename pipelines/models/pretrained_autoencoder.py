@@ -176,8 +176,9 @@ class PretrainedVideoAutoencoder(nn.Module):
         if self.per_frame or frames in self.fitting:
             return
         if not self._gives_back(frames, video):
-            shorter = range(frames - self.temporal_stride, 0, -self.temporal_stride)
-            fits = next((count for count in shorter if self._gives_back(count, video)), 1)
+            shorter = range(frames - self.temporal_stride, 1, -self.temporal_stride)
+            others = (*shorter, frames + self.temporal_stride)
+            fits = next((count for count in others if self._gives_back(count, video)), 1)
             raise StageError(
                 f"a clip has {frames} frames, which {type(self.network).__name__} does not give back; "
                 f"cut clips of {fits} frames."

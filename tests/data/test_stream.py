@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -28,6 +29,7 @@ class Breaking(SimpleHTTPRequestHandler):
     status = 200
     breaks: ClassVar[list[int]] = []
     begun: ClassVar[list[int]] = []
+    silence = 0.0
     tag, url = "one", ""
 
     def do_GET(self) -> None:
@@ -47,6 +49,7 @@ class Breaking(SimpleHTTPRequestHandler):
         length = kind.breaks.pop(0) if kind.breaks else -1
         with contextlib.suppress(ConnectionError):  # a reader that gave up
             self.wfile.write(CONTENT[start:] if length < 0 else CONTENT[start : start + length])
+        time.sleep(kind.silence if length >= 0 else 0.0)
         self.close_connection = True
 
     def log_message(self, *_: object) -> None:
@@ -75,6 +78,14 @@ def test_a_transfer_that_breaks_goes_on_where_it_stopped(server: type[Breaking],
         assert file.read() == CONTENT
     assert len(server.begun) == 3 and server.begun == sorted(server.begun)
     assert any(server.begun) == answers_ranges
+
+
+def test_a_server_that_falls_silent_is_asked_again(server: type[Breaking], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "SILENCE", 0.1)
+    server.breaks, server.silence = [1 << 20], 0.5
+    with open_stream(server.url) as file:
+        assert file.read() == CONTENT
+    assert len(server.begun) == 2 and server.begun[1] > 0
 
 
 def test_one_that_never_goes_on_is_given_up_with_its_place(server: type[Breaking]) -> None:

@@ -10,11 +10,14 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.data import stream
+from pipelines.data.catalog import read_catalog
 from pipelines.data.limits import VideoError
 from pipelines.footage.forecast import forecast
 from pipelines.footage.params import RawVideoParams
@@ -111,6 +114,24 @@ def test_a_tar_that_cannot_be_reached_is_told_in_two_lines_without_its_token(tmp
         with pytest.raises(StageError, match=r"tars\.urls: .*none\.tar: cannot be read") as caught:
             run(tars([url]), tmp_path)
         assert "secret" not in str(caught.value) and len(str(caught.value).splitlines()) == 2
+
+
+def test_a_transfer_that_never_ends_leaves_the_earlier_clips(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "PAUSE", 0.0)
+    tar(tmp_path / "a.tar", {"x.mp4": mp4(tmp_path, 0), "x.txt": b"one", "y.mp4": mp4(tmp_path, 1), "y.txt": b"two"})
+    before, _ = run(tars([f"{server}/a.tar"]), tmp_path)
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "copyfile", _half)
+    with pytest.raises(StageError, match=r"a\.tar: cannot be read: .*4 times\)\.\nCheck the address"):
+        run(tars([f"{server}/a.tar"]), tmp_path)
+    assert read_catalog(tmp_path / "clips").equals(before)
+
+
+def _half(self: http.server.SimpleHTTPRequestHandler, source: BinaryIO, outputfile: BinaryIO) -> None:
+    content = source.read()
+    outputfile.write(content[: len(content) // 2])
+    self.close_connection = True
 
 
 @settings(max_examples=60, deadline=None)

@@ -139,6 +139,8 @@ def test_frames_that_do_not_come_back_are_refused_with_a_number_that_fits(tmp_pa
     ours, _ = loaded("AutoencoderKLCogVideoX", tmp_path)
     with pytest.raises(StageError, match=r"13 frames, which AutoencoderKLCogVideoX does not give back; .* of 9 frames"):
         ours.encode(clip(1, 13, 16, 16))
+    with pytest.raises(StageError, match="does not give back; cut clips of 9 frames"):
+        ours.encode(clip(1, 5, 16, 16))
     with pytest.raises(StageError, match="takes 1 mod 4; cut clips of 5"):
         ours.encode(clip(1, 8, 16, 16))
 
