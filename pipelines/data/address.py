@@ -6,6 +6,11 @@ from urllib.parse import urlsplit
 
 NETWORK = ("aiohttp", "asyncio", "botocore", "fsspec", "gcsfs", "s3fs")
 """Packages whose errors are about reaching a file."""
+GIVE_UP = (FileNotFoundError, PermissionError, ImportError)
+"""Errors that another try would not mend."""
+TRIES = 4
+PAUSE = 1.0
+"""Seconds before the second try; doubled for each further one."""
 
 
 def shown(url: str) -> str:

@@ -49,7 +49,8 @@ class Field(Params):
 class AutoencoderFacts(Params):
     """The autoencoder that made the latents; ``latents = (codes - latent_mean) / latent_std`` per channel.
 
-    ``revision``: the commit of one from the hub.
+    ``revision``: the commit of one from the hub. ``latent_mean``, ``latent_std``: a number for each channel; of Cosmos,
+    which normalises every latent frame by itself, for each channel one number per latent frame.
     """
 
     id: str
@@ -57,8 +58,8 @@ class AutoencoderFacts(Params):
     revision: str | None = None
     temporal_stride: Count
     spatial_stride: Count
-    latent_mean: tuple[float, ...]
-    latent_std: tuple[float, ...]
+    latent_mean: tuple[float, ...] | tuple[tuple[float, ...], ...]
+    latent_std: tuple[float, ...] | tuple[tuple[float, ...], ...]
 
 
 class TextFacts(Params):

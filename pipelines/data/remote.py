@@ -20,18 +20,13 @@ from typing import Any
 
 import fsspec
 
-from pipelines.data.address import refusal, shown
+from pipelines.data.address import GIVE_UP, PAUSE, TRIES, refusal, shown
 from pipelines.data.contract import ContractError, ShardFacts
 from pipelines.stage import say
 
 URL, CACHE, LIMIT = "REEL_SHARDS_URL", "REEL_CACHE", "REEL_CACHE_GIB"
 DEFAULT_CACHE, DEFAULT_GIB = Path(".work/shards"), 20.0
-TRIES = 4
-PAUSE = 1.0
-"""Seconds before the second try; doubled for each further one."""
 BLOCK = 4096
-GIVE_UP = (FileNotFoundError, PermissionError, ImportError)
-"""Errors that another try would not mend."""
 
 
 @dataclass(frozen=True)

@@ -142,9 +142,10 @@ def _jsonl(file: Path) -> Iterator[tuple[int, str, str]]:
             continue
         try:
             row = json.loads(text)
-            name, caption = row["file"], row["caption"]
-        except (ValueError, TypeError, KeyError):
-            name = caption = None
+        except (ValueError, RecursionError):
+            row = None
+        fields = row if isinstance(row, dict) else {}
+        name, caption = (next((fields[word] for word in words if word in fields), None) for words in (HEADERS, WORDS))
         if not isinstance(name, str) or not isinstance(caption, str):
             raise StageError(f'{file}:{number}: is not {{"file": "…", "caption": "…"}}.')
         yield number, name, caption

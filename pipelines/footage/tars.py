@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import os
 import re
 import shutil
 import tarfile
@@ -18,10 +19,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-import fsspec
-
 from pipelines.data.address import refusal, shown
 from pipelines.data.limits import Limits, VideoError
+from pipelines.data.stream import open_stream
 from pipelines.data.video import SUFFIXES as VIDEOS
 from pipelines.footage.captions import MAX_BYTES, caption_in
 from pipelines.footage.params import Tars
@@ -51,6 +51,11 @@ def expand(urls: Sequence[str]) -> list[str]:
         for chosen in itertools.product(*counts):
             found.append("".join(itertools.chain(*itertools.zip_longest(parts, chosen, fillvalue=""))))
     return found
+
+
+def tar_name(url: str) -> str:
+    """What the sources of a tar's clips begin with."""
+    return PurePosixPath(urlsplit(url).path).name or shown(url)
 
 
 class _Watched:
@@ -86,7 +91,7 @@ class _Sample:
             return
         if suffix in (".txt", ".json"):
             self.texts[suffix] = stream.read(MAX_BYTES + 1)
-        elif suffix in VIDEOS and not self.name:
+        elif _is_video(member.name) and not self.name:
             self.name = member.name
             if member.size > limits.max_bytes:
                 self.problem = VideoError("too_many_bytes", f"{member.size} bytes; at most {limits.max_bytes} allowed")
@@ -126,8 +131,7 @@ def _samples(stream: _Watched, limits: Limits, places: Iterator[Path]) -> Iterat
             for member in tar:
                 if not member.isfile():
                     continue
-                path = PurePosixPath(member.name)
-                key = str(path.parent / path.name.partition(".")[0])
+                key = _key(member.name)
                 if sample is None or sample.key != key:
                     if sample is not None:
                         yield sample
@@ -141,6 +145,37 @@ def _samples(stream: _Watched, limits: Limits, places: Iterator[Path]) -> Iterat
         raise
     if sample is not None:
         yield sample
+
+
+def _key(member: str) -> str:
+    path = PurePosixPath(member)
+    return str(path.parent / path.name.partition(".")[0])
+
+
+def _is_video(member: str) -> bool:
+    return PurePosixPath(member).suffix.lower() in VIDEOS
+
+
+def listed_samples(path: Path) -> list[str]:
+    """The names of a tar's samples as :func:`tar_samples` gives them, from its headers: no member is read.
+
+    What is no whole tar is named by itself, in place of the sample at its end.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    members: list[str] = []
+    with path.open("rb") as stream:
+        try:
+            with tarfile.open(fileobj=stream, mode="r:") as tar:
+                members.extend(member.name for member in tar if member.isfile())
+            stream.seek(-END, os.SEEK_END)
+            whole = stream.read() == bytes(END)
+        except tarfile.TarError:
+            whole = False
+    samples = itertools.groupby(members, _key)
+    names = [f"{path.name}/{next(filter(_is_video, inside), key)}" for key, inside in samples]
+    return names if whole else [*names[:-1], path.name]
 
 
 def _broken(name: str, place: int, total: int, error: VideoError) -> Found:
@@ -161,7 +196,7 @@ def tar_samples(params: Tars, frame_rate: float, spool: Path) -> Iterator[Found]
     limits, urls, count = limits_of(params), expand(params.urls), 0
     places = (spool / f"video-{number}" for number in itertools.count())
     for place, url in enumerate(urls):
-        name = PurePosixPath(urlsplit(url).path).name or shown(url)
+        name = tar_name(url)
         with _opened(url) as stream:
             before = count
             try:
@@ -191,13 +226,13 @@ def _opened(url: str) -> Iterator[_Watched]:
         StageError: it cannot be opened or read.
     """
     try:
-        with fsspec.open(url, "rb") as stream:  # type: ignore[union-attr]
-            yield _Watched(stream)  # type: ignore[arg-type]
+        with open_stream(url) as stream:
+            yield _Watched(stream)
     except Exception as error:
         reason = None if isinstance(error, VideoError | StageError) else refusal(url, error)
         if reason is None:
             raise
         raise StageError(
-            f"{KEY}: {shown(url)}: cannot be read: {reason}.\n"
+            f"{KEY}: {shown(url)}: cannot be read: {reason.rstrip('.')}.\n"
             "Check the address and run again; what was cut already is kept."
         ) from None

@@ -113,6 +113,9 @@ def train(params: AutoencoderParams, clips: Path, out: Path, metrics: Path, plot
     groups = FrameGroups(source, rows, size.frames, training.batch_size, training.seed, params.augmentation)
     some = source.rows("held_out")[:VALIDATION_CLIPS]
 
+    if params.augmentation is not None and run.is_main:
+        pictures.draw_augmentation(groups, min(training.batch_size, 6), plots / "augmentation.png")
+
     def validate(step: int) -> Mapping[str, float]:
         with run.ema_weights("autoencoder"):
             # every process computes (the network may be spread over them); the first writes

@@ -197,6 +197,12 @@ class FrameGroups:
         """Frames that the clip can lose at its start while the group stays whole."""
         return int(self.lengths[row]) - 1 - group * self.frames
 
+    def variants(self, place: int, steps: int) -> list[Tensor]:
+        """A sample of the first batch [3, frames, H, W], as it is in the clip and as the first steps would show it."""
+        row, group = self.order.batch(0)[place].tolist()
+        plain = as_video(self._group(row, group, 0))
+        return [plain, *(self._video(step, place, row, group) for step in range(steps))]
+
     def _video(self, step: int, place: int, row: int, group: int) -> Tensor:
         if self.augmentation is None:
             return as_video(self._group(row, group, 0))

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from torch import Tensor
 
 from pipelines import stage
 from pipelines.data.catalog import FACTOR_PREFIX
@@ -98,9 +99,14 @@ def autoencoder_facts(folder: Path, autoencoder: Autoencoder) -> AutoencoderFact
         revision=origin.get("revision"),
         temporal_stride=autoencoder.temporal_stride,
         spatial_stride=autoencoder.spatial_stride,
-        latent_mean=tuple(autoencoder.latent_mean.tolist()),
-        latent_std=tuple(autoencoder.latent_std.tolist()),
+        latent_mean=numbers(autoencoder.latent_mean),
+        latent_std=numbers(autoencoder.latent_std),
     )
+
+
+def numbers(values: Tensor) -> tuple[float, ...] | tuple[tuple[float, ...], ...]:
+    """Statistics [C] or [C, F] as the manifest states them."""
+    return tuple(tuple(row) if isinstance(row, list) else row for row in values.tolist())
 
 
 def put_text_encoder(folder: Path, text: TextEncoder | None, known: Stock) -> TextFacts:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipelines.data import validation_clips
 from pipelines.data.shards import Shards
-from pipelines.latents.clips import Clips, as_frames
+from pipelines.latents.clips import Clips, FrameGroups, as_frames
 from pipelines.latents.quality import Autoencoder, Quality
 
 VALIDATED = 2
@@ -74,6 +74,20 @@ def draw_reconstructions(
     title = f"Held-out clips over their reconstructions, best to worst: {quality.psnr:.1f} dB"
     compared = f"patch PCA {baselines['psnr_patch_pca']:.1f} dB, mean colour {baselines['psnr_mean_colour']:.1f} dB"
     figure.suptitle(f"{title} at {quality.compression:.0f}x ({compared})", fontsize=12)
+    _save(figure, path)
+
+
+def draw_augmentation(groups: FrameGroups, count: int, path: Path) -> None:
+    """Training samples as they are in their clips, and beside them as the first three steps would change them."""
+    titles = ["as it is in the clip", *(f"changed as at step {step}" for step in range(3))]
+    figure = Figure(figsize=(12, 0.6 + 0.85 * count), layout="constrained")
+    grid = figure.subplots(count, len(titles), squeeze=False)
+    for place, line in enumerate(grid):
+        for axes, video in zip(line, groups.variants(place, 3), strict=True):
+            axes.imshow(_strip(as_frames(video[None])[0]), interpolation="nearest")
+            axes.set_axis_off()
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title, fontsize=9)
     _save(figure, path)
 
 

@@ -195,6 +195,6 @@ def load_autoencoder(folder: Path) -> StackedAutoencoder | PretrainedVideoAutoen
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
     if kind is None:
         raise StageError(f"{folder}: holds no autoencoder (no config.json); run the stage autoencoder.")
-    if kind == "AutoencoderTiny":
+    if (folder / STATISTICS).is_file():
         return StackedAutoencoder.from_pretrained(folder).eval().requires_grad_(False)
     return PretrainedVideoAutoencoder.from_pretrained(folder)

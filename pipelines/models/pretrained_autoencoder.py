@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,32 +9,33 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from torch import Tensor, nn
+from torch.nn import functional
 
-from pipelines.models import hub
-from pipelines.models.geometry import check_geometry, per_channel
+from pipelines.models import autoencoder_traits, hub
+from pipelines.models.geometry import check_geometry, latent_frames, per_channel
 from pipelines.stage import StageError
-
-PRETRAINED = {
-    "AutoencoderKLWan": "autoencoder_kl_wan",
-    "AutoencoderKLLTXVideo": "autoencoder_kl_ltx",
-    "AutoencoderKL": "autoencoder_kl",
-}
-"""Classes of diffusers that are understood, and their modules. The last one encodes each frame for itself."""
 
 
 class PretrainedVideoAutoencoder(nn.Module):
     """A video or image autoencoder of diffusers, with the normalisation that its own config states.
 
+    One of pictures encodes each frame for itself. Strides are measured on a clip of a few pixels.
+
     Args:
-        network: an instance of a class of :data:`PRETRAINED`. The posterior's mode is taken.
+        network: an instance of any class of :mod:`diffusers.models.autoencoders` that gives back the clip it encoded.
+
+    Raises:
+        StageError: it does not, or its config normalises other latents than its own.
     """
 
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)
-        self.per_frame = type(network).__name__ == "AutoencoderKL"
-        self.temporal_stride, self.spatial_stride = _strides(network)
-        mean, std = _normalisation(network)
+        self.per_frame = not autoencoder_traits.takes_clips(network)
+        self.fold = autoencoder_traits.fold(network)
+        self.fitting: set[int] = set()
+        channels, self.temporal_stride, self.spatial_stride = self._measured()
+        mean, std = autoencoder_traits.normalisation(network, channels)
         self.latent_mean: Tensor
         self.latent_std: Tensor
         self.register_buffer("latent_mean", mean)
@@ -48,83 +48,143 @@ class PretrainedVideoAutoencoder(nn.Module):
         """Load by folder or by name on the model hub.
 
         Raises:
-            StageError: it cannot be found or read, or is of a class that is not understood.
+            StageError: it cannot be found or read, or cannot be used.
         """
         where: dict[str, Any] = {"revision": revision, "subfolder": subfolder or ""}
         try:
             with warnings.catch_warnings():  # diffusers passes the hub an argument that it no longer takes
                 warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks")
                 config: Any = AutoencoderTiny.load_config(str(name), **where)
-                network = _class(str(name), config["_class_name"]).from_pretrained(str(name), **where)
+                kind = autoencoder_traits.class_of(str(name), config["_class_name"])
+                network = kind.from_pretrained(str(name), **where)
         except StageError:
             raise
         except (OSError, ValueError, KeyError) as error:
             raise hub.unreadable("autoencoder", str(name), revision, subfolder, error) from None
         return cls(network)
 
+    @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
         """Video [B, 3, T, H, W] to normalised latents [B, C, T', H', W'].
 
         Raises:
-            StageError: frames or pixels do not fit the strides.
+            StageError: frames or pixels do not fit the network.
         """
         check_geometry(video, self.temporal_stride, self.spatial_stride)
-        with torch.no_grad():
-            if self.per_frame:
-                flat = self.network.encode(video.transpose(1, 2).flatten(0, 1)).latent_dist.mode()
-                codes = flat.unflatten(0, (len(video), -1)).transpose(1, 2)
-            else:
-                codes = self.network.encode(video).latent_dist.mode()
-        return (codes - per_channel(self.latent_mean)) / per_channel(self.latent_std)
+        self._check_frames(video)
+        codes = self._codes(video)
+        return (codes - self._over(self.latent_mean, codes)) / self._over(self.latent_std, codes)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Normalised latents [B, C, T', H', W'] to video [B, 3, T, H, W], clamped to [-1, 1]."""
-        codes = latents * per_channel(self.latent_std) + per_channel(self.latent_mean)
-        if self.per_frame:
-            flat = self.network.decode(codes.transpose(1, 2).flatten(0, 1)).sample
-            return flat.unflatten(0, (len(codes), -1)).transpose(1, 2).clamp(-1, 1)
-        conditioned = bool(self.network.config.get("timestep_conditioning"))
-        extra = (torch.zeros(len(codes), device=codes.device, dtype=codes.dtype),) if conditioned else ()
-        return self.network.decode(codes, *extra).sample.clamp(-1, 1)
+        """Normalised latents [B, C, T', H', W'] to video [B, 3, T, H, W], clamped to [-1, 1].
+
+        Raises:
+            StageError: there are more latent frames than the normalisation knows.
+        """
+        codes = latents * self._over(self.latent_std, latents) + self._over(self.latent_mean, latents)
+        return self._video(codes).clamp(-1, 1)
 
     def save_pretrained(self, folder: Path) -> None:
         """The network's own files."""
         self.network.save_pretrained(folder)
 
+    # ---- the network, on clips ----
 
-def _class(name: str, kind: str) -> Any:
-    if kind not in PRETRAINED:
-        raise StageError(f"{name}: an autoencoder of class {kind}; understood are {', '.join(PRETRAINED)}.")
-    return getattr(importlib.import_module(f"diffusers.models.autoencoders.{PRETRAINED[kind]}"), kind)
+    def _codes(self, video: Tensor) -> Tensor:
+        """Video to latents [B, C, T', H', W'] before normalisation."""
+        if not self.per_frame:
+            return autoencoder_traits.encode(self.network, video)
+        pictures = autoencoder_traits.encode(self.network, video.transpose(1, 2).flatten(0, 1))
+        return functional.pixel_unshuffle(pictures, self.fold).unflatten(0, (len(video), -1)).transpose(1, 2)
 
+    def _video(self, codes: Tensor) -> Tensor:
+        """Inverse of :meth:`_codes`, as far as the network goes."""
+        frames = codes.shape[2]
+        if not self.per_frame:
+            return autoencoder_traits.decode(self.network, codes, frames)
+        pictures = functional.pixel_shuffle(codes.transpose(1, 2).flatten(0, 1), self.fold)
+        decoded = autoencoder_traits.decode(self.network, pictures, frames)
+        return decoded.unflatten(0, (len(codes), -1)).transpose(1, 2)
 
-def _strides(network: Any) -> tuple[int, int]:
-    """(frames per latent frame, pixels per latent pixel)."""
-    if type(network).__name__ == "AutoencoderKL":
-        return 1, 2 ** (len(network.config.block_out_channels) - 1)
-    temporal = network.config.get("scale_factor_temporal") or network.temporal_compression_ratio
-    return int(temporal), int(network.spatial_compression_ratio)
+    def _over(self, values: Tensor, latents: Tensor) -> Tensor:
+        """Statistics [C], or [C, F] of which the first latent frames count, to be used with latents."""
+        if values.dim() == 1:
+            return per_channel(values)
+        if latents.shape[2] > values.shape[1]:
+            raise StageError(
+                f"{type(self.network).__name__} normalises {values.shape[1]} latent frames, each by numbers of its "
+                f"own; this clip has {latents.shape[2]}. Cut clips of "
+                f"{1 + (values.shape[1] - 1) * self.temporal_stride} frames or fewer."
+            )
+        return values[:, : latents.shape[2], None, None]
 
+    # ---- what fits ----
 
-def _normalisation(network: Any) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per channel, from wherever the class keeps them.
+    @torch.no_grad()
+    def _tried(self, clips: int, frames: int, side: int, like: Tensor) -> tuple[torch.Size, torch.Size]:
+        """Shapes of the latents of black clips and of what becomes of them.
 
-    ``latents_mean``/``latents_std`` (config, or buffers), ``shift_factor`` and ``scaling_factor`` combine to
-    (codes - mean) * scaling / std.
+        Raises:
+            StageError: the network does not take them.
+        """
+        try:
+            codes = self._codes(like.new_zeros(clips, 3, frames, side, side))
+            return codes.shape, self._video(codes).shape
+        except StageError:
+            raise
+        except Exception as error:  # whatever a network says of a shape that it was not made for
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            text = f"{frames} frames of {side}x{side} pixels cannot be encoded and decoded: {reason}"
+            raise self._unusable(text) from None
 
-    Raises:
-        StageError: the config states another number of channels than the network has.
-    """
-    config = network.config
-    channels = int(config.get("z_dim") or config.get("latent_channels"))
-    buffers = dict(network.named_buffers())
-    mean = config.get("latents_mean") or buffers.get("latents_mean")
-    std = config.get("latents_std") or buffers.get("latents_std")
-    mean = torch.as_tensor(mean if mean is not None else [config.get("shift_factor") or 0.0] * channels).float()
-    std = torch.as_tensor(std if std is not None else [1.0] * channels).float() / (config.get("scaling_factor") or 1.0)
-    if len(mean) != channels or len(std) != channels:
-        raise StageError(
-            f"{type(network).__name__}: its config normalises {len(mean)} channels, but its latents have {channels}."
+    def _measured(self) -> tuple[int, int, int]:
+        """Channels and strides, from two clips of two latent frames after the first (some take odd numbers only).
+
+        Raises:
+            StageError: the clips are not given back, or T frames do not become 1 + (T - 1) / stride.
+        """
+        frames, side = (2 * stride for stride in autoencoder_traits.stated_strides(self.network))
+        frames += 1
+        like = next(self.network.parameters())
+        try:
+            latents, video = self._tried(2, frames, side, like)
+        except StageError:  # HunyuanVideo 1.5's attention takes one clip only
+            if not hasattr(self.network, "enable_slicing"):
+                raise
+            self.network.enable_slicing()
+            latents, video = self._tried(2, frames, side, like)
+        _, channels, after, height, width = latents
+        even = height == width and side % width == 0 and after > 1 and (frames - 1) % (after - 1) == 0
+        if not even or video != (2, 3, frames, side, side):
+            became = f"{after}x{height}x{width} latents, and these {'x'.join(map(str, video[2:]))}"
+            raise self._unusable(f"clips of {frames}x{side}x{side} became {became}")
+        return channels, (frames - 1) // (after - 1), side // width
+
+    def _unusable(self, reason: str) -> StageError:
+        return StageError(
+            f"{type(self.network).__name__} in this config cannot be used as an autoencoder: {reason.rstrip('.')}."
         )
-    return mean, std
+
+    def _check_frames(self, video: Tensor) -> None:
+        """That clips of so many frames are given back, tried once on a clip of a few pixels.
+
+        Raises:
+            StageError: they are not, though they fit the stride (CogVideoX gives back 8 frames of 5).
+        """
+        frames = video.shape[2]
+        if self.per_frame or frames in self.fitting:
+            return
+        if not self._gives_back(frames, video):
+            shorter = range(frames - self.temporal_stride, 1, -self.temporal_stride)
+            others = (*shorter, frames + self.temporal_stride)
+            fits = next((count for count in others if self._gives_back(count, video)), 1)
+            raise StageError(
+                f"a clip has {frames} frames, which {type(self.network).__name__} does not give back; "
+                f"cut clips of {fits} frames."
+            )
+        self.fitting.add(frames)
+
+    def _gives_back(self, frames: int, like: Tensor) -> bool:
+        latents, video = self._tried(1, frames, 2 * self.spatial_stride, like)
+        return latents[2] == latent_frames(frames, self.temporal_stride) and video[2] == frames

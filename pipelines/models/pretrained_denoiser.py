@@ -174,8 +174,8 @@ class Given:
     channels: int
     text_dim: int
     autoencoder: str
-    latent_mean: Sequence[float]
-    latent_std: Sequence[float]
+    latent_mean: Sequence[Any]
+    latent_std: Sequence[Any]
 
 
 def check_fits(origin: Origin, layout: Layout, given: Given) -> None:

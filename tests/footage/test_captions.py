@@ -23,7 +23,7 @@ def read(tmp_path: Path, name: str, text: str) -> dict[str, str]:
         ("c.tsv", "filename\tcaption\na.mp4\ta cat, asleep\nsub/b c.mp4\tein  Kätzchen \n"),
         (
             "c.jsonl",
-            '{"file": "a.mp4", "caption": "a cat, asleep"}\n{"file": "sub/b c.mp4", "caption": "ein Kätzchen"}',
+            '{"file": "a.mp4", "caption": "a cat, asleep"}\n{"file_name": "sub/b c.mp4", "text": "ein Kätzchen"}',
         ),
     ],
 )

@@ -10,12 +10,16 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.data import stream
+from pipelines.data.catalog import read_catalog
 from pipelines.data.limits import VideoError
+from pipelines.footage.forecast import forecast
 from pipelines.footage.params import RawVideoParams
 from pipelines.footage.tars import expand, tar_samples
 from pipelines.stage import StageError
@@ -57,6 +61,7 @@ def server(tmp_path: Path) -> Iterator[str]:
 def test_tars_are_read_from_disk_and_by_url_with_the_same_keys(tmp_path: Path, server: str) -> None:
     for number in range(2):
         members = {f"a{number}.mp4": mp4(tmp_path, number), f"a{number}.txt": b"from text"}
+        members[f"a{number}.bin"] = bytes(6 << 20)  # more than fsspec asks a server for at once; this one has no ranges
         members |= {f"b{number}.json": b'{"prompt": "from json"}', f"b{number}.mp4": mp4(tmp_path, 7 + number)}
         tar(tmp_path / f"t-0{number}.tar", members)
     local, metrics = run(tars([f"{tmp_path}/t-{{00..01}}.tar"]), tmp_path / "local")
@@ -111,6 +116,24 @@ def test_a_tar_that_cannot_be_reached_is_told_in_two_lines_without_its_token(tmp
         assert "secret" not in str(caught.value) and len(str(caught.value).splitlines()) == 2
 
 
+def test_a_transfer_that_never_ends_leaves_the_earlier_clips(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "PAUSE", 0.0)
+    tar(tmp_path / "a.tar", {"x.mp4": mp4(tmp_path, 0), "x.txt": b"one", "y.mp4": mp4(tmp_path, 1), "y.txt": b"two"})
+    before, _ = run(tars([f"{server}/a.tar"]), tmp_path)
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "copyfile", _half)
+    with pytest.raises(StageError, match=r"a\.tar: cannot be read: .*4 times\)\.\nCheck the address"):
+        run(tars([f"{server}/a.tar"]), tmp_path)
+    assert read_catalog(tmp_path / "clips").equals(before)
+
+
+def _half(self: http.server.SimpleHTTPRequestHandler, source: BinaryIO, outputfile: BinaryIO) -> None:
+    content = source.read()
+    outputfile.write(content[: len(content) // 2])
+    self.close_connection = True
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5119), st.integers(0, 255)), max_size=8), st.integers(0, 10240))
 def test_a_damaged_tar_gives_samples_or_a_reason(
@@ -140,6 +163,28 @@ def test_the_number_of_samples_is_bounded(tmp_path: Path) -> None:
     tar(tmp_path / "a.tar", {f"{k}.{end}": part for k in range(3) for end, part in _sample(tmp_path, k)})
     catalog, _ = run(tars([str(tmp_path / "a.tar")], max_samples=2), tmp_path)
     assert catalog["source"].nunique() == 2
+
+
+def test_new_and_gone_samples_of_tars_are_counted_beforehand(tmp_path: Path) -> None:
+    """With the names that the run then gives: also of damaged tars and of samples without a video."""
+    clip = mp4(tmp_path, 0)
+    for name in ("a", "cut"):
+        tar(tmp_path / f"{name}.tar", {"x.mp4": clip, "x.txt": b"words", "d/only.txt": b"no video"})
+    (tmp_path / "cut.tar").write_bytes((tmp_path / "cut.tar").read_bytes()[: len(clip) // 2])
+    far = "https://host/far-{0..2}.tar?token=secret"
+    params = tars([str(tmp_path / "a.tar"), str(tmp_path / "cut.tar")], max_rejected_share=0.9)
+    run(params, tmp_path)
+    assert set(refused(tmp_path)) == {"a.tar/d/only", "cut.tar"}
+    nothing = (
+        "0 of 3 samples are new by their names, 0 are gone; samples gave 2 clips each so far, so about 0 new clips"
+    )
+    assert forecast(params, tmp_path / "clips") == nothing
+    tar(tmp_path / "a.tar", {"y.json": b'{"text": "words"}', "y.mp4": clip, "z.mp4": clip, "z.txt": b"words"})
+    params = tars([str(tmp_path / "a.tar"), far], max_rejected_share=0.9)
+    assert forecast(params, tmp_path / "clips") == (
+        "2 of 2 samples are new by their names, 3 are gone; samples gave 2 clips each so far, so "
+        "about 4 new clips; 3 of 3 tars by URL are new by their names; what they hold is known when they are read"
+    )
 
 
 def _sample(tmp_path: Path, number: int) -> list[tuple[str, bytes]]:

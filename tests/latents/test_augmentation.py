@@ -9,11 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from pipelines.latents.augmentation import Change, changed, cropped, drawn
 from pipelines.latents.autoencoder import Autoencoding
 from pipelines.latents.clips import Clips, FrameGroups, as_video
 from pipelines.latents.params import Augmentation
+from pipelines.latents.pictures import draw_augmentation
 from pipelines.models.autoencoder import StackedAutoencoder
 from pipelines.training.loop import train as run_training
 from pipelines.training.run import Run
@@ -105,6 +107,16 @@ def test_a_crop_shows_the_part_and_colours_do_what_they_say() -> None:
     assert torch.allclose(grey, grey[:1].expand_as(grey), atol=1e-6)
     flat = changed(ramp, Change(contrast=0.0))
     assert torch.allclose(flat, ramp.mean().expand_as(flat), atol=1e-5)
+
+
+def test_the_picture_shows_samples_before_and_after(tmp_path: Path, clips: Clips) -> None:
+    plain, *variants = groups(clips, params()).variants(0, 3)
+    assert torch.equal(plain, groups(clips, None).read(0, 0, 1)["video"][0])
+    assert torch.equal(variants[0], groups(clips, params()).read(0, 0, 1)["video"][0])
+    assert not any(torch.equal(plain, variant) for variant in variants)
+    draw_augmentation(groups(clips, params()), 2, tmp_path / "augmentation.png")
+    with Image.open(tmp_path / "augmentation.png") as picture:
+        assert picture.width >= 900 and len(np.unique(np.asarray(picture))) > 50
 
 
 def test_augmented_training_continues_exactly_where_it_stopped(tmp_path: Path, clips: Clips) -> None:
