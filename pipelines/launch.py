@@ -20,6 +20,7 @@ import os
 import shutil
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from pipelines.document import read_document
 from pipelines.ownership import owned
 from pipelines.params import Params, ParamsError, check, launch_options, parse_section, section_class
 from pipelines.processes import supervise
-from pipelines.recording import restore_outputs, unchanged_inputs
+from pipelines.recording import note_time, restore_outputs, unchanged_inputs
 from pipelines.stage import StageError, path_flags, refused_by_disk
 
 WRITTEN = {"out", "metrics", "plots"}
@@ -158,6 +159,7 @@ def launch(argv: list[str]) -> int:
     if threads:
         environment["OMP_NUM_THREADS"] = threads
     with owned(stage, Path(".work") / stage) as lock:
+        began = time.monotonic()
         try:
             with unchanged_inputs(stage) as look:
                 code = supervise(command, environment, lock, look)
@@ -166,6 +168,7 @@ def launch(argv: list[str]) -> int:
         except StageError:
             _discard_outputs(arguments)
             raise
+        note_time(stage, time.monotonic() - began)
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -23,6 +24,27 @@ from pipelines.stage import StageError, file_digest
 
 LOOK_EVERY_SECONDS = 2.0
 """Between two looks at whether somebody edits what a running stage will be recorded with."""
+
+TIMES, KEPT_TIMES = Path(".work/times.json"), 5
+"""Seconds of the last runs of every stage; ``reel plan`` forecasts by them."""
+TIMED_ABOVE = "DVC_REPRO_TIMED"
+"""Set by whoever starts ``dvc repro`` and notes the times itself (Dagster, ``reel run``)."""
+
+
+def note_time(stage: str, seconds: float) -> None:
+    """Remember how long a stage took, unless somebody above does."""
+    if TIMED_ABOVE in os.environ:
+        return
+    TIMES.parent.mkdir(exist_ok=True)
+    with TIMES.open("a+", encoding="utf-8") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.seek(0)
+        known: dict[str, list[float]] = {}
+        with contextlib.suppress(ValueError):  # half written by a machine that lost its power
+            known = json.loads(stream.read())
+        known[stage] = [*known.get(stage, []), round(seconds, 1)][-KEPT_TIMES:]
+        stream.truncate(0)
+        stream.write(json.dumps(known, indent=1, sort_keys=True))
 
 
 def _stage_entry(stage: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -158,6 +159,14 @@ def test_a_stage_runs_through_dvc_and_is_up_to_date_after(project: Path) -> None
     assert done.returncode == 0, done.stderr
     assert (project / "data/toy/value.txt").read_text() == "1"
     assert "up to date" in dvc(project, "repro").stdout
+
+
+def test_a_stage_notes_how_long_it_took_unless_its_starter_does(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert dvc(project, "repro").returncode == 0
+    (times,) = json.loads((project / ".work/times.json").read_text()).values()
+    monkeypatch.setenv("DVC_REPRO_TIMED", "1")
+    assert dvc(project, "repro", "--force").returncode == 0
+    assert list(json.loads((project / ".work/times.json").read_text()).values()) == [times] and len(times) == 1
 
 
 def test_mistakes_in_params_leave_earlier_results_in_place(project: Path) -> None:
