@@ -22,7 +22,7 @@ from pipelines.latents.text import text_encoder
 from pipelines.models.autoencoder import StackedAutoencoder
 
 FRAMES, SIDE, BATCH = 17, 64, 16
-FORWARD_CLIPS, MANY, NEW = 128, 1600, 16
+FORWARD_CLIPS, MANY, NEW = 256, 1600, 16
 RECIPES = {"latents": "bench", "text": "bench", "samples_per_shard": "64"}
 TEXT = EmbeddedText(kind="embedded", dim=128, layers=2, heads=4, max_length=64, seed=0)
 PARAMS = LatentShardsParams(samples_per_shard=64, batch_size=BATCH, precision="fp32", text=TEXT)

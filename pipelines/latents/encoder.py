@@ -29,8 +29,8 @@ from pipelines.latents.text import TextEncoder
 from pipelines.training.precision import resolved
 
 Item = TypeVar("Item")
-DECODERS = min(8, os.cpu_count() or 1)
-"""Threads that decode clips."""
+DECODERS = max(1, min(8, (os.cpu_count() or 1) - 1))
+"""Threads that decode clips; one processor is left to the forward."""
 BATCHES_AHEAD = 2
 """Batches that are decoded, and batches that are encoded, before they are wanted."""
 EMBEDS_BYTES = 1 << 28
