@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 
 VARIABLE = "ACCELERATE_USE_DEEPSPEED"
 REMEDY = "profiles/launch/deepspeed.yaml has the values"
-USED = ("stage", "reduce_bucket_size", "allgather_bucket_size", "overlap_comm", "round_robin_gradients")
+USED = (
+    *("stage", "reduce_bucket_size", "allgather_bucket_size", "allgather_partitions", "reduce_scatter"),
+    *("overlap_comm", "contiguous_gradients", "round_robin_gradients"),
+)
 """Options of ``zero_optimization`` that are given to DeepSpeed as they are."""
 SET_BY_ACCELERATE = ("offload_optimizer", "offload_param", "stage3_gather_16bit_weights_on_model_save")
 """Options of ``zero_optimization`` that accelerate fills in; what matters of them is among the refusals."""
@@ -168,7 +171,9 @@ class ZeroOptimizer(NetworkOptimizer):
         self.members: list[list[nn.Parameter]] = [list(group["params"]) for group in self.optimizer.param_groups]
         self.before = [(parameter, set(vars(parameter))) for parameter in self.plain]
         config = options(plugin, sum(p.numel() for p in self.plain), max_grad_norm)
+        deepspeed.utils.logger.setLevel("ERROR")  # it warns of every optimizer that is not one of its own
         self.engine: DeepSpeedEngine = deepspeed.initialize(model=network, optimizer=self.optimizer, config=config)[0]
+        deepspeed.utils.logger.setLevel("WARNING")
         # They time the forward pass; the loop calls the network itself.
         self.engine.module_forward_pre_hook.remove()
         self.engine.module_forward_post_hook.remove()

@@ -58,7 +58,7 @@ def compared(block: Any, accelerator: Accelerator) -> dict[str, Any]:
     for _ in range(3):
         x = torch.randn(processes * ACCUMULATED, BATCH, WIDTH, generator=generator)
         norms = [updated(*pair, x, rank, processes) for pair in ((plain, whole), (flat, parts))]
-        apart = max(apart, abs(norms[0] - norms[1]))
+        apart = max(apart, abs(norms[0] - norms[1]) / norms[0])
     for one, other in zip(plain.parameters(), flat.parameters(), strict=True):
         apart = max(apart, float((one - other).detach().abs().max()))
     (state,), (same,) = parts.state_dict(), whole.state_dict()

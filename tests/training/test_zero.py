@@ -23,6 +23,7 @@ from pipelines.launch import command_line
 from pipelines.params import AdamW8Bit
 from pipelines.stage import StageError
 from pipelines.training import zero
+from pipelines.training.run import Run
 from tests.training import spread
 from tests.training.test_optimizers import OPTIMIZERS
 from tests.training.test_processes import ROOT, launched, make_findable
@@ -120,7 +121,7 @@ def test_every_optimizer_follows_its_formula_on_half_of_its_state(tmp_path: Path
     for block in blocks:
         one, other = (rank[block["name"]] for rank in found)
         for rank in (one, other):
-            assert rank["apart"] < 1e-6 and rank["same_form"] and rank["as_it_was"] and rank["hooks"] == 0
+            assert rank["apart"] < 1e-5 and rank["same_form"] and rank["as_it_was"] and rank["hooks"] == 0
             # parts are padded: four numbers at most for each of the two groups and each kind of state
             assert 0.5 * rank["whole"] <= rank["held"] <= 0.5 * rank["whole"] + 24
 
@@ -181,7 +182,8 @@ def test_buckets_are_no_larger_than_the_network(monkeypatch: pytest.MonkeyPatch)
 def test_one_process_needs_no_deepspeed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.setitem(sys.modules, "deepspeed", None)
-    _, run = spread.trained(tmp_path, spread.section(1, ADAMW, 4, checkpointing=False))
+    section = spread.section(1, ADAMW, 4, checkpointing=False)
+    run = Run.open(section, {}, out=tmp_path / "out", metrics=tmp_path / "toy.json", plots=tmp_path / "plots")
     assert run.zero is None and os.environ["ACCELERATE_USE_DEEPSPEED"] == "true"
 
 
