@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from pipelines.params import AdamW8Bit, Muon, Optimizer, Training
 from pipelines.stage import StageError
 from pipelines.training.optimizers import NetworkOptimizer
-from pipelines.training.sharding import REMEDY as OTHER_REMEDY
 from pipelines.training.sharding import says
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ def _library(device: torch.device) -> Any:
     except ImportError as error:
         raise StageError(
             f"the accelerate config of this machine asks for DeepSpeed, which cannot be loaded ({error}): "
-            f"pip install 'reelgraph[deepspeed]', or REEL_LAUNCH=profiles/launch/fsdp.yaml ({OTHER_REMEDY})."
+            f"pip install 'reelgraph[deepspeed]', or REEL_LAUNCH=profiles/launch/fsdp.yaml."
         ) from error
     if device.type == "cpu":
         # else it compiles communication through shared memory, for minutes, which training makes no use of
