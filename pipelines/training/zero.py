@@ -40,8 +40,8 @@ USED = (
 """Options of ``zero_optimization`` that are given to DeepSpeed as they are."""
 SET_BY_ACCELERATE = ("offload_optimizer", "offload_param", "stage3_gather_16bit_weights_on_model_save")
 """Options of ``zero_optimization`` that accelerate fills in; what matters of them is among the refusals."""
-BUCKET = 50_000_000
-"""Gradients that are averaged at a time (DeepSpeed's own 500 million take 2 GB in float32)."""
+BUCKET = 12_500_000
+"""Gradients that are averaged at a time, 50 MB (DeepSpeed's own 500 million take 2 GB)."""
 
 
 @contextlib.contextmanager
