@@ -125,7 +125,7 @@ def _library(device: torch.device) -> Any:
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     try:
-        import deepspeed
+        import deepspeed  # type: ignore[import-not-found]
     except ImportError as error:
         raise StageError(
             f"the accelerate config of this machine asks for DeepSpeed, which cannot be loaded ({error}): "
