@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
 from pipelines import stage
 from pipelines.params import ParamsError
-from pipelines.training import memory, sharding
+from pipelines.training import memory
 from pipelines.training.meters import Averages, Clock, Scalars, sigma_buckets
 from pipelines.training.networks import Networks, own_blocks
 from pipelines.training.objective import Batch, Batches, LossOutput, Objective, check_outputs
@@ -104,9 +102,7 @@ class Trainer:
     def _backward(self, outputs: dict[str, LossOutput], last: bool) -> None:
         for name, output in outputs.items():
             loss = output.loss.mean()
-            quiet = contextlib.nullcontext() if last else self.networks.unsynchronised(name)
-            with quiet:
-                self.run.accelerator.backward(self.run.loss_scale.scaled(loss / self.accumulate))
+            self.networks.backward(name, self.run.loss_scale.scaled(loss / self.accumulate), last)
             self.scalars.add(f"loss/{name}", loss)
             for metric, value in output.metrics.items():
                 self.scalars.add(metric if "/" in metric else f"loss/{metric}", value)
@@ -128,14 +124,11 @@ class Trainer:
     def _clip(self) -> list[str]:
         """Clip the gradients of each network that has some; returns their names, their norms are among the scalars."""
         present = []
-        for name, network in self.networks.own.items():
-            reached = [parameter for parameter in network.parameters() if parameter.grad is not None]
-            if reached:
+        for name, optimizer in self.optimizers.items():
+            norm = optimizer.clip(self.run.training.max_grad_norm, self.run.loss_scale.unscale)
+            if norm is not None:
                 present.append(name)
-                self.optimizers[name].share_gradients()
-                self.run.loss_scale.unscale(self.optimizers[name].optimizers)
-                norm = nn.utils.clip_grad_norm_(reached, self.run.training.max_grad_norm)
-                self.scalars.add(f"grad_norm/{name}", sharding.whole(norm))
+                self.scalars.add(f"grad_norm/{name}", norm)
         return present
 
     def _overflowed(self, values: list[tuple[str, float]]) -> bool:

@@ -61,14 +61,12 @@ def _bytes(values: Iterable[Any]) -> int:
     return sum(value.numel() * value.element_size() for value in held)
 
 
-def standing_gib(networks: Mapping[str, nn.Module], optimizer_states: list[dict], averages: list[dict]) -> float:
-    """GiB of weights, their gradients, optimizer states and averages: what no micro-batch changes."""
-    total = 0
+def standing_gib(networks: Mapping[str, nn.Module], held: Iterable[Tensor], averages: list[dict]) -> float:
+    """GiB of weights, their gradients, what optimizers hold and averages: what no micro-batch changes."""
+    total = _bytes(held)
     for network in networks.values():
         parameters = list(network.parameters())
         total += _bytes(parameters) + _bytes(parameter for parameter in parameters if parameter.requires_grad)
-    for state in optimizer_states:
-        total += sum(_bytes(part.values()) for part in state["state"].values())
     return (total + sum(_bytes(average.values()) for average in averages)) / 2**30
 
 

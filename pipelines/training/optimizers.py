@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from pipelines.params import SGD, Adam, AdamW, AdamW8Bit, Lion, Muon, Optimizer,
 from pipelines.stage import StageError
 from pipelines.training.lion import Lion as LionOptimizer
 from pipelines.training.muon import Float32Muon, GatheringMuon
-from pipelines.training.sharding import flattened, is_part, part_of
+from pipelines.training.sharding import flattened, is_part, part_of, whole
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
@@ -75,6 +75,7 @@ class NetworkOptimizer:
     """
 
     def __init__(self, network: nn.Module, block: Optimizer) -> None:
+        self.network = network
         named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
         self.views: list[tuple[nn.Parameter, nn.Parameter]] = []
         self.optimizers: list[torch.optim.Optimizer] = []
@@ -98,11 +99,27 @@ class NetworkOptimizer:
         for parameter, view in self.views:
             view.grad = None if parameter.grad is None else flattened(parameter.grad)
 
-    def step(self, scale: float) -> None:
-        """One update at ``scale`` times the stated learning rates; gradients are cleared."""
+    def clip(self, most: float, unscale: Callable[[list[torch.optim.Optimizer]], None]) -> Tensor | None:
+        """Make the norm of all gradients, after ``unscale(optimizers)``, at most so large.
+
+        Returns what it was; None where no weight has a gradient.
+        """
+        reached = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
+        if not reached:
+            return None
+        self.share_gradients()
+        unscale(self.optimizers)
+        return whole(nn.utils.clip_grad_norm_(reached, most))
+
+    def set_rates(self, scale: float) -> None:
+        """``scale`` times the stated learning rates from now on."""
         for optimizer, rates in zip(self.optimizers, self.base, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * scale
+
+    def step(self, scale: float) -> None:
+        """One update at ``scale`` times the stated learning rates; gradients are cleared."""
+        self.set_rates(scale)
         self.share_gradients()
         for optimizer in self.optimizers:
             optimizer.step()
@@ -124,6 +141,12 @@ class NetworkOptimizer:
     def learning_rate(self) -> float:
         """The first optimizer's current rate, for the log."""
         return float(self.optimizers[0].param_groups[0]["lr"])
+
+    def held(self) -> Iterator[Tensor]:
+        """Tensors of the optimizers' states in this process."""
+        for optimizer in self.optimizers:
+            for values in optimizer.state.values():
+                yield from (value for value in values.values() if isinstance(value, Tensor))
 
     def state_dict(self) -> list[dict]:
         """State of each optimizer, in order."""

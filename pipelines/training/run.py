@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import FullyShardedDataParallelPlugin, set_seed
+from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin, set_seed
 
 from pipelines import stage
 from pipelines.params import Params, Training
-from pipelines.training import checkpoint, diagrams, sharding, state
+from pipelines.training import checkpoint, diagrams, sharding, state, zero
 from pipelines.training.ema import Ema
 from pipelines.training.journal import FILE
 from pipelines.training.precision import LossScale, chosen_device, resolved
@@ -68,6 +68,8 @@ class Run:
     loss_scale: LossScale
     fsdp: FullyShardedDataParallelPlugin | None = None
     """How networks are spread over the processes, where they are."""
+    zero: DeepSpeedPlugin | None = None
+    """How DeepSpeed spreads optimizer states, where it does."""
     emas: dict[str, Ema] = field(default_factory=dict)
     step: int = 0
     resumes: int = 0
@@ -99,7 +101,8 @@ class Run:
         set_seed(training.seed)
         precision = resolved(training.precision, chosen_device())
         sharding.check_asked()
-        accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
+        with zero.set_aside():
+            accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
         fsdp = sharding.asked(accelerator, training, precision)
         read = {key: checkpoint.source(path) for key, path in inputs.items()}
         start = checkpoint.source(parent) if parent else None
@@ -112,6 +115,7 @@ class Run:
             name, params, training, out, metrics, plots, work, read, start, accelerator, identity, precision, scale
         )
         run.fsdp = fsdp
+        run.zero = zero.asked(accelerator.num_processes, training, precision)
         run.experiment = Experiment(work / FILE if run.is_main else None)
         run.experiment.begin(**contract(run, inputs))
         return run

@@ -34,7 +34,8 @@ OTHER_CALLS = ("encode", "decode")
 REMEDY = "profiles/launch/fsdp.yaml has the values"
 
 
-def _says(variable: str) -> bool:
+def says(variable: str) -> bool:
+    """Whether accelerate's launcher set this variable to true."""
     return os.environ.get(variable, "false").lower() == "true"
 
 
@@ -42,15 +43,14 @@ def check_asked() -> None:
     """Refuse what the loop does not do, before accelerate is set up (which would miss a package first).
 
     Raises:
-        StageError: the accelerate config of this machine asks for DeepSpeed or Megatron-LM.
+        StageError: the accelerate config of this machine asks for Megatron-LM.
     """
-    for variable, name in (("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"), ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM")):
-        if _says(variable):
-            raise StageError(
-                f"the accelerate config of this machine asks for {name}, which the training loop does not support: it "
-                "steps its own optimizers. Weights, gradients and optimizer states spread over the processes in the "
-                "same way with distributed_type FSDP: REEL_LAUNCH=profiles/launch/fsdp.yaml."
-            )
+    if says("ACCELERATE_USE_MEGATRON_LM"):
+        raise StageError(
+            "the accelerate config of this machine asks for Megatron-LM, which the training loop does not support: it "
+            "steps its own optimizers. Weights, gradients and optimizer states spread over the processes in the "
+            "same way with distributed_type FSDP: REEL_LAUNCH=profiles/launch/fsdp.yaml."
+        )
 
 
 def refusals(plugin: FullyShardedDataParallelPlugin, training: Training, precision: str) -> Iterator[str]:
@@ -58,7 +58,7 @@ def refusals(plugin: FullyShardedDataParallelPlugin, training: Training, precisi
     optimizers = [training.optimizer, *(block.optimizer for block in (training.per_network or {}).values())]
     if plugin.fsdp_version != 2:
         yield f"fsdp_version {plugin.fsdp_version}: only 2 is supported"
-    if _says("FSDP_OFFLOAD_PARAMS"):
+    if says("FSDP_OFFLOAD_PARAMS"):
         yield "fsdp_offload_params: set false; gradient_checkpointing and a smaller micro_batch save memory too"
     if plugin.cpu_ram_efficient_loading:
         yield "fsdp_cpu_ram_efficient_loading: set false; it leaves frozen networks of other processes empty"
@@ -82,7 +82,7 @@ def asked(accelerator: Accelerator, training: Training, precision: str) -> Fully
             f"the accelerate config of this machine asks for {accelerator.distributed_type.value}, which the training "
             "loop does not support; take a file of profiles/launch/ as REEL_LAUNCH."
         )
-    if not _says("ACCELERATE_USE_FSDP") or accelerator.num_processes == 1:
+    if not says("ACCELERATE_USE_FSDP") or accelerator.num_processes == 1:
         return None
     plugin = FullyShardedDataParallelPlugin()
     found = list(refusals(plugin, training, precision))
