@@ -32,7 +32,7 @@ from pipelines.ownership import owned
 from pipelines.params import Params, ParamsError, check, launch_options, parse_section, section_class
 from pipelines.processes import supervise
 from pipelines.recording import note_time, restore_outputs, unchanged_inputs
-from pipelines.stage import StageError, path_flags, refused_by_disk
+from pipelines.stage import STOPPED, STOPPED_NOTE, StageError, path_flags, refused_by_disk
 
 WRITTEN = {"out", "metrics", "plots"}
 """Flags that name what a stage makes; every other path must exist before it starts."""
@@ -192,12 +192,13 @@ def launch(argv: list[str]) -> int:
     if threads:
         environment["OMP_NUM_THREADS"] = threads
     with owned(stage, Path(".work") / stage) as lock:
-        began = time.monotonic()
+        began, note = time.monotonic(), Path(".work") / stage / STOPPED_NOTE
+        note.unlink(missing_ok=True)
         try:
             with unchanged_inputs(stage) as look:
-                code = supervise(command, environment, lock, look)
+                code, asked = supervise(command, environment, lock, look)
                 if code:
-                    return code
+                    return STOPPED if asked and note.is_file() else code
         except StageError:
             _discard_outputs(arguments)
             raise

@@ -120,10 +120,12 @@ def end_descendants(grace: float) -> None:
             time.sleep(0.05)
 
 
-def supervise(command: list[str], environment: dict[str, str], lock: int, look: Callable[[], None]) -> int:
+def supervise(
+    command: list[str], environment: dict[str, str], lock: int, look: Callable[[], None]
+) -> tuple[int, bool]:
     """Run the command to its end; on a signal, or when whoever started us is gone, stop everything below.
 
-    ``look`` is called about four times a second meanwhile.
+    ``look`` is called about four times a second meanwhile. Returns the exit code, and whether it was asked to stop.
     """
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     starters = _starters()
@@ -145,6 +147,7 @@ def supervise(command: list[str], environment: dict[str, str], lock: int, look: 
         look()
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(0.25)
-    end_descendants(GRACE_SECONDS if stopping.is_set() else 0.5)
+    asked = stopping.is_set()
+    end_descendants(GRACE_SECONDS if asked else 0.5)
     code = child.wait()
-    return code if code >= 0 else 128 - code
+    return code if code >= 0 else 128 - code, asked

@@ -29,6 +29,8 @@ from pipelines.params import PARAMS_FILE, ParamsError, TrackingParams, parse_sec
 from pipelines.progress import Progress
 
 STOPPED = 143
+STOPPED_NOTE = "stopped"
+"""File of a stage's work folder that its first process leaves when it ends so: torchrun ends with 1 all the same."""
 """Exit code of a stage that was asked to stop and saved its state."""
 
 
@@ -177,8 +179,9 @@ def saves_on_stop() -> Iterator[threading.Event]:
 
 
 def _on_signal(number: int, _frame: object) -> None:
+    again = current().stop.is_set()  # torchrun and the launcher both send one; the second must not break the end
     current().stop.set()
-    if not _SAVES_ON_STOP.is_set():
+    if not again and not _SAVES_ON_STOP.is_set():
         raise Stopped(f"stopped by {signal.Signals(number).name}")
 
 
@@ -268,6 +271,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except Stopped as stopped:
         print(f"{name}: {stopped}", file=sys.stderr, flush=True)
+        if os.environ.get("RANK", "0") == "0" and context.work is not None:
+            with contextlib.suppress(OSError):
+                (context.work / STOPPED_NOTE).touch()
         return STOPPED
     except Exception as error:
         reason = refused_by_disk(error)

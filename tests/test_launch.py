@@ -328,3 +328,20 @@ def test_several_processes_close_their_communication_before_they_end(project: Pa
     _, errors = running.communicate(timeout=60)
     assert running.returncode == 0, errors
     assert [(project / f"open-{rank}").read_text() for rank in (0, 1)] == ["False", "False"]
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGKILL, 1)])
+def test_several_processes_that_were_asked_to_stop_end_with_143_and_broken_ones_do_not(
+    project: Path, number: signal.Signals, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REEL_GRACE_SECONDS", "30")
+    write_params(project, seconds=50)
+    (project / "launch.yaml").write_text("num_processes: 2\nuse_cpu: true\n")
+    code = project / "pipelines/toy/toy.py"
+    code.write_text(code.read_text().replace('Path("pid")', "Path(f\"pid-{os.environ['RANK']}\")"))
+    running = start(project, *[word for word in [sys.executable, *CMD.split()[1:]] if word != "--alone"])
+    pids = [int(wait_for(project / f"pid-{rank}")) for rank in (0, 1)]
+    os.kill(running.pid if number == signal.SIGTERM else pids[1], number)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == expected, errors
+    assert not gone(pids)
