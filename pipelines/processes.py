@@ -120,9 +120,7 @@ def end_descendants(grace: float) -> None:
             time.sleep(0.05)
 
 
-def supervise(
-    command: list[str], environment: dict[str, str], lock: int, look: Callable[[], None]
-) -> tuple[int, bool]:
+def supervise(command: list[str], environment: dict[str, str], lock: int, look: Callable[[], None]) -> tuple[int, bool]:
     """Run the command to its end; on a signal, or when whoever started us is gone, stop everything below.
 
     ``look`` is called about four times a second meanwhile. Returns the exit code, and whether it was asked to stop.

@@ -46,7 +46,7 @@ class Block(nn.Module):
         return x + self.down(F.gelu(self.up(self.norm_mlp(x)), approximate="tanh"))
 
 
-@torch.compiler.disable
+@torch.compiler.disable()
 def _num_visible(mask: Tensor) -> int:
     """Visible patches of a sample; a length, which a compiled network must be told from outside."""
     return int((~mask[0]).sum())

@@ -38,7 +38,7 @@ def class_sums(
     parts = [by_column[:, start : start + REFERENCES].tocsr() for start in starts]
     for first in range(0, len(queries), QUERIES):
         rows = queries[first : first + QUERIES]
-        asked, sums = np.asarray(h[rows], dtype=np.float64), np.zeros((membership.shape[0], len(rows)))
+        asked, sums = np.asarray(h[rows], dtype=np.float64), np.zeros((len(membership.indptr) - 1, len(rows)))
         for start, part in zip(starts, parts, strict=True):
             found = distances(np.asarray(h[start : start + REFERENCES], dtype=np.float64), asked)
             own = np.flatnonzero((rows >= start) & (rows < start + REFERENCES))
