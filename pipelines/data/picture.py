@@ -6,13 +6,14 @@ times what converting a small frame does, and clips are decoded side by side any
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from pipelines.data.limits import VideoError
 
@@ -33,6 +34,24 @@ def opaque(frame: VideoFrame) -> VideoFrame:
     return VideoFrame.from_ndarray(blended.astype(np.uint8), format="rgb24")
 
 
+class Converter:
+    """Converts the frames of one stream: FFmpeg's tables, which cost more than a small frame, are made once.
+
+    They are made anew when the form of the frames changes, because they keep the colours of those before.
+    """
+
+    def __init__(self) -> None:
+        self._form: tuple[object, ...] = ()
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: VideoFrame, **how: Any) -> np.ndarray:
+        """uint8 [H, W, 3], RGB; ``how``: size and interpolation, as of PyAV's ``reformat``."""
+        form = (frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range)
+        if form != self._form:
+            self._form, self._reformatter = form, VideoReformatter()
+        return self._reformatter.reformat(frame, format="rgb24", threads=1, **how).to_ndarray()
+
+
 @dataclass(frozen=True)
 class Picture:
     """A frame, the anticlockwise quarter turns that make it upright, and the width of its pixels (height 1)."""
@@ -40,6 +59,7 @@ class Picture:
     frame: VideoFrame
     turns: int = 0
     aspect: Fraction = Fraction(1)
+    converted: Converter = field(default_factory=Converter)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -49,7 +69,7 @@ class Picture:
 
     def pixels(self) -> np.ndarray:
         """The stored pixels, upright: uint8 [H, W, 3], RGB."""
-        return np.ascontiguousarray(np.rot90(opaque(self.frame).to_ndarray(format="rgb24", threads=1), self.turns))
+        return np.ascontiguousarray(np.rot90(self.converted(opaque(self.frame)), self.turns))
 
     def cover(self, height: int, width: int) -> np.ndarray:
         """uint8 [height, width, 3], RGB: resized until both sides are covered, then cropped about the centre.
@@ -66,8 +86,7 @@ class Picture:
             raise VideoError("too_elongated", f"{full_width}x{full_height} square pixels, for clips of {wide}x{tall}")
         method = Interpolation.AREA if scale < 1 else Interpolation.BICUBIC
         try:
-            frame = opaque(self.frame)
-            resized = frame.reformat(new_width, new_height, "rgb24", interpolation=method, threads=1).to_ndarray()
+            resized = self.converted(opaque(self.frame), width=new_width, height=new_height, interpolation=method)
         except (av.FFmpegError, ValueError) as error:
             raise VideoError("decode_error", f"{self.frame.format.name} frames: {error}") from None
         top, left = (new_height - tall) // 2, (new_width - wide) // 2

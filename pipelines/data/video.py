@@ -25,7 +25,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from pipelines.data.limits import Clock, Limits, VideoError, check_bytes
-from pipelines.data.picture import Picture
+from pipelines.data.picture import Converter, Picture
 from pipelines.data.resample import nearest_in_time
 
 CONTAINERS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "ogg", "flv")
@@ -141,11 +141,11 @@ def _frames(container: InputContainer, stream: VideoStream, limits: Limits) -> I
     _check_end(container, end)
 
 
-def _picture(frame: VideoFrame, stream: VideoStream) -> Picture:
+def _picture(frame: VideoFrame, stream: VideoStream, converted: Converter) -> Picture:
     """With the rotation from the frame's side data (degrees anticlockwise) and the stream's pixel shape."""
     aspect = stream.sample_aspect_ratio
     known = aspect if aspect is not None and aspect > 0 else Fraction(1)
-    return Picture(frame, round(frame.rotation / 90) % 4, known)
+    return Picture(frame, round(frame.rotation / 90) % 4, known, converted)
 
 
 def read_frames(path: Path, limits: Limits | None = None) -> Iterator[tuple[float, np.ndarray]]:
@@ -159,8 +159,9 @@ def read_frames(path: Path, limits: Limits | None = None) -> Iterator[tuple[floa
     """
     limits = limits or Limits()
     with _opened(path, limits) as (container, stream):
+        converted = Converter()
         for seconds, frame in _frames(container, stream, limits):
-            yield seconds, _picture(frame, stream).pixels()
+            yield seconds, _picture(frame, stream, converted).pixels()
 
 
 def sample_pictures(path: Path, frame_rate: float, limits: Limits | None = None) -> Iterator[Picture | None]:
@@ -179,8 +180,9 @@ def sample_pictures(path: Path, frame_rate: float, limits: Limits | None = None)
     """
     limits = limits or Limits()
     with _opened(path, limits) as (container, stream):
+        converted = Converter()
         for frame in nearest_in_time(_frames(container, stream, limits), frame_rate):
-            yield None if frame is None else _picture(frame, stream)
+            yield None if frame is None else _picture(frame, stream, converted)
 
 
 def sample_frames(
@@ -221,7 +223,7 @@ def probe(path: Path, limits: Limits | None = None) -> Probe:
         assert last is not None
         gaps = np.array([later - earlier for earlier, later in pairwise(times)]) if len(times) > 1 else np.zeros(1)
         gap, spread = float(gaps.mean()), float(gaps.max() - gaps.min())
-        picture = _picture(last, stream)
+        picture = _picture(last, stream, Converter())
         height, width = picture.size
         return Probe(
             num_frames=len(times),
