@@ -125,6 +125,7 @@ def test_every_row_is_read_by_exactly_one_process() -> None:
 SHARED = """
 import json, sys
 import numpy as np
+from pipelines.processes import leave_group
 from pipelines.representation import quantiser
 from pipelines.representation.ranks import Ranks
 from pipelines.stage import StageError
@@ -136,6 +137,7 @@ for how in (LLOYD, AVERAGES):
 if ranks.is_main:
     assert ranks.count == 2
     open(sys.argv[1], "w").write(json.dumps(found))
+leave_group()  # as a stage ends
 """
 
 
