@@ -29,7 +29,7 @@ import yaml
 
 from pipelines.document import read_document
 from pipelines.ownership import owned
-from pipelines.params import Params, ParamsError, check, launch_options, parse_section, section_class
+from pipelines.params import Params, ParamsError, check, launch_options, parse_section, section_class, stage_words
 from pipelines.processes import supervise
 from pipelines.recording import note_time, restore_outputs, unchanged_inputs
 from pipelines.stage import STOPPED, STOPPED_NOTE, StageError, path_flags, refused_by_disk
@@ -116,8 +116,7 @@ def stated(name: str, graph: Path = Path("dvc.yaml")) -> tuple[Params, dict[str,
     Raises:
         ParamsError: the section or its module is wrong. StageError: the command cannot be read.
     """
-    words = read_document(graph)[0]["stages"][name]["cmd"].split()
-    _, (module, function, *rest) = launch_options(words[words.index("pipelines.launch") + 1 :])
+    module, function, *rest = stage_words(read_document(graph)[0]["stages"][name]["cmd"])
     flags = path_flags(rest)
     params = parse_section(section_class(module, function), flags.pop("params"))
     return params, {flag: Path(value) for flag, value in flags.items()}

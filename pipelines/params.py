@@ -181,6 +181,12 @@ def launch_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(words[:first]), list(words[first:])
 
 
+def stage_words(cmd: str) -> list[str]:
+    """Of a stage's ``cmd`` what stands behind the launcher and its options: module, function, flags with values."""
+    words = cmd.split()
+    return launch_options(words[words.index("pipelines.launch") + 1 :])[1]
+
+
 def stage_commands(path: Path = Path("dvc.yaml")) -> dict[str, tuple[str, str, str]]:
     """Of every stage in dvc.yaml: (module, function, params section), read from its literal ``cmd``."""
     stages = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("stages", {})
@@ -188,8 +194,8 @@ def stage_commands(path: Path = Path("dvc.yaml")) -> dict[str, tuple[str, str, s
     for name, stage in stages.items():
         words = str(stage.get("cmd", "")).split()
         if "pipelines.launch" in words and "--params" in words:
-            _, after = launch_options(words[words.index("pipelines.launch") + 1 :])
-            commands[name] = (after[0], after[1], words[words.index("--params") + 1])
+            module, function, *_ = stage_words(stage["cmd"])
+            commands[name] = (module, function, words[words.index("--params") + 1])
     return commands
 
 

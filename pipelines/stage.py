@@ -29,9 +29,9 @@ from pipelines.params import PARAMS_FILE, ParamsError, TrackingParams, parse_sec
 from pipelines.progress import Progress
 
 STOPPED = 143
+"""Exit code of a stage that was asked to stop and saved its state."""
 STOPPED_NOTE = "stopped"
 """File of a stage's work folder that its first process leaves when it ends so: torchrun ends with 1 all the same."""
-"""Exit code of a stage that was asked to stop and saved its state."""
 
 
 class StageError(ValueError):

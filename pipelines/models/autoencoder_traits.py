@@ -44,6 +44,13 @@ def class_of(name: str, kind: str) -> Any:
     return found
 
 
+def unusable(network: Any, reason: str) -> StageError:
+    """What to tell of a network that cannot serve as an autoencoder."""
+    return StageError(
+        f"{type(network).__name__} in this config cannot be used as an autoencoder: {reason.rstrip('.')}."
+    )
+
+
 def takes_clips(network: Any) -> bool:
     """Whether frames are encoded together; otherwise each frame is a picture for itself."""
     return any(isinstance(layer, nn.Conv3d) for layer in getattr(network, "encoder", network).modules())
@@ -77,9 +84,7 @@ def encode(network: Any, pixels: Tensor) -> Tensor:
     for name in CODES:
         if isinstance(getattr(answer, name, None), Tensor):
             return getattr(answer, name)
-    raise StageError(
-        f"{type(network).__name__} in this config cannot be used as an autoencoder: it answers without latents."
-    )
+    raise unusable(network, "it answers without latents")
 
 
 def decode(network: Any, codes: Tensor, num_frames: int) -> Tensor:

@@ -136,7 +136,7 @@ class PretrainedVideoAutoencoder(nn.Module):
         except Exception as error:  # whatever a network says of a shape that it was not made for
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             text = f"{frames} frames of {side}x{side} pixels cannot be encoded and decoded: {reason}"
-            raise self._unusable(text) from None
+            raise autoencoder_traits.unusable(self.network, text) from None
 
     def _measured(self) -> tuple[int, int, int]:
         """Channels and strides, from two clips of two latent frames after the first (some take odd numbers only).
@@ -158,13 +158,8 @@ class PretrainedVideoAutoencoder(nn.Module):
         even = height == width and side % width == 0 and after > 1 and (frames - 1) % (after - 1) == 0
         if not even or video != (2, 3, frames, side, side):
             became = f"{after}x{height}x{width} latents, and these {'x'.join(map(str, video[2:]))}"
-            raise self._unusable(f"clips of {frames}x{side}x{side} became {became}")
+            raise autoencoder_traits.unusable(self.network, f"clips of {frames}x{side}x{side} became {became}")
         return channels, (frames - 1) // (after - 1), side // width
-
-    def _unusable(self, reason: str) -> StageError:
-        return StageError(
-            f"{type(self.network).__name__} in this config cannot be used as an autoencoder: {reason.rstrip('.')}."
-        )
 
     def _check_frames(self, video: Tensor) -> None:
         """That clips of so many frames are given back, tried once on a clip of a few pixels.

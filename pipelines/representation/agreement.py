@@ -54,10 +54,15 @@ def contingency(labels: np.ndarray, factor: np.ndarray) -> np.ndarray:
     return np.bincount(cells, minlength=(int(labels.max()) + 1) * values).reshape(-1, values)
 
 
+def _entropies(table: np.ndarray) -> list[float]:
+    """H(Y) and H(F) of a contingency table, the smaller first."""
+    return sorted(float(entropy(table.sum(axis))) for axis in (0, 1))
+
+
 def nmi_of(table: np.ndarray) -> float:
     """Normalised mutual information I(Y; F) / ((H(Y) + H(F)) / 2) of a contingency table, in [0, 1]; 1 where both have
     one value."""
-    entropies = float(entropy(table.sum(0))) + float(entropy(table.sum(1)))
+    entropies = sum(_entropies(table))
     shared = float(mutual_info_score(None, None, contingency=table))
     return min(1.0, 2 * shared / entropies) if entropies > 0 else 1.0
 
@@ -84,7 +89,7 @@ def nmi(labels: np.ndarray, factor: np.ndarray) -> float:
 def nmi_most(labels: np.ndarray, factor: np.ndarray) -> float:
     """2 min(H(Y), H(F)) / (H(Y) + H(F)): the most :func:`nmi` that labels with these class sizes could have, because
     I(Y; F) is at most either entropy. Below 1 where there are more classes than values of the factor, or fewer."""
-    low, high = sorted(float(entropy(np.unique(values, return_counts=True)[1])) for values in (labels, factor))
+    low, high = _entropies(contingency(labels, factor))
     return 2 * low / (low + high)
 
 
@@ -100,8 +105,10 @@ def agreements(factors: Mapping[str, np.ndarray], given: Labellings) -> dict[str
 
         return measured
 
-    found = {name: with_spreads(name, metric(values), given).values for name, values in factors.items()}
-    return {name: {**found[name], "nmi_most": nmi_most(given.classes, factors[name])} for name in found}
+    return {
+        name: {**with_spreads(name, metric(values), given).values, "nmi_most": nmi_most(given.classes, values)}
+        for name, values in factors.items()
+    }
 
 
 def probe(

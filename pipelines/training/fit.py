@@ -19,11 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipelines import stage
 from pipelines.launch import WRITTEN
-from pipelines.params import ParamsError, launch_options, parse_section, section_class, stage_commands
+from pipelines.params import ParamsError, parse_section, read_document, section_class, stage_commands, stage_words
 from pipelines.progress import Progress
 from pipelines.stage import StageError
 from pipelines.training.meters import peak_gib
@@ -67,9 +65,8 @@ def command_of(name: str) -> tuple[str, str, list[str]]:
     training = [one for one, (module, function, _) in stages.items() if trains(module, function)]
     if name not in training:
         raise StageError(f"{name}: no stage of dvc.yaml that trains; those are {', '.join(training)}.")
-    words = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][name]["cmd"].split()
-    _, after = launch_options(words[words.index("pipelines.launch") + 1 :])
-    return after[0], after[1], after[2:]
+    module, function, *flags = stage_words(read_document(Path("dvc.yaml"))[0]["stages"][name]["cmd"])
+    return module, function, flags
 
 
 def trains(module: str, function: str) -> bool:

@@ -132,7 +132,5 @@ class Networks:
                 ema.weights = averages
                 self.run.emas[name] = ema
         for name, network in self.own.items():
-            optimizer = self.optimizers[name]
-            if isinstance(optimizer, ZeroOptimizer):
-                optimizer.release()
+            self.optimizers[name].release()
             setattr(objective, name, network)

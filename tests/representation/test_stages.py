@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipelines.data.shards import Shards
 from pipelines.models.latent_mae import LatentMae
 from pipelines.params import Params
 from pipelines.representation import codebook, quantiser
@@ -21,7 +22,7 @@ from pipelines.representation.embedding import Embedding, canonical
 from pipelines.representation.latent_mae import copied_mean, masked_error, train
 from pipelines.representation.params import Alignment, EmbeddingParams, Kmeans, Vq
 from pipelines.representation.passes import Samples
-from pipelines.representation.pseudo_classes import cluster
+from pipelines.representation.pseudo_classes import baselines, cluster
 from pipelines.representation.ranks import Ranks
 from pipelines.stage import StageError
 from tests.representation import toy
@@ -121,6 +122,16 @@ def test_classes_follow_colour_and_direction_far_above_chance(made: Chain) -> No
     for name in ("identity", "motion"):
         assert agreement[name]["nmi"] > agreement[name]["nmi_chance"] + 0.3
     assert set(made.numbers("classes")["nmi_other_spaces"]) == {"raw_latents", "pca_latents", "text"}
+
+
+def test_spaces_with_fewer_different_samples_than_classes_have_no_agreement_and_say_so(made: Chain) -> None:
+    shards = Shards(made.latents)
+    is_train = shards.index["split"].to_numpy() == "train"
+    factors = {"half": np.arange(len(shards)) % 2}
+    found, unavailable = baselines(toy.class_params(), shards, is_train, factors, int(is_train.sum()) + 1)
+    assert found == {}
+    assert set(unavailable) == {f"nmi_other_spaces/{name}" for name in ("raw_latents", "pca_latents", "text")}
+    assert all("more than the" in reason for reason in unavailable.values())
 
 
 def test_every_sample_has_the_class_of_its_nearest_centre(made: Chain) -> None:
