@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-VERSION = 5
+VERSION = 6
 
 
 def build(root: Path) -> dict[str, Any]:
@@ -41,7 +41,10 @@ def build(root: Path) -> dict[str, Any]:
         else:
             stages += _stages(repo, path, problems, read)
     stages = _without_cycles(stages, problems)
-    read |= {file for stage in stages for file in stage["params"]}
+    made = {out["path"] for stage in stages for out in stage["outs"]}
+    for params in (stage["params"] for stage in stages):
+        params.update({file: {**params[file], "values": {}} for file in params.keys() & made})  # read when asked for
+    read |= {file for stage in stages for file in stage["params"]} - made
     read |= {".dvc/config", ".dvc/config.local"}  # where the cache is
     return {
         "version": VERSION,
@@ -157,7 +160,7 @@ def _describe(repo: Any, stage: Any, file: str, line: int) -> dict[str, Any]:
     deps, params = [], {}
     for dep in stage.deps:
         if isinstance(dep, ParamsDependency):
-            params[relative(dep.fs_path)] = {"keys": sorted(dep.params), "values": dep.read_params()}
+            params[relative(dep.fs_path)] = {"keys": sorted(dep.params), "values": _values(dep)}
         else:
             deps.append(relative(dep.fs_path) if dep.protocol == "local" else str(dep))
     outs = [
@@ -184,6 +187,19 @@ def _describe(repo: Any, stage: Any, file: str, line: int) -> dict[str, Any]:
         "frozen": bool(stage.frozen),
         "always_changed": bool(stage.always_changed),
     }
+
+
+def _values(dep: Any) -> dict[str, Any]:
+    """What a params file says; nothing where it cannot be read: one that a stage makes is made again."""
+    from dvc.dependency.param import BadParamFileError
+
+    made = any(out.fs_path == dep.fs_path for stage in dep.repo.index.stages for out in stage.outs)
+    try:
+        return dep.read_params()
+    except BadParamFileError:
+        if not made:
+            raise
+        return {}
 
 
 def _tracked_sources(repo: Any, path: str, problems: list[dict[str, Any]]) -> list[dict[str, Any]]:

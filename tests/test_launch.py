@@ -69,20 +69,23 @@ def project(tmp_path: Path) -> Path:
     """A DVC project of one stage that uses our real launcher."""
     package = tmp_path / "pipelines"
     package.mkdir()
-    for module in (ROOT / "pipelines").glob("*.py"):
-        (package / module.name).write_text(module.read_text())
+    for module in [*(ROOT / "pipelines").glob("*.py"), *(ROOT / "pipelines" / "code").glob("*.py")]:
+        copy = tmp_path / module.relative_to(ROOT)
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_text(module.read_text())
     (package / "toy").mkdir()
     (package / "toy" / "__init__.py").write_text("")
     (package / "toy" / "toy.py").write_text(STAGE)
     (package / "toy" / "params.py").write_text(PARAMS)
+    code = {"cmd": "python -m pipelines.code", "deps": ["pipelines", "graph.yaml"], "outs": ["code.json"]}
     graph = {
         "cmd": CMD,
-        "deps": ["pipelines/toy"],
-        "params": ["toy"],
+        "params": ["toy", {"code.json": ["toy"]}],
         "outs": ["data/toy"],
         "metrics": ["metrics/toy.json"],
     }
-    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"toy": graph}}))
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"code": code, "toy": graph}}))
+    (tmp_path / "graph.yaml").symlink_to("dvc.yaml")
     (tmp_path / ".dvcignore").write_text("__pycache__\n*.pyc\n.work\n")
     write_params(tmp_path)
     dvc(tmp_path, "init", "--no-scm", "-q")
@@ -216,14 +219,14 @@ def test_an_edit_that_is_taken_back_in_time_is_only_warned_of(project: Path, mon
         write_params(project, value=3)
         look()
         look()
-        (project / "pipelines/toy/toy.py").write_text("# edited")
+        (project / "pipelines/toy/toy.py").write_text(STAGE.replace("params.fails", "not params.fails"))
         look()
         (project / "pipelines/toy/toy.py").write_text(STAGE)
         write_params(project)
         look()
     first, second, last = said.getvalue().splitlines()
     assert first.startswith("toy: warning: params.yaml: toy changed while the stage is running; put it back before")
-    assert second.startswith("toy: warning: params.yaml: toy, pipelines/toy/toy.py changed")
+    assert second.startswith("toy: warning: params.yaml: toy, code: toy/toy.py make changed")
     assert last == "toy: its inputs are again what they were at the start"
 
 
