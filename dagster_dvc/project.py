@@ -21,7 +21,8 @@ from dagster_dvc import graph
 from dagster_dvc.hashing import Hashes, holds_code, sha256_of
 
 MANIFEST_VERSION = 6
-CODE_SUFFIXES = frozenset(".py .pyx .sh .c .cc .cpp .cu .h .yaml .yml .toml .cfg .ini .ipynb".split())
+CODE_SUFFIXES = {f".{end}" for end in ("py", "pyx", "sh", "c", "cc", "cpp", "cu", "h", "yaml", "yml", "toml", "cfg")}
+CODE_SUFFIXES |= {".ini", ".ipynb"}
 
 
 class ProjectError(ValueError):
