@@ -67,17 +67,21 @@ class Source:
 
 
 class Reach:
-    """The definitions that some functions reach, with their digests, in ``found``."""
+    """The definitions that some functions reach, with their digests, in ``found``.
+
+    Such a digest takes in what each name in the definition leads to; ``own`` has those of the definitions alone.
+    """
 
     def __init__(self, source: Source) -> None:
         self.source = source
         self.found: dict[Key, str] = {}
+        self.own: dict[Key, str] = {}
         self.modules: dict[str, Module] = {}
         self._waiting: list[tuple[Module, str]] = []
         self._led_to: set[str] = set()
 
-    def follow(self, module: str, function: str) -> None:
-        """Add what the function reaches.
+    def follow(self, module: str, function: str, with_arguments: bool = False) -> None:
+        """Add what the function reaches; ``with_arguments``: and the classes that it says its arguments are of.
 
         Raises:
             CodeError: a file is no Python, an import leads nowhere, or there is no such function.
@@ -87,7 +91,7 @@ class Reach:
             raise CodeError(f"{module}: no such module; put it there or correct `cmd` in dvc.yaml.")
         if not self._reach(start, (function,)):
             raise CodeError(f"{start.shown}: no {function} in it; put it there or correct `cmd` in dvc.yaml.")
-        if function in start.definitions:  # its parameters are made from what it says of them
+        if with_arguments and function in start.definitions:
             for words in start.definitions[function].annotations.names:
                 self._reach(start, words)
         while self._waiting:
@@ -100,7 +104,7 @@ class Reach:
         definition = module.definitions[name]
         self._led_to.add(f"{name} {definition.digest}")
         if (module.name, name) not in self.found:
-            self.found[module.name, name] = definition.digest
+            self.found[module.name, name] = self.own[module.name, name] = definition.digest
             self._waiting.append((module, name))
 
     def _definition(self, module: Module, name: str) -> None:
@@ -256,7 +260,7 @@ class Reach:
             for path in files:
                 if _is_named(path, folder, words) or not _is_named(path, folder, beside):
                     name = path.relative_to(self.source.root).as_posix()
-                    self.found[name, ""] = hashlib.sha256(path.read_bytes()).hexdigest()
+                    self.found[name, ""] = self.own[name, ""] = hashlib.sha256(path.read_bytes()).hexdigest()
 
     def _words(self, key: Key) -> set[str]:
         module = self.modules.get(key[0])

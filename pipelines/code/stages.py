@@ -24,10 +24,10 @@ DEFINITIONS, REACHES = ".definitions", ".reaches"
 """Keys of the file that are no stages: no stage's name may have a dot."""
 ALWAYS = ("pipelines.document:read_document",)
 """What runs before every stage and decides its numbers: how ``params.yaml`` becomes values."""
-SHORT = 16
+SHORT = 12
 
 Parts = dict[str, str]
-"""Where a definition stands and its name (``flow/path.py velocity``) -> its digest."""
+"""Where a definition stands and its name (``flow/path.py velocity``) -> its digest, and that with all it names."""
 
 
 @dataclass(frozen=True)
@@ -43,29 +43,28 @@ def source_folder() -> Path:
     return Path() if Path("pipelines", "__init__.py").is_file() else Path(__file__).parents[2]
 
 
-def identity(functions: Iterable[str], source: Source | None = None) -> Identity:
+def identity(functions: Iterable[str], source: Source | None = None, with_arguments: bool = False) -> Identity:
     """The identity of what some functions (``pipelines.footage.cutting:cut``) reach together.
+
+    ``with_arguments``: the classes of their arguments too, for a stage, whose parameters are made from them.
 
     Raises:
         CodeError: one of them is not there, a file is no Python, or an import leads nowhere.
     """
     reach = Reach(source or Source(source_folder()))
     for function in functions:
-        reach.follow(*function.split(":"))
-    parts = {_label(reach.source.package, key, reach): digest[:SHORT] for key, digest in reach.found.items()}
-    return Identity(_value(parts), dict(sorted(parts.items())))
+        module, _, name = function.partition(":")
+        reach.follow(module, name, with_arguments)
+    lines = {f"{name or place.rpartition('/')[2]} {digest}" for (place, name), digest in reach.found.items()}
+    value = hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:32]
+    parts = {_label(key, reach): reach.own[key][:SHORT] + digest[:SHORT] for key, digest in reach.found.items()}
+    return Identity(value, dict(sorted(parts.items())))
 
 
-def _label(package: str, key: Key, reach: Reach) -> str:
+def _label(key: Key, reach: Reach) -> str:
     place, name = key
-    if not name:
-        return place.removeprefix(f"{package}/")
-    return f"{reach.modules[place].shown.removeprefix(f'{package}/')} {name}"
-
-
-def _value(parts: Parts) -> str:
-    lines = sorted({f"{_own_name(label)} {digest}" for label, digest in parts.items()})
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[: 2 * SHORT]
+    shown = f"{reach.modules[place].shown} {name}" if name else place
+    return shown.removeprefix(f"{reach.source.package}/")
 
 
 def _own_name(label: str) -> str:
@@ -104,7 +103,7 @@ def stage_identity(name: str, entry: Mapping[str, Any], source: Source | None = 
         return None
     source = source or Source(source_folder())
     try:
-        return identity([one for one in functions if one not in ALWAYS or _is_there(one, source)], source)
+        return identity([one for one in functions if one not in ALWAYS or _is_there(one, source)], source, True)
     except CodeError as error:
         raise CodeError(f"{error} (stage {name})") from None
 
@@ -186,12 +185,17 @@ def parts_of(held: Mapping[str, Any], stage: str) -> Parts:
 
 
 def changed(before: Parts, after: Parts) -> list[str]:
-    """The definitions that differ, by place and name; what only moved is none."""
-    same = {(_own_name(label), digest) for label, digest in before.items()} & {
-        (_own_name(label), digest) for label, digest in after.items()
-    }
+    """The definitions that differ, by place and name; what only moved is none.
+
+    Where all are what they were, those that name another one than before.
+    """
+    return _changed(before, after, SHORT) or _changed(before, after, 2 * SHORT)
+
+
+def _changed(before: Parts, after: Parts, length: int) -> list[str]:
+    was, now = ({(_own_name(label), digest[:length]) for label, digest in parts.items()} for parts in (before, after))
     every = {*before.items(), *after.items()}
-    labels = {label for label, digest in every if (_own_name(label), digest) not in same}
+    labels = {label for label, digest in every if (_own_name(label), digest[:length]) not in was & now}
     return sorted(label.removesuffix(f" {AT_IMPORT}") for label in labels)
 
 

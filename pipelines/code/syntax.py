@@ -55,9 +55,7 @@ def _write_node(node: ast.AST, into: list[str], bare: bool) -> None:
         bare = False
     elif bare and isinstance(node, ast.arg):
         skipped = SKIPPED | {"annotation"}
-    elif bare and isinstance(node, ast.AnnAssign):
-        if node.value is None:
-            return
+    elif bare and isinstance(node, ast.AnnAssign) and node.value is not None:
         node = ast.Assign([node.target], node.value)
         kind = "Assign"
     into.append(f"{kind}(")
@@ -77,7 +75,8 @@ def _write_list(nodes: Sequence[object], into: list[str], bare: bool) -> None:
         if isinstance(node, ast.Import | ast.ImportFrom):
             imports |= _imports(node)
             continue
-        if isinstance(node, ast.stmt) and is_idle(node):
+        is_declared = bare and isinstance(node, ast.AnnAssign) and node.value is None
+        if is_declared or (isinstance(node, ast.stmt) and is_idle(node)):
             continue
         into.extend([*sorted(imports), ","])
         imports = set()
