@@ -348,3 +348,99 @@ def test_several_processes_that_were_asked_to_stop_end_with_143_and_broken_ones_
     _, errors = running.communicate(timeout=60)
     assert running.returncode == expected, errors
     assert not gone(pids)
+
+
+# ---- the identity of code -----------------------------------------------------------------------------------------
+
+COUNTED = STAGE.replace("    until = time", '    print("the toy runs", flush=True)\n    until = time')
+
+
+def toy(project: Path, old: str, new: str) -> None:
+    path = project / "pipelines/toy/toy.py"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+def test_a_docstring_runs_no_stage_an_edit_does_and_taking_it_back_brings_both_results_back(project: Path) -> None:
+    (project / "pipelines/toy/toy.py").write_text(COUNTED)
+    assert "the toy runs" in dvc(project, "repro").stdout
+    toy(project, "A toy stage", "A toy")
+    toy(project, "def make(", "# why\ndef make(")
+    said = dvc(project, "repro").stdout
+    assert "Running stage 'code'" in said and "Stage 'toy' didn't change, skipping" in said
+    toy(project, "str(params.value)", "str(params.value + 1)")
+    assert "the toy runs" in dvc(project, "repro").stdout and (project / "data/toy/value.txt").read_text() == "2"
+    toy(project, "str(params.value + 1)", "str(params.value)")
+    said = dvc(project, "repro").stdout
+    assert "the toy runs" not in said and said.count("is cached - skipping run") == 2
+    assert (project / "data/toy/value.txt").read_text() == "1"
+
+
+def test_one_stage_alone_is_recorded_with_the_code_on_disk_and_says_that_the_file_was_not_of_it(project: Path) -> None:
+    assert dvc(project, "repro").returncode == 0
+    toy(project, "str(params.value)", "str(params.value + 1)")
+    done = dvc(project, "repro", "--single-item", "--force", "toy")
+    assert done.stdout.count("toy: code.json was not of the code on disk and is written anew") == 1
+    assert "Running stage 'code'" in dvc(project, "repro").stdout
+    assert "up to date" in dvc(project, "repro").stdout
+
+
+@pytest.mark.parametrize("content", ["{}", "no json", '{"toy": "0"}', None])
+def test_a_code_json_that_was_edited_by_hand_is_made_again_and_nothing_else_runs(
+    project: Path, content: str | None
+) -> None:
+    (project / "pipelines/toy/toy.py").write_text(COUNTED)
+    assert dvc(project, "repro").returncode == 0
+    path = project / "code.json"
+    whole = path.read_text()
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    done = dvc(project, "repro")
+    assert done.returncode == 0 and "the toy runs" not in done.stdout, done.stderr
+    assert path.read_text() == whole and "up to date" in dvc(project, "repro").stdout
+
+
+BROKEN = {
+    "a syntax error": ("def make(", "def make((", "pipelines/toy/toy.py:13: '(' was never closed"),
+    "an import of nothing": ("from pipelines import stage", "from pipelines import stge", "pipelines has no stge"),
+    "no such module": (
+        "from pipelines.toy.params",
+        "from pipelines.toy.parms",
+        "there is no module pipelines.toy.parms",
+    ),
+    "no function": ("def make(", "def mak(", "no make in it"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_code_that_cannot_be_followed_is_one_line_and_costs_no_result(project: Path, what: str) -> None:
+    assert dvc(project, "repro").returncode == 0
+    old, new, said = BROKEN[what]
+    toy(project, old, new)
+    before = (project / "code.json").read_text()
+    for words in (("repro",), ("repro", "--single-item", "--force", "toy")):
+        failed = dvc(project, *words)
+        assert failed.returncode != 0 and "Traceback" not in failed.stderr
+        lines = [line for line in failed.stderr.splitlines() if said.split(" has ")[0] in line]
+        assert len(lines) == 1, failed.stderr
+        assert (project / "data/toy/value.txt").read_text() == "1"
+        assert (project / "code.json").read_text() == before
+
+
+def test_a_stage_whose_module_is_missing_is_told_before_anything_is_deleted(project: Path) -> None:
+    assert dvc(project, "repro").returncode == 0
+    graph = (project / "dvc.yaml").read_text()
+    (project / "dvc.yaml").write_text(graph.replace("pipelines.toy.toy make", "pipelines.toy.gone make"))
+    failed = dvc(project, "repro")
+    assert "code: pipelines.toy.gone: no such module; put it there or correct `cmd` in dvc.yaml" in failed.stderr
+    assert (project / "data/toy/value.txt").read_text() == "1" and (project / "metrics/toy.json").is_file()
+
+
+def test_a_stage_that_tracks_the_code_of_another_is_told(project: Path) -> None:
+    graph = (project / "dvc.yaml").read_text()
+    (project / "dvc.yaml").write_text(
+        graph.replace("- toy\n    outs", "- other\n    outs").replace("    - toy\n", "    - othr\n")
+    )
+    failed = dvc(project, "repro", "code")
+    assert "a stage tracks its own code" in failed.stderr
