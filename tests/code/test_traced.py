@@ -23,7 +23,7 @@ from pipelines.code.stages import identity, stage_functions
 from pipelines.commands import stage_entries
 from pipelines.evaluation.report import write
 from pipelines.evaluation.score import score
-from pipelines.generation import anchored_flow, rectified_flow
+from pipelines.generation import rectified_flow
 from pipelines.latents.autoencoder import train as train_autoencoder
 from pipelines.latents.encode import encode
 from pipelines.representation.latent_mae import train as train_mae
