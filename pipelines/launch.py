@@ -204,6 +204,7 @@ def launch(argv: list[str]) -> int:
     module, function, *arguments = words
     section = path_flags(arguments).get("params", function)
     stage = os.environ.get("DVC_STAGE", section)
+    code_here = settled_code(stage, module, function)
     if Path("dvc.yaml").is_file():
         check()
     else:
@@ -213,7 +214,7 @@ def launch(argv: list[str]) -> int:
     environment["REEL_STAGE"] = stage
     if threads:
         environment["OMP_NUM_THREADS"] = threads
-    environment[CODE] = settled_code(stage, module, function)
+    environment[CODE] = code_here
     with owned(stage, Path(".work") / stage) as lock:
         began, note = time.monotonic(), Path(".work") / stage / STOPPED_NOTE
         note.unlink(missing_ok=True)

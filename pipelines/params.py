@@ -151,6 +151,16 @@ def _parsed(
         ) from None
 
 
+def _class_of(node: ast.ImportFrom, name: str, source: Path) -> type[Params]:
+    """The class that an import line of a stage module names."""
+    try:
+        return getattr(importlib.import_module(str(node.module)), name)
+    except SyntaxError as error:
+        raise ParamsError(f"{error.filename}:{error.lineno}: {error.msg}; put it right.") from None
+    except (ImportError, AttributeError) as error:
+        raise ParamsError(f"{source}:{node.lineno}: from {node.module} import {name}: {error}; correct it.") from None
+
+
 def section_class(module: str, function: str, root: Path = Path()) -> type[Params]:
     """The Params class that a stage function's ``params`` argument names, found without importing the stage.
 
@@ -160,7 +170,10 @@ def section_class(module: str, function: str, root: Path = Path()) -> type[Param
     source = root / Path(*module.split(".")).with_suffix(".py")
     if not source.is_file():
         raise ParamsError(f"{module}: no such stage module ({source}); see `cmd` in dvc.yaml.")
-    tree = ast.parse(source.read_text(encoding="utf-8"))
+    try:
+        tree = ast.parse(source.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise ParamsError(f"{source}:{error.lineno}: {error.msg}; put it right.") from None
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     found = next((node for node in functions if node.name == function), None)
     if found is None:
@@ -171,7 +184,7 @@ def section_class(module: str, function: str, root: Path = Path()) -> type[Param
         raise ParamsError(f"{source}: {function}() must take `params: <Stage>Params`.")
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and any(alias.name == annotation.id for alias in node.names):
-            return getattr(importlib.import_module(str(node.module)), annotation.id)
+            return _class_of(node, annotation.id, source)
     raise ParamsError(f"{source}: import {annotation.id} with a `from pipelines.<room>.params import` line.")
 
 

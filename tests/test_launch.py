@@ -402,8 +402,12 @@ def test_a_code_json_that_was_edited_by_hand_is_made_again_and_nothing_else_runs
 
 
 BROKEN = {
-    "a syntax error": ("def make(", "def make((", "pipelines/toy/toy.py:13: '(' was never closed"),
-    "an import of nothing": ("from pipelines import stage", "from pipelines import stge", "pipelines has no stge"),
+    "a syntax error": ("def make(", "def make((", "pipelines/toy/toy.py:13: Function parameters"),
+    "an import of nothing": (
+        "from pipelines import stage",
+        "from pipelines import stge",
+        "from pipelines import stge: pipelines/__init__.py has no stge",
+    ),
     "no such module": (
         "from pipelines.toy.params",
         "from pipelines.toy.parms",
@@ -422,7 +426,7 @@ def test_code_that_cannot_be_followed_is_one_line_and_costs_no_result(project: P
     for words in (("repro",), ("repro", "--single-item", "--force", "toy")):
         failed = dvc(project, *words)
         assert failed.returncode != 0 and "Traceback" not in failed.stderr
-        lines = [line for line in failed.stderr.splitlines() if said.split(" has ")[0] in line]
+        lines = [line for line in failed.stderr.splitlines() if said in line]
         assert len(lines) == 1, failed.stderr
         assert (project / "data/toy/value.txt").read_text() == "1"
         assert (project / "code.json").read_text() == before
@@ -438,9 +442,8 @@ def test_a_stage_whose_module_is_missing_is_told_before_anything_is_deleted(proj
 
 
 def test_a_stage_that_tracks_the_code_of_another_is_told(project: Path) -> None:
-    graph = (project / "dvc.yaml").read_text()
-    (project / "dvc.yaml").write_text(
-        graph.replace("- toy\n    outs", "- other\n    outs").replace("    - toy\n", "    - othr\n")
-    )
+    graph = yaml.safe_load((project / "dvc.yaml").read_text())
+    graph["stages"]["toy"]["params"] = ["toy", {"code.json": ["other"]}]
+    (project / "dvc.yaml").write_text(yaml.safe_dump(graph))
     failed = dvc(project, "repro", "code")
-    assert "a stage tracks its own code" in failed.stderr
+    assert "code: dvc.yaml: stage toy: params: code.json: ['other']: a stage tracks its own code" in failed.stderr

@@ -29,7 +29,7 @@ from pipelines.latents.encode import encode
 from pipelines.representation.latent_mae import train as train_mae
 from tests.evaluation import test_report
 from tests.evaluation import toy as evaluation
-from tests.footage.test_raw_video import rendered, run
+from tests.footage.test_raw_video import rendered
 from tests.generation.test_stages import World
 from tests.generation.toy import UNIFIED, anchored, rectified
 from tests.latents import toy as latents
@@ -132,7 +132,7 @@ def autoencoder(root: Path) -> Callable[[], Any]:
 
 
 TOYS: dict[str, Callable[[Path], Callable[[], Any]]] = {
-    "raw_video": lambda root: lambda: run(rendered(8), root),
+    "raw_video": lambda root: lambda: make(rendered(8), root / "clips", root / "m.json", root / "plots"),
     "autoencoder": autoencoder,
     "latent_shards": encoded,
     **{name: (lambda root, name=name: chain(root, name)) for name in ("latent_mae", "pseudo_classes", "diagnostics")},
