@@ -54,7 +54,7 @@ def _pretrained(block: PretrainedDenoiserParams, data: Latents, num_classes: int
 
 
 def description(phases: Sequence[Named], data: Latents) -> dict[str, Any]:
-    """``generator.json``: what it must be told, which network walks which part of the way, how, and for which latents."""
+    """``generator.json``: what it is told, which network walks which part of the way, how, for which latents."""
     walked = [
         {
             "network": network,

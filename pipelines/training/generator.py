@@ -1,4 +1,4 @@
-"""A trained generator, ready to sample: ``generator.json`` in the checkpoint says of which kind it is and what it needs.
+"""A trained generator, ready to sample: ``generator.json`` in the checkpoint says its kind and what it needs.
 
 Evaluation, report and ``reel generate`` find generators by that file; none is listed by hand. Whatever the kind, the
 interface is ``sample(conditions, seeds, shape)`` with conditions by name (:data:`CONDITIONS`).
@@ -19,7 +19,6 @@ from pipelines.flow.params import Guidance, Sampling
 from pipelines.flow.sampling import Phase, seeded_noise, walk
 from pipelines.models.denoiser import VideoDenoiser, averaged
 from pipelines.stage import StageError
-
 
 FILE = "generator.json"
 CONDITIONS = {
