@@ -23,6 +23,7 @@ from pipelines.code.stages import identity, stage_functions
 from pipelines.commands import stage_entries
 from pipelines.evaluation.report import write
 from pipelines.evaluation.score import score
+from pipelines.footage.raw_video import make
 from pipelines.generation import rectified_flow
 from pipelines.latents.autoencoder import train as train_autoencoder
 from pipelines.latents.encode import encode
