@@ -11,7 +11,9 @@
    time; when whoever started it is gone, it stops too;
 5. compares parameters and code with what they were at the start, warns within seconds of an edit, and fails the
    stage if it is still there at the end: DVC records what it finds *then*;
-6. puts the stage's earlier outputs back when it fails (DVC deletes them before it runs a stage).
+6. looks at the data that no stage makes before and after, and runs the stage once more when some of it moved meanwhile
+   (:mod:`pipelines.arrivals`);
+7. puts the stage's earlier outputs back when it fails (DVC deletes them before it runs a stage).
 """
 
 from __future__ import annotations
@@ -22,17 +24,20 @@ import shutil
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
+from pipelines import arrivals
 from pipelines.document import read_document
+from pipelines.leftovers import remove_partials
 from pipelines.ownership import owned
 from pipelines.params import Params, ParamsError, check, launch_options, parse_section, section_class, stage_words
-from pipelines.processes import supervise
+from pipelines.processes import is_forced, supervise
 from pipelines.recording import note_time, restore_outputs, unchanged_inputs
-from pipelines.stage import STOPPED, STOPPED_NOTE, StageError, path_flags, refused_by_disk
+from pipelines.stage import ANEW, STOPPED, STOPPED_NOTE, StageError, path_flags, refused_by_disk
 
 WRITTEN = {"out", "metrics", "plots"}
 """Flags that name what a stage makes; every other path must exist before it starts."""
@@ -130,6 +135,8 @@ def command_line(stage_words: list[str], alone: bool) -> tuple[list[str], dict[s
     """
     cores = os.cpu_count() or 1
     environment = {"OMP_NUM_THREADS": str(max(1, cores // 2)), "TOKENIZERS_PARALLELISM": "false"} | dict(os.environ)
+    path = filter(None, [os.environ.get("PYTHONPATH")])
+    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(Path.cwd()), *path]))  # whatever else is installed
     path, config = machine_config()
     processes = 1 if alone else int(config.get("num_processes", 1))
     on_cpu = bool(config.get("use_cpu", not Path("/dev/nvidia0").exists()))
@@ -190,12 +197,14 @@ def launch(argv: list[str]) -> int:
     environment["REEL_STAGE"] = stage
     if threads:
         environment["OMP_NUM_THREADS"] = threads
+    environment |= {ANEW: "1"} if is_forced() else {}
     with owned(stage, Path(".work") / stage) as lock:
+        remove_partials(stage, [Path(value) for flag, value in path_flags(arguments).items() if flag in WRITTEN])
         began, note = time.monotonic(), Path(".work") / stage / STOPPED_NOTE
         note.unlink(missing_ok=True)
         try:
             with unchanged_inputs(stage) as look:
-                code, asked = supervise(command, environment, lock, look)
+                code, asked = _passes(stage, lambda: supervise(command, environment, lock, look))
                 if code:
                     return STOPPED if asked and note.is_file() else code
         except StageError:
@@ -205,9 +214,52 @@ def launch(argv: list[str]) -> int:
     return 0
 
 
+def _passes(stage: str, run: Callable[[], tuple[int, bool]]) -> tuple[int, bool]:
+    """Run until no data moved meanwhile: DVC hashes what it finds at the end, and calls it processed.
+
+    Raises:
+        StageError: data moved every time.
+    """
+    paths, news = arrivals.sources(stage), ""
+    for turn in range(arrivals.PASSES):
+        before = arrivals.listing(paths)
+        code, asked = run()
+        news = arrivals.news(before, arrivals.listing(paths)) if code == 0 else ""
+        if not news:
+            return code, asked
+        if asked:
+            break
+        if turn + 1 < arrivals.PASSES:
+            print(f"{stage}: {news} while it ran; it runs once more, so that DVC records what was read", flush=True)
+    raise StageError(
+        f"{news} while the stage was running, and DVC would record it as read. Nothing is recorded: run it again when "
+        "nothing more arrives (what is done is kept in .work and reused)."
+    )
+
+
+def _of_this_project() -> bool:
+    """Whether this code is that of the project in the current folder, where that has code of its own."""
+    own = Path("pipelines/launch.py")
+    return not own.is_file() or own.samefile(__file__)
+
+
+def _hand_over() -> NoReturn:
+    """Start again with the code of the project in the current folder.
+
+    ``python -m`` looks there first, unless PYTHONSAFEPATH or ``-P`` forbids it; then it finds what is installed.
+    """
+    path = os.pathsep.join([str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])])
+    sys.stdout.flush()
+    os.execve(
+        sys.executable, [sys.executable, "-m", "pipelines.launch", *sys.argv[1:]], {**os.environ, "PYTHONPATH": path}
+    )
+
+
 def main() -> int:
     """Entry point of every stage's ``cmd``."""
     stage = os.environ.get("DVC_STAGE", "launch")
+    if not _of_this_project():
+        _hand_over()
     try:
         code = launch(sys.argv[1:])
     except (ParamsError, StageError) as error:

@@ -25,7 +25,7 @@ from pipelines.recording import link
 from pipelines.training import state
 from pipelines.training.checkpoint import Source
 
-LEFT_BY_OTHERS = "replaced-"
+SET_ASIDE = "replaced-"
 """Before the name of a state that ``--force`` set aside; it goes when the new run has finished."""
 
 
@@ -188,7 +188,7 @@ def _tell(one: Earlier, now: Identity) -> None:
 
 def _set_aside(folder: Path) -> None:
     for path in state.complete(folder):
-        aside = path.with_name(f"{LEFT_BY_OTHERS}{path.name}")
+        aside = path.with_name(f"{SET_ASIDE}{path.name}")
         shutil.rmtree(aside, ignore_errors=True)
         path.rename(aside)
     if folder.is_dir():
