@@ -1,8 +1,11 @@
 """The user's own footage, as params.yaml names it: where it lies, and whether DVC looks at it. Never dagster."""
 
+import contextlib
+import hashlib
 from pathlib import Path
 from typing import Any
 
+from dagster_dvc.lock import read_lock
 from dagster_dvc.project import DvcProject, ProjectError
 
 STAGE = "raw_video"
@@ -19,10 +22,30 @@ def source_folder(project: DvcProject) -> Path | None:
     return next((project.root / path for path in paths if isinstance(path, str)), None)
 
 
-def is_dependency(project: DvcProject, path: Path) -> bool:
-    """Whether DVC itself looks at the path: it, or a folder that it lies in, is among the stage's deps."""
+def dependency(project: DvcProject, path: Path) -> str | None:
+    """The dependency of the stage that is the path, or a folder that it lies in; None where DVC does not look at it."""
     place = path.resolve()
-    return any((project.root / dep).resolve() in (place, *place.parents) for dep in project.stages[STAGE].deps)
+    deps = project.stages[STAGE].deps
+    return next((dep for dep in deps if (project.root / dep).resolve() in (place, *place.parents)), None)
+
+
+def is_recorded(project: DvcProject, dep: str) -> bool:
+    """Whether dvc.lock says that the stage was run on what lies at its dependency now."""
+    entry = read_lock(project).get(STAGE)
+    recorded = entry.deps.get(dep) if entry else None
+    now = project.hashes.of(dep) if recorded else None
+    project.hashes.save()
+    return recorded is not None and now == recorded.hash
+
+
+def listing(project: DvcProject, folder: Path) -> str:
+    """A digest of names, sizes and times of all files that DVC would look at: cheap, also for terabytes of video."""
+    lines = []
+    for file in project.hashes.files(folder):
+        with contextlib.suppress(OSError):  # gone since it was listed: a copy that got its name
+            facts = file.stat()
+            lines.append(f"{file.relative_to(folder)} {facts.st_size} {facts.st_mtime_ns}")
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def unwatched(project: DvcProject) -> list[str]:
@@ -33,7 +56,7 @@ def unwatched(project: DvcProject) -> list[str]:
         return []
     lines = []
     for path in named:
-        if not is_dependency(project, path):
+        if dependency(project, path) is None:
             shown = path.relative_to(project.root) if path.is_relative_to(project.root) else path
             lines.append(
                 f"dvc.yaml: {STAGE}: {shown} is not in deps, so new and changed files there make nothing stale; "
