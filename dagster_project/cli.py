@@ -49,7 +49,7 @@ def _use_code_of(root: Path, words: Sequence[str]) -> None:
         print(f"reel: {line}", file=sys.stderr, flush=True)
         return
     print(f"reel: works on {root} with its own code (the environment is of {home.ROOT})", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "dagster_project.cli", *words]
+    command = [sys.executable, "-P", "-m", "dagster_project.cli", *words]  # no folder here may stand in the way
     os.execve(sys.executable, command, _with_first(root))
 
 
