@@ -93,9 +93,9 @@ def _git(*words: str) -> str:
 
 
 def same(left: Any, right: Any) -> bool:
-    """Whether two values of parameters are one, however YAML wrote them: 1 and 1.0, 1e-4 and 0.0001."""
+    """Whether two values of parameters are one, however YAML wrote them: 1 and 1.0, 1e-4 and 0.0001, null or absent."""
     if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+        return all(same(left.get(key), right.get(key)) for key in left.keys() | right.keys())
     if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
         return len(left) == len(right) and all(map(same, left, right))
     if isinstance(left, str) != isinstance(right, str):
