@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import stage
+from pipelines.optimization import Schedule
 from pipelines.training import diagrams, state
 from pipelines.training.objective import Batch, LossOutput
 from tests.training.toy import ADAMW, Regression, params, run, train_toy
@@ -70,8 +71,14 @@ def start(
     limit: int | None = None,
     log_to: Path | None = None,
     train: Callable[..., Any] = run,
+    kind: type[Noted] | None = None,
+    schedule: Schedule | None = None,
+    **facts: Any,
 ) -> int:
-    """Fork a process that trains the toy in ``folder``; exit code 0, or 2 with the disk's line in out.log."""
+    """Fork a process that trains the toy in ``folder``; exit code 0, or 2 with the disk's line in out.log.
+
+    ``facts`` are the stage's context: its code, and what a person asked for.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     pid = os.fork()
     if pid:
@@ -83,8 +90,10 @@ def start(
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         diagrams.draw = lambda *_: None  # takes longer than all else, and is no part of what is compared
-        section = params(steps=steps, save_every=1, log_every=1, optimizer=ADAMW)
-        train(folder, section, lambda noise: Noted(noise, folder / "seen.jsonl"))
+        stage.enter(stage.Context(**facts))
+        changes = {"schedule": schedule} if schedule is not None else {}
+        section = params(steps=steps, save_every=1, log_every=1, optimizer=ADAMW, **changes)
+        train(folder, section, lambda noise: (kind or Noted)(noise, folder / "seen.jsonl"))
         code = 0
     except Exception as error:
         reason = stage.refused_by_disk(error)
