@@ -200,7 +200,7 @@ def show_status(project: DvcProject, arguments: argparse.Namespace) -> int:
     print(tables.stale(status.stale(project), project, repro.running(project)))
     for line in doctor.losses(project):
         print(f"lost  {line}")
-    for line in footage.unwatched(project):
+    for line in [*footage.unwatched(project), *footage.unread(project)]:
         print(f"warn  {line}")
     for line in tables.gates(project, project.stages):
         print(f"gate  {line}")
@@ -214,7 +214,7 @@ def check(project: DvcProject, arguments: argparse.Namespace) -> int:
         print(complaint, file=sys.stderr)
     if _params_are_wrong(project) or complaints:
         return 1
-    for line in footage.unwatched(project):
+    for line in [*footage.unwatched(project), *footage.unread(project)]:
         print(f"warn  {line}")
     print(f"params.yaml can be used. dvc.yaml: {len(project.stages)} stages; dvc.lock can be read.")
     return 0

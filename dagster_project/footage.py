@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from dagster_dvc.project import DvcProject, ProjectError
 
 STAGE = "raw_video"
 WATCHED = ("folder", "recordings")
+READ = "read.json"
+"""What the launcher notes in the stage's work folder: every file that the last run has read, with its size."""
 
 
 def source_folder(project: DvcProject) -> Path | None:
@@ -63,6 +66,25 @@ def unwatched(project: DvcProject) -> list[str]:
                 f"add `{shown}`."
             )
     return lines
+
+
+def unread(project: DvcProject) -> list[str]:
+    """A line when dvc.lock records files as read that came after the stage's last look at its sources.
+
+    The launcher looks until nothing moves, and DVC hashes a moment later: what comes in between is recorded unread.
+    """
+    try:
+        read = json.loads((project.root / ".work" / STAGE / READ).read_text(encoding="utf-8"))
+        deps = [dep for dep in project.data_deps(project.stage(STAGE)) if project.producer(dep) is None]
+    except (OSError, ValueError):  # never run by this launcher, or the stage is gone
+        return []
+    folders = [project.root / dep for dep in deps if (project.root / dep).is_dir() and is_recorded(project, dep)]
+    files = [file.relative_to(project.root).as_posix() for folder in folders for file in project.hashes.files(folder)]
+    late = [file for file in files if read.get(file, [-1])[0] != (project.root / file).stat().st_size]
+    if not late:
+        return []
+    named = ", ".join(late[:3]) + (f" and {len(late) - 3} more" if len(late) > 3 else "")
+    return [f"{STAGE}: {named} came as the stage ended and is recorded, but not read: `dvc repro --force {STAGE}`."]
 
 
 def _blocks(project: DvcProject) -> dict[str, dict[str, Any]]:

@@ -19,6 +19,10 @@ PASSES = 3
 NAMED = 3
 """How many files a message names."""
 
+READ = "read.json"
+"""File of a stage's work folder: the listing that its last run has read. By it `reel status` finds what comes between
+the launcher's last look and DVC's own, a fraction of a second later."""
+
 Listing = dict[str, tuple[int, int]]
 """File -> (bytes, nanoseconds of its last change)."""
 

@@ -37,7 +37,7 @@ from pipelines.ownership import owned
 from pipelines.params import Params, ParamsError, check, launch_options, parse_section, section_class, stage_words
 from pipelines.processes import is_forced, supervise
 from pipelines.recording import note_time, restore_outputs, unchanged_inputs
-from pipelines.stage import ANEW, STOPPED, STOPPED_NOTE, StageError, path_flags, refused_by_disk
+from pipelines.stage import ANEW, STOPPED, STOPPED_NOTE, StageError, path_flags, refused_by_disk, write_json
 
 WRITTEN = {"out", "metrics", "plots"}
 """Flags that name what a stage makes; every other path must exist before it starts."""
@@ -226,6 +226,8 @@ def _passes(stage: str, run: Callable[[], tuple[int, bool]]) -> tuple[int, bool]
         code, asked = run()
         news = arrivals.news(before, arrivals.listing(paths)) if code == 0 else ""
         if not news:
+            if paths and code == 0:
+                write_json(Path(".work") / stage / arrivals.READ, before)
             return code, asked
         if asked:
             break
