@@ -5,7 +5,7 @@ DVC hashes a dependency when a stage *ends*: a file that came meanwhile would be
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,6 +13,7 @@ import pathspec
 import yaml
 
 from pipelines.litter import walk
+from pipelines.stage import StageError, write_json
 
 PASSES = 3
 """How often a stage is run until nothing has moved while it ran."""
@@ -83,3 +84,28 @@ def news(before: Listing, after: Listing) -> str:
 def _named(names: list[str]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
+
+
+def until_still(stage: str, run: Callable[[], tuple[int, bool]]) -> tuple[int, bool]:
+    """Run until no data moved meanwhile: DVC hashes what it finds at the end, and calls it processed.
+
+    Raises:
+        StageError: data moved every time.
+    """
+    paths, news = sources(stage), ""
+    for turn in range(PASSES):
+        before = listing(paths)
+        code, asked = run()
+        news = news(before, listing(paths)) if code == 0 else ""
+        if not news:
+            if paths and code == 0:
+                write_json(Path(".work") / stage / READ, before)
+            return code, asked
+        if asked:
+            break
+        if turn + 1 < PASSES:
+            print(f"{stage}: {news} while it ran; it runs once more, so that DVC records what was read", flush=True)
+    raise StageError(
+        f"{news} while the stage was running, and DVC would record it as read. Nothing is recorded: run it again when "
+        "nothing more arrives (what is done is kept in .work and reused)."
+    )

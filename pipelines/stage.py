@@ -28,6 +28,8 @@ from typing import Any
 from pipelines.params import PARAMS_FILE, ParamsError, TrackingParams, parse_section, read_document, section_class
 from pipelines.progress import Progress
 
+CODE = "REEL_CODE"
+"""By which the launcher tells a stage's processes the identity of their code."""
 STOPPED = 143
 """Exit code of a stage that was asked to stop and saved its state."""
 CONTINUE = "REEL_CONTINUE"
@@ -62,10 +64,8 @@ class Context:
     progress: Progress = field(default_factory=lambda: Progress("stage"))
     stop: threading.Event = field(default_factory=threading.Event)
     began: float = field(default_factory=time.monotonic)
-    anew: bool = False
-    """Whether no state of an earlier run is gone on from."""
-    carry_on: bool = False
-    """Whether a person asked to go on from what other code, or a run of another length, has left."""
+    anew: bool = False  # no state of an earlier run is gone on from
+    carry_on: bool = False  # a person asked to go on from what other code, or a run of another length, has left
 
     def work_folder(self, out: Path) -> Path:
         """Where resume state of the stage that makes ``out`` lives: never inside an output, DVC deletes those."""
@@ -272,7 +272,8 @@ def main(argv: list[str] | None = None) -> int:
     name = os.environ.get("REEL_STAGE") or path_flags(arguments).get("params", function)
     command = (module, function, *arguments)
     anew, carry_on = (os.environ.get(variable, "") not in ("", "0") for variable in (ANEW, CONTINUE))
-    context = Context(name, Path(".work") / name, command, progress=Progress(name), anew=anew, carry_on=carry_on)
+    context = Context(name, Path(".work") / name, command, os.environ.get(CODE, ""), progress=Progress(name))
+    context.anew, context.carry_on = anew, carry_on
     enter(context)
     signal.signal(signal.SIGTERM, _on_signal)
     signal.signal(signal.SIGINT, _on_signal)
