@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dagster_dvc.lock import read_lock
@@ -35,12 +35,16 @@ class Summary:
 
 @dataclass
 class Options:
-    """At most `jobs` stages at once; `keep_going` starts what a failure does not touch; `force` runs everything."""
+    """At most `jobs` stages at once; `keep_going` starts what a failure does not touch; `force` runs everything.
+
+    `env` are further environment variables of a stage, by its name.
+    """
 
     jobs: int = 2
     keep_going: bool = False
     force: bool = False
     grace: float = 6.0
+    env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 class Runner:
@@ -120,7 +124,8 @@ class Runner:
             self._ended.put(failed)
             return
         options = ("--force",) if self.options.force else ()
-        process = Repro(self.project, name, grace=self.options.grace, options=options)
+        env = self.options.env.get(name)
+        process = Repro(self.project, name, grace=self.options.grace, options=options, env=env)
         self.running[name] = process
         threading.Thread(target=self._watch, args=(name, process), name=name, daemon=True).start()
 

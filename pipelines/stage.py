@@ -32,6 +32,10 @@ CODE = "REEL_CODE"
 """By which the launcher tells a stage's processes the identity of their code."""
 STOPPED = 143
 """Exit code of a stage that was asked to stop and saved its state."""
+CONTINUE = "REEL_CONTINUE"
+"""Variable by which a person asks to go on from a state that other code, or a run of another length, has left."""
+ANEW = "REEL_ANEW"
+"""Variable by which the launcher hands on ``dvc repro --force``: no state of an earlier run is gone on from."""
 STOPPED_NOTE = "stopped"
 """File of a stage's work folder that its first process leaves when it ends so: torchrun ends with 1 all the same."""
 
@@ -60,6 +64,8 @@ class Context:
     progress: Progress = field(default_factory=lambda: Progress("stage"))
     stop: threading.Event = field(default_factory=threading.Event)
     began: float = field(default_factory=time.monotonic)
+    anew: bool = False  # no state of an earlier run is gone on from
+    carry_on: bool = False  # a person asked to go on from what other code, or a run of another length, has left
 
     def work_folder(self, out: Path) -> Path:
         """Where resume state of the stage that makes ``out`` lives: never inside an output, DVC deletes those."""
@@ -265,7 +271,9 @@ def main(argv: list[str] | None = None) -> int:
     module, function, *arguments = sys.argv[1:] if argv is None else argv
     name = os.environ.get("REEL_STAGE") or path_flags(arguments).get("params", function)
     command = (module, function, *arguments)
+    anew, carry_on = (os.environ.get(variable, "") not in ("", "0") for variable in (ANEW, CONTINUE))
     context = Context(name, Path(".work") / name, command, os.environ.get(CODE, ""), progress=Progress(name))
+    context.anew, context.carry_on = anew, carry_on
     enter(context)
     signal.signal(signal.SIGTERM, _on_signal)
     signal.signal(signal.SIGINT, _on_signal)

@@ -156,6 +156,16 @@ def _loading(folder: Path, where: str) -> list[str]:
     return lines
 
 
+def _segments(record: Mapping[str, Any]) -> list[str]:
+    """By which code each part of a run was trained, where it was more than one."""
+    parts = record.get("segments") or []
+    if len(parts) < 2:
+        return []
+    ends = [*(part["from"] for part in parts[1:]), record["step"]]
+    whole = zip(parts, ends, strict=True)
+    return [f"- steps {part['from']} to {end} of {part['steps']}: code `{part['code'][:16]}`" for part, end in whole]
+
+
 def card(record: Mapping[str, Any], loading: Sequence[str] = ()) -> str:
     """The model card: what it is, how to load it, what it was made from, what it reached, how to make it again."""
     stage = record["stage"]
@@ -167,6 +177,7 @@ def card(record: Mapping[str, Any], loading: Sequence[str] = ()) -> str:
     lines += [f"- {name}: `{item['path']}`, digest `{item['digest'][:16]}`" for name, item in made_from.items()]
     if record.get("code"):
         lines.append(f"- code: `{record['code']}`")
+    lines += _segments(record)
     lines += [f"- {name} {number}" for name, number in (record.get("environment") or {}).items()]
     lines += ["", "## Results", ""]
     numbers = [(name, value) for name, value in record["results"].items() if isinstance(value, (int, float))]
