@@ -53,6 +53,8 @@ class Context:
     progress: Progress = field(default_factory=lambda: Progress("stage"))
     stop: threading.Event = field(default_factory=threading.Event)
     began: float = field(default_factory=time.monotonic)
+    experiment: Any = None
+    """The record of this run (:class:`pipelines.record.Experiment`), where a launcher started it."""
 
     def work_folder(self, out: Path) -> Path:
         """Where resume state of the stage that makes ``out`` lives: never inside an output, DVC deletes those."""
@@ -222,7 +224,10 @@ def call(module: str, function: str, arguments: list[str]) -> None:
         inspect.signature(stage_function).bind(params, **paths)
     except TypeError as error:
         raise StageError(f"{module} {function}: {error}; the flags of `cmd` in dvc.yaml name its arguments.") from None
-    stage_function(params, **paths)
+    from pipelines.record import recorded  # it writes its files by this module
+
+    with recorded(params.model_dump(mode="json"), paths):
+        stage_function(params, **paths)
 
 
 REFUSALS = {

@@ -20,13 +20,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin, set_seed
 
-from pipelines import stage
+from pipelines import origin, stage
+from pipelines.origin import Source
 from pipelines.params import Params, Training
+from pipelines.record import FILE, Experiment, choices, header, read_checkpoints, sources
 from pipelines.training import checkpoint, diagrams, sharding, state, zero
 from pipelines.training.ema import Ema
-from pipelines.training.journal import FILE
+from pipelines.training.facts import model_facts, runtime_facts
 from pipelines.training.precision import LossScale, chosen_device, resolved
-from pipelines.training.record import Experiment, contract, model_facts
 from pipelines.training.tracking import (
     MACHINE,
     Rows,
@@ -41,7 +42,7 @@ SHOWN = "validation"
 """Folder of a checkpoint with the clips of its validations."""
 
 
-def fingerprint(params: Params, precision: str, inputs: Mapping[str, checkpoint.Source]) -> str:
+def fingerprint(params: Params, precision: str, inputs: Mapping[str, Source]) -> str:
     """Identity of a run: parameters without the number of steps, precision as computed, content of what it reads."""
     values = params.model_dump(mode="json")
     values["training"] |= {"precision": precision, "steps": None}
@@ -60,8 +61,8 @@ class Run:
     metrics: Path
     plots: Path
     work: Path
-    inputs: dict[str, checkpoint.Source]
-    parent: checkpoint.Source | None
+    inputs: dict[str, Source]
+    parent: Source | None
     accelerator: Accelerator
     run_id: str
     precision: str
@@ -77,9 +78,9 @@ class Run:
     began: float = field(default_factory=time.monotonic)
     rows: Rows | None = None
     wandb: WandbRun | None = None
-    code: dict[str, Any] = field(default_factory=checkpoint.code)
+    code: dict[str, Any] = field(default_factory=origin.code)
     """The code as it was at the start."""
-    experiment: Experiment = field(default_factory=lambda: Experiment(None))
+    experiment: Experiment = field(default_factory=Experiment)
     writer: state.Writer | None = None
     ended: str | None = None
     """Why ``stop_when`` ended the run before its last step."""
@@ -104,8 +105,8 @@ class Run:
         with zero.set_aside():
             accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
         fsdp = sharding.asked(accelerator, training, precision)
-        read = {key: checkpoint.source(path) for key, path in inputs.items()}
-        start = checkpoint.source(parent) if parent else None
+        read = {key: origin.source(path) for key, path in inputs.items()}
+        start = origin.source(parent) if parent else None
         identity = fingerprint(params, precision, {**read, "parent": start} if start else read)
         context = stage.current()
         name = context.name if context.work else out.name
@@ -116,8 +117,10 @@ class Run:
         )
         run.fsdp = fsdp
         run.zero = zero.asked(accelerator.num_processes, training, precision)
-        run.experiment = Experiment(work / FILE if run.is_main else None)
-        run.experiment.begin(**contract(run, inputs))
+        run.experiment = context.experiment or run.experiment
+        run.begin_record(
+            {**inputs, **({"parent": parent} if parent else {})}, {**read, **({"parent": start} if start else {})}
+        )
         return run
 
     @property
@@ -202,6 +205,21 @@ class Run:
 
     # ---- the record ----
 
+    def begin_record(self, read: Mapping[str, Path], known: Mapping[str, Source]) -> None:
+        """Before the first step: what is read, chosen and spent. The networks are added when they are built."""
+        self.experiment.settle(self.work / FILE if self.is_main else None)
+        if not self.is_main:
+            return
+        values, data = self.params.model_dump(mode="json"), sources(read, known)
+        self.experiment.begin(
+            {**header(self.run_id), "stage": self.name},
+            data=data,
+            model={"read": read_checkpoints(read)},
+            contract=choices(values, data),
+            params=values,
+            runtime=runtime_facts(self),
+        )
+
     @contextlib.contextmanager
     def recorded(self, objective: Any) -> Iterator[None]:
         """Inside, the run's record says what is trained, and how it ended if it does not end well."""
@@ -219,12 +237,12 @@ class Run:
         """Write the metrics file, and complete the run's record with the results and what the gates decide."""
         spent = self.spent()
         rows = read_rows(self.work / "rows.jsonl") if self.rows is not None else []
-        hardware = checkpoint.hardware(self.device, self.accelerator.num_processes)
+        hardware = origin.hardware(self.device.type)
         ran_on = ", ".join(f"{name} {value}" for name, value in hardware.items())
         times = {"steps": self.step, "seconds": spent["seconds"], "resumes": self.resumes, "ran_on": ran_on}
         stage.write_metrics(self.metrics, {**(rows[-1] if rows else {}), **results, **times})
         self.experiment.put(summary=diagrams.summary(rows, self.name))
-        self.experiment.conclude(spent, results, checkpoint.inside(self.plots / "training.csv") if rows else None)
+        self.experiment.conclude(spent, results, origin.inside(self.plots / "training.csv") if rows else None)
 
     # ---- the end ----
 
@@ -240,9 +258,9 @@ class Run:
             "precision": self.precision,
             "ended": self.ended,
             "parent": asdict(self.parent) if self.parent else None,
-            "command": checkpoint.command(stage.current().command),
+            "command": origin.command(stage.current().command),
             "code": self.code,
-            "environment": checkpoint.environment(),
+            "environment": origin.environment(),
             "results": dict(results),
         }
 
@@ -266,7 +284,7 @@ class Run:
             if self.shown.is_dir():
                 shutil.copytree(self.shown, folder / SHOWN)
             write_rows([without_machine(row) for row in rows], folder / "metrics.jsonl")
-            checkpoint.write_record(folder, self.record(results), checkpoint.inside(self.out))
+            checkpoint.write_record(folder, self.record(results), origin.inside(self.out))
         self.conclude(results)
         write_table(rows, self.plots / "training.csv")
         diagrams.draw(rows, self.name, self.plots / "training")
