@@ -123,7 +123,8 @@ def entry(record: Mapping[str, Any]) -> str:
     commit = f"{code['commit'][:12]}{' with local changes' if code['dirty'] else ''}" if "commit" in code else "no git"
     lines = [f"### {header['stage']} `{header['run_id']}`, {header['began_at']}, {record['status']}", ""]
     lines += [
-        f"- code: {commit}, branch {code.get('branch') or 'none'}; `{' '.join(header['command']) or 'no command'}`"
+        f"- code: {commit}, branch {code.get('branch') or 'none'}, identity {(code.get('identity') or 'none')[:12]}; "
+        f"`{' '.join(header['command']) or 'no command'}`"
     ]
     lines += [*_data(record), *_model(record), *_contract(record), _runtime(record)]
     results = record.get("results") or {}

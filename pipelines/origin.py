@@ -53,16 +53,16 @@ def _git(*words: str) -> str | None:
     return done.stdout.strip()
 
 
-def code() -> dict[str, Any]:
+def commit() -> dict[str, Any]:
     """Commit and whether tracked files differ from it; empty where git does not hold this code.
 
     An archive unpacked inside another repository must not claim that repository's commit.
     """
-    commit = _git("rev-parse", "HEAD")
-    if commit is None or _git("ls-files", "--error-unmatch", "dvc.yaml") is None:
+    found = _git("rev-parse", "HEAD")
+    if found is None or _git("ls-files", "--error-unmatch", "dvc.yaml") is None:
         return {}
     status = _git("status", "--porcelain", "--untracked-files=no")
-    return {"commit": commit, "dirty": bool(status)}
+    return {"commit": found, "dirty": bool(status)}
 
 
 def branch() -> str | None:

@@ -158,12 +158,12 @@ def _judged(gate: Mapping[str, Any]) -> str:
 
 def header(run_id: str) -> dict[str, Any]:
     """Which run this is, started how, of which code."""
-    context, code = stage.current(), origin.code()
+    context, commit = stage.current(), origin.commit()
     return {
         "stage": context.name,
         "run_id": run_id,
         "command": origin.command(context.command),
-        "code": {**code, **({"branch": origin.branch()} if code else {})},
+        "code": {"identity": context.code or None, **commit, "branch": origin.branch() if commit else None},
     }
 
 

@@ -44,11 +44,16 @@ class Stopped(BaseException):
 
 @dataclass
 class Context:
-    """What surrounds a running stage. ``work`` is None when the stage is called without a command line."""
+    """What surrounds a running stage. ``work`` is None when the stage is called without a command line.
+
+    ``code`` is the identity of the code that runs: one hash of the definitions the stage reaches, empty when the stage
+    is called without a launcher.
+    """
 
     name: str = "stage"
     work: Path | None = None
     command: tuple[str, ...] = ()
+    code: str = ""
     tracking: TrackingParams = field(default_factory=lambda: TrackingParams(wandb=None))
     progress: Progress = field(default_factory=lambda: Progress("stage"))
     stop: threading.Event = field(default_factory=threading.Event)

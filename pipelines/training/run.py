@@ -78,7 +78,7 @@ class Run:
     began: float = field(default_factory=time.monotonic)
     rows: Rows | None = None
     wandb: WandbRun | None = None
-    code: dict[str, Any] = field(default_factory=origin.code)
+    code: dict[str, Any] = field(default_factory=origin.commit)
     """The code as it was at the start."""
     experiment: Experiment = field(default_factory=Experiment)
     writer: state.Writer | None = None
