@@ -27,6 +27,7 @@ from pipelines.representation.ranks import Ranks
 from pipelines.stage import StageError
 from tests.representation import toy
 
+MACHINE = ("seconds", "ran_on", "data/wait_share", "throughput/samples_per_second", "memory/peak_gib")
 KMEANS = Kmeans(kind="kmeans", restarts=2, max_iterations=100)
 VQ = Vq(kind="vq", steps=60, batch_size=64, decay=0.9, revive_below=0.1)
 
@@ -301,3 +302,29 @@ def test_too_few_samples_for_a_metric_leave_it_out_with_a_reason(chain: Chain) -
     gates = {gate["name"]: gate for gate in report["gates"]}
     assert gates["retrieval_gain"]["verdict"] == "warn"
     assert report["num_samples"] == 9
+
+
+def test_nothing_that_is_reported_depends_on_what_test_clips_show(made: Chain, tmp_path: Path) -> None:
+    """Two data sets that differ in their test clips alone: the same encoder, numbers, classes of what may be seen."""
+    chains = [Chain(tmp_path / name) for name in ("one", "two")]
+    for chain, scale in zip(chains, (1.0, 3.0), strict=True):
+        toy.autoencoder(chain.autoencoder)
+        toy.latents(chain.latents, chain.autoencoder, judged=[scale] * 18)
+        train(toy.mae_params(), chain.latents, chain.mae, *chain.files("mae"))
+        chain.cluster()
+        chain.diagnose()
+    one, two = chains
+    for name in ("mae", "classes", "report"):
+        found, other = (
+            {key: value for key, value in chain.numbers(name).items() if key not in MACHINE} for chain in chains
+        )
+        assert found == other, name
+    tables = [pd.read_parquet(chain.classes / "assignments.parquet") for chain in chains]
+    assert len(tables[0]) == 90 and (tables[0]["split"] == "test").sum() == 18
+    seen = tables[0]["split"] != "test"
+    assert tables[0][seen].equals(tables[1][seen]) and not tables[0]["distance"].equals(tables[1]["distance"])
+    assert one.numbers("report")["num_samples_total"] == 72
+    for chain in (one, two):
+        asked = pd.read_parquet(chain.report / "neighbours.parquet")
+        assert not set(asked["key"]) & set(tables[0]["key"][~seen])
+        assert not set(asked["neighbour"]) & set(tables[0]["key"][~seen])
