@@ -78,8 +78,6 @@ class Run:
     began: float = field(default_factory=time.monotonic)
     rows: Rows | None = None
     wandb: WandbRun | None = None
-    code: dict[str, Any] = field(default_factory=origin.commit)
-    """The code as it was at the start."""
     experiment: Experiment = field(default_factory=Experiment)
     writer: state.Writer | None = None
     ended: str | None = None
@@ -259,7 +257,7 @@ class Run:
             "ended": self.ended,
             "parent": asdict(self.parent) if self.parent else None,
             "command": origin.command(stage.current().command),
-            "code": self.code,
+            "code": stage.current().code or None,
             "environment": origin.environment(),
             "results": dict(results),
         }
