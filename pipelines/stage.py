@@ -28,14 +28,10 @@ from typing import Any
 from pipelines.params import PARAMS_FILE, ParamsError, TrackingParams, parse_section, read_document, section_class
 from pipelines.progress import Progress
 
-CODE = "REEL_CODE"
-"""By which the launcher tells a stage's processes the identity of their code."""
-STOPPED = 143
-"""Exit code of a stage that was asked to stop and saved its state."""
-CONTINUE = "REEL_CONTINUE"
-"""Variable by which a person asks to go on from a state that other code, or a run of another length, has left."""
-ANEW = "REEL_ANEW"
-"""Variable by which the launcher hands on ``dvc repro --force``: no state of an earlier run is gone on from."""
+STOPPED = 143  # exit code of a stage that was asked to stop and saved its state
+CODE, CONTINUE, ANEW = "REEL_CODE", "REEL_CONTINUE", "REEL_ANEW"
+"""Variables: the identity of the stage's code; a person asks to go on from a state that other code, or a run of another
+length, has left; the launcher hands on ``dvc repro --force`` (no state of an earlier run is gone on from)."""
 STOPPED_NOTE = "stopped"
 """File of a stage's work folder that its first process leaves when it ends so: torchrun ends with 1 all the same."""
 
@@ -66,6 +62,7 @@ class Context:
     began: float = field(default_factory=time.monotonic)
     anew: bool = False  # no state of an earlier run is gone on from
     carry_on: bool = False  # a person asked to go on from what other code, or a run of another length, has left
+    experiment: Any = None  # the record of this run (:class:`pipelines.record.Experiment`) under a launcher
 
     def work_folder(self, out: Path) -> Path:
         """Where resume state of the stage that makes ``out`` lives: never inside an output, DVC deletes those."""
@@ -235,7 +232,10 @@ def call(module: str, function: str, arguments: list[str]) -> None:
         inspect.signature(stage_function).bind(params, **paths)
     except TypeError as error:
         raise StageError(f"{module} {function}: {error}; the flags of `cmd` in dvc.yaml name its arguments.") from None
-    stage_function(params, **paths)
+    from pipelines.record import recorded  # it writes its files by this module
+
+    with recorded(params.model_dump(mode="json"), paths):
+        stage_function(params, **paths)
 
 
 REFUSALS = {

@@ -54,7 +54,7 @@ def test_blocks_are_changed_key_by_key_unless_they_are_whole():
 
 def test_the_command_writes_the_file_and_tells_mistakes(tmp_path, capsys):
     assert profile.main(["tiny", "--out", str(tmp_path / "params.yaml")]) == 0
-    assert yaml.safe_load((tmp_path / "params.yaml").read_text())["raw_video"]["source"]["rendered"]["num_clips"] == 256
+    assert yaml.safe_load((tmp_path / "params.yaml").read_text())["raw_video"]["source"]["rendered"]["num_clips"] == 320
     assert profile.main(["huge"]) == 2
     assert "profiles/huge.yaml: no such profile; there are ltx-video, tiny, wan2.1-1.3b" in capsys.readouterr().err
     (tmp_path / "wrong.yaml").write_text("rectified_flow: {training: {step: 3}}")

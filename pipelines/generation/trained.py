@@ -18,8 +18,8 @@ from pipelines.generation.validation import CONDITIONS, FixedLevels
 from pipelines.models.denoiser import VideoDenoiser
 from pipelines.models.lora import add_lora
 from pipelines.models.pretrained_denoiser import Origin
+from pipelines.record import baseline
 from pipelines.stage import write_json
-from pipelines.training.record import baseline
 from pipelines.training.run import Run
 
 PREVIEWS = 6

@@ -4,104 +4,23 @@
 averaged weights the same way, ``README.md`` is the model card and ``checkpoint.json`` says where it came from:
 everything read, with digests, every parameter, the identity of the code, the versions and the results. All of it is a
 function of what went in: an identical run leaves identical bytes, whatever was committed meanwhile, and what follows
-stays fresh. Times, the machine and the commit stand in the run's own record (:mod:`pipelines.training.record`).
+stays fresh. Times, the machine and the commit stand in the run's own record (:mod:`pipelines.record`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
-from pipelines.stage import StageError, digest, file_digest, write_json
+from pipelines.stage import StageError, file_digest, write_json
 
 
 class Saveable(Protocol):
     """A network that writes itself as ``config.json`` and safetensors."""
 
     def save_pretrained(self, save_directory: Any) -> Any: ...
-
-
-@dataclass(frozen=True)
-class Source:
-    """An artifact that a run read: where it stood and what it was."""
-
-    path: str
-    digest: str
-
-
-def inside(path: Path) -> str:
-    """The path inside the project; only its name where it is elsewhere: a checkpoint travels, a machine does not."""
-    with contextlib.suppress(ValueError):
-        return path.resolve().relative_to(Path.cwd()).as_posix()
-    return path.name
-
-
-def source(path: Path) -> Source:
-    """Where one artifact stood and what it was."""
-    return Source(inside(path), digest(path))
-
-
-def command(words: Sequence[str]) -> list[str]:
-    """A command line without places of this machine."""
-    return [inside(Path(word)) if Path(word).is_absolute() else word for word in words]
-
-
-def _git(*words: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def commit() -> dict[str, Any]:
-    """Commit and whether tracked files differ from it; empty where git does not hold this code.
-
-    An archive unpacked inside another repository must not claim that repository's commit.
-    """
-    found = _git("rev-parse", "HEAD")
-    if found is None or _git("ls-files", "--error-unmatch", "dvc.yaml") is None:
-        return {}
-    status = _git("status", "--porcelain", "--untracked-files=no")
-    return {"commit": found, "dirty": bool(status)}
-
-
-def branch() -> str | None:
-    """The branch that is checked out; None outside git."""
-    return _git("rev-parse", "--abbrev-ref", "HEAD")
-
-
-def environment() -> dict[str, str]:
-    """Versions of what decides the numbers."""
-    found = {"python": platform.python_version()}
-    for name in ("torch", "accelerate", "diffusers", "transformers", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def hardware(device: torch.device, processes: int) -> dict[str, Any]:
-    """What the run used; no host name."""
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {
-        "device": device.type,
-        "kind": kind,
-        "processes": processes,
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-    }
 
 
 def weights(folder: Path) -> dict[str, str]:

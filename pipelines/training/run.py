@@ -19,13 +19,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin, set_seed
 
-from pipelines import stage
+from pipelines import origin, stage
+from pipelines.origin import Source
 from pipelines.params import Params, Training
+from pipelines.record import Experiment
 from pipelines.training import checkpoint, diagrams, resume, sharding, state, zero
 from pipelines.training.ema import Ema
-from pipelines.training.journal import FILE
+from pipelines.training.facts import begin_record, model_facts
 from pipelines.training.precision import LossScale, chosen_device, resolved
-from pipelines.training.record import Experiment, contract, model_facts
 from pipelines.training.tracking import (
     MACHINE,
     Rows,
@@ -51,8 +52,8 @@ class Run:
     metrics: Path
     plots: Path
     work: Path
-    inputs: dict[str, checkpoint.Source]
-    parent: checkpoint.Source | None
+    inputs: dict[str, Source]
+    parent: Source | None
     accelerator: Accelerator
     identity: resume.Identity
     precision: str
@@ -68,9 +69,7 @@ class Run:
     began: float = field(default_factory=time.monotonic)
     rows: Rows | None = None
     wandb: WandbRun | None = None
-    commit: dict[str, Any] = field(default_factory=checkpoint.commit)
-    """The commit that the code had at the start, for the run's record."""
-    experiment: Experiment = field(default_factory=lambda: Experiment(None))
+    experiment: Experiment = field(default_factory=Experiment)
     writer: state.Writer | None = None
     ended: str | None = None
     """Why ``stop_when`` ended the run before its last step."""
@@ -99,8 +98,8 @@ class Run:
         with zero.set_aside():
             accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
         fsdp = sharding.asked(accelerator, training, precision)
-        read = {key: checkpoint.source(path) for key, path in inputs.items()}
-        start = checkpoint.source(parent) if parent else None
+        read = {key: origin.source(path) for key, path in inputs.items()}
+        start = origin.source(parent) if parent else None
         context = stage.current()
         read_from = {**read, "parent": start} if start else read
         identity = resume.identity(params, precision, read_from, context.code)
@@ -114,8 +113,8 @@ class Run:
         run.zero = zero.asked(accelerator.num_processes, training, precision)
         if run.is_main:
             resume.prepare(work, identity, training)
-        run.experiment = Experiment(work / FILE if run.is_main else None)
-        run.experiment.begin(**contract(run, inputs))
+        run.experiment = context.experiment or run.experiment
+        begin_record(run, {**inputs, "parent": parent} if parent else inputs, read_from)
         return run
 
     @property
@@ -236,12 +235,12 @@ class Run:
         """Write the metrics file, and complete the run's record with the results and what the gates decide."""
         spent = self.spent()
         rows = read_rows(self.work / "rows.jsonl") if self.rows is not None else []
-        hardware = checkpoint.hardware(self.device, self.accelerator.num_processes)
+        hardware = origin.hardware(self.device.type)
         ran_on = ", ".join(f"{name} {value}" for name, value in hardware.items())
         times = {"steps": self.step, "seconds": spent["seconds"], "resumes": self.resumes, "ran_on": ran_on}
         stage.write_metrics(self.metrics, {**(rows[-1] if rows else {}), **results, **times})
         self.experiment.put(summary=diagrams.summary(rows, self.name))
-        self.experiment.conclude(spent, results, checkpoint.inside(self.plots / "training.csv") if rows else None)
+        self.experiment.conclude(spent, results, origin.inside(self.plots / "training.csv") if rows else None)
 
     # ---- the end ----
 
@@ -258,9 +257,9 @@ class Run:
             "ended": self.ended,
             "segments": resume.plain(self.segments),
             "parent": asdict(self.parent) if self.parent else None,
-            "command": checkpoint.command(stage.current().command),
+            "command": origin.command(stage.current().command),
             "code": stage.current().code or None,
-            "environment": checkpoint.environment(),
+            "environment": origin.environment(),
             "results": dict(results),
         }
 
@@ -284,7 +283,7 @@ class Run:
             if self.shown.is_dir():
                 shutil.copytree(self.shown, folder / SHOWN)
             write_rows([without_machine(row) for row in rows], folder / "metrics.jsonl")
-            checkpoint.write_record(folder, self.record(results), checkpoint.inside(self.out))
+            checkpoint.write_record(folder, self.record(results), origin.inside(self.out))
         self.conclude(results)
         write_table(rows, self.plots / "training.csv")
         diagrams.draw(rows, self.name, self.plots / "training")

@@ -301,3 +301,26 @@ def test_too_few_samples_for_a_metric_leave_it_out_with_a_reason(chain: Chain) -
     gates = {gate["name"]: gate for gate in report["gates"]}
     assert gates["retrieval_gain"]["verdict"] == "warn"
     assert report["num_samples"] == 9
+
+
+def test_nothing_that_is_reported_depends_on_what_test_clips_show(made: Chain, tmp_path: Path) -> None:
+    """Two data sets that differ in their test clips alone: the same numbers, the same classes of what may be seen."""
+    chains = [Chain(tmp_path / name) for name in ("one", "two")]
+    for chain, scale in zip(chains, (1.0, 3.0), strict=True):
+        toy.autoencoder(chain.autoencoder)
+        toy.latents(chain.latents, chain.autoencoder, judged=[scale] * 18)
+        shutil.copytree(made.mae, chain.mae)
+        chain.cluster()
+        chain.diagnose()
+    one, two = chains
+    for name in ("classes", "report"):
+        assert one.numbers(name) == two.numbers(name)
+    tables = [pd.read_parquet(chain.classes / "assignments.parquet") for chain in chains]
+    assert len(tables[0]) == 90 and (tables[0]["split"] == "test").sum() == 18
+    seen = tables[0]["split"] != "test"
+    assert tables[0][seen].equals(tables[1][seen]) and not tables[0]["distance"].equals(tables[1]["distance"])
+    assert one.numbers("report")["num_samples_total"] == 72
+    for chain in (one, two):
+        asked = pd.read_parquet(chain.report / "neighbours.parquet")
+        assert not set(asked["key"]) & set(tables[0]["key"][~seen])
+        assert not set(asked["neighbour"]) & set(tables[0]["key"][~seen])

@@ -115,7 +115,7 @@ def test_a_training_after_commits_leaves_the_same_bytes_and_what_follows_stays_f
     record = json.loads((root / "checkpoints/toy/checkpoint.json").read_text())
     assert record["code"] == json.loads((root / "code.json").read_text())["toy"] and len(record["code"]) == 32
     commit(root, "trained")
-    run(root, sys.executable, "-m", "pipelines.training.journal")
+    run(root, sys.executable, "-m", "pipelines.journal")
     (root / "pipelines/toy/stages.py").write_text(STAGE.replace('"""Train."""', '"""Train it."""'))
     head = commit(root, "a log and a docstring")
     shutil.rmtree(root / ".work")

@@ -1,4 +1,4 @@
-"""The record of a checkpoint tells which code made it, and no other."""
+"""A record tells which commit made it, and no other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.training.checkpoint import commit
+from pipelines.origin import commit
 
 
 def test_an_archive_inside_another_repository_does_not_claim_its_commit(
