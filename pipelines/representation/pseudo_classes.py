@@ -56,10 +56,10 @@ def raw_parts(params: PseudoClassesParams, shards: Shards, latent_mae: Path, scr
     rows, part = np.arange(len(shards)), ranks.part(len(shards))
     features = {
         name: ranks.matrix(scratch / f"{name}.npy", (len(rows), width))
-        for name, width in widths(shards, encoder, names).items()
+        for name, width in widths(shards, encoder, names, params.embedding.num_keyframes).items()
     }
     if names:
-        extract_into(features, part, shards, rows, encoder, params.batch_size)
+        extract_into(features, part, shards, rows, encoder, params.batch_size, params.embedding.num_keyframes)
     prompts = None
     if params.embedding.text is not None:
         prompts = ranks.matrix(scratch / "prompts.npy", (len(rows), prompt_width(shards)))
