@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipelines.representation.spreads import Unavailable
+
 RANKME_FLOOR = 1e-7
 
 
@@ -15,7 +17,13 @@ def standardised(features: np.ndarray) -> np.ndarray:
 
 
 def singular_values(features: np.ndarray) -> np.ndarray:
-    """Singular values of centred features [N, D], largest first."""
+    """Singular values of centred features [N, D], largest first.
+
+    Raises:
+        Unavailable: values that are not finite.
+    """
+    if not np.isfinite(features).all():
+        raise Unavailable("values that are not finite")
     centred = features.astype(np.float64) - features.mean(0, dtype=np.float64)
     return np.linalg.svd(centred, compute_uv=False)
 
@@ -39,6 +47,7 @@ def explained(features: np.ndarray) -> np.ndarray:
 
 
 def participation(features: np.ndarray) -> float:
-    """Participation ratio (sum v)^2 / sum v^2 of the variances v along principal directions."""
+    """Participation ratio (sum v)^2 / sum v^2 of the variances v along principal directions; of equal samples 1, the
+    least there is, as :func:`rankme`."""
     share = explained(features)
-    return float(share.sum() ** 2 / max((share**2).sum(), 1e-300))
+    return float(share.sum() ** 2 / (share**2).sum()) if share.any() else 1.0

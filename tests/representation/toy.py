@@ -142,7 +142,7 @@ def diagnostics_params(**changes: Any) -> DiagnosticsParams:
     small = {
         "repeats": 3,
         "stability_seeds": 2,
-        "rankme_feature": "block1_mean",
+        "kernel": {"features": ["block1_mean"]},
         "probe": {"features": ["block0_path", "block1_moving", "input_moving"]},
         "known_factors": {"identity": ["color"], "motion": ["direction"]},
         "layout": None,
