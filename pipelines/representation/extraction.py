@@ -51,7 +51,7 @@ def known_features(
         return encoder.features(clip if frames is None else clip[:, :, frames], None, frames)
     except ValueError as error:
         raise stage.StageError(
-            f"pseudo_classes.embedding.num_keyframes: {error}; use an encoder with latent_mae.architecture.patch [1, …]."
+            f"pseudo_classes.embedding.num_keyframes: {error}; train one with latent_mae.architecture.patch [1, …]."
         ) from None
 
 

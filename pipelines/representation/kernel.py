@@ -74,7 +74,8 @@ def draw(
 
 
 def class_distances(features: np.ndarray, labels: np.ndarray, params: KernelParams, seed: int) -> Sides:
-    """Distances d / S (S their mean over all classes) from queries to positives and negatives of every class that has two samples (label -1: left out).
+    """Distances d / S from queries to positives and negatives of every class that has two samples (label -1: left
+    out); S is their mean over all classes.
 
     Raises:
         Unavailable: no class has, or there is one class, or all samples are equal, or values are not finite.

@@ -238,7 +238,7 @@ def rank_numbers(values: np.ndarray, halves: Labellings, seed: int) -> dict[str,
 
 
 def collapse_block(params: DiagnosticsParams, data: Measured) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
-    """:func:`rank_numbers` of every feature that h reads (what is judged is what is used), and of h; what is missing."""
+    """:func:`rank_numbers` of every feature that h reads (what is judged is what is used), and of h; and why not."""
     halves = labellings(np.zeros(len(data.queries), int), params.repeats, params.subsample_share, params.seed)
     spaces = {name: values[data.in_pool(data.queries)] for name, values in data.read.items()}
     found, unavailable = {}, {}
