@@ -84,9 +84,9 @@ def agreement_over_random(
     Raises:
         Unavailable: the vectors are all equal, or not finite.
     """
-    centred = vectors - vectors.mean(0)
-    if not np.isfinite(centred).all() or not centred.any():
+    if not np.isfinite(vectors).all() or (vectors == vectors[0]).all():
         raise Unavailable("the vectors are all equal, or not finite")
+    centred = vectors - vectors.mean(0)
     unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
     asked = unit[queries][:, None]
     near = (unit[indices] * asked).sum(-1).mean(1)

@@ -51,8 +51,11 @@ def autoencoder(folder: Path) -> Path:
     return folder
 
 
-def latents(folder: Path, decoder: Path, count: int = 72, known: bool = True, broken: int | None = None) -> Path:
-    """Write ``count`` samples, a sixth held out; without factors if not ``known``; NaN in sample ``broken``."""
+def latents(
+    folder: Path, decoder: Path, count: int = 72, known: bool = True, broken: int | None = None, tested: int = 0
+) -> Path:
+    """Write ``count`` samples, a sixth held out; without factors if not ``known``; NaN in sample ``broken``;
+    the last ``tested`` are the test split."""
     folder.mkdir(parents=True)
     samples, rows = [], []
     for number in range(count):
@@ -60,6 +63,7 @@ def latents(folder: Path, decoder: Path, count: int = 72, known: bool = True, br
         if number == broken:
             fields["latents"] = fields["latents"] * np.float16("nan")
         row = {"key": f"clip-{number:04d}", "split": "validation" if number % 36 >= 30 else "train"}
+        row["split"] = "test" if number >= count - tested else row["split"]
         row |= {"prompt": fields["prompt"], **(factors if known else {})}
         samples.append((row["key"], fields, row))
         rows.append(row)
