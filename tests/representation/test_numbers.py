@@ -311,7 +311,7 @@ def test_singletons_have_no_kernel() -> None:
 
 def test_nmi_and_ari_are_those_of_scikit_learn() -> None:
     dice = np.random.default_rng(3)
-    for classes, values, count in [(6, 4, 200), (40, 3, 57), (2, 2, 5), (1, 3, 30)]:
+    for classes, values, count in [(6, 4, 200), (40, 3, 57), (3, 2, 40)]:
         labels, factor = dice.integers(0, classes, count), dice.integers(0, values, count)
         for other in (factor, np.where(dice.random(count) < 0.8, factor, 0), labels):
             table = contingency(labels, other)
