@@ -216,35 +216,14 @@ def stability_block(given: Labellings, null: float | None) -> Numbers:
     return Numbers(found if null is None else {**found, "ari_null": null, "ari_excess": found["ari"] - null})
 
 
-def rank_numbers(values: np.ndarray, halves: Labellings, seed: int) -> dict[str, float]:
-    """``rankme``, ``participation`` with ``_std``; ``rankme_noise``: of Gaussian noise of that shape, the most that so
-    many samples can show; ``rankme_share`` = (rankme - 1) / (noise - 1): 0 collapsed, 1 as noise; absent for a column
-    alone, which cannot collapse further.
-
-    Raises:
-        Unavailable: values that are not finite.
-    """
-
-    def numbers(some: np.ndarray) -> dict[str, float]:
-        return {"rankme": spectrum.rankme(some), "participation": spectrum.participation(some)}
-
-    own = numbers(values)
-    spread = over_runs(own, [numbers(values[rows]) for rows in halves.kept()], "_std")
-    noise = spectrum.rankme(np.random.default_rng(seed).standard_normal(values.shape))
-    found = {**own, **{name: value * halves.jackknife for name, value in spread.items()}, "rankme_noise": noise}
-    if values.shape[1] > 1:
-        found["rankme_share"] = (own["rankme"] - 1) / (noise - 1)
-    return found
-
-
 def collapse_block(params: DiagnosticsParams, data: Measured) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
-    """:func:`rank_numbers` of every feature that h reads (what is judged is what is used), and of h; and why not."""
+    """:func:`spectrum.rank_numbers` of every feature that h reads (what is judged is what is used), and of h; and why not."""
     halves = labellings(np.zeros(len(data.queries), int), params.repeats, params.subsample_share, params.seed)
     spaces = {name: values[data.in_pool(data.queries)] for name, values in data.read.items()}
     found, unavailable = {}, {}
     for name, values in {**spaces, "h": np.asarray(data.h[data.queries])}.items():
         try:
-            found[name] = rank_numbers(values, halves, params.seed)
+            found[name] = spectrum.rank_numbers(values, halves, params.seed)
         except Unavailable as reason:
             unavailable[f"collapse/{name}"] = str(reason)
     return found, unavailable

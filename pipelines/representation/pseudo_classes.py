@@ -23,7 +23,6 @@ from pipelines.representation.agreement import agreements, factor_labels, missin
 from pipelines.representation.embedding import Embedding, Source, feature_names, source_of
 from pipelines.representation.extraction import (
     check_names,
-    extract,
     extract_into,
     load_encoder,
     prompt_vectors,
@@ -33,11 +32,11 @@ from pipelines.representation.extraction import (
     widths,
 )
 from pipelines.representation.occupancy import counts_of, occupancy, occupancy_with_spreads
-from pipelines.representation.params import EmbeddingParams, Kmeans, PseudoClassesParams
+from pipelines.representation.params import Kmeans, PseudoClassesParams
 from pipelines.representation.passes import Codebook, Samples
 from pipelines.representation.ranks import Ranks
+from pipelines.representation.rivals import compared, rivals
 from pipelines.representation.spreads import labellings
-from pipelines.training.record import baseline
 
 NEAR_EMPTY = 2
 """Train samples below which a class counts as near-empty where there is no fallback that says so."""
@@ -157,61 +156,6 @@ def baselines(
     return found, unavailable
 
 
-def other_layer(params: PseudoClassesParams) -> EmbeddingParams:
-    """The embedding with every feature taken from ``compared_layer``: block1_path in the place of input_path."""
-    recipe = params.embedding
-    changes = {}
-    for name in ("keyframes", "motion"):
-        part = getattr(recipe, name)
-        if part is not None:
-            features = tuple(f"{params.compared_layer}_{feature.partition('_')[2]}" for feature in part.features)
-            changes[name] = part.model_copy(update={"features": features})
-    return recipe.model_copy(update=changes)
-
-
-def compared(
-    params: PseudoClassesParams,
-    shards: Shards,
-    latent_mae: Path,
-    is_train: np.ndarray,
-    factors: Mapping[str, np.ndarray],
-    classes: int,
-) -> dict[str, float]:
-    """NMI with every factor of classes made in the same way from the features of another layer.
-
-    Raises:
-        stage.StageError: the encoder lacks a feature of it, or there are too few different embeddings.
-    """
-    chosen = np.random.default_rng(params.seed).permutation(_seen(shards))[: params.baseline_samples]
-    recipe, encoder = other_layer(params), load_encoder(latent_mae)
-    names, shape = feature_names(recipe), shards.manifest.fields["latents"].shape
-    check_names(encoder, shape, names, "pseudo_classes.compared_layer")
-    features = extract(shards, chosen, encoder, names, params.batch_size, recipe.num_keyframes)
-    source = source_of(recipe, features, prompt_vectors(shards, chosen) if recipe.text else None)
-    train = np.flatnonzero(is_train[chosen])
-    h = Embedding.fit(recipe, source, train, Ranks.alone()).apply(source(np.arange(len(chosen))))
-    made = quantiser.fit(Samples(h, train), classes, params.quantiser, params.seed, Ranks.alone())
-    labels = quantiser.assign(made, h).labels
-    return {name: nmi(labels, values[chosen]) for name, values in factors.items()}
-
-
-def rivals(params: PseudoClassesParams, results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The classes beside k-means on PCA of latents and beside the compared layer, in identity and motion: a baseline
-    that wins is a failure of the classes, and said."""
-    own, others, found = results["agreement"], results["nmi_other_spaces"], []
-    words = {"pca_latents": "k-means on PCA of latents", params.compared_layer: f"features of {params.compared_layer}"}
-    for space, reason in words.items():
-        for factor in ("identity", "motion"):
-            if space in others and factor in own:
-                name = f"nmi of {factor} over {space}"
-                found.append(baseline(name, own[factor]["nmi"], ">", others[space][factor], reason))
-    for one in found:
-        apart = one["value"] - one["threshold"]
-        said = "" if one["verdict"] == "pass" else "; WARNING: the baseline wins"
-        stage.say(f"{one['name']}: {one['value']:.3f}, {one['reason']} {one['threshold']:.3f} ({apart:+.3f}){said}")
-    return found
-
-
 def _table(shards: Shards, assigned: quantiser.Assignments) -> pd.DataFrame:
     return pd.DataFrame(
         {
@@ -294,7 +238,7 @@ def report(
     results["nmi_other_spaces"], missing = baselines(params, shards, is_train, factors, classes)
     results["unavailable"] |= missing
     try:
-        others = compared(params, shards, latent_mae, is_train, factors, classes)
+        others = compared(params, shards, latent_mae, is_train, factors, classes, seen)
         results["nmi_other_spaces"][params.compared_layer] = others
     except stage.StageError as error:
         results["unavailable"][f"nmi_other_spaces/{params.compared_layer}"] = str(error).partition(". ")[0]

@@ -34,7 +34,7 @@ from pipelines.representation.agreement import (
 from pipelines.representation.embedding import Embedding
 from pipelines.representation.figures import prompt_families
 from pipelines.representation.gates import gate, judge
-from pipelines.representation.measuring import rank_numbers, stability_block
+from pipelines.representation.measuring import stability_block
 from pipelines.representation.occupancy import counts_of, gini, lorenz, occupancy, occupancy_with_spreads
 from pipelines.representation.params import EmbeddingParams, Gates, KernelParams, Kmeans, KnownFactors, Threshold
 from pipelines.representation.passes import Codebook, Samples
@@ -530,8 +530,8 @@ def test_one_class_or_one_value_has_no_agreement_and_no_retrieval() -> None:
 def test_a_collapsed_space_has_the_least_rank_and_one_class_no_evenness() -> None:
     assert (spectrum.rankme(np.ones((5, 3))), spectrum.participation(np.ones((5, 3)))) == (1.0, 1.0)
     halved = labellings(np.zeros(20, int), 3, 0.8, 0)
-    assert rank_numbers(np.outer(np.arange(20.0), np.ones(4)), halved, 0)["rankme_share"] < 0.01
-    assert "rankme_share" not in rank_numbers(np.arange(20.0)[:, None], halved, 0)
+    assert spectrum.rank_numbers(np.outer(np.arange(20.0), np.ones(4)), halved, 0)["rankme_share"] < 0.01
+    assert "rankme_share" not in spectrum.rank_numbers(np.arange(20.0)[:, None], halved, 0)
     assert "entropy_ratio" not in occupancy(np.array([7]), 2)
     with pytest.raises(Unavailable, match="no samples"):
         occupancy(np.zeros(3, int), 2)

@@ -271,7 +271,7 @@ def test_a_part_that_never_varies_is_refused() -> None:
 
 def test_an_embedding_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one of text, keyframes and motion"):
-        EmbeddingParams(text=None, keyframes=None, motion=None, alignment=None)
+        EmbeddingParams(num_keyframes=2, text=None, keyframes=None, motion=None, alignment=None)
     assert issubclass(EmbeddingParams, Params)
 
 
@@ -373,7 +373,7 @@ def test_one_line_reads_the_test_split_and_nothing_else_changes(
     chain.retrain()
     chain.cluster()
     report = chain.diagnose()
-    assert "test split, 24 clips: text_to_keyframes_top5" in capsys.readouterr().err
+    assert "test split, 24 clips: text_to_keyframes_top5" in capsys.readouterr().out
     assert report["num_samples_total"] == 72
     assert report["test"]["text_to_keyframes_top5"] > report["test"]["text_to_keyframes_top5_chance"]
 
