@@ -217,7 +217,7 @@ def stability_block(given: Labellings, null: float | None) -> Numbers:
 
 
 def collapse_block(params: DiagnosticsParams, data: Measured) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
-    """:func:`spectrum.rank_numbers` of every feature that h reads (what is judged is what is used), and of h; and why not."""
+    """:func:`spectrum.rank_numbers` of every feature that h reads (those are judged), and of h; and why not."""
     halves = labellings(np.zeros(len(data.queries), int), params.repeats, params.subsample_share, params.seed)
     spaces = {name: values[data.in_pool(data.queries)] for name, values in data.read.items()}
     found, unavailable = {}, {}

@@ -1,4 +1,4 @@
-"""What the classes are compared with, and whether they win: a baseline that wins is a failure of the classes, and said."""
+"""What the classes are compared with: a baseline that wins is a failure of the classes, and said."""
 
 from __future__ import annotations
 
