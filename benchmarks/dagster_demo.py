@@ -50,7 +50,10 @@ MADE = ("data", "checkpoints", "metrics", "plots", "report", ".work", "dvc.lock"
 ROUNDS = 2
 SHORT = {"steps": 60, "save_every": 60, "validate_every": 60, "ema": None}
 OPEN = {"fail": -1.0}
-GATES = {name: OPEN for name in ("non_empty_share", "entropy_ratio", "retrieval_gain", "rankme", "stability")}
+GATES = {
+    name: OPEN
+    for name in ("entropy_ratio", "retrieval_excess", "text_to_keyframes", "keyframes_to_text", "rankme", "stability")
+}
 SMALL: dict[str, Any] = {
     "raw_video": {"source": {"rendered": {"num_clips": 128}}},
     "autoencoder": {"training": SHORT, "gates": {"min_latent_std": 0.0, "min_psnr": 0.0}},

@@ -59,10 +59,11 @@ def latents(
     known: bool = True,
     broken: int | None = None,
     judged: Sequence[float] = (),
+    tested: int = 0,
 ) -> Path:
     """Write ``count`` samples, a sixth held out; without factors if not ``known``; NaN in sample ``broken``.
 
-    Behind them a test sample for each number of ``judged``, by which its latents are multiplied.
+    The last ``tested`` are the test split. Behind them a test sample for each number of ``judged``, by which its latents are multiplied.
     """
     folder.mkdir(parents=True)
     samples, rows = [], []
@@ -71,6 +72,7 @@ def latents(
         if number == broken:
             fields["latents"] = fields["latents"] * np.float16("nan")
         row = {"key": f"clip-{number:04d}", "split": "validation" if number % 36 >= 30 else "train"}
+        row["split"] = "test" if number >= count - tested else row["split"]
         if number >= count:
             fields["latents"], row["split"] = fields["latents"] * np.float16(judged[number - count]), "test"
         row |= {"prompt": fields["prompt"], **(factors if known else {})}
@@ -155,7 +157,7 @@ def diagnostics_params(**changes: Any) -> DiagnosticsParams:
     small = {
         "repeats": 3,
         "stability_seeds": 2,
-        "rankme_feature": "block1_mean",
+        "kernel": {"features": ["block1_mean"]},
         "probe": {"features": ["block0_path", "block1_moving", "input_moving"]},
         "known_factors": {"identity": ["color"], "motion": ["direction"]},
         "layout": None,
