@@ -138,11 +138,13 @@ def baseline(name: str, value: float, comparison: Literal["<", ">"], threshold: 
 
 
 def decision(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep or drop, and why: by the gates of the results, else by their baselines; without both a person decides."""
-    by = next((name for name in ("gates", "baselines") if results.get(name)), None)
-    if by is None:
+    """Keep or drop, and why: by the gates of the results and by their baselines, of which one that wins is a reason to
+    drop; without both a person decides.
+    """
+    by = " and ".join(name for name in ("gates", "baselines") if results.get(name))
+    if not by:
         return {"verdict": "open", "because": "the stage has no gates and no baselines", "by": "program"}
-    gates = results[by]
+    gates = [*(results.get("gates") or []), *(results.get("baselines") or [])]
     shown = [_judged(gate) for gate in gates]
     failed = [text for gate, text in zip(gates, shown, strict=True) if gate["verdict"] == "fail"]
     return {"verdict": "drop" if failed else "keep", "because": "; ".join(failed or shown), "by": by}

@@ -20,10 +20,10 @@ from pipelines.latents.params import AutoencoderGates, AutoencoderParams, Pretra
 from pipelines.latents.quality import Autoencoder, latent_statistics, linear_baselines, reconstruction_quality
 from pipelines.models import hub
 from pipelines.models.autoencoder import PretrainedVideoAutoencoder, StackedAutoencoder
+from pipelines.record import baseline
 from pipelines.training import checkpoint
 from pipelines.training.loop import train as run_training
 from pipelines.training.objective import Batch, LossOutput
-from pipelines.training.record import baseline
 from pipelines.training.run import Run
 
 MOST_STATISTICS_CLIPS = 2048

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipelines import stage
 from pipelines.data.shards import Shards
+from pipelines.record import baseline
 from pipelines.representation import quantiser
 from pipelines.representation.agreement import nmi
 from pipelines.representation.embedding import Embedding, feature_names, source_of
@@ -17,7 +18,6 @@ from pipelines.representation.extraction import check_names, extract, load_encod
 from pipelines.representation.params import EmbeddingParams, PseudoClassesParams
 from pipelines.representation.passes import Samples
 from pipelines.representation.ranks import Ranks
-from pipelines.training.record import baseline
 
 
 def other_layer(params: PseudoClassesParams) -> EmbeddingParams:

@@ -20,10 +20,10 @@ from typing import Any
 
 from pipelines import stage
 from pipelines.optimization import Falling
+from pipelines.origin import Source
 from pipelines.params import Params, Training
 from pipelines.recording import link
 from pipelines.training import state
-from pipelines.training.checkpoint import Source
 
 SET_ASIDE = "replaced-"
 """Before the name of a state that ``--force`` set aside; it goes when the new run has finished."""

@@ -63,7 +63,8 @@ def latents(
 ) -> Path:
     """Write ``count`` samples, a sixth held out; without factors if not ``known``; NaN in sample ``broken``.
 
-    The last ``tested`` are the test split. Behind them a test sample for each number of ``judged``, by which its latents are multiplied.
+    The last ``tested`` are the test split. Behind them is a test sample for each
+    number of ``judged``, by which its latents are multiplied.
     """
     folder.mkdir(parents=True)
     samples, rows = [], []
