@@ -152,7 +152,7 @@ def test_a_damaged_tar_gives_samples_or_a_reason(
     for found in tar_samples(block, 8.0, spool):
         with contextlib.suppress(VideoError):
             names.append(found.name)
-            found.caption()
+            found.told()
             found.digest()
         if found.close is not None:
             found.close()
