@@ -69,14 +69,8 @@ PLAIN = 'a.mp4,"a cat, asleep"\nsub/b c.mp4,ein Kätzchen\n'
             "c.jsonl",
             '{"video_path": "a.mp4", "caption": "a cat, asleep"}\n{"video_path": "sub/b c", "caption": "ein Kätzchen"}',
         ),
-        (
-            "c.json",
-            '[{"caption": "a cat, asleep", "media_path": "a.mp4"}, {"caption": "ein Kätzchen", "media_path": "sub/b c.mp4"}]',
-        ),
-        (
-            "c.json",
-            '{"data": [{"caption": "a cat, asleep", "path": "a.mp4"}, {"caption": "ein Kätzchen", "path": "sub/b c.mp4"}]}',
-        ),
+        ("c.json", json.dumps([{"caption": text, "media_path": name} for name, text in WANTED.items()])),
+        ("c.json", json.dumps({"data": [{"caption": text, "path": name} for name, text in WANTED.items()]})),
         ("c.json", '{"a.mp4": "a cat, asleep", "sub/b c.mp4": {"caption": "ein Kätzchen"}}'),
     ],
 )
@@ -170,10 +164,17 @@ def test_a_table_without_a_caption_column_still_tells_the_rest(tmp_path: Path) -
     assert reasons(found) == {"a.mp4": "no_caption"} and only(found).metadata == {"label": "cat"}
 
 
-PANDA = """videoID,url,timestamp,caption,matching_score
---MWDCsu,https://www.youtube.com/watch?v=--MWDCsu,"[['0:00:05.005', '0:00:10.010'], ['0:01:00.000', '0:01:02.500']]","['A man, ""waving"".', ""It's a dog.""]","[0.46, 0.5]"
-"""
-KOALA = "videoID,timestamp,caption,clarity_score\n--MWDCsu,\"['0:00:05.005', '0:00:10.010']\",A man.,0.9\n--MWDCsu,\"['0:01:00.000', '0:01:02.500']\",A dog.,0.8\n"
+URL = "https://www.youtube.com/watch?v=--MWDCsu"
+PANDA = (
+    "videoID,url,timestamp,caption,matching_score\n"
+    f"--MWDCsu,{URL},\"[['0:00:05.005', '0:00:10.010'], ['0:01:00.000', '0:01:02.500']]\","
+    """"['A man, ""waving"".', ""It's a dog.""]","[0.46, 0.5]"\n"""
+)
+KOALA = (
+    "videoID,timestamp,caption,clarity_score\n"
+    "--MWDCsu,\"['0:00:05.005', '0:00:10.010']\",A man.,0.9\n"
+    "--MWDCsu,\"['0:01:00.000', '0:01:02.500']\",A dog.,0.8\n"
+)
 
 
 @pytest.mark.parametrize(
