@@ -13,7 +13,7 @@ from pipelines.data.limits import Limits, check_bytes
 from pipelines.data.video import SUFFIXES as VIDEOS
 from pipelines.footage.captions import SIDECARS, Table, Told, captions_from_files, sidecar_told
 from pipelines.footage.columns import Span
-from pipelines.footage.found import Found, Reel, refused
+from pipelines.footage.found import Found, Reel, cut_name, refused
 from pipelines.footage.params import Folder, Footage, Recordings, Vpt
 from pipelines.footage.recordings import find_recordings, numbered_frames, open_recording
 from pipelines.footage.reels import cut_reel, open_file
@@ -142,12 +142,8 @@ def folder_files(params: Folder, frame_rate: float) -> Iterator[Found]:
             yield Found(storable_text(name), place, len(listed), still, told, lacks, whole, None, opened)
         else:
             cut, opened = partial(cut_digest, whole, span), partial(cut_reel, path, span, frame_rate, limits)
-            yield Found(_cut_name(name, span), place, len(listed), False, told, lacks, cut, whole, opened)
+            yield Found(cut_name(storable_text(name), span), place, len(listed), False, told, lacks, cut, whole, opened)
     yield from noted(tables, len(listed))
-
-
-def _cut_name(name: str, span: Span) -> str:
-    return f"{storable_text(name)}#{span[0]:g}-{span[1]:g}"
 
 
 def recordings(params: Recordings, frame_rate: float) -> Iterator[Found]:
