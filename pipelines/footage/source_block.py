@@ -234,6 +234,7 @@ def paths_of(params: str) -> list[str]:
         one = source.get(name)
         if isinstance(one, Mapping):
             urls = one.get("urls")
-            found += [one["path"]] if isinstance(one.get("path"), str) else []
-            found += [url for url in urls if isinstance(url, str)] if isinstance(urls, list) else []
+            found += [one[key] for key in ("path", "captions") if isinstance(one.get(key), str)]
+            for url in urls if isinstance(urls, list) else ():
+                found += [str(url), str(url).rpartition("/")[0]]
     return found

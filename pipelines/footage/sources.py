@@ -47,6 +47,11 @@ def find_videos(root: Path, suffixes: tuple[str, ...] = VIDEOS, key: str = "raw_
 
 
 def check_folder(root: Path, key: str) -> None:
+    """Check that a parameter names a folder.
+
+    Raises:
+        StageError: it does not.
+    """
     if not root.is_dir():
         siblings = [path.name for path in root.parent.iterdir() if path.is_dir()] if root.parent.is_dir() else []
         close = difflib.get_close_matches(root.name, siblings, n=1)

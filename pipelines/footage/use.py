@@ -236,7 +236,8 @@ def _next(params: RawVideoParams, seen: Seen) -> Iterator[str]:
     lacking = seen.files - seen.captioned
     quality = params.source.footage.quality if params.source.footage else None
     if lacking and quality is not None and quality.caption is not None:
-        yield f"{lacking} files have no caption and will be refused; raise max_rejected_share, or caption them."
+        files = "1 file has" if lacking == 1 else f"{lacking} files have"
+        yield f"{files} no caption and will be refused; raise max_rejected_share, or add captions."
     footage = params.source.footage
     if isinstance(footage, Folder) and footage.media != "videos":
         yield "Pictures are clips of one frame; docs/raw_video.md (buckets) says how they go with videos."

@@ -69,7 +69,7 @@ def test_a_folder_is_looked_at_and_written_with_every_other_line_kept(
     said = capsys.readouterr().out
     assert "A folder of videos, 2 of 3 with a text beside it." in said and "2 of 3 with a caption" in said
     assert "64x48 at 8 frames per second" in said and "of one core" in said and "KiB" in said
-    assert "1 files have no caption" in said and "Next: reel check" in said and "About 6 clips" in said
+    assert "1 file has no caption" in said and "Next: reel check" in said and "About 6 clips" in said
     assert list(source()) == ["folder"] and source()["folder"]["path"] == "my videos" and deps()[0] == "my videos"
     after = [(project / name).read_text().splitlines() for name in ("params.yaml", "dvc.yaml")]
     kept = [line for line in before[0] if line not in after[0]]
