@@ -1,0 +1,206 @@
+"""Packets to frames with their times: what is damaged is refused, what no picture needs is not decoded."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from math import ceil
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from pipelines.data.containers import (
+    RAW,
+    RESTARTING,
+    SHORTFALL_SECONDS,
+    SHORTFALL_SHARE,
+    decoder_of,
+    opened,
+    says_seconds,
+    words,
+)
+from pipelines.data.deinterlace import deinterlaced
+from pipelines.data.limits import Clock, Limits, VideoError
+from pipelines.data.timeline import JITTER_SECONDS, Timeline
+from pipelines.data.upright import upright
+
+AHEAD = 24
+"""Packets read ahead of the decoder: the times around each are known before it is its turn."""
+SKIPPABLE = ("h264", "mpeg2video", "mpeg4")
+"""Codecs whose decoders leave out, when asked, a frame that no other frame needs, and only such a frame."""
+SURE = 1e-6
+AT_END = 4
+"""Packets, with the one that flushes, within which damage is the end of a file that was cut off, or the end of one
+recording that another follows: a transport stream's count of packets breaks at that joint as it does where one is lost."""
+
+
+class Thinned:
+    """Which packets give frames that no time of a regular grid is nearest to, as far as can be told for sure."""
+
+    def __init__(self, rate: float | None, codec: str, intra: bool) -> None:
+        self._rate = rate if intra or codec in SKIPPABLE else None
+        self._times: list[int] = []
+        self._sent: deque[int] = deque()
+
+    def coming(self, packet: Packet, back: float) -> None:
+        """Note a packet that was read ahead; ``back``: units of time that times go back by when they start again."""
+        if self._rate is None or packet.is_discard or not packet.size:
+            return
+        if packet.pts is None or (self._times and packet.pts < self._times[-1] - back):
+            self._rate = None  # times are missing or start again: nothing can be told
+            return
+        insort(self._times, packet.pts)
+        self._sent.append(packet.pts)
+        if len(self._sent) > 3 * AHEAD:
+            self._times.remove(self._sent.popleft())
+
+    def spares(self, packet: Packet, timeline: Timeline) -> bool:
+        """Whether the frame of this packet is in nobody's clip."""
+        if self._rate is None or not timeline.is_plain or packet.pts is None or timeline.first is None:
+            return False
+        place = bisect_left(self._times, packet.pts)
+        if place == 0 or place >= len(self._times) - 1:
+            return False
+        before, at, after = (time - timeline.first for time in self._times[place - 1 : place + 2])
+        low, high = (before + at) / 2 * timeline.tick, (at + after) / 2 * timeline.tick
+        return ceil((low - SURE) * self._rate) / self._rate > high + SURE
+
+
+class Film:
+    """One pass over the frames of a file, with what is known of it so far.
+
+    ``matrix``: how its frames are laid upright, where only the container's own decoder is told; None: frames say it.
+    """
+
+    def __init__(self, path: Path, limits: Limits, rate: float | None = None) -> None:
+        """``rate``: of the regular grid that frames are wanted for, per second; None: all are."""
+        self.path, self.limits, self.rate = path, limits, rate
+        self.count, self.spared, self.end = 0, 0, 0.0
+        self.interlaced, self.matrix = False, None
+        self.begins: int | None = None
+        """Time of the first key frame; what is shown before it needs frames that are not in the file."""
+        self.began, self.last_duration = False, 0.0
+
+    def frames(self) -> Iterator[tuple[float, VideoFrame]]:
+        """Seconds since the first frame, rising, and the frame, whole (not interlaced).
+
+        Raises:
+            VideoError: the file is damaged, ends early, or is over a limit.
+        """
+        with opened(self.path, self.limits) as (container, self.stream):
+            self._prepare(container)
+            for seconds, frame, self.interlaced in deinterlaced(self._all(container)):
+                with self.clock.stopped():
+                    yield seconds, frame
+
+    def _prepare(self, container: InputContainer) -> None:
+        stream, names = self.stream, set(container.format.name.split(","))
+        self.container = container.format.name
+        self.clock, self.decoder = Clock(self.limits.max_decode_seconds), decoder_of(stream, self.limits)
+        self.own, self.intra = self.decoder is stream.codec_context, stream.codec_context.codec.intra_only
+        self.codec, self.tick = stream.codec_context.name, float(stream.time_base or 1)
+        step = _step(container, stream)
+        self.timeline = Timeline(self.codec, self.tick, step, bool(names & set(RESTARTING)), self.intra)
+        self.thinned = Thinned(self.rate, self.codec, self.intra)
+        self.open_ended = bool(names & {*RESTARTING, *RAW, "ivf", "nut"})
+
+    def _all(self, container: InputContainer) -> Iterator[tuple[float, VideoFrame]]:
+        self.waiting = waiting = deque[Packet]()
+        stated = says_seconds(container, self.path)
+        for packet in self._packets(container, stated):
+            self.thinned.coming(packet, JITTER_SECONDS / self.tick)
+            waiting.append(packet)
+            if len(waiting) > AHEAD:
+                yield from self._decoded(waiting.popleft(), last=False)
+        while waiting:
+            yield from self._decoded(waiting.popleft(), last=self.open_ended and len(waiting) < AT_END)
+        if self.count == 0:
+            raise VideoError("decode_error", "not one frame could be decoded")
+        if stated and self.end < stated - SHORTFALL_SECONDS and self.end < stated * (1 - SHORTFALL_SHARE):
+            raise VideoError("truncated", f"ends at {self.end:.2f} s of {stated:.2f} s")
+
+    def _packets(self, container: InputContainer, stated: float | None) -> Iterator[Packet]:
+        """The packets of the stream; where the file states only seconds, those of all streams are looked at."""
+        started = (container.start_time or 0) / av.time_base
+        for packet in container.demux() if stated else container.demux(self.stream):
+            self.clock.check()
+            if packet.pts is not None and packet.time_base is not None:
+                self.end = max(self.end, float((packet.pts + (packet.duration or 0)) * packet.time_base) - started)
+            if packet.stream.index == self.stream.index:
+                yield packet
+
+    def _decoded(self, packet: Packet, last: bool) -> Iterator[tuple[float, VideoFrame]]:
+        self.clock.check()
+        if packet.size and packet.is_corrupt and not any(one.is_keyframe for one in islice(self.waiting, AT_END)):
+            raise self._damaged("the container marks it as damaged", last)
+        if packet.size and not self._is_due(packet):
+            return
+        try:
+            made = self._made(packet)
+        except av.EOFError:
+            return
+        except av.FFmpegError as error:
+            raise self._damaged(words(error), last) from None
+        for frame in made:
+            if isinstance(frame, VideoFrame):
+                if frame.is_corrupt:
+                    raise self._damaged("the decoder marks it as damaged", last)
+                yield from self._timed(frame)
+
+    def _is_due(self, packet: Packet) -> bool:
+        """Whether the packet goes to the decoder; tells the decoder, too, whether it may leave the frame out."""
+        if not self.began:
+            if not packet.is_keyframe:
+                return False
+            self.began, self.begins = True, packet.pts
+            ahead = [one.pts for one in self.waiting if one.size]
+            self.timeline.stands_still = len(ahead) > 1 and set(ahead) == {packet.pts}
+        elif self.count == 0 and self.begins is not None and packet.pts is not None and packet.pts < self.begins:
+            return False
+        spare = not self.interlaced and self.thinned.spares(packet, self.timeline)
+        self.spared += spare
+        if spare and self.intra:
+            return False
+        wanted = "NONREF" if spare else "DEFAULT"
+        if self.decoder.skip_frame != wanted:
+            self.decoder.skip_frame = wanted
+        if not spare:
+            self.timeline.sent(packet)
+        return True
+
+    def _made(self, packet: Packet) -> list[VideoFrame]:
+        if self.own:
+            return packet.decode()  # type: ignore[return-value]
+        if self.matrix is None and packet.size:
+            known = [upright(frame) for frame in packet.decode() if isinstance(frame, VideoFrame)]
+            self.matrix = known[0] if known else None
+        return self.decoder.decode(packet if packet.size else None)
+
+    def _damaged(self, text: str, last: bool) -> VideoError:
+        return VideoError("truncated" if last else "decode_error", f"frame {self.count}: {text}")
+
+    def _timed(self, frame: VideoFrame) -> Iterator[tuple[float, VideoFrame]]:
+        seconds = self.timeline.seconds(frame)
+        self.interlaced = self.interlaced or frame.interlaced_frame
+        self.count += 1
+        self.last_duration = frame.duration * self.tick
+        if seconds is None:
+            if not self.timeline.is_known:
+                raise VideoError("no_timestamps", "states neither times nor a frame rate; put it into a container")
+            return
+        most = self.limits
+        if self.count + self.spared > most.max_frames or seconds > most.max_seconds:
+            raise VideoError("too_long", f"more than {most.max_frames} frames or {most.max_seconds:g} s")
+        yield seconds, frame
+
+
+def _step(container: InputContainer, stream: VideoStream) -> float | None:
+    """Seconds per frame that the file itself states."""
+    rate = stream.codec_context.framerate if container.format.name in RAW else stream.average_rate
+    return float(1 / rate) if rate else None

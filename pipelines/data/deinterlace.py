@@ -1,0 +1,72 @@
+"""Interlaced frames, two half pictures of different times combed into one, made into whole ones by FFmpeg's bwdif."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+
+import av
+from av.filter import Graph
+from av.video.frame import VideoFrame
+
+Timed = tuple[float, VideoFrame]
+FILTER = "mode=send_frame:parity=auto:deint=interlaced"
+"""One frame for each, at the time of its first half; frames that are not marked as interlaced pass as they are."""
+
+
+class _Filter:
+    """bwdif for frames of one form; frames come out in order, one behind what went in."""
+
+    def __init__(self, frame: VideoFrame) -> None:
+        self.form = _form(frame)
+        self._times: deque[float] = deque()
+        self._graph, self._count = Graph(), 0
+        space = f":colorspace={frame.colorspace}:range={frame.color_range}"
+        arguments = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base=1/1:pixel_aspect=1/1"
+        source = self._graph.add("buffer", arguments + space)
+        filtered, sink = self._graph.add("bwdif", FILTER), self._graph.add("buffersink")
+        source.link_to(filtered)
+        filtered.link_to(sink)
+        self._graph.configure()
+        self._source, self._sink = source, sink
+
+    def push(self, seconds: float, frame: VideoFrame) -> Iterator[Timed]:
+        self._times.append(seconds)
+        frame.pts, frame.time_base = self._count, Fraction(1)
+        self._count += 1
+        self._source.push(frame)
+        yield from self._pull()
+
+    def end(self) -> Iterator[Timed]:
+        self._source.push(None)
+        yield from self._pull()
+
+    def _pull(self) -> Iterator[Timed]:
+        while self._times:
+            try:
+                made = self._sink.pull()
+            except (av.BlockingIOError, av.EOFError):
+                return
+            yield self._times.popleft(), made
+
+
+def _form(frame: VideoFrame) -> tuple[object, ...]:
+    return frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range
+
+
+def deinterlaced(timed: Iterable[Timed]) -> Iterator[tuple[float, VideoFrame, bool]]:
+    """(seconds, frame, whether the file was interlaced up to here); without an interlaced frame nothing is touched."""
+    running: _Filter | None = None
+    for seconds, frame in timed:
+        if running is not None and running.form != _form(frame):
+            yield from ((*one, True) for one in running.end())
+            running = None
+        if running is None and frame.interlaced_frame:
+            running = _Filter(frame)
+        if running is None:
+            yield seconds, frame, False
+        else:
+            yield from ((*one, True) for one in running.push(seconds, frame))
+    if running is not None:
+        yield from ((*one, True) for one in running.end())
