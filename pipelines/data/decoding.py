@@ -27,13 +27,17 @@ from pipelines.data.containers import (
 )
 from pipelines.data.deinterlace import deinterlaced
 from pipelines.data.limits import Clock, Limits, VideoError
+from pipelines.data.resample import ROUNDING_SECONDS
 from pipelines.data.timeline import JITTER_SECONDS, Timeline
 from pipelines.data.upright import upright
 
 AHEAD = 24
-"""Packets read ahead of the decoder: the times around each are known before it is its turn."""
+"""Packets read ahead of the decoder at least: the times around each are known before it is its turn."""
+FAR_PACKETS, FAR_BYTES = 1000, 1 << 24
+"""Most that is read ahead: of a short file all, so that its end is known before it is decoded."""
 SKIPPABLE = ("h264", "mpeg2video", "mpeg4")
-"""Codecs whose decoders leave out, when asked, a frame that no other frame needs, and only such a frame."""
+"""Codecs whose decoders leave out, when asked, a frame that no other frame needs, and only such a frame; HEVC's does
+where there is one temporal layer."""
 SURE = 1e-6
 AT_END = 4
 """Packets, with the one that flushes, within which damage is the end of a file that was cut off, or the end of one
@@ -43,10 +47,13 @@ recording that another follows: a transport stream's count of packets breaks at 
 class Thinned:
     """Which packets give frames that no time of a regular grid is nearest to, as far as can be told for sure."""
 
-    def __init__(self, rate: float | None, codec: str, intra: bool) -> None:
-        self._rate = rate if intra or codec in SKIPPABLE else None
+    def __init__(self, rate: float | None, skippable: bool) -> None:
+        self._rate = rate
+        self._skippable = skippable
         self._times: list[int] = []
         self._sent: deque[int] = deque()
+        self.is_all = False
+        """Whether every packet of the file was read."""
 
     def coming(self, packet: Packet, back: float) -> None:
         """Note a packet that was read ahead; ``back``: units of time that times go back by when they start again."""
@@ -57,19 +64,28 @@ class Thinned:
             return
         insort(self._times, packet.pts)
         self._sent.append(packet.pts)
-        if len(self._sent) > 3 * AHEAD:
+        if len(self._sent) > FAR_PACKETS + 3 * AHEAD:
             self._times.remove(self._sent.popleft())
 
     def spares(self, packet: Packet, timeline: Timeline) -> bool:
         """Whether the frame of this packet is in nobody's clip."""
-        if self._rate is None or not timeline.is_plain or packet.pts is None or timeline.first is None:
+        if self._rate is None or not (self._skippable and timeline.is_plain) or packet.pts is None:
             return False
+        assert timeline.first is not None
         place = bisect_left(self._times, packet.pts)
         if place == 0 or place >= len(self._times) - 1:
             return False
         before, at, after = (time - timeline.first for time in self._times[place - 1 : place + 2])
         low, high = (before + at) / 2 * timeline.tick, (at + after) / 2 * timeline.tick
         return ceil((low - SURE) * self._rate) / self._rate > high + SURE
+
+    def total(self, timeline: Timeline) -> int | None:
+        """Most pictures that the grid can have, once it is known where the file ends."""
+        if self._rate is None or not self.is_all or not self._times or not timeline.is_steady:
+            return None
+        assert timeline.first is not None
+        last = (self._times[-1] - timeline.first) * timeline.tick
+        return int((last + ROUNDING_SECONDS + SURE) * self._rate + 0.5) + 1
 
 
 class Film:
@@ -81,7 +97,7 @@ class Film:
     def __init__(self, path: Path, limits: Limits, rate: float | None = None) -> None:
         """``rate``: of the regular grid that frames are wanted for, per second; None: all are."""
         self.path, self.limits, self.rate = path, limits, rate
-        self.count, self.spared, self.end = 0, 0, 0.0
+        self.count, self.packets, self.end = 0, 0, 0.0
         self.interlaced, self.matrix = False, None
         self.begins: int | None = None
         """Time of the first key frame; what is shown before it needs frames that are not in the file."""
@@ -99,6 +115,11 @@ class Film:
                 with self.clock.stopped():
                     yield seconds, frame
 
+    @property
+    def total(self) -> int | None:
+        """Most pictures that the grid can have; None as long as the file's end is unknown."""
+        return self.thinned.total(self.timeline)
+
     def _prepare(self, container: InputContainer) -> None:
         stream, names = self.stream, set(container.format.name.split(","))
         self.container = container.format.name
@@ -107,17 +128,21 @@ class Film:
         self.codec, self.tick = stream.codec_context.name, float(stream.time_base or 1)
         step = _step(container, stream)
         self.timeline = Timeline(self.codec, self.tick, step, bool(names & set(RESTARTING)), self.intra)
-        self.thinned = Thinned(self.rate, self.codec, self.intra)
+        self.thinned = Thinned(self.rate, self.intra or self.codec in SKIPPABLE or _has_one_layer(stream))
         self.open_ended = bool(names & {*RESTARTING, *RAW, "ivf", "nut"})
 
     def _all(self, container: InputContainer) -> Iterator[tuple[float, VideoFrame]]:
         self.waiting = waiting = deque[Packet]()
         stated = says_seconds(container, self.path)
+        size = 0
         for packet in self._packets(container, stated):
             self.thinned.coming(packet, JITTER_SECONDS / self.tick)
             waiting.append(packet)
-            if len(waiting) > AHEAD:
+            size += packet.size
+            while len(waiting) > AHEAD and (self.rate is None or len(waiting) > FAR_PACKETS or size > FAR_BYTES):
+                size -= waiting[0].size
                 yield from self._decoded(waiting.popleft(), last=False)
+        self.thinned.is_all = True
         while waiting:
             yield from self._decoded(waiting.popleft(), last=self.open_ended and len(waiting) < AT_END)
         if self.count == 0:
@@ -127,9 +152,11 @@ class Film:
 
     def _packets(self, container: InputContainer, stated: float | None) -> Iterator[Packet]:
         """The packets of the stream; where the file states only seconds, those of all streams are looked at."""
+        if stated is None:
+            yield from container.demux(self.stream)
+            return
         started = (container.start_time or 0) / av.time_base
-        for packet in container.demux() if stated else container.demux(self.stream):
-            self.clock.check()
+        for packet in container.demux():
             if packet.pts is not None and packet.time_base is not None:
                 self.end = max(self.end, float((packet.pts + (packet.duration or 0)) * packet.time_base) - started)
             if packet.stream.index == self.stream.index:
@@ -164,7 +191,7 @@ class Film:
         elif self.count == 0 and self.begins is not None and packet.pts is not None and packet.pts < self.begins:
             return False
         spare = not self.interlaced and self.thinned.spares(packet, self.timeline)
-        self.spared += spare
+        self.packets += not packet.is_discard
         if spare and self.intra:
             return False
         wanted = "NONREF" if spare else "DEFAULT"
@@ -195,9 +222,15 @@ class Film:
                 raise VideoError("no_timestamps", "states neither times nor a frame rate; put it into a container")
             return
         most = self.limits
-        if self.count + self.spared > most.max_frames or seconds > most.max_seconds:
+        if max(self.count, self.packets - AHEAD) > most.max_frames or seconds > most.max_seconds:
             raise VideoError("too_long", f"more than {most.max_frames} frames or {most.max_seconds:g} s")
         yield seconds, frame
+
+
+def _has_one_layer(stream: VideoStream) -> bool:
+    """Whether an HEVC stream says that no frame is spared for lower rates, so that what is marked as unused is."""
+    head = stream.codec_context.extradata or b""
+    return stream.codec_context.name == "hevc" and len(head) > 22 and head[0] == 1 and (head[21] >> 3) & 7 == 1
 
 
 def _step(container: InputContainer, stream: VideoStream) -> float | None:

@@ -89,18 +89,22 @@ class Converter:
 
 @dataclass(frozen=True)
 class Picture:
-    """A frame, what makes it upright, and the width of its pixels (height 1)."""
+    """A frame, what makes it upright, the width of its pixels (height 1), and seconds since the first of its video."""
 
     frame: VideoFrame
     upright: Upright = Upright()
     aspect: Fraction = Fraction(1)
     converted: Converter = field(default_factory=Converter)
+    seconds: float = 0.0
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) upright, in square pixels."""
-        width, height = max(1, round(self.frame.width * self.aspect)), self.frame.height
+        width, height = self._square_width(), self.frame.height
         return (width, height) if self.upright.turns % 2 else (height, width)
+
+    def _square_width(self) -> int:
+        return self.frame.width if self.aspect == 1 else max(1, round(self.frame.width * self.aspect))
 
     def pixels(self) -> np.ndarray:
         """The stored pixels, upright: uint8 [H, W, 3], RGB.
@@ -119,7 +123,7 @@ class Picture:
                 format cannot be converted.
         """
         tall, wide = (width, height) if self.upright.turns % 2 else (height, width)
-        full_height, full_width = self.frame.height, max(1, round(self.frame.width * self.aspect))
+        full_height, full_width = self.frame.height, self._square_width()
         scale = max(tall / full_height, wide / full_width)
         new_height, new_width = max(tall, round(full_height * scale)), max(wide, round(full_width * scale))
         if new_height * new_width > MOST_CROPPED * tall * wide:

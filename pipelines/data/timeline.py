@@ -43,7 +43,12 @@ class Timeline:
     def is_plain(self) -> bool:
         """Whether a packet's time is ``(pts - first) * tick``: nothing odd was seen so far, and order is known."""
         ordered = self._intra or not (self._may_reorder and self._rising)
-        return ordered and self.first is not None and not self._in_order and self._moved == 0.0
+        return ordered and self.is_steady and not self._in_order
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether times have begun and did not start again so far."""
+        return self.first is not None and self._moved == 0.0 and not self.stands_still
 
     @property
     def is_known(self) -> bool:

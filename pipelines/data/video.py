@@ -69,7 +69,8 @@ class Seen:
     """What sampling a file showed, up to where it was read.
 
     ``pictures`` times of the grid were looked at, ``gaps`` of them had no frame near and ``held`` showed the frame
-    before. ``seconds`` lie between the first and the last of ``frames`` frames.
+    before. ``seconds`` lie between the first and the last of ``frames`` frames. ``total``: most pictures that the grid
+    can have, as soon as it is known.
     """
 
     pictures: int = 0
@@ -79,6 +80,7 @@ class Seen:
     seconds: float = 0.0
     interlaced: bool = False
     hdr: bool = False
+    total: int | None = None
 
     @property
     def frame_rate(self) -> float | None:
@@ -93,7 +95,7 @@ def _pictures(film: Film) -> Iterator[tuple[float, Picture]]:
         converted = converted or Converter(film.codec)
         aspect = film.stream.sample_aspect_ratio
         known = aspect if aspect is not None and aspect > 0 else Fraction(1)
-        yield seconds, Picture(frame, film.matrix or upright(frame), known, converted)
+        yield seconds, Picture(frame, film.matrix or upright(frame), known, converted, seconds)
 
 
 def read_frames(path: Path, limits: Limits | None = None) -> Iterator[tuple[float, np.ndarray]]:
@@ -146,7 +148,8 @@ def _noted(film: Film, seen: Seen, hold_seconds: float) -> Iterator[tuple[float,
     """The film's pictures, noted; the last one, where it is to be held, once more at the end of its time."""
     seconds, picture = 0.0, None
     for seconds, picture in _pictures(film):
-        seen.frames, seen.seconds = film.count + film.spared, seconds
+        seen.frames, seen.seconds = film.packets, seconds
+        seen.total = film.total if hold_seconds == 0 else None
         seen.interlaced, seen.hdr = film.interlaced, seen.hdr or is_hdr(picture.frame)
         yield seconds, picture
     if picture is not None and hold_seconds > 0:

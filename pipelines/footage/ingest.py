@@ -7,7 +7,7 @@ import shutil
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ from pipelines.footage.cutting import cut, forms
 from pipelines.footage.params import Clip, Folder, Footage, RawVideoParams, Recordings, Tars
 from pipelines.footage.quality import judge, measure
 from pipelines.footage.reuse import Reuse
-from pipelines.footage.sources import Found, folder_files, recordings
+from pipelines.footage.sources import Found, VideoReel, folder_files, recordings
 from pipelines.footage.tars import tar_samples
 from pipelines.recording import link
 from pipelines.stage import StageError
 
-VERSION = 1
+VERSION = 2
 """Part of every content key: raise it when the same file would be cut or resized to other pixels."""
 
 
@@ -52,7 +52,10 @@ def cut_file(params: Footage, clip: Clip, found: Found, digest: str, folder: Pat
     choices = forms(clip, params.cutting.buckets, found.still)
     if not choices:
         raise VideoError("too_short", f"a picture; a clip has {clip.num_frames} frames")
-    windows = cut(reel.pictures(), choices, params.cutting, clip.frame_rate)
+    hold = params.cutting.hold
+    if hold is not None and isinstance(reel, VideoReel):
+        reel = replace(reel, hold_seconds=hold.max_seconds)
+    windows = cut(reel.pictures(), choices, params.cutting, clip.frame_rate, getattr(reel, "seen", None))
     for number, window in enumerate(windows, 1):
         count, height, width = window.frames.shape[:3]
         form = clip.model_copy(update={"num_frames": count, "height": height, "width": width})

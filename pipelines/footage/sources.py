@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ import numpy as np
 
 from pipelines.data.limits import Limits, check_bytes
 from pipelines.data.video import SUFFIXES as VIDEOS
-from pipelines.data.video import sample_pictures
+from pipelines.data.video import Seen, sample_pictures
 from pipelines.footage.captions import captions_from_file, sidecar_caption
 from pipelines.footage.cutting import Picture
 from pipelines.footage.params import Folder, Footage, Recordings
@@ -72,10 +72,12 @@ class VideoReel:
     digest: str
     frame_rate: float
     limits: Limits
+    hold_seconds: float = 0.0
+    seen: Seen = field(default_factory=Seen)
 
     def pictures(self) -> Iterator[Picture | None]:
         """See :class:`Reel`."""
-        return sample_pictures(self.path, self.frame_rate, self.limits)
+        return sample_pictures(self.path, self.frame_rate, self.limits, self.hold_seconds, self.seen)
 
     def facts(self, start: int, num_frames: int) -> dict[str, Any]:
         """The file and the place in it."""

@@ -22,7 +22,7 @@ LIMITS = {
     "max_bytes": 1 << 20,
     "max_decode_seconds": 60.0,
 }
-CUTTING = {"stride": 1.0, "shots": None, "buckets": None}
+CUTTING = {"stride": 1.0, "shots": None, "buckets": None, "hold": None}
 QUALITY = {"motion": None, "sharpness": None, "duplicate": None, "caption": {"min_words": 1}}
 FOOTAGE = {"prompt_prefix": None, "cutting": CUTTING, "quality": QUALITY, "max_clips_per_video": None}
 
