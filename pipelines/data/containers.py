@@ -68,8 +68,8 @@ def _open(path: Path) -> InputContainer:
 
 
 @contextlib.contextmanager
-def opened(path: Path, limits: Limits) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and its largest video stream.
+def opened(path: Path, limits: Limits) -> Iterator[tuple[InputContainer, VideoStream, float | None]]:
+    """The container, its largest video stream, and stated seconds where nothing else says how long it is.
 
     Raises:
         VideoError: the file is no video, is shorter than it says, or is over a limit.
@@ -92,13 +92,13 @@ def opened(path: Path, limits: Limits) -> Iterator[tuple[InputContainer, VideoSt
         missing = missing_end(path)
         if missing:
             raise VideoError("truncated", missing)
-        yield container, stream
+        yield container, stream, _seconds(container) if missing is None else None
 
 
 def holds_video(path: Path, limits: Limits) -> bool:
     """Whether a file of any name is a video of more than one frame, from its head alone."""
     try:
-        with opened(path, limits) as (container, stream):
+        with opened(path, limits) as (container, stream, _):
             packets = (packet for packet in container.demux(stream) if packet.size)
             return next(packets, None) is not None and next(packets, None) is not None
     except VideoError as error:
@@ -120,9 +120,7 @@ def decoder_of(stream: VideoStream, limits: Limits) -> VideoCodecContext:
     return decoder
 
 
-def says_seconds(container: InputContainer, path: Path) -> float | None:
-    """Stated seconds, where a cut cannot be seen otherwise; None: where it can, or where the file states none."""
-    if container.duration is None or missing_end(path) is not None:
-        return None
+def _seconds(container: InputContainer) -> float | None:
+    """What the head states; None where it states nothing, or where FFmpeg measures it on what is there."""
     named = set(container.format.name.split(",")) & {"matroska", "asf", "nut"}
-    return container.duration / av.time_base if named else None
+    return container.duration / av.time_base if named and container.duration is not None else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterator
+from fractions import Fraction
 from itertools import islice
 from math import ceil
 from pathlib import Path
@@ -22,14 +23,13 @@ from pipelines.data.containers import (
     SHORTFALL_SHARE,
     decoder_of,
     opened,
-    says_seconds,
     words,
 )
-from pipelines.data.deinterlace import deinterlaced
+from pipelines.data.deinterlace import Deinterlacer
 from pipelines.data.limits import Clock, Limits, VideoError
 from pipelines.data.resample import ROUNDING_SECONDS
 from pipelines.data.timeline import JITTER_SECONDS, Timeline
-from pipelines.data.upright import upright
+from pipelines.data.upright import Upright, upright
 
 AHEAD = 24
 """Packets read ahead of the decoder at least: the times around each are known before it is its turn."""
@@ -98,9 +98,11 @@ class Film:
         """``rate``: of the regular grid that frames are wanted for, per second; None: all are."""
         self.path, self.limits, self.rate = path, limits, rate
         self.count, self.packets, self.end = 0, 0, 0.0
-        self.interlaced, self.matrix = False, None
+        self.interlaced = self.leaves_out = False
+        self.matrix: Upright | None = None
         self.begins: int | None = None
         """Time of the first key frame; what is shown before it needs frames that are not in the file."""
+        self.waiting: deque[Packet] = deque()
         self.began, self.last_duration = False, 0.0
 
     def frames(self) -> Iterator[tuple[float, VideoFrame]]:
@@ -109,16 +111,26 @@ class Film:
         Raises:
             VideoError: the file is damaged, ends early, or is over a limit.
         """
-        with opened(self.path, self.limits) as (container, self.stream):
+        with opened(self.path, self.limits) as (container, self.stream, stated):
             self._prepare(container)
-            for seconds, frame, self.interlaced in deinterlaced(self._all(container)):
-                with self.clock.stopped():
-                    yield seconds, frame
+            deinterlacer = Deinterlacer()
+            for made in self._decoded(container, stated):
+                for timed in deinterlacer.push(made) if self.interlaced else made:
+                    self.clock.stop()
+                    yield timed
+                    self.clock.go_on()
+            yield from deinterlacer.end()
 
     @property
     def total(self) -> int | None:
         """Most pictures that the grid can have; None as long as the file's end is unknown."""
         return self.thinned.total(self.timeline)
+
+    @property
+    def aspect(self) -> Fraction:
+        """Width of a stored pixel where its height is 1."""
+        found = self.stream.sample_aspect_ratio
+        return found if found is not None and found > 0 else Fraction(1)
 
     def _prepare(self, container: InputContainer) -> None:
         stream, names = self.stream, set(container.format.name.split(","))
@@ -131,20 +143,20 @@ class Film:
         self.thinned = Thinned(self.rate, self.intra or self.codec in SKIPPABLE or _has_one_layer(stream))
         self.open_ended = bool(names & {*RESTARTING, *RAW, "ivf", "nut"})
 
-    def _all(self, container: InputContainer) -> Iterator[tuple[float, VideoFrame]]:
-        self.waiting = waiting = deque[Packet]()
-        stated = says_seconds(container, self.path)
-        size = 0
+    def _decoded(self, container: InputContainer, stated: float | None) -> Iterator[list[tuple[float, VideoFrame]]]:
+        """What each packet gives."""
+        waiting, size = self.waiting, 0
         for packet in self._packets(container, stated):
-            self.thinned.coming(packet, JITTER_SECONDS / self.tick)
+            if self.rate is not None:
+                self.thinned.coming(packet, JITTER_SECONDS / self.tick)
             waiting.append(packet)
             size += packet.size
             while len(waiting) > AHEAD and (self.rate is None or len(waiting) > FAR_PACKETS or size > FAR_BYTES):
                 size -= waiting[0].size
-                yield from self._decoded(waiting.popleft(), last=False)
+                yield self._given(waiting.popleft(), last=False)
         self.thinned.is_all = True
         while waiting:
-            yield from self._decoded(waiting.popleft(), last=self.open_ended and len(waiting) < AT_END)
+            yield self._given(waiting.popleft(), last=self.open_ended and len(waiting) < AT_END)
         if self.count == 0:
             raise VideoError("decode_error", "not one frame could be decoded")
         if stated and self.end < stated - SHORTFALL_SECONDS and self.end < stated * (1 - SHORTFALL_SHARE):
@@ -162,23 +174,29 @@ class Film:
             if packet.stream.index == self.stream.index:
                 yield packet
 
-    def _decoded(self, packet: Packet, last: bool) -> Iterator[tuple[float, VideoFrame]]:
-        self.clock.check()
-        if packet.size and packet.is_corrupt and not any(one.is_keyframe for one in islice(self.waiting, AT_END)):
-            raise self._damaged("the container marks it as damaged", last)
-        if packet.size and not self._is_due(packet):
-            return
+    def _given(self, packet: Packet, last: bool) -> list[tuple[float, VideoFrame]]:
+        """The frames that a packet gives, with their times."""
+        if packet.size:
+            if packet.is_corrupt and not any(one.is_keyframe for one in islice(self.waiting, AT_END)):
+                raise self._damaged("the container marks it as damaged", last)
+            if not self._is_due(packet):
+                return []
         try:
             made = self._made(packet)
         except av.EOFError:
-            return
+            return []  # of a decoder of our own, flushed once already
         except av.FFmpegError as error:
             raise self._damaged(words(error), last) from None
+        if not made:
+            self.clock.stop()
+        timed = []
         for frame in made:
-            if isinstance(frame, VideoFrame):
-                if frame.is_corrupt:
-                    raise self._damaged("the decoder marks it as damaged", last)
-                yield from self._timed(frame)
+            if frame.is_corrupt:
+                raise self._damaged("the decoder marks it as damaged", last)
+            seconds = self._seconds(frame)
+            if seconds is not None:
+                timed.append((seconds, frame))
+        return timed
 
     def _is_due(self, packet: Packet) -> bool:
         """Whether the packet goes to the decoder; tells the decoder, too, whether it may leave the frame out."""
@@ -190,29 +208,27 @@ class Film:
             self.timeline.stands_still = len(ahead) > 1 and set(ahead) == {packet.pts}
         elif self.count == 0 and self.begins is not None and packet.pts is not None and packet.pts < self.begins:
             return False
-        spare = not self.interlaced and self.thinned.spares(packet, self.timeline)
+        spare = self.rate is not None and not self.interlaced and self.thinned.spares(packet, self.timeline)
         self.packets += not packet.is_discard
         if spare and self.intra:
             return False
-        wanted = "NONREF" if spare else "DEFAULT"
-        if self.decoder.skip_frame != wanted:
-            self.decoder.skip_frame = wanted
+        if spare is not self.leaves_out:
+            self.decoder.skip_frame, self.leaves_out = "NONREF" if spare else "DEFAULT", spare
         if not spare:
             self.timeline.sent(packet)
         return True
 
     def _made(self, packet: Packet) -> list[VideoFrame]:
-        if self.own:
-            return packet.decode()  # type: ignore[return-value]
-        if self.matrix is None and packet.size:
-            known = [upright(frame) for frame in packet.decode() if isinstance(frame, VideoFrame)]
+        if not self.own and self.matrix is None and packet.size:
+            known = [upright(frame) for frame in self.stream.codec_context.decode(packet)]
             self.matrix = known[0] if known else None
         return self.decoder.decode(packet if packet.size else None)
 
     def _damaged(self, text: str, last: bool) -> VideoError:
         return VideoError("truncated" if last else "decode_error", f"frame {self.count}: {text}")
 
-    def _timed(self, frame: VideoFrame) -> Iterator[tuple[float, VideoFrame]]:
+    def _seconds(self, frame: VideoFrame) -> float | None:
+        """When the frame is shown; None: it is passed over."""
         seconds = self.timeline.seconds(frame)
         self.interlaced = self.interlaced or frame.interlaced_frame
         self.count += 1
@@ -220,11 +236,11 @@ class Film:
         if seconds is None:
             if not self.timeline.is_known:
                 raise VideoError("no_timestamps", "states neither times nor a frame rate; put it into a container")
-            return
+            return None
         most = self.limits
         if max(self.count, self.packets - AHEAD) > most.max_frames or seconds > most.max_seconds:
             raise VideoError("too_long", f"more than {most.max_frames} frames or {most.max_seconds:g} s")
-        yield seconds, frame
+        return seconds
 
 
 def _has_one_layer(stream: VideoStream) -> bool:

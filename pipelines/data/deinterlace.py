@@ -55,18 +55,31 @@ def _form(frame: VideoFrame) -> tuple[object, ...]:
     return frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range
 
 
-def deinterlaced(timed: Iterable[Timed]) -> Iterator[tuple[float, VideoFrame, bool]]:
-    """(seconds, frame, whether the file was interlaced up to here); without an interlaced frame nothing is touched."""
-    running: _Filter | None = None
-    for seconds, frame in timed:
-        if running is not None and running.form != _form(frame):
-            yield from ((*one, True) for one in running.end())
-            running = None
-        if running is None and frame.interlaced_frame:
-            running = _Filter(frame)
-        if running is None:
-            yield seconds, frame, False
-        else:
-            yield from ((*one, True) for one in running.push(seconds, frame))
-    if running is not None:
-        yield from ((*one, True) for one in running.end())
+class Deinterlacer:
+    """Frames through it in order; without an interlaced one nothing is touched."""
+
+    def __init__(self) -> None:
+        self._running: _Filter | None = None
+
+    def push(self, timed: list[Timed]) -> Iterable[Timed]:
+        """What comes out when these go in."""
+        if self._running is None and not any(frame.interlaced_frame for _, frame in timed):
+            return timed
+        return self._filtered(timed)
+
+    def _filtered(self, timed: list[Timed]) -> Iterator[Timed]:
+        for seconds, frame in timed:
+            if self._running is not None and self._running.form != _form(frame):
+                yield from self.end()
+            if self._running is None and frame.interlaced_frame:
+                self._running = _Filter(frame)
+            if self._running is None:
+                yield seconds, frame
+            else:
+                yield from self._running.push(seconds, frame)
+
+    def end(self) -> Iterator[Timed]:
+        """What is still inside."""
+        if self._running is not None:
+            yield from self._running.end()
+        self._running = None

@@ -27,8 +27,40 @@ MOST_FORMS = 16
 """Tables of FFmpeg's that a converter keeps, one set per form and size."""
 
 
-def _has_alpha(frame: VideoFrame) -> bool:
-    return any(part.is_alpha for part in frame.format.components)
+class _Way:
+    """How frames of one form become RGB of one size: FFmpeg's tables, made once, and what to read them as."""
+
+    def __init__(self, frame: VideoFrame, size: tuple[int, int], method: Interpolation, codec: str) -> None:
+        self.height, self.width = size
+        self.method = int(method | EXACT)
+        self.matrix, self.range = color.matrix(frame, codec), color.known_range(frame)
+        self.transfer = frame.color_trc if color.is_hdr(frame) else None
+        self.has_alpha = any(part.is_alpha for part in frame.format.components)
+        self._to_planes, self._to_pixels = VideoReformatter(), VideoReformatter()
+
+    def __call__(self, frame: VideoFrame) -> np.ndarray:
+        if self.transfer is not None:
+            return color.tone_mapped(self._made(frame, "gbrp16le").to_ndarray(), self.transfer)
+        planes = self._made(frame, "gbrp")
+        return self._to_pixels.reformat(planes, format="rgb24", threads=1).to_ndarray()
+
+    def opaque(self, frame: VideoFrame) -> VideoFrame:
+        """The frame over black."""
+        pixels = self._made(frame, "rgba").to_ndarray().astype(np.uint16)
+        blended = (pixels[..., :3] * pixels[..., 3:] + 127) // 255
+        return VideoFrame.from_ndarray(blended.astype(np.uint8), format="rgb24")
+
+    def _made(self, frame: VideoFrame, form: str) -> VideoFrame:
+        return self._to_planes.reformat(
+            frame,
+            width=self.width,
+            height=self.height,
+            format=form,
+            interpolation=self.method,
+            src_colorspace=self.matrix,
+            src_color_range=self.range,
+            threads=1,
+        )
 
 
 class Converter:
@@ -40,25 +72,16 @@ class Converter:
 
     def __init__(self, codec: str = "") -> None:
         self.codec = codec
-        self._kept: dict[tuple[object, ...], VideoReformatter] = {}
+        self._kept: dict[tuple[object, ...], _Way] = {}
 
-    def _reformatted(self, frame: VideoFrame, form: str, size: tuple[int, int], method: Interpolation) -> VideoFrame:
-        key = (frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range, form, size)
-        if key not in self._kept:
+    def _way(self, frame: VideoFrame, size: tuple[int, int], method: Interpolation) -> _Way:
+        form = frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range, frame.color_trc
+        found = self._kept.get((form, size, method))
+        if found is None:
             if len(self._kept) >= MOST_FORMS:
                 self._kept.clear()
-            self._kept[key] = VideoReformatter()
-        height, width = size
-        return self._kept[key].reformat(
-            frame,
-            width=width,
-            height=height,
-            format=form,
-            interpolation=method | EXACT,
-            src_colorspace=color.matrix(frame, self.codec),
-            src_color_range=color.known_range(frame),
-            threads=1,
-        )
+            found = self._kept[form, size, method] = _Way(frame, size, method, self.codec)
+        return found
 
     def __call__(self, frame: VideoFrame, size: tuple[int, int], method: Interpolation) -> np.ndarray:
         """uint8 [H, W, 3], RGB, of ``size`` (height, width); over black where it is transparent.
@@ -67,27 +90,19 @@ class Converter:
             VideoError: the frame's format or colours cannot be converted.
         """
         try:
-            if _has_alpha(frame):
-                frame = self._opaque(frame)
-            if color.is_hdr(frame):
-                codes = self._reformatted(frame, "gbrp16le", size, method).to_ndarray()
-                return color.tone_mapped(codes, frame.color_trc)
-            planes = self._reformatted(frame, "gbrp", size, method)
-            return self._reformatted(planes, "rgb24", size, Interpolation.POINT).to_ndarray()
+            way = self._way(frame, size, method)
+            if way.has_alpha:
+                stored = (frame.height, frame.width)
+                frame = self._way(frame, stored, Interpolation.X).opaque(frame)
+                way = self._way(frame, size, method)
+            return way(frame)
+        except VideoError:
+            raise
         except (av.FFmpegError, ValueError) as error:
-            if isinstance(error, VideoError):
-                raise
             raise VideoError("decode_error", f"{frame.format.name} frames: {error}") from None
 
-    def _opaque(self, frame: VideoFrame) -> VideoFrame:
-        """The frame over black."""
-        pixels = self._reformatted(frame, "rgba", (frame.height, frame.width), Interpolation.BILINEAR).to_ndarray()
-        wide = pixels.astype(np.uint16)
-        blended = (wide[..., :3] * wide[..., 3:] + 127) // 255
-        return VideoFrame.from_ndarray(blended.astype(np.uint8), format="rgb24")
 
-
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Picture:
     """A frame, what makes it upright, the width of its pixels (height 1), and seconds since the first of its video."""
 

@@ -67,6 +67,8 @@ class Timeline:
     def _stated(self, frame: VideoFrame) -> int | None:
         """The frame's own time, or that of the packet whose turn it is, where times are those of decoding."""
         own = frame.dts if frame.pts is None else frame.pts
+        if self._waiting and self._waiting[0] == own:
+            return self._waiting.popleft()
         if own is None or own not in self._waiting:
             return self._waiting.popleft() if self._in_order and self._waiting else own
         if frame.key_frame:

@@ -22,6 +22,8 @@ class Upright:
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """[H, W, ...] as it is seen, in memory of its own order."""
+        if self.turns == 0 and not self.mirrored:
+            return np.ascontiguousarray(pixels)
         return np.ascontiguousarray(np.rot90(pixels[:, ::-1] if self.mirrored else pixels, self.turns))
 
     @property

@@ -23,7 +23,7 @@ from pipelines.data.decoding import Film
 from pipelines.data.limits import Limits, VideoError
 from pipelines.data.picture import EXACT, Converter, Picture
 from pipelines.data.resample import nearest_in_time
-from pipelines.data.upright import upright
+from pipelines.data.upright import Upright, upright
 
 __all__ = (
     *("SUFFIXES", "Limits", "Probe", "Seen", "VideoError", "holds_video", "probe"),
@@ -89,13 +89,15 @@ class Seen:
 
 
 def _pictures(film: Film) -> Iterator[tuple[float, Picture]]:
-    """The film's frames, upright and in square pixels."""
-    converted: Converter | None = None
+    """The film's frames, upright and in square pixels; how they lie is looked up where a group of frames begins."""
+    converted, aspect, size, laid = Converter(), Fraction(1), (0, 0), Upright()
     for seconds, frame in film.frames():
-        converted = converted or Converter(film.codec)
-        aspect = film.stream.sample_aspect_ratio
-        known = aspect if aspect is not None and aspect > 0 else Fraction(1)
-        yield seconds, Picture(frame, film.matrix or upright(frame), known, converted, seconds)
+        if (frame.width, frame.height) != size:
+            size, converted, aspect = (frame.width, frame.height), Converter(film.codec), film.aspect
+            laid = film.matrix or upright(frame)
+        elif frame.key_frame:
+            laid = film.matrix or upright(frame)
+        yield seconds, Picture(frame, laid, aspect, converted, seconds)
 
 
 def read_frames(path: Path, limits: Limits | None = None) -> Iterator[tuple[float, np.ndarray]]:

@@ -32,8 +32,8 @@ def missing_end(path: Path) -> str | None:
     Returns:
         The words; "" where the file is as long as it says; None where it does not say, or is of no kind known here.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
         check = _check_for(file.read(600))
         try:
             return None if check is None else check(file, size)
