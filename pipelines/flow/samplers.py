@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -72,17 +72,6 @@ def dpm_2m(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
 
 def _log_signal(sigma: Tensor) -> Tensor:
     return torch.log1p(-sigma) - torch.log(sigma)
-
-
-def scheduled(scheduler: Any, denoise: Denoise, x: Tensor) -> Tensor:
-    """Walk with a diffusers flow scheduler (UniPC, DPM-Solver, FlowMatchHeun …) whose steps are already set.
-
-    Call ``scheduler.set_timesteps(sigmas=…)`` first, with explicit levels: see :func:`pipelines.flow.sigmas.table`.
-    """
-    for timestep in scheduler.timesteps:
-        sigma = _at(timestep.float() / 1000.0, x)
-        x = scheduler.step(denoise(x, sigma), timestep, x, return_dict=False)[0]
-    return x
 
 
 SAMPLERS: dict[str, Sampler] = {"euler": euler, "heun": heun, "midpoint": midpoint, "dpm_2m": dpm_2m}

@@ -20,7 +20,7 @@ from pipelines.data.batches import pad
 from pipelines.data.contract import TEXT_ENCODER, require_autoencoder
 from pipelines.data.picture import Picture
 from pipelines.data.shards import Shards
-from pipelines.models.autoencoder import load_autoencoder
+from pipelines.models.autoencoder import load_autoencoder, require_lone_first_frame
 from pipelines.models.geometry import latent_frames
 from pipelines.stage import StageError
 from pipelines.training.generator import Generator
@@ -182,6 +182,7 @@ class ClipMaker:
                 f"{self.generator.folder}: was not trained to start from a picture; train rectified_flow with a "
                 "first_frame_share above 0, or leave --image out."
             )
+        require_lone_first_frame(self.autoencoder, "--image")
         side = self.shards.manifest.autoencoder.spatial_stride
         with torch.no_grad():
             return self.autoencoder.encode(read_image(image, shape[2] * side, shape[3] * side).to(self.device))

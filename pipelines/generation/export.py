@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipelines import stage
 from pipelines.data.contract import require_autoencoder
 from pipelines.data.shards import Shards
 from pipelines.flow.params import Sampling
 from pipelines.generation.clips import load_text_encoder
 from pipelines.models.autoencoder import load_autoencoder
-from pipelines.models.denoiser import CONDITIONING, VideoDenoiser, averaged
+from pipelines.models.denoiser import VideoDenoiser, averaged
 from pipelines.models.lora import merge_lora
 from pipelines.progress import Progress
 from pipelines.stage import StageError
@@ -27,6 +25,7 @@ from pipelines.training import checkpoint
 
 AUTOENCODERS = {"WanTransformer3DModel": "AutoencoderKLWan", "LTXVideoTransformer3DModel": "AutoencoderKLLTXVideo"}
 """What the pipeline of each transformer decodes with."""
+LTX = "LTXVideoTransformer3DModel"
 REMEDY = "`reel generate` samples it, and diffusers loads its transformer. Pretrained denoisers can be exported."
 
 
@@ -36,19 +35,29 @@ class Parts:
 
     Attributes:
         denoiser: whole, without an adapter.
-        sampling: how it is walked.
+        stated: how the checkpoint is walked.
+        sampling: how the pipeline walks it: the nearest that diffusers can (:func:`walked`).
         first_frame: whether it was trained to go on from a given first frame.
         facts: of its latents, as ``generator.json`` states them.
     """
 
     denoiser: VideoDenoiser
+    stated: Sampling
     sampling: Sampling
     first_frame: bool
     facts: dict[str, Any]
 
+    @property
+    def is_ltx(self) -> bool:
+        """Whether LTX-Video's pipeline drives it; otherwise Wan's does."""
+        return self.denoiser.layout.kind == LTX
+
 
 def read(folder: Path) -> Parts:
-    """The parts of a checkpoint, its adapter merged into the base.
+    """The parts of a checkpoint, its adapter merged into the base in float32.
+
+    The weights stay float32 also where training held the base in bf16: a change of a thousandth of a weight is less
+    than bf16's step, and after a short training most of the adapter would be rounded away.
 
     Raises:
         StageError: it is no checkpoint of a flow, or its network is none that a pipeline of diffusers can drive.
@@ -62,8 +71,7 @@ def read(folder: Path) -> Parts:
     if len(content["phases"]) > 1 or phase["still"] or (phase["start"], phase["end"]) != (1.0, 0.0):
         raise StageError(f"{folder}: walks a path through an anchor, which no pipeline of diffusers does; {REMEDY}")
     network = averaged(folder / phase["network"])
-    held = json.loads((network / f"{CONDITIONING}.json").read_text(encoding="utf-8")).get("base", {}).get("weights")
-    denoiser = VideoDenoiser.from_pretrained(network, base_weights="fp32")  # small changes survive a merge in float32
+    denoiser = VideoDenoiser.from_pretrained(network, base_weights="fp32")
     if denoiser.has_positions:
         raise StageError(
             f"{folder}: its network was trained from scratch and takes 6 channels of positions beside the latents, "
@@ -73,27 +81,43 @@ def read(folder: Path) -> Parts:
         raise StageError(f"{folder}: its network takes pseudo-classes, which no pipeline of diffusers has; {REMEDY}")
     if denoiser.base is not None:
         merge_lora(denoiser.transformer)
-        denoiser.transformer.to(torch.float32 if held == "fp32" else torch.bfloat16)
-    sampling = Sampling.model_validate(phase["sampling"])
-    return Parts(denoiser, sampling, bool(phase.get("first_frame")), content["latents"])
+    stated = Sampling.model_validate(phase["sampling"])
+    sampling = walked(stated, denoiser.layout.kind)
+    return Parts(denoiser, stated, sampling, bool(phase.get("first_frame")), content["latents"])
+
+
+def walked(stated: Sampling, kind: str) -> Sampling:
+    """What a pipeline of diffusers can walk that is nearest to ``stated``, at equal cost.
+
+    No scheduler that the pipelines take makes our two evaluations a step (Heun, midpoint): DPM-Solver++(2M), of the
+    same order, makes twice the steps instead. Wan's pipeline has no rescaled guidance.
+    """
+    values = stated.model_dump()
+    if stated.sampler in ("heun", "midpoint"):
+        values |= {"sampler": "dpm_2m", "steps": 2 * stated.steps}
+    if stated.guidance is not None and kind != LTX:
+        values["guidance"] |= {"rescale": 0.0}
+    return Sampling.model_validate(values)
 
 
 def scheduler(kind: str, sampling: Sampling) -> Any:
     """A scheduler whose own table, in the pipeline of this transformer, is that of ``sampling``.
 
-    LTX-Video's pipeline hands its scheduler even levels and asks for a shift by resolution; both ends of that line are
-    set to our shift. Wan's hands it a number of steps only, with which FlowMatchEuler shifts twice; DPM-Solver's flow
-    levels are ours times 0.999, and its first order is Euler's method.
+    LTX-Video's pipeline hands its scheduler even levels and, for Euler, asks for a shift by resolution; both ends of
+    that line are set to our shift. Wan's hands it a number of steps only, with which FlowMatchEuler shifts twice.
+    UniPC (arXiv:2302.04867) without its corrector is Euler's method at order 1 and DPM-Solver++(2M) at order 2. It
+    tells the network whole timesteps, 1000 sigma cut off; for Wan its levels end at 0.001 instead of 0.
     """
-    if kind == "LTXVideoTransformer3DModel":
+    if kind == LTX and sampling.sampler == "euler":
         from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
         shift = math.log(sampling.shift)
         return FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=shift, max_shift=shift)
-    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+    from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
-    return DPMSolverMultistepScheduler(
+    return UniPCMultistepScheduler(
         solver_order=1 if sampling.sampler == "euler" else 2,
+        disable_corrector=list(range(sampling.steps)),
         prediction_type="flow_prediction",
         use_flow_sigmas=True,
         flow_shift=sampling.shift,
@@ -128,7 +152,7 @@ def pipeline(parts: Parts, latents: Path, autoencoder: Path) -> Any:
         "transformer": parts.denoiser.transformer,
         "scheduler": scheduler(kind, parts.sampling),
     }
-    if kind == "LTXVideoTransformer3DModel":
+    if kind == LTX:
         from diffusers.pipelines.ltx.pipeline_ltx import LTXPipeline
 
         return LTXPipeline(**common)
@@ -138,10 +162,9 @@ def pipeline(parts: Parts, latents: Path, autoencoder: Path) -> Any:
 
 
 def card(parts: Parts, name: str) -> str:
-    """How to call it so that it samples as in training."""
-    is_ltx = parts.denoiser.layout.kind == "LTXVideoTransformer3DModel"
-    pipe = "LTXPipeline" if is_ltx else "WanPipeline"
-    given = "LTXImageToVideoPipeline" if is_ltx else "WanImageToVideoPipeline"
+    """How to call it so that it samples as `reel generate` does, and what of the checkpoint it cannot do."""
+    pipe = "LTXPipeline" if parts.is_ltx else "WanPipeline"
+    given = "LTXImageToVideoPipeline" if parts.is_ltx else "WanImageToVideoPipeline"
     _, frames, height, width = parts.facts["shape"]
     strides = parts.facts["autoencoder"]
     guidance = parts.sampling.guidance
@@ -151,16 +174,54 @@ def card(parts: Parts, name: str) -> str:
         "width": width * strides["spatial_stride"],
         "num_inference_steps": parts.sampling.steps,
         "guidance_scale": guidance.scale if guidance else 1.0,
-        "max_sequence_length": parts.denoiser.text_length,
     }
-    call |= {"frame_rate": round(parts.facts["frame_rate"])} if is_ltx else {}
+    length = parts.denoiser.text_length
+    if parts.is_ltx:
+        call |= {"frame_rate": parts.facts["frame_rate"], "guidance_rescale": guidance.rescale if guidance else 0.0}
+    else:
+        call |= {"max_sequence_length": length}
     words = "".join(f"    {key}={value},\n" for key, value in call.items())
+    before, prompts = (MASKED.format(length=length), MASKED_CALL) if parts.is_ltx else ("", PLAIN_CALL)
     image = f"\nIt was also trained to start from a picture: `{given}.from_pretrained(folder)(image=…)`.\n"
     return (
         f"# {name}\n\nMade by Reelgraph's `reel export`; diffusers alone runs it:\n\n"
-        f"```python\nfrom diffusers import {pipe}\n\npipe = {pipe}.from_pretrained(folder)\nvideo = pipe(\n"
-        f'    "a prompt",\n    negative_prompt="",\n{words}).frames[0]\n```\n{image if parts.first_frame else ""}'
+        f"```python\nfrom diffusers import {pipe}\n\npipe = {pipe}.from_pretrained(folder)\n{before}video = pipe(\n"
+        f"{prompts}{words}).frames[0]\n```\n{image if parts.first_frame else ''}"
+        f"\n{sentence(parts)}\n\nThe weights are float32. Loaded with `torch_dtype=torch.bfloat16` they are rounded, "
+        "and with them the smallest changes of the training.\n"
     )
+
+
+PLAIN_CALL = '    "a prompt",\n    negative_prompt="",\n'
+MASKED = """
+
+def embed(text):  # LTXPipeline lets the text encoder attend to the padding; training and `reel generate` do not
+    tokens = pipe.tokenizer([text], padding="max_length", max_length={length}, truncation=True, return_tensors="pt")
+    return pipe.text_encoder(**tokens)[0], tokens.attention_mask
+
+
+wanted, mask = embed("a prompt")
+unwanted, empty_mask = embed("")
+"""
+MASKED_CALL = """    prompt_embeds=wanted,
+    prompt_attention_mask=mask,
+    negative_prompt_embeds=unwanted,
+    negative_prompt_attention_mask=empty_mask,
+"""
+
+
+def sentence(parts: Parts) -> str:
+    """Which call of `reel generate` gives the same samples, and where that is not the checkpoint's own way."""
+    plan = parts.sampling
+    words = f"--sampler {plan.sampler} --steps {plan.steps} --guidance {plan.guidance.scale if plan.guidance else 1:g}"
+    if plan == parts.stated:
+        return f"From equal noise it gives the samples of `reel generate` ({plan.sampler}, {plan.steps} steps)."
+    lost = []
+    if plan.sampler != parts.stated.sampler:
+        lost.append(f"{parts.stated.sampler} in {parts.stated.steps} steps is {plan.sampler} in {plan.steps} here")
+    if plan.guidance != parts.stated.guidance:
+        lost.append("its guidance is rescaled, which this pipeline cannot do")
+    return f"The checkpoint's own way is another: {'; '.join(lost)}. The same samples: `reel generate {words}`."
 
 
 def export(folder: Path, out: Path, latents: Path, autoencoder: Path) -> None:
@@ -177,10 +238,10 @@ def export(folder: Path, out: Path, latents: Path, autoencoder: Path) -> None:
         made.save_pretrained(place)
         (place / "README.md").write_text(card(parts, checkpoint.read(folder)["stage"]), encoding="utf-8")
     plan = parts.sampling
-    if plan.sampler in ("heun", "midpoint"):
-        stage.say(f"the checkpoint is walked by {plan.sampler}; the pipeline by DPM-Solver++(2M), also of second order")
+    stage.say(sentence(parts))
     stage.say(
-        f"{out}: {type(made).__name__}, {plan.steps} steps, shift {plan.shift:g}; how to call it: {out}/README.md"
+        f"{out}: {type(made).__name__}, {plan.steps} {plan.sampler} steps, shift {plan.shift:g}, float32; how to call "
+        f"it: {out}/README.md"
     )
 
 

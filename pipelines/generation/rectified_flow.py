@@ -17,6 +17,7 @@ from pipelines.generation.latents import Latents, TokenCount, token_counter
 from pipelines.generation.params import RectifiedFlowParams
 from pipelines.generation.trained import finish, new_denoiser
 from pipelines.generation.validation import FixedLevels, agreement
+from pipelines.models.autoencoder import load_autoencoder, require_lone_first_frame
 from pipelines.stage import StageError
 from pipelines.training.loop import train as run_training
 from pipelines.training.objective import Batch, LossOutput
@@ -86,7 +87,8 @@ def train(
     ``autoencoder`` decodes the samples that are shown during training; without it they are in false colour.
 
     Raises:
-        StageError: the latents lack a field, do not fit the denoiser, or have one frame where a first one is given.
+        StageError: the latents lack a field, do not fit the denoiser, or have one frame where a first one is given; or
+            the autoencoder's first latent frame does not stand for the first frame alone.
     """
     data = Latents(latents)
     data.require(RectifiedFlow.reads, "rectified_flow", params.denoiser)
@@ -95,6 +97,8 @@ def train(
             f"{latents}: clips of one latent frame, so rectified_flow.first_frame_share {params.first_frame_share} "
             "leaves nothing to learn; set it to 0.0."
         )
+    if params.first_frame_share and autoencoder is not None:
+        require_lone_first_frame(load_autoencoder(autoencoder), "rectified_flow.first_frame_share")
     run = Run.open(params, {"latents": latents}, out=out, metrics=metrics, plots=plots)
     denoiser = new_denoiser(params.denoiser, data)
     empty = data.empty_prompt.to(run.device)

@@ -10,8 +10,9 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipelines.params import Lora
@@ -97,7 +98,9 @@ def save_lora(network: nn.Module, folder: Path) -> Path:
 
 
 def load_lora(network: Network, folder: Path) -> Network:
-    """The same network with the adapter of a folder that :func:`save_lora`, or diffusers, wrote.
+    """The same network with the adapter of a folder that :func:`save_lora`, or diffusers, wrote, bit for bit.
+
+    peft gives a new adapter the type of the base, and fills in the file's values rounded to it.
 
     Raises:
         StageError: no such file, or an adapter of another network: a layer is missing or has another shape.
@@ -117,6 +120,11 @@ def load_lora(network: Network, folder: Path) -> Network:
         if wide[0] != wide[1]:
             raise StageError(f"{path}: made for another network: {layer_name} has width {wide[1]} here, not {wide[0]}.")
     network.load_lora_adapter(path.parent, weight_name=FILE, prefix=PREFIX, adapter_name=ADAPTER)  # type: ignore[operator]
+    stored = load_file(path)
+    for name, parameter in network.named_parameters():
+        if ".lora_" in name:
+            found = stored[f"{PREFIX}.{name.replace(f'.{ADAPTER}.', '.')}"]
+            parameter.data = found.to(parameter.device, torch.float32)
     return network
 
 

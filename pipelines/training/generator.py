@@ -17,6 +17,20 @@ from pipelines.models.denoiser import VideoDenoiser, averaged
 from pipelines.stage import StageError
 
 
+def shared_out(total: int, weights: Sequence[int]) -> list[int]:
+    """``total`` in whole parts, at least 1 each, as near to the ratio of ``weights`` as whole parts can be.
+
+    By largest remainders, after each part's first.
+    """
+    left, whole = total - len(weights), sum(weights)
+    exact = [left * weight / whole for weight in weights]
+    parts = [int(value) for value in exact]
+    order = sorted(range(len(parts)), key=lambda number: parts[number] - exact[number])
+    for number in order[: left - sum(parts)]:
+        parts[number] += 1
+    return [1 + part for part in parts]
+
+
 @dataclass(frozen=True)
 class Generator:
     """The phases of a checkpoint, in the order in which they are walked, and the facts of its latents.
@@ -97,13 +111,18 @@ class Generator:
     def with_sampling(
         self, steps: int | None = None, guidance: Guidance | None = None, sampler: str | None = None
     ) -> Generator:
-        """The same generator with other steps (shared out over its phases), guidance or sampler."""
-        total = sum(phase.sampling.steps for phase in self.phases)
+        """The same generator with other steps (shared out over its phases), guidance or sampler.
+
+        Raises:
+            StageError: fewer steps than phases.
+        """
+        stated = [phase.sampling.steps for phase in self.phases]
+        if steps is not None and steps < len(stated):
+            raise StageError(f"{self.folder}: walked in {len(stated)} phases, so --steps is at least {len(stated)}.")
+        shares = stated if steps is None else shared_out(steps, stated)
         changed = []
-        for phase in self.phases:
-            values = phase.sampling.model_dump()
-            if steps is not None:
-                values["steps"] = max(1, round(steps * phase.sampling.steps / total))
+        for phase, share in zip(self.phases, shares, strict=True):
+            values = {**phase.sampling.model_dump(), "steps": share}
             if guidance is not None:
                 values["guidance"] = guidance.model_dump()
             if sampler is not None:

@@ -16,8 +16,13 @@ from pipelines.training.sharding import flattened, is_part, part_of, whole
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
-    """Muon's domain: weights with two or more dimensions between hidden layers; embeddings and tables are not."""
-    return parameter.ndim >= 2 and "embed" not in name and min(parameter.shape[0], parameter.shape[1:].numel()) > 1
+    """Muon's domain: weights of layers with two or more dimensions, which map vectors to vectors.
+
+    Embeddings are not, nor are tables that a network adds to its activations row by row, whatever their shape: they
+    are parameters of a block itself (``scale_shift_table`` [6, D] of LTX-Video), and only layers have a ``weight``.
+    """
+    is_layer = name.rpartition(".")[2].endswith("weight") and "embed" not in name
+    return is_layer and parameter.ndim >= 2 and min(parameter.shape[0], parameter.shape[1:].numel()) > 1
 
 
 def _eight_bit(groups: list[dict[str, Any]], block: AdamW8Bit) -> torch.optim.Optimizer:
@@ -80,12 +85,14 @@ class NetworkOptimizer:
         self.views: list[tuple[nn.Parameter, nn.Parameter]] = []
         self.optimizers: list[torch.optim.Optimizer] = []
         if isinstance(block, Muon):
-            matrices = [p for name, p in named if is_hidden_matrix(name, p)]
+            tables = {f"{name}.weight" for name, layer in network.named_modules() if isinstance(layer, nn.Embedding)}
+            matrices = [p for name, p in named if name not in tables and is_hidden_matrix(name, p)]
             self.views = [(p, nn.Parameter(flattened(p.data))) for p in matrices]
             if self.views:
                 flat = [view for _, view in self.views]
                 self.optimizers.append(build(block, [{"params": flat, "weight_decay": block.weight_decay}]))
-            named = [(name, p) for name, p in named if not is_hidden_matrix(name, p)]
+            flattened_ones = {id(p) for p in matrices}
+            named = [(name, p) for name, p in named if id(p) not in flattened_ones]
             block = block.others
         self.plain = [p for _, p in named]
         decayed, undecayed = [p for p in self.plain if p.ndim >= 2], [p for p in self.plain if p.ndim < 2]

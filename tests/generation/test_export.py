@@ -5,22 +5,28 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.pipelines.ltx.pipeline_ltx import LTXPipeline
 from diffusers.pipelines.ltx.pipeline_ltx_image2video import LTXImageToVideoPipeline
 from diffusers.pipelines.wan.pipeline_wan import WanPipeline
 from diffusers.pipelines.wan.pipeline_wan_i2v import WanImageToVideoPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
+from pipelines.flow.params import Guidance
 from pipelines.flow.sampling import seeded_noise
 from pipelines.generation import export, rectified_flow
-from pipelines.generation.clips import read_image
+from pipelines.generation.clips import embed, read_image
 from pipelines.models.backbones import packed, unpacked
-from pipelines.models.denoiser import VideoDenoiser
+from pipelines.models.denoiser import VideoDenoiser, averaged
+from pipelines.models.lora import FILE
 from pipelines.stage import digest
 from pipelines.training import checkpoint
 from pipelines.training.generator import Generator
@@ -31,6 +37,7 @@ from tests.models.tiny_pretrained import block, ltx, ltx_vae, save, wan, wan_vae
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers, numpy 2
 SAMPLING = {"sampler": "euler", "steps": 4, "shift": 3.0, "guidance": {"scale": 2.0, "rescale": 0.0}}
 GRID = (FRAMES, SIDE, SIDE)
+PROMPT = "red square"
 
 
 class Explicit(FlowMatchEulerDiscreteScheduler):
@@ -63,6 +70,52 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         assert run(folder, folder / "pipeline") == 0
         found[name] = folder
     return found
+
+
+def variant(made: dict[str, Path], name: str, place: Path, **sampling: Any) -> Path:
+    """The same checkpoint as if it had been trained to be walked in another way, and its export."""
+    folder = place / name
+    shutil.copytree(made[name], folder, ignore=shutil.ignore_patterns("pipeline"))
+    path = folder / "flow" / "generator.json"
+    content = json.loads(path.read_text())
+    content["phases"][0]["sampling"] |= sampling
+    path.write_text(json.dumps(content))
+    assert run(folder, folder / "pipeline") == 0
+    return folder
+
+
+def by_the_card(folder: Path) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Latents by the card's own code, from our noise, and the arguments it gave."""
+    code = (folder / "pipeline" / "README.md").read_text().split("```python")[1].split("```")[0]
+    noise, told = seeded_noise([3], (CHANNELS, *GRID)), {}
+
+    def call(pipe: Any, *prompts: str, **given: Any) -> Any:
+        told.update(given)
+        pipe.set_progress_bar_config(disable=True)
+        is_ltx = isinstance(pipe, LTXPipeline)
+        latents = packed(noise, (1, 1, 1)) if is_ltx else noise
+        made = pipe(*prompts, **given, latents=latents, output_type="latent").frames
+        return SimpleNamespace(frames=[unpacked(made, GRID, (1, 1, 1)) if is_ltx else made])
+
+    names: dict[str, Any] = {"folder": folder / "pipeline", "call": call}
+    code = code.replace("video = pipe(", "video = call(pipe, ").replace("a prompt", PROMPT)
+    with torch.no_grad():
+        exec(compile(code, "card", "exec"), names)
+    return names["video"], told
+
+
+def as_the_card_says(folder: Path) -> torch.Tensor:
+    """Our latents by the words of `reel generate` that the card names; none where it is the checkpoint's own way."""
+    card = (folder / "pipeline" / "README.md").read_text()
+    generator = Generator.load(folder / "flow")
+    if "The same samples: `reel generate" in card:
+        words = card.split("The same samples: `reel generate ")[1].split("`")[0].split()
+        told = dict(zip(words[::2], words[1::2], strict=True))
+        guidance = Guidance(scale=float(told["--guidance"]), rescale=0.0)
+        generator = generator.with_sampling(int(told["--steps"]), guidance, told["--sampler"])
+    embeds, mask = embed([PROMPT], folder / "latents")
+    empty, _ = embed([""], folder / "latents")
+    return generator.sample(embeds, mask, empty[0], seeds=[3])
 
 
 def run(folder: Path, out: Path, flow: Path | None = None) -> int:
@@ -121,6 +174,67 @@ def test_wan_samples_as_we_do_given_the_same_levels_and_nearly_so_with_its_own(m
 def test_ltx_samples_as_we_do_with_its_own_scheduler(made):
     pipe = LTXPipeline.from_pretrained(made["ltx"] / "pipeline")
     torch.testing.assert_close(theirs(made["ltx"], pipe), ours(made["ltx"]), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "sampling", "most"),
+    [
+        ("ltx", {}, 1e-4),
+        ("ltx", {"guidance": {"scale": 2.0, "rescale": 0.7}}, 1e-4),
+        ("ltx", {"guidance": None}, 1e-4),
+        ("ltx", {"sampler": "dpm_2m"}, 0.02),
+        ("ltx", {"sampler": "heun"}, 0.02),
+        ("wan", {}, 0.02),
+        ("wan", {"sampler": "dpm_2m", "shift": 5.0}, 0.02),
+        ("wan", {"sampler": "midpoint", "steps": 10}, 0.02),
+        ("wan", {"guidance": {"scale": 3.0, "rescale": 0.5}}, 0.02),
+    ],
+)
+def test_the_call_on_the_card_gives_the_samples_that_the_card_promises(made, tmp_path, name, sampling, most):
+    """Every field of the call, with prompts as words: the error is less than ``most`` of the samples' spread."""
+    folder = variant(made, name, tmp_path, **sampling)
+    expected = as_the_card_says(folder)
+    assert (by_the_card(folder)[0] - expected).square().mean().sqrt() < most * expected.std()
+
+
+def test_a_frame_rate_that_is_no_whole_number_is_on_the_card(made, tmp_path):
+    """LTX-Video's positions are in seconds."""
+    for place in ("flow", "latents"):
+        shutil.copytree(made["ltx"] / place, tmp_path / "ltx" / place)
+    shutil.copytree(made["ltx"] / "vae", tmp_path / "ltx" / "vae")
+    path = tmp_path / "ltx" / "flow" / "generator.json"
+    content = json.loads(path.read_text())
+    content["latents"]["frame_rate"] = 7.5
+    path.write_text(json.dumps(content))
+    assert run(tmp_path / "ltx", tmp_path / "ltx" / "pipeline") == 0
+    assert by_the_card(tmp_path / "ltx")[1]["frame_rate"] == 7.5
+
+
+def test_all_of_a_short_trainings_effect_is_in_the_pipeline(made, tmp_path):
+    """Changes far below bf16's step of a weight, on a base that training held in bf16."""
+    folder = made["wan"]
+    shutil.copytree(folder / "flow", tmp_path / "flow")
+    for adapter in (tmp_path / "flow").rglob(FILE):
+        tensors = load_file(adapter)
+        scaled = {key: value * (1e-2 if "lora_B" in key else 1.0) for key, value in tensors.items()}
+        with safe_open(adapter, "pt") as stream:
+            save_file(scaled, adapter, stream.metadata())
+    for facts in (tmp_path / "flow").rglob("conditioning.json"):
+        content = json.loads(facts.read_text())
+        content["base"]["weights"] = "bf16"
+        facts.write_text(json.dumps(content))
+    checkpoint.write_record(tmp_path / "flow", json.loads((tmp_path / "flow" / "checkpoint.json").read_text()))
+    assert run(folder, tmp_path / "pipeline", tmp_path / "flow") == 0
+    base = WanTransformer3DModel.from_pretrained(folder / "base/transformer").eval()
+    whole = WanTransformer3DModel.from_pretrained(tmp_path / "pipeline/transformer").eval()
+    trained = VideoDenoiser.from_pretrained(averaged(tmp_path / "flow"), base_weights="fp32").transformer.eval()
+    assert all(parameter.dtype == torch.float32 for parameter in whole.parameters())
+    torch.manual_seed(0)
+    given = torch.randn(2, CHANNELS, *GRID), torch.full((2,), 500.0), torch.randn(2, 6, DIM)
+    with torch.no_grad():
+        before, wanted, found = (network(*given, return_dict=False)[0] for network in (base, trained, whole))
+    assert (wanted - before).abs().max() > 0
+    assert (found - wanted).norm() < 0.02 * (wanted - before).norm()
 
 
 def test_wan_goes_on_from_a_picture_as_we_do(made):

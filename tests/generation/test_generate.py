@@ -8,6 +8,8 @@ import av
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from tokenizers import Tokenizer, pre_tokenizers, processors
 from tokenizers.models import WordLevel
@@ -18,6 +20,7 @@ from pipelines.generation import generate, rectified_flow
 from pipelines.generation.clips import read_image
 from pipelines.models.autoencoder import StackedAutoencoder, load_autoencoder
 from pipelines.stage import digest
+from pipelines.training.generator import shared_out
 from tests.generation.toy import CHANNELS, DIM, FRAMES, rectified, write_latents
 
 
@@ -153,3 +156,13 @@ def test_mistakes_are_told_in_a_line(world, capsys):
     assert run(world, "--prompt", "red", "--out", str(world / "x.mp4"), autoencoder="other") == 2
     assert "made by autoencoder toy" in capsys.readouterr().err
     assert not (world / "x.mp4").exists()
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=5), st.integers(0, 200))
+def test_steps_are_shared_out_whole(weights: list[int], more: int) -> None:
+    """All of them, at least one to a phase, none further than one from its exact share."""
+    total = len(weights) + more
+    parts = shared_out(total, weights)
+    assert sum(parts) == total and min(parts) >= 1
+    exact = [1 + more * weight / sum(weights) for weight in weights]
+    assert all(abs(part - share) < 1 for part, share in zip(parts, exact, strict=True))

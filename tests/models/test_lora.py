@@ -98,3 +98,13 @@ def test_a_network_without_adapters_is_refused() -> None:
     network = add_lora(transformer(), LORA)
     with pytest.raises(StageError, match="already carries an adapter"):
         add_lora(network, LORA)
+
+
+def test_an_adapter_of_a_bf16_base_is_loaded_bit_for_bit(tmp_path: Path) -> None:
+    """peft would round it to the base's type: 8 bits of each trained value."""
+    network = trained(add_lora(transformer().to(torch.bfloat16), LORA))
+    save_lora(network, tmp_path)
+    before, after = lora_state(network), lora_state(load_lora(transformer().to(torch.bfloat16), tmp_path))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert any(not torch.equal(value, value.bfloat16().float()) for value in after.values())

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipelines.data.contract import AutoencoderFacts
 from pipelines.latents.folder import numbers
-from pipelines.models.autoencoder import load_autoencoder
+from pipelines.models.autoencoder import StackedAutoencoder, load_autoencoder, require_lone_first_frame
 from pipelines.models.pretrained_autoencoder import PretrainedVideoAutoencoder
 from pipelines.stage import StageError
 from tests.models.tiny_autoencoders import tiny
@@ -181,3 +181,24 @@ def test_a_class_that_cannot_be_used_is_named_with_the_reason(kind: str, reason:
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": kind}))
     with pytest.raises(StageError, match=f"{kind}.* {reason}"):
         load_autoencoder(tmp_path)
+
+
+# ---- does the first latent frame stand for the first frame alone? ----
+
+
+@pytest.mark.parametrize("kind", ["AutoencoderKLWan", "AutoencoderKLLTXVideo", "AutoencoderKLMochi", "AutoencoderKL"])
+def test_a_first_frame_that_stands_alone_can_be_given_as_a_picture(kind: str) -> None:
+    require_lone_first_frame(PretrainedVideoAutoencoder(tiny(kind)), "--image")
+
+
+def test_our_own_first_frame_stands_alone() -> None:
+    torch.manual_seed(0)
+    ours = StackedAutoencoder(frames=4, patch=2, width=8, latent_channels=4, blocks=1)
+    require_lone_first_frame(ours, "--image")
+
+
+@pytest.mark.parametrize("kind", ["AutoencoderKLHunyuanVideo", "AutoencoderKLCogVideoX", "AutoencoderKLKVAEVideo"])
+def test_a_first_frame_that_hears_of_the_clip_is_refused(kind: str) -> None:
+    """Their group norms take the mean and variance over time: a picture's latents begin no clip."""
+    with pytest.raises(StageError, match=f"--image: in {kind} the first latent frame hears of the frames after it"):
+        require_lone_first_frame(PretrainedVideoAutoencoder(tiny(kind)), "--image")

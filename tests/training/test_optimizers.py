@@ -222,3 +222,25 @@ def test_a_network_may_have_its_own_optimizer_and_a_wrong_name_is_told(tmp_path:
     assert blocks["net"].optimizer.name == "lion" and blocks["other"].optimizer.name == "muon"
     with pytest.raises(ParamsError, match="net is not trained here; known: critic"):
         own_blocks(done, ("critic",))
+
+
+class WithTables(nn.Module):
+    """A layer, a table added row by row, an embedding that is called something else, and packed attention weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.scale_shift_table = nn.Parameter(torch.randn(6, 4))
+        self.words = nn.Embedding(8, 4)
+        self.attention = nn.MultiheadAttention(4, 2)
+
+
+def test_muon_trains_matrices_of_layers_and_no_tables() -> None:
+    """Whatever its shape: orthogonalising a table would mix its rows."""
+    network = WithTables()
+    block = TypeAdapter(Optimizer).validate_python(next(one for one in OPTIMIZERS if one["name"] == "muon"))
+    optimizer = NetworkOptimizer(network, block)
+    taken = {id(parameter) for parameter, _ in optimizer.views}
+    names = {name for name, parameter in network.named_parameters() if id(parameter) in taken}
+    assert names == {"linear.weight", "attention.in_proj_weight", "attention.out_proj.weight"}
+    assert len(taken) + len(optimizer.plain) == len(list(network.parameters()))
