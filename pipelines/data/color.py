@@ -1,8 +1,8 @@
 """What the numbers of a frame mean as colours: tags where there are tags, one stated rule where there are none.
 
 Untagged YUV is BT.709 from a width of 1280 or a height of 720 on, else BT.601; a VP8 stream is BT.601, as its
-specification says. Untagged range is limited. PQ and HLG (HDR) become what a display of 203 nits shows:
-reference white stays white's neighbour and highlights are rolled off (the EETF of ITU-R BT.2390), BT.2020 becomes BT.709.
+specification says. Untagged range is limited. PQ and HLG (HDR) become what a display of 203 nits shows: highlights are
+rolled off (the EETF of ITU-R BT.2390) and the primaries of BT.2020 become those of BT.709.
 """
 
 from __future__ import annotations

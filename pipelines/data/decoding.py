@@ -39,9 +39,13 @@ SKIPPABLE = ("h264", "mpeg2video", "mpeg4")
 """Codecs whose decoders leave out, when asked, a frame that no other frame needs, and only such a frame; HEVC's does
 where there is one temporal layer."""
 SURE = 1e-6
+SEEKABLE = ("mov", "matroska")
+"""Containers with an index and times that do not start again."""
+LATE_SECONDS = 10.0
+"""A start that is later than this is sought."""
 AT_END = 4
 """Packets, with the one that flushes, within which damage is the end of a file that was cut off, or the end of one
-recording that another follows: a transport stream's count of packets breaks at that joint as it does where one is lost."""
+recording that another follows: a transport stream's count of packets breaks at that joint as where one is lost."""
 
 
 class Thinned:
@@ -94,16 +98,17 @@ class Film:
     ``matrix``: how its frames are laid upright, where only the container's own decoder is told; None: frames say it.
     """
 
-    def __init__(self, path: Path, limits: Limits, rate: float | None = None) -> None:
-        """``rate``: of the regular grid that frames are wanted for, per second; None: all are."""
-        self.path, self.limits, self.rate = path, limits, rate
+    def __init__(self, path: Path, limits: Limits, rate: float | None = None, start: float = 0.0) -> None:
+        """``rate``: of the regular grid that frames are wanted for, per second; None: all are. ``start``: seconds of
+        the first that is wanted; those before may be left out."""
+        self.path, self.limits, self.rate, self.start = path, limits, rate, start
         self.count, self.packets, self.end = 0, 0, 0.0
         self.interlaced = self.leaves_out = False
         self.matrix: Upright | None = None
         self.begins: int | None = None
         """Time of the first key frame; what is shown before it needs frames that are not in the file."""
         self.waiting: deque[Packet] = deque()
-        self.began, self.last_duration = False, 0.0
+        self.began, self.fresh, self.last_duration = False, True, 0.0
 
     def frames(self) -> Iterator[tuple[float, VideoFrame]]:
         """Seconds since the first frame, rising, and the frame, whole (not interlaced).
@@ -146,6 +151,8 @@ class Film:
     def _decoded(self, container: InputContainer, stated: float | None) -> Iterator[list[tuple[float, VideoFrame]]]:
         """What each packet gives."""
         waiting, size = self.waiting, 0
+        if self.start > LATE_SECONDS and set(container.format.name.split(",")) & set(SEEKABLE):
+            self._go_to_start(container)
         for packet in self._packets(container, stated):
             if self.rate is not None:
                 self.thinned.coming(packet, JITTER_SECONDS / self.tick)
@@ -161,6 +168,19 @@ class Film:
             raise VideoError("decode_error", "not one frame could be decoded")
         if stated and self.end < stated - SHORTFALL_SECONDS and self.end < stated * (1 - SHORTFALL_SHARE):
             raise VideoError("truncated", f"ends at {self.end:.2f} s of {stated:.2f} s")
+
+    def _go_to_start(self, container: InputContainer) -> None:
+        """From the first frame, which all times are counted from, to the last key frame before the start."""
+        for packet in container.demux(self.stream):
+            self._given(packet, last=False)
+            if self.timeline.is_steady:
+                break
+        if not self.timeline.is_steady or self.timeline.first is None:
+            raise VideoError("no_timestamps", "states no times, by which a cut could be found")
+        container.seek(self.timeline.first + int(self.start / self.tick), stream=self.stream)
+        self.decoder.flush_buffers()
+        self.timeline.go_on()
+        self.began = False
 
     def _packets(self, container: InputContainer, stated: float | None) -> Iterator[Packet]:
         """The packets of the stream; where the file states only seconds, those of all streams are looked at."""
@@ -203,10 +223,10 @@ class Film:
         if not self.began:
             if not packet.is_keyframe:
                 return False
-            self.began, self.begins = True, packet.pts
+            self.began, self.fresh, self.begins = True, True, packet.pts
             ahead = [one.pts for one in self.waiting if one.size]
             self.timeline.stands_still = len(ahead) > 1 and set(ahead) == {packet.pts}
-        elif self.count == 0 and self.begins is not None and packet.pts is not None and packet.pts < self.begins:
+        elif self.fresh and self.begins is not None and packet.pts is not None and packet.pts < self.begins:
             return False
         spare = self.rate is not None and not self.interlaced and self.thinned.spares(packet, self.timeline)
         self.packets += not packet.is_discard
@@ -231,7 +251,7 @@ class Film:
         """When the frame is shown; None: it is passed over."""
         seconds = self.timeline.seconds(frame)
         self.interlaced = self.interlaced or frame.interlaced_frame
-        self.count += 1
+        self.count, self.fresh = self.count + 1, False
         self.last_duration = frame.duration * self.tick
         if seconds is None:
             if not self.timeline.is_known:

@@ -23,7 +23,9 @@ class _Filter:
         self._times: deque[float] = deque()
         self._graph, self._count = Graph(), 0
         space = f":colorspace={frame.colorspace}:range={frame.color_range}"
-        arguments = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base=1/1:pixel_aspect=1/1"
+        arguments = (
+            f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base=1/1:pixel_aspect=1/1"
+        )
         source = self._graph.add("buffer", arguments + space)
         filtered, sink = self._graph.add("bwdif", FILTER), self._graph.add("buffersink")
         source.link_to(filtered)

@@ -55,6 +55,11 @@ class Timeline:
         """Whether any frame has a time."""
         return self._last is not None
 
+    def go_on(self) -> None:
+        """After a jump to another place of the file."""
+        self._waiting.clear()
+        self._pushed = self._last = self._gap = None
+
     def sent(self, packet: Packet) -> None:
         """Note a packet that will give a frame."""
         time = packet.dts if packet.pts is None else packet.pts

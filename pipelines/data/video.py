@@ -18,17 +18,11 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
 from pipelines.data.color import is_hdr
-from pipelines.data.containers import SUFFIXES, holds_video
 from pipelines.data.decoding import Film
 from pipelines.data.limits import Limits, VideoError
 from pipelines.data.picture import EXACT, Converter, Picture
 from pipelines.data.resample import nearest_in_time
 from pipelines.data.upright import Upright, upright
-
-__all__ = (
-    *("SUFFIXES", "Limits", "Probe", "Seen", "VideoError", "holds_video", "probe"),
-    *("read_clip", "read_frames", "sample_frames", "sample_pictures", "write_mp4"),
-)
 
 X264 = "log-level=none:threads=1:mbtree=0:bframes=0"
 """Quiet, and equal bytes for equal frames: with its macroblock tree and B-frames x264 gives several for short clips."""
@@ -119,6 +113,7 @@ def sample_pictures(
     limits: Limits | None = None,
     hold_seconds: float = 0.0,
     seen: Seen | None = None,
+    start: int = 0,
 ) -> Iterator[Picture | None]:
     """Pictures at a regular rate: picture k is the one nearest to k / frame_rate after the first frame.
 
@@ -128,6 +123,7 @@ def sample_pictures(
         limits: most that the file may hold.
         hold_seconds: where no frame is near, the one before is shown on for at most so long.
         seen: what was seen on the way is noted there.
+        start: number of the first wanted picture; a long file is not decoded from its begin for a late one.
 
     Yields:
         A picture, or None where no frame is within half a period of its time. Frames that are not nearest to any time
@@ -136,9 +132,9 @@ def sample_pictures(
     Raises:
         VideoError: as :func:`read_frames`.
     """
-    film, seen = Film(path, limits or Limits(), frame_rate), seen or Seen()
+    film, seen = Film(path, limits or Limits(), frame_rate, start / frame_rate), seen or Seen()
     last: Picture | None = None
-    for picture in nearest_in_time(_noted(film, seen, hold_seconds), frame_rate, hold_seconds):
+    for picture in nearest_in_time(_noted(film, seen, hold_seconds), frame_rate, hold_seconds, start):
         seen.pictures += 1
         seen.gaps += picture is None
         seen.held += picture is not None and picture is last
@@ -151,7 +147,7 @@ def _noted(film: Film, seen: Seen, hold_seconds: float) -> Iterator[tuple[float,
     seconds, picture = 0.0, None
     for seconds, picture in _pictures(film):
         seen.frames, seen.seconds = film.packets, seconds
-        seen.total = film.total if hold_seconds == 0 else None
+        seen.total = film.total if hold_seconds == 0 and film.start == 0 else None
         seen.interlaced, seen.hdr = film.interlaced, seen.hdr or is_hdr(picture.frame)
         yield seconds, picture
     if picture is not None and hold_seconds > 0:
@@ -189,9 +185,11 @@ def probe(path: Path, limits: Limits | None = None) -> Probe:
     Raises:
         VideoError: as :func:`read_frames`.
     """
-    film, times, last = Film(path, limits or Limits()), [], None
-    for seconds, last in _pictures(film):
+    film, times = Film(path, limits or Limits()), []
+    last: Picture | None = None
+    for seconds, picture in _pictures(film):
         times.append(seconds)
+        last = picture
     assert last is not None
     gaps = np.array([later - earlier for earlier, later in pairwise(times)]) if len(times) > 1 else np.zeros(1)
     gap, spread = float(gaps.mean()), float(gaps.max() - gaps.min())

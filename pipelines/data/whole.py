@@ -12,9 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-BOXES = (
-    b"ftyp styp moov mdat moof free skip wide pnot uuid meta mfra sidx emsg prft udta ssix pdin PICT junk".split()
-)
+BOXES = b"ftyp styp moov mdat moof free skip wide pnot uuid meta mfra sidx emsg prft udta ssix pdin PICT junk".split()
 """Top-level boxes of ISO media; what else stands behind them is somebody's appendix."""
 MOST_BOXES = 1_000_000
 TAIL = 65536

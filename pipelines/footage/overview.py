@@ -56,6 +56,7 @@ def numbers(catalog: pd.DataFrame, made: Made) -> dict[str, Any]:
         refused = {name: sum(one[f"{name}_decision"] == "refused" for one in made.decisions) for name in JUDGED}
         found |= {
             "files_decoded": made.files_decoded,
+            "not_used": dict(sorted(made.absent.items())),
             "clips_cut": len(made.decisions),
             "clips_refused": len(made.decisions) - len(catalog),
             "clips_refused_by": refused,
@@ -71,6 +72,7 @@ def summary(content: Mapping[str, Any]) -> str:
         f"{content['num_clips']} clips ({splits}), {content['footage_seconds']:.0f} s, "
         f"mp4 {content['mp4_psnr']['mean']:.1f} dB; files refused: {content['num_rejected']}"
         + (f" ({refused})" if refused else "")
+        + "".join(f"; {reason}: {count}" for reason, count in content.get("not_used", {}).items())
         + (f"; clips refused: {content['clips_refused']}" if content.get("clips_refused") else "")
     )
 
