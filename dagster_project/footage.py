@@ -6,7 +6,7 @@ from typing import Any
 from dagster_dvc.project import DvcProject, ProjectError
 
 STAGE = "raw_video"
-WATCHED = ("folder", "recordings")
+WATCHED = ("folder", "recordings", "lerobot", "vpt")
 
 
 def source_folder(project: DvcProject) -> Path | None:

@@ -56,6 +56,8 @@ def _open(path: Path) -> InputContainer:
     options = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)}
     try:
         return av.open(f"file:{path}", options=options, metadata_errors="replace")
+    except (FileNotFoundError, PermissionError) as error:
+        raise VideoError("unreadable", words(error)) from None
     except (av.FFmpegError, OSError, ValueError) as error:
         if path.stat().st_size == 0:
             raise VideoError("not_video", "is empty") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from typing import cast
 
 import av
 from av.filter import Graph
@@ -23,10 +24,8 @@ class _Filter:
         self._times: deque[float] = deque()
         self._graph, self._count = Graph(), 0
         space = f":colorspace={frame.colorspace}:range={frame.color_range}"
-        arguments = (
-            f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base=1/1:pixel_aspect=1/1"
-        )
-        source = self._graph.add("buffer", arguments + space)
+        form = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}"
+        source = self._graph.add("buffer", f"{form}:time_base=1/1:pixel_aspect=1/1{space}")
         filtered, sink = self._graph.add("bwdif", FILTER), self._graph.add("buffersink")
         source.link_to(filtered)
         filtered.link_to(sink)
@@ -50,7 +49,7 @@ class _Filter:
                 made = self._sink.pull()
             except (av.BlockingIOError, av.EOFError):
                 return
-            yield self._times.popleft(), made
+            yield self._times.popleft(), cast(VideoFrame, made)
 
 
 def _form(frame: VideoFrame) -> tuple[object, ...]:

@@ -18,7 +18,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from pipelines.data import color
 from pipelines.data.limits import VideoError
-from pipelines.data.upright import Upright
+from pipelines.data.upright import AS_STORED, Upright
 
 MOST_CROPPED = 32
 """Of this many pixels at least one must remain after cropping."""
@@ -107,7 +107,7 @@ class Picture:
     """A frame, what makes it upright, the width of its pixels (height 1), and seconds since the first of its video."""
 
     frame: VideoFrame
-    upright: Upright = Upright()
+    upright: Upright = AS_STORED
     aspect: Fraction = Fraction(1)
     converted: Converter = field(default_factory=Converter)
     seconds: float = 0.0

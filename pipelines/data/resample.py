@@ -14,7 +14,7 @@ ROUNDING_SECONDS = 1e-3
 def nearest_in_time(
     timed: Iterable[tuple[float, Item]], frame_rate: float, hold_seconds: float = 0.0, start: int = 0
 ) -> Iterator[Item | None]:
-    """For k = start, start + 1, …: the item whose time is nearest to k / frame_rate, if within half a period of it, else None.
+    """For k = start, start + 1, …: the item whose time is nearest to k / frame_rate, if within half a period of it.
 
     Args:
         timed: (seconds, item) with rising times, the first at 0; later items with an earlier time are passed over.
@@ -24,8 +24,8 @@ def nearest_in_time(
         start: number of the first wanted time.
 
     Yields:
-        Items as soon as they are decided, so that a long video needs the memory of two frames; the last one is the
-        last that some item is near to.
+        Items, or None where none is near, as soon as they are decided, so that a long video needs the memory of two
+        frames; the last one is the last that some item is near to.
     """
     half = 0.5 / frame_rate + ROUNDING_SECONDS
     k = start

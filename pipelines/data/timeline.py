@@ -1,7 +1,7 @@
 """When each decoded frame is shown, whatever its container does to the times.
 
-Decoders give frames in the order in which they are shown; the times that containers give may be those of decoding (H.264
-with B-frames in AVI), may start again (recordings put one behind another), jump, stand still, or be missing.
+Decoders give frames in the order in which they are shown; the times that containers give may be those of decoding
+(H.264 with B-frames in AVI), may start again (recordings put one behind another), jump, stand still, or be missing.
 """
 
 from __future__ import annotations

@@ -6,10 +6,12 @@ x' = a x + c y and y' = b x + d y, with y downwards. Its angle alone loses the m
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
-from av.sidedata.sidedata import Type
+from av.sidedata.sidedata import SideData, Type
 from av.video.frame import VideoFrame
 
 
@@ -33,6 +35,7 @@ class Upright:
         return turn @ np.diag([-1 if self.mirrored else 1, 1])
 
 
+AS_STORED = Upright()
 ALL = tuple(Upright(turns, mirrored) for mirrored in (False, True) for turns in range(4))
 
 
@@ -43,13 +46,13 @@ def nearest(matrix: np.ndarray) -> Upright:
     no black corners.
     """
     fits = [float((one.linear * matrix).sum()) for one in ALL]
-    return ALL[int(np.argmax(fits))] if max(fits) > 0 else ALL[0]
+    return ALL[int(np.argmax(fits))] if max(fits) > 0 else AS_STORED
 
 
 def upright(frame: VideoFrame) -> Upright:
     """What the frame's display matrix says; as stored, where it has none."""
-    found = frame.side_data.get(Type.DISPLAYMATRIX)
-    if found is None:
-        return ALL[0]
-    a, b, _, c, d = np.frombuffer(bytes(found), np.int32)[:5].astype(float)
+    found = [one for one in cast(Iterable[SideData], frame.side_data) if one.type == Type.DISPLAYMATRIX]
+    if not found:
+        return AS_STORED
+    a, b, _, c, d = np.frombuffer(bytes(found[0]), np.int32)[:5].astype(float)
     return nearest(np.array([[a, c], [b, d]]))

@@ -22,7 +22,7 @@ from pipelines.data.decoding import Film
 from pipelines.data.limits import Limits, VideoError
 from pipelines.data.picture import EXACT, Converter, Picture
 from pipelines.data.resample import nearest_in_time
-from pipelines.data.upright import Upright, upright
+from pipelines.data.upright import AS_STORED, upright
 
 X264 = "log-level=none:threads=1:mbtree=0:bframes=0"
 """Quiet, and equal bytes for equal frames: with its macroblock tree and B-frames x264 gives several for short clips."""
@@ -84,7 +84,7 @@ class Seen:
 
 def _pictures(film: Film) -> Iterator[tuple[float, Picture]]:
     """The film's frames, upright and in square pixels; how they lie is looked up where a group of frames begins."""
-    converted, aspect, size, laid = Converter(), Fraction(1), (0, 0), Upright()
+    converted, aspect, size, laid = Converter(), Fraction(1), (0, 0), AS_STORED
     for seconds, frame in film.frames():
         if (frame.width, frame.height) != size:
             size, converted, aspect = (frame.width, frame.height), Converter(film.codec), film.aspect

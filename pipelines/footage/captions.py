@@ -105,7 +105,8 @@ def sidecar_in(content: bytes, name: str) -> Told:
     caption = values.get(column) if column else None
     if not isinstance(caption, str | None):
         raise VideoError("bad_caption", f"{name}: {column} is {type(caption).__name__}, not text")
-    return Told(one_line(caption or ""), metadata_of(values, {column} if column else set()))
+    lacking = None if column else VideoError("bad_caption", f"{name}: has no text under any of {', '.join(CAPTIONS)}")
+    return Told(one_line(caption or ""), metadata_of(values, {column} if column else set()), refusal=lacking)
 
 
 def together(sidecars: Mapping[str, bytes]) -> Told:
@@ -116,6 +117,7 @@ def together(sidecars: Mapping[str, bytes]) -> Told:
     """
     caption, metadata = "", {}
     problem: VideoError | None = None
+    lacking: VideoError | None = None
     for name, content in sidecars.items():
         try:
             told = sidecar_in(content, name)
@@ -123,9 +125,10 @@ def together(sidecars: Mapping[str, bytes]) -> Told:
             problem = problem or error
             continue
         caption, metadata = caption or told.caption, {**told.metadata, **metadata}
+        lacking = lacking or told.refusal
     if problem is not None and not caption:
         raise problem
-    return Told(caption, metadata)
+    return Told(caption, metadata, refusal=None if caption else lacking)
 
 
 def sidecars_of(path: Path) -> list[Path]:

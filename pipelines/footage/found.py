@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,6 +11,7 @@ import numpy as np
 
 from pipelines.data.limits import VideoError
 from pipelines.footage.captions import Told
+from pipelines.footage.columns import Span
 from pipelines.footage.cutting import Picture
 
 
@@ -32,6 +34,20 @@ class Reel(Protocol):
     def actions(self, start: int, num_frames: int) -> np.ndarray | None:
         """float32 [num_frames, A], or None where unknown."""
         ...
+
+
+CUT = re.compile(r"#[\d.e+]+-[\d.e+]+$")
+"""What follows a file's name in that of a cut of it."""
+
+
+def cut_name(name: str, span: Span) -> str:
+    """The name of a cut of a file."""
+    return f"{name}#{span[0]:g}-{span[1]:g}"
+
+
+def file_of(name: str) -> str:
+    """The file that a cut is of; any other name as it is."""
+    return CUT.sub("", name)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pipelines.footage.ahead import in_order, processors
 from pipelines.footage.captions import NotHere, with_prefix
 from pipelines.footage.clips import Cut, Made, content_hash, store
 from pipelines.footage.cutting import cut, forms
-from pipelines.footage.found import Found
+from pipelines.footage.found import Found, file_of
 from pipelines.footage.params import Clip, Folder, Footage, Lerobot, RawVideoParams, Recordings, Splits, Tars, Vpt
 from pipelines.footage.quality import judge, measure
 from pipelines.footage.reels import VideoReel
@@ -39,7 +39,6 @@ def found_in(params: Footage, frame_rate: float, spool: Path) -> Iterator[Found]
     """What the source holds, one after another; what has to lie on this disk to be read lies in ``spool``."""
     if isinstance(params, Tars):
         return tar_samples(params, frame_rate, spool)
-    assert isinstance(params, Folder | Recordings)  # there is no other
     return listed(params, frame_rate)
 
 
@@ -112,12 +111,14 @@ class Cutter:
                 self._clips(found, looked)
         except VideoError as error:
             looked.refusal = error
+        except (FileNotFoundError, PermissionError) as error:  # gone since it was listed, or not ours to read
+            looked.refusal = VideoError("unreadable", f"{error.strerror or error}")
         return looked
 
     def _ask(self, found: Found, looked: Looked) -> None:
         """What is told of the file, where it may be used without a caption or has one."""
         told, rule = found.told(), self.params.quality.caption
-        if told.refusal is not None and (told.refusal.reason != "no_caption" or rule is not None):
+        if told.refusal is not None and (rule is not None or told.refusal.reason not in ("no_caption", "bad_caption")):
             raise told.refusal
         if rule is not None and not told.caption:
             raise VideoError("no_caption", found.no_caption)
@@ -164,7 +165,12 @@ class Ingest:
         if error is not None:
             self.made.rejected.append({"file": found.name, "reason": error.reason, "detail": str(error)})
         else:
-            facts = {"caption": looked.caption, "source": found.name, "unit": looked.unit, "metadata": looked.metadata}
+            facts = {
+                "caption": looked.caption,
+                "source": file_of(found.name),
+                "unit": looked.unit,
+                "metadata": looked.metadata,
+            }
             for clip in looked.clips:
                 self._place(clip, looked.digest, facts)
         clips, rejected = len(self.rows), len(self.made.rejected)

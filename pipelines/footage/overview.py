@@ -19,6 +19,7 @@ from PIL import Image
 
 from pipelines.data.catalog import FACTOR_PREFIX, JUDGED, SPLITS, TRAIN, factor_names
 from pipelines.data.video import read_clip
+from pipelines.drawing import new_figure
 from pipelines.footage.clips import Made
 from pipelines.footage.factors import MOTION
 
@@ -98,7 +99,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 def _figure(width: float, height: float, title: str) -> Figure:
     """A figure in inches with its title at the top left."""
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    figure = new_figure(figsize=(width, height), dpi=DPI, facecolor="white")
     figure.text(0.012, 1 - 0.26 / height, title, fontsize=11, fontweight="bold", color=INK, va="center")
     return figure
 
@@ -208,7 +209,7 @@ def source_counts(catalog: pd.DataFrame, rejected: Sequence[Mapping[str, str]]) 
     )
     left, right = figure.subplots(1, 2)
     _bars(left, catalog["source"].to_numpy(), shown, catalog["split"].to_numpy())
-    left.set_yticks(range(len(shown)), [textwrap.shorten(name, 40, placeholder="…") for name in shown])
+    left.set_yticks(range(len(shown)), [name if len(name) <= 40 else f"…{name[-39:]}" for name in shown])
     left.set_title(f"clips per video ({len(shown)} of {len(clips)} videos)", fontsize=9, color=INK)
     right.barh([reason for reason, _ in reasons], [count for _, count in reasons], color=GREY)
     right.set_title(f"refused files by reason ({len(rejected)})", fontsize=9, color=INK)

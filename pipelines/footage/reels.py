@@ -12,11 +12,11 @@ import numpy as np
 
 from pipelines.data.limits import Limits, VideoError
 from pipelines.data.picture import Picture as Decoded
-from pipelines.data.resample import ROUNDING_SECONDS
+from pipelines.data.resample import ROUNDING_SECONDS, nearest_in_time
 from pipelines.data.video import Seen, sample_pictures
 from pipelines.footage.columns import Span
 from pipelines.footage.cutting import Picture
-from pipelines.footage.stills import read_picture
+from pipelines.footage.stills import animation, is_webp, read_picture
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,14 @@ class StillReel(VideoReel):
     def pictures(self) -> Iterator[Picture | None]:
         """See :class:`pipelines.footage.found.Reel`."""
         yield read_picture(self.path, self.limits)
+
+
+class WebpReel(VideoReel):
+    """An animated WebP: each of its frames is shown until the next, as it says."""
+
+    def pictures(self) -> Iterator[Picture | None]:
+        """See :class:`pipelines.footage.found.Reel`."""
+        return nearest_in_time(animation(self.path, self.limits), self.frame_rate, math.inf)
 
 
 @dataclass(frozen=True)
@@ -93,9 +101,13 @@ def first_time(span: Span, frame_rate: float) -> float:
 
 def cut_reel(path: Path, span: Span, frame_rate: float, limits: Limits, digest: str) -> CutReel:
     """A stretch of a video, from the first time of the clips' grid that is in it."""
-    return CutReel(path, digest, frame_rate, limits, first_time(span, frame_rate), span)
+    return CutReel(path, digest, frame_rate, limits, first_time(span, frame_rate), span=span)
 
 
 def open_file(path: Path, still: bool, frame_rate: float, limits: Limits, digest: str) -> VideoReel:
-    """A video or a picture."""
-    return (StillReel if still else VideoReel)(path, digest, frame_rate, limits)
+    """A video, an animated picture or a picture."""
+    if still:
+        return StillReel(path, digest, frame_rate, limits)
+    with path.open("rb") as file:
+        kind = WebpReel if is_webp(file.read(12)) else VideoReel
+    return kind(path, digest, frame_rate, limits)

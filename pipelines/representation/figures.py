@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import is_color_like
-from matplotlib.figure import Figure
 from sklearn.cluster import KMeans
 from sklearn.manifold import TSNE
 
+from pipelines.drawing import new_figure
 from pipelines.representation.mae_figures import AMBER, BLUE, GREEN, GREY, ORANGE, PINK, SKY, save
 from pipelines.representation.params import TsneLayout, UmapLayout
 from pipelines.stage import StageError
@@ -136,7 +136,7 @@ def draw_projection(
 ) -> None:
     """One layout [N, 2], coloured by class, by known factors and by prompt family."""
     rows = -(-(len(colourings) + 1) // 2)
-    figure = Figure(figsize=(12, 4.2 * rows), layout="constrained")
+    figure = new_figure(figsize=(12, 4.2 * rows), layout="constrained")
     grid = figure.subplots(rows, 2, squeeze=False).ravel()
     scatter(grid[0], plane, labels, "by class (number at the class's median)")
     for axes, (name, values) in zip(grid[1:], colourings.items(), strict=False):
@@ -154,7 +154,7 @@ def draw_kernel(
     distances: tuple[np.ndarray, np.ndarray], taus: Sequence[float], numbers: Mapping[str, Any], path: Path
 ) -> None:
     """Distances to positives and negatives, and the logits -d / (S tau) at every temperature."""
-    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    figure = new_figure(figsize=(13, 3.6), layout="constrained")
     grid = figure.subplots(1, len(taus) + 1)
     near, far = distances
     _sides(grid[0], near, far, "distance / mean distance", "Distances")

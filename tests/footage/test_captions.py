@@ -325,7 +325,6 @@ def test_a_captions_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         ({"a.txt": " \n", "a.json": "{oops"}, None),
         ({"a.txt": "a cat", "a.json": "{oops"}, "a cat"),
         ({"a.json": '{"description": "a cat", "score": 3}'}, "a cat"),
-        ({"a.json": '{"score": 3}'}, ""),
         ({"a.json": '{"caption": null}'}, ""),
         ({"a.json": '{"caption": 3}'}, None),
         ({"b.txt": "another"}, ""),
@@ -355,3 +354,12 @@ def test_sidecars_of_notepad_and_powershell_are_read(tmp_path: Path, encoding: s
 def test_the_rest_of_a_json_sidecar_is_metadata(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"prompt": "a cat", "aesthetic": 5.5, "license": "CC0"}')
     assert sidecar_told(tmp_path / "a.mp4") == Told("a cat", {"aesthetic": 5.5, "license": "CC0"})
+
+
+def test_a_json_without_a_caption_says_so_and_keeps_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"score": 3}')
+    told = sidecar_told(tmp_path / "a.mp4")
+    assert told.metadata == {"score": 3} and told.refusal is not None
+    assert told.refusal.reason == "bad_caption" and "under any of caption, prompt, text" in str(told.refusal)
+    (tmp_path / "a.txt").write_text("a cat")
+    assert sidecar_told(tmp_path / "a.mp4") == Told("a cat", {"score": 3})

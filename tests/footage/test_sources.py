@@ -78,7 +78,7 @@ def test_a_cut_has_its_own_caption_and_no_frame_from_outside(tmp_path: Path) -> 
     text = "path,text,start,end\n" + "".join(f"long.mp4,{caption},{a},{b}\n" for a, b, caption in rows)
     (tmp_path / "in/t.csv").write_text(text)
     catalog, metrics = run(folder(tmp_path / "in", captions="t.csv", max_rejected_share=0.5), tmp_path)
-    assert catalog["source"].tolist() == ["long.mp4#1-2.5"] * 2 + ["long.mp4#2.5-3.2"]
+    assert set(catalog["source"]) == {"long.mp4"}
     assert catalog["caption"].tolist() == ["first", "first", "second"]
     assert catalog["start_seconds"].tolist() == [1.0, 1.625, 2.5]
     for row in catalog.itertuples():
@@ -109,7 +109,7 @@ def lerobot(root: Path, lengths: tuple[int, ...] = (19, 14, 25), rate: int = 16,
         pictures, table, begin = [], [], 0.0
         for episode in range(file * per_file, min(len(lengths), (file + 1) * per_file)):
             length = lengths[episode]
-            pictures.append(steps(length, 1.0) + np.uint8(60 * episode))
+            pictures.append(steps(length, 1.0, seed=episode) + np.uint8(60 * episode))
             table += [
                 {"action": [float(episode), float(i)], "frame_index": i, "episode_index": episode, "index": index + i}
                 for i in range(length)
