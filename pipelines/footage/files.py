@@ -68,9 +68,9 @@ def find_media(root: Path, media: str, key: str) -> Tree:
         kind = {"videos": "a video", "images": "a picture"}.get(media, "a video or picture")
         counts = Counter(ending(name) or "none" for name in passed)
         told = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(8))
-        holds = (
-            f"holds {len(passed)} files, none of them {kind} ({told})" if passed else f"holds no file that is {kind}"
-        )
+        count = sum(1 for _ in _names(root))
+        holds = f"holds {count} files, none of them {kind}" if count else "is empty"
+        holds += f" ({told})" if told else ""
         suffixes = {"videos": VIDEOS, "images": IMAGES}.get(media, (*VIDEOS, *IMAGES))
         raise StageError(f"{key}: {root}: {holds}; put files with these endings there: {' '.join(suffixes)}.")
     return Tree(videos, pictures, passed)

@@ -15,6 +15,7 @@ from typing import Any
 from pipelines import stage
 from pipelines.data.catalog import JUDGED
 from pipelines.data.limits import VideoError
+from pipelines.data.video import Seen
 from pipelines.footage import lerobot, vpt
 from pipelines.footage.ahead import in_order, processors
 from pipelines.footage.captions import NotHere, with_prefix
@@ -52,8 +53,12 @@ def listed(params: Footage, frame_rate: float) -> Iterator[Found]:
     return folder_files(params, frame_rate) if isinstance(params, Folder) else recordings(params, frame_rate)
 
 
-def cut_file(params: Footage, clip: Clip, found: Found, digest: str, folder: Path) -> Iterator[dict[str, Any]]:
+def cut_file(
+    params: Footage, clip: Clip, found: Found, digest: str, folder: Path, seen: Seen
+) -> Iterator[dict[str, Any]]:
     """Cut one file and store its clips in ``folder``: per clip its row, its fidelity and its measures.
+
+    What is seen of the file on the way is noted in ``seen``.
 
     Raises:
         VideoError: the file cannot be used.
@@ -62,10 +67,10 @@ def cut_file(params: Footage, clip: Clip, found: Found, digest: str, folder: Pat
     choices = forms(clip, params.cutting.buckets, found.still)
     if not choices:
         raise VideoError("too_short", f"a picture; a clip has {clip.num_frames} frames")
-    hold = params.cutting.hold
-    if hold is not None and isinstance(reel, VideoReel):
-        reel = replace(reel, hold_seconds=hold.max_seconds)
-    windows = cut(reel.pictures(), choices, params.cutting, clip.frame_rate, getattr(reel, "seen", None))
+    if isinstance(reel, VideoReel):
+        hold = params.cutting.hold
+        reel = replace(reel, hold_seconds=hold.max_seconds if hold else 0.0, seen=seen)
+    windows = cut(reel.pictures(), choices, params.cutting, clip.frame_rate, seen)
     for number, window in enumerate(windows, 1):
         count, height, width = window.frames.shape[:3]
         form = clip.model_copy(update={"num_frames": count, "height": height, "width": width})
@@ -77,6 +82,17 @@ def cut_file(params: Footage, clip: Clip, found: Found, digest: str, folder: Pat
         yield {"row": row | measures, "psnr": fidelity}
         if number == params.max_clips_per_video:
             return
+
+
+def told_of(seen: Seen, rate: float) -> dict[str, float]:
+    """What is counted of a file that gave clips, by the names of the metrics."""
+    return {
+        "source_seconds": (seen.total or seen.pictures) / rate,
+        "gap_seconds": seen.gaps / rate,
+        "held_seconds": seen.held / rate,
+        "files_deinterlaced": int(seen.interlaced),
+        "files_tone_mapped": int(seen.hdr),
+    }
 
 
 @dataclass
@@ -135,10 +151,13 @@ class Cutter:
             looked.clips = known
             return
         with self.reuse.keeping(looked.digest) as (folder, clips):
-            for one in cut_file(self.params, self.clip, found, looked.digest, folder):
+            seen = Seen()
+            for one in cut_file(self.params, self.clip, found, looked.digest, folder, seen):
                 if self.stop.is_set():
                     raise InterruptedError(f"{found.name}: stopped")
                 clips.append(one)
+            for one in clips:
+                one["file"] = told_of(seen, self.clip.frame_rate)
         looked.clips = clips
 
 
@@ -171,6 +190,8 @@ class Ingest:
                 "unit": looked.unit,
                 "metadata": looked.metadata,
             }
+            for name, value in looked.clips[0]["file"].items():
+                self.made.seen[name] = self.made.seen.get(name, 0.0) + value
             for clip in looked.clips:
                 self._place(clip, looked.digest, facts)
         clips, rejected = len(self.rows), len(self.made.rejected)
