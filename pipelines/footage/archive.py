@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from pipelines.data.containers import SUFFIXES as VIDEOS
 from pipelines.data.limits import Limits, VideoError
-from pipelines.data.video import SUFFIXES as VIDEOS
 from pipelines.footage.captions import MAX_BYTES, SIDECARS, NotHere, Told, together
 from pipelines.footage.found import Reel
 from pipelines.footage.members import Plan, grouped, is_wanted, plans, taken_apart

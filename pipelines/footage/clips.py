@@ -21,7 +21,8 @@ class Made:
     """What a source gave: catalog rows, refused files, files looked at, and per clip the PSNR of its mp4 in dB.
 
     Of a source of files also the decisions on its clips, how many files had to be decoded (None: rendered), and what
-    the source only names: counts by reason, and a row each as of refused files.
+    the source only names: counts by reason, and a row each as of refused files;
+    and ``seen``: sums over the files that gave clips.
     """
 
     clips: list[dict[str, Any]] = field(default_factory=list)
@@ -32,6 +33,7 @@ class Made:
     files_decoded: int | None = None
     absent: Counter[str] = field(default_factory=Counter)
     listed: list[dict[str, str]] = field(default_factory=list)
+    seen: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ import shutil
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pipelines import stage
 from pipelines.data.catalog import JUDGED
 from pipelines.data.limits import VideoError
+from pipelines.data.video import Seen
 from pipelines.footage import lerobot, vpt
 from pipelines.footage.ahead import in_order, processors
 from pipelines.footage.captions import NotHere, with_prefix
@@ -23,6 +24,7 @@ from pipelines.footage.cutting import cut, forms
 from pipelines.footage.found import Found, file_of
 from pipelines.footage.params import Clip, Folder, Footage, Lerobot, RawVideoParams, Recordings, Splits, Tars, Vpt
 from pipelines.footage.quality import judge, measure
+from pipelines.footage.reels import VideoReel
 from pipelines.footage.reuse import Reuse
 from pipelines.footage.sources import folder_files, limits_of, recordings
 from pipelines.footage.splits import split
@@ -30,7 +32,7 @@ from pipelines.footage.tars import tar_samples
 from pipelines.recording import link
 from pipelines.stage import StageError
 
-VERSION = 1
+VERSION = 2
 """Part of every content key: raise it when the same file would be cut or resized to other pixels."""
 
 
@@ -51,8 +53,12 @@ def listed(params: Footage, frame_rate: float) -> Iterator[Found]:
     return folder_files(params, frame_rate) if isinstance(params, Folder) else recordings(params, frame_rate)
 
 
-def cut_file(params: Footage, clip: Clip, found: Found, digest: str, folder: Path) -> Iterator[dict[str, Any]]:
+def cut_file(
+    params: Footage, clip: Clip, found: Found, digest: str, folder: Path, seen: Seen
+) -> Iterator[dict[str, Any]]:
     """Cut one file and store its clips in ``folder``: per clip its row, its fidelity and its measures.
+
+    What is seen of the file on the way is noted in ``seen``.
 
     Raises:
         VideoError: the file cannot be used.
@@ -61,7 +67,10 @@ def cut_file(params: Footage, clip: Clip, found: Found, digest: str, folder: Pat
     choices = forms(clip, params.cutting.buckets, found.still)
     if not choices:
         raise VideoError("too_short", f"a picture; a clip has {clip.num_frames} frames")
-    windows = cut(reel.pictures(), choices, params.cutting, clip.frame_rate)
+    if isinstance(reel, VideoReel):
+        hold = params.cutting.hold
+        reel = replace(reel, hold_seconds=hold.max_seconds if hold else 0.0, seen=seen)
+    windows = cut(reel.pictures(), choices, params.cutting, clip.frame_rate, seen)
     for number, window in enumerate(windows, 1):
         count, height, width = window.frames.shape[:3]
         form = clip.model_copy(update={"num_frames": count, "height": height, "width": width})
@@ -73,6 +82,17 @@ def cut_file(params: Footage, clip: Clip, found: Found, digest: str, folder: Pat
         yield {"row": row | measures, "psnr": fidelity}
         if number == params.max_clips_per_video:
             return
+
+
+def told_of(seen: Seen, rate: float) -> dict[str, float]:
+    """What is counted of a file that gave clips, by the names of the metrics."""
+    return {
+        "source_seconds": (seen.total or seen.pictures) / rate,
+        "gap_seconds": seen.gaps / rate,
+        "held_seconds": seen.held / rate,
+        "files_deinterlaced": int(seen.interlaced),
+        "files_tone_mapped": int(seen.hdr),
+    }
 
 
 @dataclass
@@ -107,6 +127,8 @@ class Cutter:
                 self._clips(found, looked)
         except VideoError as error:
             looked.refusal = error
+        except (FileNotFoundError, PermissionError) as error:  # gone since it was listed, or not ours to read
+            looked.refusal = VideoError("unreadable", f"{error.strerror or error}")
         return looked
 
     def _ask(self, found: Found, looked: Looked) -> None:
@@ -129,10 +151,13 @@ class Cutter:
             looked.clips = known
             return
         with self.reuse.keeping(looked.digest) as (folder, clips):
-            for one in cut_file(self.params, self.clip, found, looked.digest, folder):
+            seen = Seen()
+            for one in cut_file(self.params, self.clip, found, looked.digest, folder, seen):
                 if self.stop.is_set():
                     raise InterruptedError(f"{found.name}: stopped")
                 clips.append(one)
+            for one in clips:
+                one["file"] = told_of(seen, self.clip.frame_rate)
         looked.clips = clips
 
 
@@ -165,6 +190,8 @@ class Ingest:
                 "unit": looked.unit,
                 "metadata": looked.metadata,
             }
+            for name, value in looked.clips[0]["file"].items():
+                self.made.seen[name] = self.made.seen.get(name, 0.0) + value
             for clip in looked.clips:
                 self._place(clip, looked.digest, facts)
         clips, rejected = len(self.rows), len(self.made.rejected)

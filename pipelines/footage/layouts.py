@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import os
@@ -15,8 +16,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipelines.data.video import SUFFIXES as VIDEOS
+from pipelines.data.containers import SUFFIXES as VIDEOS
 from pipelines.footage.captions import captions_from_files, sidecars_of
+from pipelines.footage.files import find_media
 from pipelines.footage.lerobot import INFO, cameras_of, read_info
 from pipelines.footage.places import written
 from pipelines.footage.recordings import NAME
@@ -93,8 +95,7 @@ def _folder(root: Path) -> Layout:
     if (root / INFO).is_file():
         return _lerobot(root)
     files = list(_walk(root))
-    videos = [file for file in files if file.suffix.lower() in VIDEOS]
-    images = [file for file in files if file.suffix.lower() in IMAGES]
+    videos, images = _media(root)
     tars = [file for file in files if file.name.lower().endswith(TARS)]
     if tars and not videos:
         urls = counted([tar.as_posix() for tar in tars])
@@ -111,6 +112,14 @@ def _folder(root: Path) -> Layout:
     media = "both" if videos and len(images) > len(videos) else "videos" if videos else "images"
     chosen = [*videos, *images] if media == "both" else videos or images
     return _captioned(root, files, chosen, media)
+
+
+def _media(root: Path) -> tuple[list[Path], list[Path]]:
+    """The videos and the pictures of a tree; none where it holds none."""
+    with contextlib.suppress(StageError):
+        tree = find_media(root, "both", "path")
+        return [root / name for name in tree.videos], [root / name for name in tree.pictures]
+    return [], []
 
 
 def _captioned(root: Path, files: Sequence[Path], chosen: Sequence[Path], media: str) -> Layout:
@@ -130,7 +139,7 @@ def _captioned(root: Path, files: Sequence[Path], chosen: Sequence[Path], media:
 def _best_table(root: Path, files: Sequence[Path], names: Sequence[str]) -> tuple[str | None, int]:
     """The table, or the pattern of equally named tables in folders, that captions most, and how many."""
     tables = [file for file in files if file.suffix.lower() in FORMATS and file.name not in LISTS]
-    beside = {file.with_suffix("") for file in files if file.suffix.lower() in VIDEOS + IMAGES}
+    beside = {(root / name).with_suffix("") for name in names}
     tables = [file for file in tables if file.with_suffix("") not in beside]
     groups: dict[str, list[Path]] = {}
     for table in tables:
@@ -156,15 +165,13 @@ def _table(path: Path) -> Layout:
     firsts = [_first_name(path)]
     roots += [Path(name).parent for name in firsts if name and Path(name).is_absolute() and Path(name).is_file()]
     for root in roots:
-        files = list(_walk(root))
-        chosen = [file for file in files if file.suffix.lower() in VIDEOS] or [
-            file for file in files if file.suffix.lower() in IMAGES
-        ]
+        videos, images = _media(root)
+        chosen = videos or images
         if chosen:
             names = [file.relative_to(root).as_posix() for file in chosen]
             (table,) = captions_from_files([path], root, names, path.name)
             inside = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
-            media = "videos" if chosen[0].suffix.lower() in VIDEOS else "images"
+            media = "videos" if videos else "images"
             what = "cuts of videos" if any(one.span for many in table.told.values() for one in many) else media
             words = f"a table of {table.rows} {what}; {len(table.told)} of {len(names)} files here are in it"
             watched = (root.as_posix(),) if path.is_relative_to(root) else (root.as_posix(), path.as_posix())

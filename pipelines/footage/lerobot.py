@@ -205,4 +205,4 @@ def _digest(hashed: Hashed, cut: tuple[Path, Any], actions: Callable[[], np.ndar
 
 def _open(cut: tuple[Path, Any], actions: Any, rate: float, how: tuple[float, Limits], digest: str) -> Reel:
     video, span = cut
-    return EpisodeReel(video, digest, *how, first_time(span, how[0]), span, rate=rate, log=actions())
+    return EpisodeReel(video, digest, *how, first_time(span, how[0]), span=span, rate=rate, log=actions())

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from pipelines.data.containers import SUFFIXES as VIDEOS
 from pipelines.data.limits import VideoError
-from pipelines.data.video import SUFFIXES as VIDEOS
 from pipelines.footage.captions import SIDECARS
 
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")

@@ -58,7 +58,9 @@ def numbers(catalog: pd.DataFrame, made: Made) -> dict[str, Any]:
         found |= {
             "files_decoded": made.files_decoded,
             "not_used": dict(sorted(made.absent.items())),
+            **{name: round(value, 3) for name, value in made.seen.items()},
             "clips_cut": len(made.decisions),
+            "cut_seconds": sum(one["end_seconds"] - one["start_seconds"] for one in made.decisions),
             "clips_refused": len(made.decisions) - len(catalog),
             "clips_refused_by": refused,
         }

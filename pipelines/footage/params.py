@@ -136,12 +136,20 @@ class Buckets(Params):
         return self
 
 
+class Hold(Params):
+    """Where a video has no frame near a time, the one before is shown on for at most ``max_seconds``: recordings of
+    screens have a frame only when something changes."""
+
+    max_seconds: Positive
+
+
 class Cutting(Params):
     """How a video becomes clips. ``stride``: from one clip's start to the next, in lengths of the clip."""
 
     stride: Positive
     shots: Shots | None
     buckets: Buckets | None
+    hold: Hold | None
 
 
 class Motion(Params):

@@ -12,11 +12,11 @@ import numpy as np
 
 from pipelines.data.limits import Limits, VideoError
 from pipelines.data.picture import Picture as Decoded
-from pipelines.data.resample import ROUNDING_SECONDS
-from pipelines.data.video import sample_pictures
+from pipelines.data.resample import ROUNDING_SECONDS, nearest_in_time
+from pipelines.data.video import Seen, sample_pictures
 from pipelines.footage.columns import Span
 from pipelines.footage.cutting import Picture
-from pipelines.footage.stills import read_picture
+from pipelines.footage.stills import animation, is_webp, read_picture
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,15 @@ class VideoReel:
     frame_rate: float
     limits: Limits
     start_seconds: float = 0.0
+    hold_seconds: float = 0.0
+    seen: Seen = field(default_factory=Seen)
 
     def pictures(self) -> Iterator[Picture | None]:
         """See :class:`pipelines.footage.found.Reel`."""
-        return sample_pictures(self.path, self.frame_rate, self.limits)
+        return self._sampled(0)
+
+    def _sampled(self, start: int) -> Iterator[Decoded | None]:
+        return sample_pictures(self.path, self.frame_rate, self.limits, self.hold_seconds, self.seen, start)
 
     def facts(self, start: int, num_frames: int) -> dict[str, Any]:
         """The file and the place in it."""
@@ -50,6 +55,14 @@ class StillReel(VideoReel):
         yield read_picture(self.path, self.limits)
 
 
+class WebpReel(VideoReel):
+    """An animated WebP: each of its frames is shown until the next, as it says."""
+
+    def pictures(self) -> Iterator[Picture | None]:
+        """See :class:`pipelines.footage.found.Reel`."""
+        return nearest_in_time(animation(self.path, self.limits), self.frame_rate, math.inf)
+
+
 @dataclass(frozen=True)
 class CutReel(VideoReel):
     """A stretch of a video on the time grid of the whole: no frame from before its begin, none from its end on."""
@@ -65,25 +78,18 @@ class CutReel(VideoReel):
             VideoError: the file cannot be used, or ends before the cut begins.
         """
         begin, end = self.span
-        zero, last = None, -1.0
         first = round(self.start_seconds * self.frame_rate)
-        for number, picture in enumerate(sample_pictures(self.path, self.frame_rate, self.limits)):
-            if picture is not None:
-                stated = picture.frame.time if isinstance(picture, Decoded) else None
-                seconds = number / self.frame_rate if stated is None else float(stated)
-                zero = seconds if zero is None else zero
-                last = seconds - zero
-            if number < first:
-                continue
+        for number, picture in enumerate(self._sampled(first), first):
             if number / self.frame_rate >= end - ROUNDING_SECONDS:
                 break
-            inside = picture is not None and begin - ROUNDING_SECONDS <= last < end - ROUNDING_SECONDS
-            self.times.append(max(0.0, last - begin) if inside else math.nan)
+            shown = -1.0 if picture is None else picture.seconds
+            inside = begin - ROUNDING_SECONDS <= shown < end - ROUNDING_SECONDS
+            self.times.append(max(0.0, shown - begin) if inside else math.nan)
             yield picture if inside else None
         if not self.times:
             raise VideoError(
                 "cut_outside",
-                f"the file ends at {max(last, 0.0):.2f} s, the cut begins at {begin:g} s; if the file is the cut "
+                f"the file ends at {self.seen.seconds:.2f} s, the cut begins at {begin:g} s; if the file is the cut "
                 "already, rename the columns of the times (source_start, source_end)",
             )
 
@@ -95,9 +101,13 @@ def first_time(span: Span, frame_rate: float) -> float:
 
 def cut_reel(path: Path, span: Span, frame_rate: float, limits: Limits, digest: str) -> CutReel:
     """A stretch of a video, from the first time of the clips' grid that is in it."""
-    return CutReel(path, digest, frame_rate, limits, first_time(span, frame_rate), span)
+    return CutReel(path, digest, frame_rate, limits, first_time(span, frame_rate), span=span)
 
 
 def open_file(path: Path, still: bool, frame_rate: float, limits: Limits, digest: str) -> VideoReel:
-    """A video or a picture."""
-    return (StillReel if still else VideoReel)(path, digest, frame_rate, limits)
+    """A video, an animated picture or a picture."""
+    if still:
+        return StillReel(path, digest, frame_rate, limits)
+    with path.open("rb") as file:
+        kind = WebpReel if is_webp(file.read(12)) else VideoReel
+    return kind(path, digest, frame_rate, limits)

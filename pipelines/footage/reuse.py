@@ -20,7 +20,10 @@ from pipelines.stage import file_digest, whole_folder
 
 RECORD = "record.json"
 SHAPING = ("clips", "cutting", "ingest", "quality", "recordings", "reels", "shots", "stills")
-SHAPING_DATA = ("limits", "picture", "resample", "video")
+SHAPING_DATA = (
+    *("color", "containers", "decoding", "deinterlace", "limits", "picture", "resample", "timeline", "upright"),
+    *("video", "whole"),
+)
 """Modules of this room and of ``pipelines.data`` that decide what a clip is and how it measures."""
 UNKEPT = ("too_slow",)
 """Refusals that depend on the machine are tried again."""

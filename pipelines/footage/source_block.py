@@ -20,7 +20,7 @@ from pipelines.stage import StageError
 STAGE = "raw_video"
 SHARED: dict[str, Any] = {
     "prompt_prefix": None,
-    "cutting": {"stride": 1.0, "shots": {"threshold": 0.15, "ratio": 2.5}, "buckets": None},
+    "cutting": {"stride": 1.0, "shots": {"threshold": 0.15, "ratio": 2.5}, "buckets": None, "hold": None},
     "quality": {"motion": None, "sharpness": None, "duplicate": None, "caption": {"min_words": 1}},
     "max_clips_per_video": None,
     "max_rejected_share": 0.05,

@@ -2,61 +2,26 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
 
 from pipelines.data.limits import Limits, check_bytes
-from pipelines.data.video import SUFFIXES as VIDEOS
-from pipelines.footage.captions import SIDECARS, Table, Told, captions_from_files, sidecar_told
+from pipelines.footage.captions import SIDECARS, NotHere, Table, Told, captions_from_files, sidecar_told
 from pipelines.footage.columns import Span
+from pipelines.footage.files import check_folder, ending, find_media
 from pipelines.footage.found import Found, Reel, cut_name, refused
 from pipelines.footage.params import Folder, Footage, Recordings, Vpt
 from pipelines.footage.recordings import find_recordings, numbered_frames, open_recording
 from pipelines.footage.reels import cut_reel, open_file
-from pipelines.footage.stills import SUFFIXES as IMAGES
 from pipelines.stage import StageError, file_digest
 from pipelines.textfile import storable_text
-
-MEDIA = {"videos": VIDEOS, "images": IMAGES, "both": (*VIDEOS, *IMAGES)}
 
 
 def limits_of(params: Footage) -> Limits:
     """The limits of a source's block as the decoder takes them."""
     return Limits(**params.limits.model_dump())
-
-
-def find_videos(root: Path, suffixes: tuple[str, ...] = VIDEOS, key: str = "raw_video.source.folder.path") -> list[str]:
-    """The files of a folder tree with the suffixes, as sorted posix paths relative to it; hidden ones are passed over.
-
-    Raises:
-        StageError: there is no such folder, or it holds no such files.
-    """
-    check_folder(root, key)
-    inside = [Path(folder, name).relative_to(root) for folder, _, names in os.walk(root) for name in names]
-    seen = sorted(path.as_posix() for path in inside if not any(part.startswith(".") for part in path.parts))
-    videos = [name for name in seen if name.lower().endswith(suffixes)]
-    if not videos:
-        kind = "a video" if suffixes == VIDEOS else "a picture" if suffixes == IMAGES else "a video or picture"
-        holds = f"holds {len(seen)} files, none of them {kind}" if seen else "is empty"
-        raise StageError(f"{key}: {root}: {holds}; put files with these endings there: {' '.join(suffixes)}.")
-    return videos
-
-
-def check_folder(root: Path, key: str) -> None:
-    """Check that a parameter names a folder.
-
-    Raises:
-        StageError: it does not.
-    """
-    if not root.is_dir():
-        siblings = [path.name for path in root.parent.iterdir() if path.is_dir()] if root.parent.is_dir() else []
-        close = difflib.get_close_matches(root.name, siblings, n=1)
-        hint = f"did you mean {root.parent / close[0]}?" if close else "paths start at the project's root."
-        raise StageError(f"{key}: {root}: {'is not a folder' if root.exists() else 'no such folder'}; {hint}")
 
 
 def captions_files(root: Path, captions: str, key: str) -> list[Path]:
@@ -133,12 +98,13 @@ def folder_files(params: Folder, frame_rate: float) -> Iterator[Found]:
         StageError: the folder or the captions file cannot be used.
     """
     root, limits = Path(params.path), limits_of(params)
-    names = find_videos(root, MEDIA[params.media])
+    tree = find_media(root, params.media, "raw_video.source.folder.path")
+    names, stills = tree.media, set(tree.pictures)
     tables = tables_of(params, names, "folder")
     listed = [(name, told) for name in names for told in told_of(params, tables, name)]
     digest_of = cache(partial(_file_digest, limits=limits))  # several cuts are of one file
     for place, (name, told) in enumerate(listed, 1):
-        path, still = root / name, name.lower().endswith(IMAGES)
+        path, still = root / name, name in stills
         whole = partial(digest_of, path)
         lacks = absent(params, name)
         span = told().span if tables else None
@@ -149,6 +115,9 @@ def folder_files(params: Folder, frame_rate: float) -> Iterator[Found]:
             cut, opened = partial(cut_digest, whole, span), partial(cut_reel, path, span, frame_rate, limits)
             yield Found(cut_name(storable_text(name), span), place, len(listed), False, told, lacks, cut, whole, opened)
     yield from noted(tables, len(listed))
+    for name, why in tree.passed.items():
+        reason = NotHere(f"passed_over{ending(name)}", why)
+        yield refused(storable_text(name), len(listed), len(listed), reason)
 
 
 def recordings(params: Recordings, frame_rate: float) -> Iterator[Found]:

@@ -19,7 +19,7 @@ import av
 
 from pipelines import stage
 from pipelines.data.limits import VideoError
-from pipelines.data.video import read_frames
+from pipelines.data.video import Seen, read_frames
 from pipelines.document import PARAMS_FILE, ParamsError, read_document
 from pipelines.footage.found import Found
 from pipelines.footage.ingest import cut_file, found_in
@@ -44,7 +44,7 @@ FRAMES = 48
 
 
 @dataclass
-class Seen:
+class Glance:
     """What a look at a source showed."""
 
     files: int = 0
@@ -63,11 +63,11 @@ class Seen:
         self.first.setdefault(error.reason, f"{name}: {error}")
 
 
-def look(params: RawVideoParams, spool: Path) -> Seen:
+def look(params: RawVideoParams, spool: Path) -> Glance:
     """Captions of the first files, and what the first of them are, cut into one clip each."""
     footage = params.source.footage
     assert footage is not None
-    seen = Seen()
+    seen = Glance()
     opened = 0
     for found in itertools.islice(found_in(footage, params.clip.frame_rate, spool), COUNTED):
         seen.files += 1
@@ -102,7 +102,7 @@ def stated_seconds(found: Found) -> list[float]:
     return []
 
 
-def _open(params: RawVideoParams, found: Found, seen: Seen, folder: Path) -> None:
+def _open(params: RawVideoParams, found: Found, seen: Glance, folder: Path) -> None:
     """Size and rate of a file's first frames, and the cost of its first clip."""
     footage = params.source.footage
     assert footage is not None
@@ -116,12 +116,12 @@ def _open(params: RawVideoParams, found: Found, seen: Seen, folder: Path) -> Non
     (folder / "clips").mkdir(parents=True)
     begin = time.process_time()
     one = footage.model_copy(update={"max_clips_per_video": 1})
-    for clip in cut_file(one, params.clip, found, "looked at", folder):
+    for clip in cut_file(one, params.clip, found, "looked at", folder, Seen()):
         seen.seconds.append(time.process_time() - begin)
         seen.bytes.append((folder / clip["row"]["file"]).stat().st_size)
 
 
-def described(layout: Layout, seen: Seen, params: RawVideoParams) -> Iterator[str]:
+def described(layout: Layout, seen: Glance, params: RawVideoParams) -> Iterator[str]:
     """What was found, a line each."""
     clip = params.clip
     yield f"{layout.words[0].upper()}{layout.words[1:]}."
@@ -205,7 +205,7 @@ def use(path: str, only_look: bool) -> None:
         print(line)
 
 
-def _clips(params: RawVideoParams, seen: Seen) -> int | None:
+def _clips(params: RawVideoParams, seen: Glance) -> int | None:
     """About how many clips there will be, from what the containers of some files state; None where none states it."""
     if not seen.lengths:
         return None
@@ -227,7 +227,7 @@ def _classes(clips: int) -> Iterator[str]:
         )
 
 
-def _next(params: RawVideoParams, seen: Seen) -> Iterator[str]:
+def _next(params: RawVideoParams, seen: Glance) -> Iterator[str]:
     """What to try next."""
     clips = _clips(params, seen)
     if clips is not None:

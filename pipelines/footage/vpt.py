@@ -17,14 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.data.limits import Limits, VideoError, check_bytes
-from pipelines.data.picture import Picture as Decoded
-from pipelines.data.video import SUFFIXES
 from pipelines.footage.cutting import Picture
+from pipelines.footage.files import find_media
 from pipelines.footage.found import Found, Reel
 from pipelines.footage.params import Vpt
 from pipelines.footage.recordings import KEYS
 from pipelines.footage.reels import VideoReel
-from pipelines.footage.sources import absent, find_videos, noted, tables_of, told_of
+from pipelines.footage.sources import absent, noted, tables_of, told_of
 from pipelines.stage import file_digest
 from pipelines.textfile import TextError, lines_of, read_text, storable_text
 
@@ -88,12 +87,9 @@ class VptReel(VideoReel):
 
     def pictures(self) -> Iterator[Picture | None]:
         """See :class:`pipelines.footage.found.Reel`."""
-        zero = None
-        for number, picture in enumerate(super().pictures()):
-            stated = picture.frame.time if isinstance(picture, Decoded) else None
-            seconds = number / self.frame_rate if stated is None else float(stated)
-            zero = seconds if zero is None else zero
-            self.shown.append(round((seconds - zero) * self.rate))
+        for number, picture in enumerate(self._sampled(0)):
+            seconds = number / self.frame_rate if picture is None else picture.seconds
+            self.shown.append(round(seconds * self.rate))
             yield picture
 
     def actions(self, start: int, num_frames: int) -> np.ndarray:
@@ -120,7 +116,7 @@ def recordings(params: Vpt, frame_rate: float, limits: Limits) -> Iterator[Found
         StageError: the folder or the captions file cannot be used.
     """
     root = Path(params.path)
-    names = find_videos(root, SUFFIXES, "raw_video.source.vpt.path")
+    names = find_media(root, "videos", "raw_video.source.vpt.path").videos
     tables = tables_of(params, names, "vpt")
     for place, name in enumerate(names, 1):
         told = told_of(params, tables, name)[0]
