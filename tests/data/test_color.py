@@ -40,7 +40,10 @@ def test_columns_do_not_share_a_colour(tmp_path: Path) -> None:
     write_mp4(tmp_path / "clip.mp4", np.stack(smooth(1, 64)), 8.0, crf=0)
     stored = read_clip(tmp_path / "clip.mp4")[0].astype(int)
     chroma = stored[..., 0] - stored[..., 1]
-    inside, between = np.abs(chroma[:, 1::2] - chroma[:, ::2]).mean(), np.abs(chroma[:, 2::2] - chroma[:, 1:-1:2]).mean()
+    inside, between = (
+        np.abs(chroma[:, 1::2] - chroma[:, ::2]).mean(),
+        np.abs(chroma[:, 2::2] - chroma[:, 1:-1:2]).mean(),
+    )
     assert 0.6 < inside / between < 1.6
 
 

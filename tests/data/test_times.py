@@ -21,7 +21,10 @@ QUIET = {"x265-params": "log-level=none:pools=1", "crf": "4"}
 @pytest.mark.parametrize(
     ("name", "codec", "form", "options"),
     [
-        *[(f"a.{ending}", "libx264", "yuv420p", WITH_B) for ending in ("mp4", "mov", "mkv", "avi", "ts", "m2ts", "flv")],
+        *[
+            (f"a.{ending}", "libx264", "yuv420p", WITH_B)
+            for ending in ("mp4", "mov", "mkv", "avi", "ts", "m2ts", "flv")
+        ],
         ("a.h264", "libx264", "yuv420p", WITH_B),
         ("a.hevc", "libx265", "yuv420p", QUIET),
         ("a.mp4", "libx265", "yuv420p", QUIET),

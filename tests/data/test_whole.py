@@ -83,7 +83,9 @@ def test_a_file_of_unknown_kind_does_not_say_how_long_it_is(tmp_path: Path) -> N
 def noisy(count: int = 40) -> list[np.ndarray]:
     """Blocks that move: damage shows."""
     blocks = np.random.default_rng(5).integers(0, 256, (8, 8, 3), np.uint8)
-    return [np.ascontiguousarray(np.roll(np.kron(blocks, np.ones((8, 8, 1), np.uint8)), 3 * k, 1)) for k in range(count)]
+    return [
+        np.ascontiguousarray(np.roll(np.kron(blocks, np.ones((8, 8, 1), np.uint8)), 3 * k, 1)) for k in range(count)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,9 @@ def test_linked_folders_are_followed_once_and_links_to_nothing_are_a_row(tmp_pat
     assert linked_folders(videos) == ["loop", "part1"]
 
 
-@pytest.mark.parametrize("name", ["a b.mp4", "ä–日本.mp4", "a\nb.mp4", "$a$$.mp4", "-a.mp4", "%s%d.mp4", "a:b?.mp4", "a'\".mp4"])
+@pytest.mark.parametrize(
+    "name", ["a b.mp4", "ä–日本.mp4", "a\nb.mp4", "$a$$.mp4", "-a.mp4", "%s%d.mp4", "a:b?.mp4", "a'\".mp4"]
+)
 def test_names_that_nobody_expected_are_names(tmp_path: Path, name: str) -> None:
     videos = tmp_path / "videos"
     for k, one in enumerate((name, "b.mp4", "c.mp4", "d.mp4")):
@@ -88,8 +90,8 @@ def test_a_name_that_is_no_text_is_a_name(tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     for k in range(4):
         video(videos / f"{k}.mp4", num_frames=16, seed=k)
-    os.rename(os.fsencode(videos / "3.mp4"), os.fsencode(videos) + b"/\xff\xfe.mp4")
-    os.rename(os.fsencode(videos / "3.txt"), os.fsencode(videos) + b"/\xff\xfe.txt")
+    (videos / "3.mp4").rename(videos / os.fsdecode(b"\xff\xfe.mp4"))
+    (videos / "3.txt").rename(videos / os.fsdecode(b"\xff\xfe.txt"))
     catalog, _ = run(folder(videos), tmp_path)
     assert len(set(catalog["source"])) == 4
 
@@ -144,7 +146,9 @@ def test_animated_pictures_go_into_clips(tmp_path: Path) -> None:
     videos.mkdir()
     for seed in range(4):
         pictures = [Image.fromarray(card(k + 60 * seed)) for k in range(20)]
-        pictures[0].save(videos / f"{seed}.webp", save_all=True, append_images=pictures[1:], duration=125, lossless=True)
+        pictures[0].save(
+            videos / f"{seed}.webp", save_all=True, append_images=pictures[1:], duration=125, lossless=True
+        )
         (videos / f"{seed}.txt").write_text("cards")
     catalog, _ = run(folder(videos), tmp_path)
     assert set(catalog["source"]) == {f"{seed}.webp" for seed in range(4)}
@@ -242,5 +246,3 @@ def test_interlaced_files_are_counted(tmp_path: Path) -> None:
     (tmp_path / "videos/p.txt").write_text("cards")
     _, metrics = run(folder(tmp_path / "videos"), tmp_path)
     assert metrics["files_deinterlaced"] == 4 and metrics["files_tone_mapped"] == 0
-
-
