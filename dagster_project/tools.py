@@ -13,6 +13,7 @@ TOOLS = {
         "pipelines.training.journal",
         "Every training run's record, in LOG.md; and the decision to keep or drop it.",
     ),
+    "use": ("pipelines.footage.use", "Make a folder, tar or data set the source of the clips: looks, says, writes."),
     "generate": ("pipelines.generation.generate", "Clips from prompts with any flow checkpoint."),
     "profile": ("pipelines.profile", "params.yaml at the size of a published model."),
     "export": ("pipelines.generation.export", "A trained flow as a pipeline folder of diffusers."),

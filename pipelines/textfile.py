@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 MARKS = (
@@ -14,6 +15,7 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+RICH = b"{\\rtf"
 REMEDY = "save it as UTF-8 (spreadsheets: `CSV UTF-8`; Windows' Notepad: encoding UTF-8)"
 
 
@@ -34,7 +36,7 @@ def decoded(content: bytes) -> str:
         raise TextError(f"is not {encoding or 'UTF-8'} text (byte {error.start}); {REMEDY}") from None
     if "\0" in text:
         raise TextError(f"holds zero bytes, so it is no UTF-8 text (UTF-16 without its mark?); {REMEDY}")
-    if text.startswith("{\\rtf"):
+    if text.startswith(RICH.decode()):
         raise TextError("is rich text (RTF); save it as plain text")
     return text
 
@@ -46,6 +48,29 @@ def read_text(path: Path) -> str:
         TextError: it is no text. OSError: it cannot be read.
     """
     return decoded(path.read_bytes())
+
+
+def lines_in(path: Path) -> Iterator[str]:
+    """The lines of a file as :func:`lines_of` gives them, read one after another: tables have millions.
+
+    Raises:
+        TextError: it is no text. OSError: it cannot be read.
+    """
+    with path.open("rb") as stream:
+        first = stream.read(8)
+    encoding = next((name for mark, name in MARKS if first.startswith(mark)), "utf-8")
+    encoding = "utf-8-sig" if encoding == "utf-8" else encoding[:6]  # which pass over the mark
+    try:
+        if first.startswith(RICH):
+            decoded(first)
+        with path.open(encoding=encoding, newline=None) as text:
+            for line in text:
+                if "\0" in line:
+                    decoded(line.encode("utf-8", "replace"))
+                yield line
+    except UnicodeDecodeError:
+        decoded(path.read_bytes())  # says at which byte of the file
+        raise
 
 
 def lines_of(text: str) -> list[str]:

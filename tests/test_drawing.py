@@ -54,4 +54,4 @@ def test_a_logarithmic_axis_has_numbers_and_no_formulas() -> None:
     figure.canvas.draw()
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert any(labels) and not any("$" in label for label in labels)
-    assert all(float(label) > 0 for label in labels if label)
+    assert all(float(label.replace("\u2212", "-")) > 0 for label in labels if label)

@@ -109,19 +109,22 @@ class Sample:
         return None
 
     def digest(self) -> str:
-        assert (self.video is not None and self.video.path is not None) or (self.video and self.video.problem)
-        if self.video.problem is not None:
-            raise self.video.problem
-        with cast(Path, self.video.path).open("rb") as stream:
+        with self._held().open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    def _held(self) -> Path:
+        """Where the video lies, if it could be taken out of the tar."""
+        if self.video is None or self.video.path is None:
+            problem = self.plan.refusal if self.video is None else self.video.problem
+            raise problem or VideoError("not_video", "the sample has no video member")
+        return self.video.path
 
     def close(self) -> None:
         if self.video is not None:
             self.video.close()
 
     def open(self, frame_rate: float, limits: Limits, digest: str) -> Reel:
-        assert self.video is not None and self.video.path is not None
-        return open_file(self.video.path, False, frame_rate, limits, digest)
+        return open_file(self._held(), False, frame_rate, limits, digest)
 
 
 class Reader:

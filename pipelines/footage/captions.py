@@ -58,6 +58,7 @@ class Table:
     bad: dict[int, VideoError] = field(default_factory=dict)
     rows: int = 0
     elsewhere: int = 0
+    first_elsewhere: str = ""
 
     def of(self, name: str) -> list[Told]:
         """What is told of a video: one for each cut, or one for all of it."""
@@ -68,7 +69,7 @@ class Table:
         """The count of rows whose videos are not in the folder; None where all are."""
         if not self.elsewhere:
             return None
-        text = f"{self.elsewhere} of {self.rows} captions are of videos that are not here"
+        text = f"{self.elsewhere} of {self.rows} captions are of videos that are not here{self.first_elsewhere}"
         return NotHere("not_here", text, self.elsewhere)
 
 
@@ -216,6 +217,8 @@ def _matched(file: Path, places: Places) -> Table:
         video, exact = places.find(name)
         if video is None or (video in sure and not exact):
             table.elsewhere += 1
+            first = table.first_elsewhere or f" (the first: {one_line(name)[:200]}, {file.name}:{row.place})"
+            table.first_elsewhere = first
             continue
         if exact and video in table.told and video not in sure:
             table.elsewhere += 1
@@ -286,5 +289,6 @@ def _nothing(table: Table, places: Places) -> str:
         return f"{file}: has no row; each names a video and its caption."
     first = one_line(next(_names(file)))[:200]
     partner = partner_of(file)
-    lists = f"with {partner.name}, captions" if partner else "captions"
-    return f"{file}: {lists} {table.rows} videos, none of which the video folder holds ({first}); {places.hint(first)}"
+    lists = f" (names in {partner.name})" if partner else ""
+    rows = f"none of its {table.rows} rows{lists} is" if table.rows > 1 else f"its one row{lists} is not"
+    return f"{file}: {rows} of a video that is in {places.root} ({first}); {places.hint(first)}"

@@ -6,6 +6,7 @@ Values of csv stay text ("007", "NA"); an empty cell is none. Files are read a r
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -19,11 +20,13 @@ import pyarrow.parquet as pq
 from pipelines.data.limits import VideoError
 from pipelines.footage.columns import CAPTIONS, FILES, names_a_column
 from pipelines.stage import StageError
-from pipelines.textfile import TextError, lines_of, read_text
+from pipelines.textfile import TextError, lines_in, lines_of, read_text
 
 FORMATS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet")
 LISTS = ("videos.txt", "video.txt", "images.txt", "image.txt", "files.txt")
 """Names of the file that lists the videos line by line, where the captions stand line by line in another."""
+HEAD = 20
+"""Lines that are looked at to tell what stands between the cells."""
 SEPARATORS = ",;\t|"
 PATH = re.compile(r"\.[a-zA-Z0-9]{2,4}$")
 """A cell that is the name of a file."""
@@ -89,12 +92,13 @@ def _side_by_side(file: Path, videos: Path) -> Iterator[Row]:
 
 
 def _table(file: Path) -> Iterator[Row]:
-    lines = lines_of(read_text(file))
-    said = re.fullmatch(r"\"?sep=(.)\"?\s*", lines[0], re.IGNORECASE) if lines else None
+    lines = lines_in(file)
+    head = list(itertools.islice(lines, HEAD))
+    said = re.fullmatch(r"\"?sep=(.)\"?\s*", head[0], re.IGNORECASE) if head else None
     skipped = 1 if said else 0
     usual = "\t" if file.suffix.lower() in (".tsv", ".txt") else ","
-    separator = said[1] if said else _separator(lines[skipped:], usual)
-    reader = csv.reader(lines[skipped:], delimiter=separator, strict=True)
+    separator = said[1] if said else _separator(head, usual)
+    reader = csv.reader(itertools.chain(head[skipped:], lines), delimiter=separator, strict=True)
     columns: list[str] | None = None
     try:
         for cells in reader:
@@ -146,7 +150,7 @@ def _row(place: int, columns: Sequence[str], cells: list[str], separator: str) -
 
 
 def _jsonl(file: Path) -> Iterator[Row]:
-    for place, line in enumerate(lines_of(read_text(file)), 1):
+    for place, line in enumerate(lines_in(file), 1):
         if not line.strip():
             continue
         try:

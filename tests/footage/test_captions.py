@@ -249,8 +249,8 @@ def test_a_table_that_lists_more_than_is_here_is_used_and_the_rest_counted(tmp_p
     assert len(captions(found)) == 10
     error = found.not_here()
     assert error is not None and error.count == 90
-    assert str(error) == "90 of 100 captions are of videos that are not here"
-    with pytest.raises(StageError, match=r"captions 100 videos, none of which the video folder holds \(v0\.mp4\)"):
+    assert str(error) == "90 of 100 captions are of videos that are not here (the first: v1.mp4, c.csv:3)"
+    with pytest.raises(StageError, match=r"none of its 100 rows is of a video that is in .* \(v0\.mp4\)"):
         table(tmp_path, "c.csv", text, ("w.mp4",))
 
 
@@ -271,7 +271,7 @@ def test_prompts_and_videos_line_by_line_are_read_and_their_counts_compared(tmp_
     ("name", "text", "words"),
     [
         ("c.xlsx", "", r"unknown caption format '.xlsx'; known: .csv, .* save the sheet as `CSV UTF-8`"),
-        ("c.csv", "q.mp4,1\nsub/b_c.mp4,2", r"captions 2 videos, none of which .* \(q.mp4\)"),
+        ("c.csv", "q.mp4,1\nsub/b_c.mp4,2", r"none of its 2 rows is of a video .* \(q.mp4\)"),
         ("c.csv", "sub/b_c.mp4,2", r"did you mean sub/b c.mp4\?"),
         ("c.csv", 'a.mp4,"one\n', r"c.csv:1: "),
         ("c.csv", "", "has no row"),

@@ -312,7 +312,9 @@ def test_failed_downloads_are_counted_apart_and_the_rest_of_the_json_is_kept(tmp
     }
     fine = {"url": "https://x/2", "status": "success", "error_message": None, "caption": "a cat", "clips": [[0, 2.5]]}
     members = {"000.txt": b"a", "000.json": json.dumps(failed).encode()}
-    members |= {"001.mp4": mp4(tmp_path, 0), "001.txt": b"a cat", "001.json": json.dumps(fine).encode()}
+    for number in (1, 2, 3):
+        members |= {f"00{number}.mp4": mp4(tmp_path, number), f"00{number}.txt": b"a cat"}
+        members[f"00{number}.json"] = json.dumps(fine).encode()
     tar(tmp_path / "a.tar", members)
     catalog, metrics = run(tars([str(tmp_path / "a.tar")], max_rejected_share=0.0), tmp_path)
     assert metrics["num_rejected"] == 0 and metrics["not_used"] == {"not_downloaded": 1}

@@ -90,7 +90,7 @@ def test_a_file_of_prompts_that_is_no_text_is_told(world, tmp_path, capsys):
 
 def test_a_file_of_prompts_becomes_a_folder_and_each_clip_is_the_one_of_its_seed(world):
     prompts = world / "prompts.txt"
-    prompts.write_text("\ufeffred\n\nred square\na$$\n")
+    prompts.write_text("\ufeffred\n\nred square\nred$$\n")
     assert run(world, "--prompts", str(prompts), "--out", str(world / "many"), "--guidance", "2.0") == 0
     assert (
         run(world, "--prompt", "red square", "--out", str(world / "alone.mp4"), "--seed", "1", "--guidance", "2.0") == 0
