@@ -64,7 +64,7 @@ def _open(path: Path) -> InputContainer:
         missing = missing_end(path)
         if missing:
             raise VideoError("truncated", missing) from None
-        if is_known(path) and not isinstance(error, av.InvalidDataError | av.DemuxerNotFoundError):
+        if is_known(path):
             raise VideoError("decode_error", f"its header cannot be read ({words(error)})") from None
         raise VideoError("not_video", f"is no video container known here ({words(error)})") from None
 
@@ -78,6 +78,9 @@ def opened(path: Path, limits: Limits) -> Iterator[tuple[InputContainer, VideoSt
     """
     check_bytes(path, limits)
     with _open(path) as container:
+        missing = missing_end(path)
+        if missing:
+            raise VideoError("truncated", missing)
         if container.metadata.get("major_brand") in PICTURES:
             raise VideoError("not_video", f"is a picture ({container.metadata['major_brand']}), no video")
         streams = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
@@ -91,9 +94,6 @@ def opened(path: Path, limits: Limits) -> Iterator[tuple[InputContainer, VideoSt
         if stream.width * stream.height > limits.max_pixels:
             found = f"{stream.width}x{stream.height} pixels; at most {limits.max_pixels} are allowed"
             raise VideoError("too_large", found)
-        missing = missing_end(path)
-        if missing:
-            raise VideoError("truncated", missing)
         yield container, stream, _seconds(container) if missing is None else None
 
 

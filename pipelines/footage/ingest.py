@@ -54,7 +54,7 @@ def listed(params: Footage, frame_rate: float) -> Iterator[Found]:
 
 
 def cut_file(
-    params: Footage, clip: Clip, found: Found, digest: str, folder: Path, seen: Seen
+    params: Footage, clip: Clip, found: Found, digest: str, folder: Path, seen: Seen | None = None
 ) -> Iterator[dict[str, Any]]:
     """Cut one file and store its clips in ``folder``: per clip its row, its fidelity and its measures.
 
@@ -63,7 +63,7 @@ def cut_file(
     Raises:
         VideoError: the file cannot be used.
     """
-    reel = found.open(digest)
+    reel, seen = found.open(digest), seen or Seen()
     choices = forms(clip, params.cutting.buckets, found.still)
     if not choices:
         raise VideoError("too_short", f"a picture; a clip has {clip.num_frames} frames")
