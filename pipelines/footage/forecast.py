@@ -14,7 +14,7 @@ import pandas as pd
 from pipelines import stage
 from pipelines.data.catalog import read_catalog, read_decisions, read_rejected
 from pipelines.footage.found import file_of
-from pipelines.footage.ingest import listed
+from pipelines.footage.opening import listed
 from pipelines.footage.params import RawVideoParams, Tars
 from pipelines.footage.tars import expand, listed_samples, tar_name
 from pipelines.launch import stated

@@ -16,41 +16,22 @@ from pipelines import stage
 from pipelines.data.catalog import JUDGED
 from pipelines.data.limits import VideoError
 from pipelines.data.video import Seen
-from pipelines.footage import lerobot, vpt
 from pipelines.footage.ahead import in_order, processors
 from pipelines.footage.captions import NotHere, with_prefix
 from pipelines.footage.clips import Cut, Made, content_hash, store
 from pipelines.footage.cutting import cut, forms
 from pipelines.footage.found import Found, file_of
-from pipelines.footage.params import Clip, Folder, Footage, Lerobot, RawVideoParams, Recordings, Splits, Tars, Vpt
+from pipelines.footage.opening import found_in
+from pipelines.footage.params import Clip, Footage, RawVideoParams, Splits, Tars
 from pipelines.footage.quality import judge, measure
 from pipelines.footage.reels import VideoReel
 from pipelines.footage.reuse import Reuse
-from pipelines.footage.sources import folder_files, limits_of, recordings
 from pipelines.footage.splits import split
-from pipelines.footage.tars import tar_samples
 from pipelines.recording import link
 from pipelines.stage import StageError
 
 VERSION = 2
 """Part of every content key: raise it when the same file would be cut or resized to other pixels."""
-
-
-def found_in(params: Footage, frame_rate: float, spool: Path) -> Iterator[Found]:
-    """What the source holds, one after another; what has to lie on this disk to be read lies in ``spool``."""
-    if isinstance(params, Tars):
-        return tar_samples(params, frame_rate, spool)
-    return listed(params, frame_rate)
-
-
-def listed(params: Footage, frame_rate: float) -> Iterator[Found]:
-    """The files of a source that is a folder."""
-    if isinstance(params, Lerobot):
-        return lerobot.episodes(params, frame_rate, limits_of(params))
-    if isinstance(params, Vpt):
-        return vpt.recordings(params, frame_rate, limits_of(params))
-    assert isinstance(params, Folder | Recordings)
-    return folder_files(params, frame_rate) if isinstance(params, Folder) else recordings(params, frame_rate)
 
 
 def cut_file(

@@ -19,7 +19,7 @@ from pipelines.data.limits import VideoError
 from pipelines.stage import file_digest, whole_folder
 
 RECORD = "record.json"
-SHAPING = ("clips", "cutting", "ingest", "quality", "recordings", "reels", "shots", "stills")
+SHAPING = ("clips", "cutting", "ingest", "lerobot", "quality", "recordings", "reels", "shots", "stills", "vpt")
 SHAPING_DATA = (
     *("color", "containers", "decoding", "deinterlace", "limits", "picture", "resample", "timeline", "upright"),
     *("video", "whole"),

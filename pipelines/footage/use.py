@@ -22,8 +22,9 @@ from pipelines.data.limits import VideoError
 from pipelines.data.video import Seen, read_frames
 from pipelines.document import PARAMS_FILE, ParamsError, read_document
 from pipelines.footage.found import Found
-from pipelines.footage.ingest import cut_file, found_in
+from pipelines.footage.ingest import cut_file
 from pipelines.footage.layouts import Layout, recognise
+from pipelines.footage.opening import found_in
 from pipelines.footage.params import Folder, Footage, RawVideoParams
 from pipelines.footage.source_block import SHARED, paths_of, shared_values, with_deps, with_source
 from pipelines.footage.sources import limits_of
