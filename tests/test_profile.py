@@ -88,7 +88,7 @@ def test_a_profile_trains_and_samples_at_small_width(name, tmp_path):
     places = world.places("flow")
     params = RectifiedFlowParams.model_validate(small(values["rectified_flow"]))
     rectified_flow.train(params, world.latents, **places)
-    sampled = Generator.load(places["out"]).sample(**PROMPT, seeds=[0, 1])
+    sampled = Generator.load(places["out"]).sample(PROMPT, seeds=[0, 1])
     assert sampled.isfinite().all() and sampled.shape[2] == 3
     anchored = AnchoredFlowParams.model_validate(small(values["anchored_flow_identity"]))
     world.anchored(anchored, "identity")

@@ -192,8 +192,10 @@ def with_deps(graph: str, wanted: Sequence[str], gone: Sequence[str], file: str 
     document = _loaded(graph, file)
     stage: Any = (document or {}).get("stages", {}).get(STAGE)
     deps: Any = stage.get("deps") if isinstance(stage, Mapping) else None
-    if not isinstance(stage, Mapping) or not isinstance(deps, list):
-        raise StageError(f"{file}: the stage {STAGE} has no deps; add `deps: [{', '.join(wanted)}]`.")
+    if not isinstance(stage, Mapping) or not isinstance(deps, list | None):
+        raise StageError(f"{file}: no stage {STAGE} whose deps could be set; see docs/raw_video.md.")
+    if deps is None:
+        return _with_new_deps(graph, stage, wanted)
     present = [str(dep) for dep in deps]
     left = [dep for dep in present if dep not in gone or dep in wanted]
     new = [*(dep for dep in wanted if not _covered(dep, left)), *left]
@@ -220,6 +222,16 @@ def with_deps(graph: str, wanted: Sequence[str], gone: Sequence[str], file: str 
             f"{file}: add {', '.join(map(scalar, wanted))} to deps of {STAGE}; its lines are not as expected."
         )
     return text
+
+
+def _with_new_deps(graph: str, stage: Any, wanted: Sequence[str]) -> str:
+    """The same, of a stage without deps: they are written before its params or outs."""
+    if not wanted:
+        return graph
+    lines = graph.split("\n")
+    begin, column = _key(stage, next(name for name in ("params", "outs", "cmd") if name in stage))
+    lines.insert(begin, f"{' ' * column}deps: [{', '.join(map(scalar, wanted))}]")
+    return "\n".join(lines)
 
 
 def _covered(path: str, deps: Sequence[str]) -> bool:
