@@ -10,7 +10,7 @@ from dagster_dvc.lock import read_lock
 from dagster_dvc.project import DvcProject, ProjectError
 
 STAGE = "raw_video"
-WATCHED = ("folder", "recordings")
+WATCHED = ("folder", "recordings", "lerobot", "vpt")
 READ = "read.json"
 """What the launcher notes in the stage's work folder: every file that the last run has read, with its size."""
 

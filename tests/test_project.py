@@ -261,3 +261,12 @@ def test_the_lock_pins_everything_the_project_asks_for() -> None:
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in lock}
     assert all("==" in line for line in lock) and wanted <= pinned, sorted(wanted - pinned)
     assert "torch==2.13.0" in lock
+
+
+def test_every_figure_is_made_where_text_is_drawn_as_it_is_written() -> None:
+    """Elsewhere a caption with two ``$`` in it would end a stage after all its work."""
+    for path in sources("pipelines"):
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        made = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "Figure"]
+        assert path.name == "drawing.py" or not made, f"{path}: use pipelines.drawing.new_figure"
+        assert "matplotlib.pyplot" not in imported(path), f"{path}: use pipelines.drawing.new_figure"

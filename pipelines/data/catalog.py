@@ -51,11 +51,14 @@ QUALITY = pa.schema(
     ]
 )
 """Columns of clips cut from files; rendered clips have none of them."""
+METADATA = pa.schema([pa.field("metadata", pa.string())])
+"""What the source tells of a clip's file besides the caption (score, licence, address): a JSON object; or null."""
 JUDGEMENTS = pa.schema(
     [
         *[CLIPS.field(name) for name in ("key", "source", "start_seconds", "end_seconds", "num_frames")],
         *[CLIPS.field(name) for name in ("height", "width", "caption")],
         *QUALITY,
+        *METADATA,
         *[pa.field(f"{name}_decision", pa.string(), nullable=False) for name in JUDGED],
         pa.field("duplicate_of", pa.string()),  # key of the clip that shows the same and was kept
         pa.field("kept", pa.bool_(), nullable=False),
@@ -70,7 +73,7 @@ _KEY = re.compile(r"[a-z0-9][a-z0-9_-]*")
 def schema(factors: Iterable[str] = (), measured: bool = False) -> pa.Schema:
     """The columns of a catalog whose clips have the named ground-truth factors, or measures of their quality."""
     fields = [pa.field(FACTOR_PREFIX + name, pa.string(), nullable=False) for name in factors]
-    return pa.schema([*CLIPS, *(QUALITY if measured else ()), *fields])
+    return pa.schema([*CLIPS, *((*QUALITY, *METADATA) if measured else ()), *fields])
 
 
 def factor_names(catalog: pd.DataFrame) -> list[str]:
@@ -85,8 +88,8 @@ def write_catalog(
 
     Args:
         folder: where the clips' ``file`` paths start.
-        clips: a mapping per clip with every column of :data:`CLIPS`, and of :data:`QUALITY` or none of it; further
-            keys must be ``factor_<name>``.
+        clips: a mapping per clip with every column of :data:`CLIPS`, and of :data:`QUALITY` or none of it, then with
+            that of :data:`METADATA` where there is some; further keys must be ``factor_<name>``.
         rejected: a mapping per refused file with ``file``, ``reason`` (a code) and ``detail``.
 
     Returns:
@@ -96,7 +99,9 @@ def write_catalog(
         StageError: a row breaks the schema, or a key or split is not allowed.
     """
     rows = list(clips)
-    known = {*CLIPS.names, *QUALITY.names}
+    if rows and "quality_hash" in rows[0]:
+        rows = [{"metadata": None, **row} for row in rows]
+    known = {*CLIPS.names, *QUALITY.names, *METADATA.names}
     factors = [name.removeprefix(FACTOR_PREFIX) for name in (rows[0] if rows else ()) if name not in known]
     columns = schema(factors, measured=bool(rows) and "quality_hash" in rows[0])
     for row in rows:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,19 +46,18 @@ class Clock:
 
     def __init__(self, most: float) -> None:
         self.most, self.since = most, time.thread_time()
+        self._stopped = self.since
 
-    def check(self) -> None:
-        """Stop a decoder that takes too long.
+    def stop(self) -> None:
+        """The caller has the frame now.
 
         Raises:
             VideoError: the time is spent.
         """
-        if time.thread_time() - self.since > self.most:
+        self._stopped = time.thread_time()
+        if self._stopped - self.since > self.most:
             raise VideoError("too_slow", f"decoding took more than {self.most:g} s")
 
-    @contextlib.contextmanager
-    def stopped(self) -> Iterator[None]:
-        """While the caller has the frame."""
-        at = time.thread_time()
-        yield
-        self.since += time.thread_time() - at
+    def go_on(self) -> None:
+        """The caller wants the next one."""
+        self.since += time.thread_time() - self._stopped

@@ -1,75 +1,134 @@
 """One decoded frame as it is meant to be seen: upright, in square pixels, opaque, in eight bits.
 
 Conversions run on the calling thread: FFmpeg otherwise starts a thread per core for every frame, which costs several
-times what converting a small frame does, and clips are decoded side by side anyway.
+times what converting a small frame does, and clips are decoded side by side anyway. Chroma is interpolated to full
+resolution and rounded exactly: FFmpeg's shortcuts darken every picture and share a colour between two columns. The way
+leads over planes (gbrp), because FFmpeg has no fast exact way to packed pixels.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
 
 import av
 import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from pipelines.data import color
 from pipelines.data.limits import VideoError
+from pipelines.data.upright import AS_STORED, Upright
 
 MOST_CROPPED = 32
 """Of this many pixels at least one must remain after cropping."""
+EXACT = Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND
+MOST_FORMS = 16
+"""Tables of FFmpeg's that a converter keeps, one set per form and size."""
 
 
-def _has_alpha(frame: VideoFrame) -> bool:
-    return any(part.is_alpha for part in frame.format.components)
+class _Way:
+    """How frames of one form become RGB of one size: FFmpeg's tables, made once, and what to read them as."""
 
+    def __init__(self, frame: VideoFrame, size: tuple[int, int], method: Interpolation, codec: str) -> None:
+        self.height, self.width = size
+        self.method = int(method | EXACT)
+        self.matrix, self.range = color.matrix(frame, codec), color.known_range(frame)
+        self.transfer = frame.color_trc if color.is_hdr(frame) else None
+        self.has_alpha = any(part.is_alpha for part in frame.format.components)
+        self._to_planes, self._to_pixels = VideoReformatter(), VideoReformatter()
 
-def opaque(frame: VideoFrame) -> VideoFrame:
-    """The frame over black, where it is transparent; itself, where its format knows no transparency."""
-    if not _has_alpha(frame):
-        return frame
-    pixels = frame.to_ndarray(format="rgba", threads=1).astype(np.uint16)
-    blended = (pixels[..., :3] * pixels[..., 3:] + 127) // 255
-    return VideoFrame.from_ndarray(blended.astype(np.uint8), format="rgb24")
+    def __call__(self, frame: VideoFrame) -> np.ndarray:
+        if self.transfer is not None:
+            return color.tone_mapped(self._made(frame, "gbrp16le").to_ndarray(), self.transfer)
+        planes = self._made(frame, "gbrp")
+        return self._to_pixels.reformat(planes, format="rgb24", threads=1).to_ndarray()
+
+    def opaque(self, frame: VideoFrame) -> VideoFrame:
+        """The frame over black."""
+        pixels = self._made(frame, "rgba").to_ndarray().astype(np.uint16)
+        blended = (pixels[..., :3] * pixels[..., 3:] + 127) // 255
+        return VideoFrame.from_ndarray(blended.astype(np.uint8), format="rgb24")
+
+    def _made(self, frame: VideoFrame, form: str) -> VideoFrame:
+        return self._to_planes.reformat(
+            frame,
+            width=self.width,
+            height=self.height,
+            format=form,
+            interpolation=self.method,
+            src_colorspace=self.matrix,
+            src_color_range=self.range,
+            threads=1,
+        )
 
 
 class Converter:
     """Converts the frames of one stream: FFmpeg's tables, which cost more than a small frame, are made once.
 
-    They are made anew when the form of the frames changes, because they keep the colours of those before.
+    They are kept per form and size, because they keep the colours of the frames before and are made anew for another
+    size. ``codec`` decides what untagged colours mean.
     """
 
-    def __init__(self) -> None:
-        self._form: tuple[object, ...] = ()
-        self._reformatter = VideoReformatter()
+    def __init__(self, codec: str = "") -> None:
+        self.codec = codec
+        self._kept: dict[tuple[object, ...], _Way] = {}
 
-    def __call__(self, frame: VideoFrame, **how: Any) -> np.ndarray:
-        """uint8 [H, W, 3], RGB; ``how``: size and interpolation, as of PyAV's ``reformat``."""
-        form = (frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range)
-        if form != self._form:
-            self._form, self._reformatter = form, VideoReformatter()
-        return self._reformatter.reformat(frame, format="rgb24", threads=1, **how).to_ndarray()
+    def _way(self, frame: VideoFrame, size: tuple[int, int], method: Interpolation) -> _Way:
+        form = frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range, frame.color_trc
+        found = self._kept.get((form, size, method))
+        if found is None:
+            if len(self._kept) >= MOST_FORMS:
+                self._kept.clear()
+            found = self._kept[form, size, method] = _Way(frame, size, method, self.codec)
+        return found
+
+    def __call__(self, frame: VideoFrame, size: tuple[int, int], method: Interpolation) -> np.ndarray:
+        """uint8 [H, W, 3], RGB, of ``size`` (height, width); over black where it is transparent.
+
+        Raises:
+            VideoError: the frame's format or colours cannot be converted.
+        """
+        try:
+            way = self._way(frame, size, method)
+            if way.has_alpha:
+                stored = (frame.height, frame.width)
+                frame = self._way(frame, stored, Interpolation.X).opaque(frame)
+                way = self._way(frame, size, method)
+            return way(frame)
+        except VideoError:
+            raise
+        except (av.FFmpegError, ValueError) as error:
+            raise VideoError("decode_error", f"{frame.format.name} frames: {error}") from None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Picture:
-    """A frame, the anticlockwise quarter turns that make it upright, and the width of its pixels (height 1)."""
+    """A frame, what makes it upright, the width of its pixels (height 1), and seconds since the first of its video."""
 
     frame: VideoFrame
-    turns: int = 0
+    upright: Upright = AS_STORED
     aspect: Fraction = Fraction(1)
     converted: Converter = field(default_factory=Converter)
+    seconds: float = 0.0
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) upright, in square pixels."""
-        width, height = max(1, round(self.frame.width * self.aspect)), self.frame.height
-        return (width, height) if self.turns % 2 else (height, width)
+        width, height = self._square_width(), self.frame.height
+        return (width, height) if self.upright.turns % 2 else (height, width)
+
+    def _square_width(self) -> int:
+        return self.frame.width if self.aspect == 1 else max(1, round(self.frame.width * self.aspect))
 
     def pixels(self) -> np.ndarray:
-        """The stored pixels, upright: uint8 [H, W, 3], RGB."""
-        return np.ascontiguousarray(np.rot90(self.converted(opaque(self.frame)), self.turns))
+        """The stored pixels, upright: uint8 [H, W, 3], RGB.
+
+        Raises:
+            VideoError: they cannot be converted.
+        """
+        stored = (self.frame.height, self.frame.width)
+        return self.upright(self.converted(self.frame, stored, Interpolation.BILINEAR))
 
     def cover(self, height: int, width: int) -> np.ndarray:
         """uint8 [height, width, 3], RGB: resized until both sides are covered, then cropped about the centre.
@@ -78,16 +137,13 @@ class Picture:
             VideoError: the frame is so long and thin that covering would cost MOST_CROPPED times the memory, or its
                 format cannot be converted.
         """
-        tall, wide = (width, height) if self.turns % 2 else (height, width)
-        full_height, full_width = self.frame.height, max(1, round(self.frame.width * self.aspect))
+        tall, wide = (width, height) if self.upright.turns % 2 else (height, width)
+        full_height, full_width = self.frame.height, self._square_width()
         scale = max(tall / full_height, wide / full_width)
         new_height, new_width = max(tall, round(full_height * scale)), max(wide, round(full_width * scale))
         if new_height * new_width > MOST_CROPPED * tall * wide:
             raise VideoError("too_elongated", f"{full_width}x{full_height} square pixels, for clips of {wide}x{tall}")
         method = Interpolation.AREA if scale < 1 else Interpolation.BICUBIC
-        try:
-            resized = self.converted(opaque(self.frame), width=new_width, height=new_height, interpolation=method)
-        except (av.FFmpegError, ValueError) as error:
-            raise VideoError("decode_error", f"{self.frame.format.name} frames: {error}") from None
+        resized = self.converted(self.frame, (new_height, new_width), method)
         top, left = (new_height - tall) // 2, (new_width - wide) // 2
-        return np.ascontiguousarray(np.rot90(resized[top : top + tall, left : left + wide], self.turns))
+        return self.upright(resized[top : top + tall, left : left + wide])

@@ -11,25 +11,37 @@ ROUNDING_SECONDS = 1e-3
 """Containers round timestamps to milliseconds."""
 
 
-def nearest_in_time(timed: Iterable[tuple[float, Item]], frame_rate: float) -> Iterator[Item | None]:
-    """For k = 0, 1, …: the item whose time is nearest to k / frame_rate, if within half a period of it, else None.
+def nearest_in_time(
+    timed: Iterable[tuple[float, Item]], frame_rate: float, hold_seconds: float = 0.0, start: int = 0
+) -> Iterator[Item | None]:
+    """For k = start, start + 1, …: the item whose time is nearest to k / frame_rate, if within half a period of it.
 
     Args:
         timed: (seconds, item) with rising times, the first at 0; later items with an earlier time are passed over.
         frame_rate: of the wanted series, per second.
+        hold_seconds: where no item is near, the one before is taken if it is at most so old: what a screen shows
+            until something changes.
+        start: number of the first wanted time.
 
     Yields:
-        Items as soon as they are decided, so that a long video needs the memory of two frames; the last one is the
-        last that some item is near to.
+        Items, or None where none is near, as soon as they are decided, so that a long video needs the memory of two
+        frames; the last one is the last that some item is near to.
     """
     half = 0.5 / frame_rate + ROUNDING_SECONDS
-    k = 0
+    k = start
     before: tuple[float, Item] | None = None
     for seconds, item in timed:
         if before is not None and seconds <= before[0]:
             continue
-        while before is not None and k / frame_rate < (before[0] + seconds) / 2:
-            yield before[1] if abs(k / frame_rate - before[0]) <= half else None
+        while before is None and k / frame_rate < seconds - half:
+            yield None
+            k += 1
+        while before is not None and (wanted := k / frame_rate) < seconds:
+            later_is_nearer = wanted >= (before[0] + seconds) / 2
+            if later_is_nearer and seconds - wanted <= half:
+                break
+            most = hold_seconds if later_is_nearer else max(half, hold_seconds)
+            yield before[1] if wanted - before[0] <= most else None
             k += 1
         before = (seconds, item)
     while before is not None and k / frame_rate <= before[0] + half:

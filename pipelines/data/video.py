@@ -1,46 +1,44 @@
 """Video files through PyAV: what a file really holds, its frames with their times, and H.264 mp4 files of our own.
 
 Headers are not believed: frame counts and rates are read off the decoded frames and their timestamps (a webm's header
-counts 0 frames, others count too many). A file is opened by a short list of containers, from this machine only, within
-limits on pixels, frames and seconds, because a few kilobytes can claim gigabytes.
+counts 0 frames, others count too many).
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
 
 import av
 import numpy as np
-from av.codec import CodecContext
-from av.container import InputContainer
-from av.stream import Disposition
-from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
-from pipelines.data.limits import Clock, Limits, VideoError, check_bytes
-from pipelines.data.picture import Converter, Picture
+from pipelines.data.color import is_hdr
+from pipelines.data.decoding import Film
+from pipelines.data.limits import Limits, VideoError
+from pipelines.data.picture import EXACT, Converter, Picture
 from pipelines.data.resample import nearest_in_time
-
-CONTAINERS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "ogg", "flv")
-SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts", ".mpg", ".mpeg", ".ogv", ".flv", ".3gp")
-"""File names that promise a video. What is inside decides, by CONTAINERS."""
-
-SHORTFALL_SECONDS = 0.5
-SHORTFALL_SHARE = 0.05
-"""A file whose packets end this much before its stated duration was cut off (both, because durations are rounded)."""
-
-WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-"""Decoders that read the transparency of a WebM too; FFmpeg's own ones of these codecs pass over it."""
+from pipelines.data.upright import AS_STORED, upright
 
 X264 = "log-level=none:threads=1:mbtree=0:bframes=0"
 """Quiet, and equal bytes for equal frames: with its macroblock tree and B-frames x264 gives several for short clips."""
+
+
+@dataclass(frozen=True)
+class Tags:
+    """What stands in a file of ours about its colours, by FFmpeg's numbers."""
+
+    colorspace: int = 1
+    color_range: int = ColorRange.MPEG
+    color_trc: int = ColorTrc.BT709
+    color_primaries: int = ColorPrimaries.BT709
+
+
+TAGGED = Tags()
 
 
 @dataclass(frozen=True)
@@ -53,99 +51,47 @@ class Probe:
     frame_rate: float
     seconds: float
     rotation: int
+    mirrored: bool
+    interlaced: bool
     variable_rate: bool
     codec: str
     container: str
 
 
-@contextlib.contextmanager
-def _opened(path: Path, limits: Limits) -> Iterator[tuple[InputContainer, VideoStream]]:
-    check_bytes(path, limits)
-    options = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)}
-    try:
-        container = av.open(f"file:{path}", options=options, metadata_errors="replace")
-    except (av.FFmpegError, OSError) as error:
-        text = "is empty" if path.stat().st_size == 0 else f"is no video container known here ({_words(error)})"
-        raise VideoError("not_video", text) from None
-    with container:
-        streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
-        if not streams:
-            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no streams"
-            raise VideoError("no_video_stream", f"holds {kinds}, no video")
-        known = [stream for stream in streams if stream.codec_context is not None]
-        if not known:
-            raise VideoError("decode_error", "its codec is unknown here")
-        stream = max(known, key=lambda one: (one.width * one.height, -one.index))
-        _check_size(stream.width, stream.height, limits)
-        yield container, stream
+@dataclass
+class Seen:
+    """What sampling a file showed, up to where it was read.
+
+    ``pictures`` times of the grid were looked at, ``gaps`` of them had no frame near and ``held`` showed the frame
+    before. ``seconds`` lie between the first and the last of ``frames`` frames. ``total``: most pictures that the grid
+    can have, as soon as it is known.
+    """
+
+    pictures: int = 0
+    gaps: int = 0
+    held: int = 0
+    frames: int = 0
+    seconds: float = 0.0
+    interlaced: bool = False
+    hdr: bool = False
+    total: int | None = None
+
+    @property
+    def frame_rate(self) -> float | None:
+        """Frames per second of the file; None where it shows none."""
+        return (self.frames - 1) / self.seconds if self.seconds > 0 else None
 
 
-def _check_size(width: int, height: int, limits: Limits) -> None:
-    if width * height > limits.max_pixels:
-        raise VideoError("too_large", f"{width}x{height} pixels; at most {limits.max_pixels} are allowed")
-
-
-def _decoder(stream: VideoStream, limits: Limits) -> VideoCodecContext:
-    """What decodes the stream, on one thread and within the limit of pixels."""
-    decoder = stream.codec_context
-    transparent = WITH_ALPHA.get(decoder.name) if stream.metadata.get("alpha_mode") == "1" else None
-    if transparent in av.codecs_available:
-        decoder = cast(VideoCodecContext, CodecContext.create(transparent, "r"))
-    decoder.options = {"max_pixels": str(2 * limits.max_pixels + 65536)}  # decoders pad their frames
-    decoder.thread_type, decoder.thread_count = "NONE", 1
-    return decoder
-
-
-def _words(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error)).splitlines()[0]
-
-
-def _check_end(container: InputContainer, end: float) -> None:
-    """Compare where the packets of all streams end with the duration that the container states, if it states one."""
-    if container.duration is None:
-        return
-    stated = container.duration / av.time_base
-    if end < stated - SHORTFALL_SECONDS and end < stated * (1 - SHORTFALL_SHARE):
-        raise VideoError("truncated", f"ends at {end:.2f} s of {stated:.2f} s")
-
-
-def _frames(container: InputContainer, stream: VideoStream, limits: Limits) -> Iterator[tuple[float, VideoFrame]]:
-    count, first, end = 0, None, 0.0
-    started = (container.start_time or 0) / av.time_base
-    clock, decoder = Clock(limits.max_decode_seconds), _decoder(stream, limits)
-    try:
-        for packet in container.demux():
-            clock.check()
-            if packet.pts is not None and packet.time_base is not None:
-                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base) - started)
-            if packet.stream_index != stream.index:
-                continue
-            for frame in packet.decode() if decoder is stream.codec_context else decoder.decode(packet):
-                if not isinstance(frame, VideoFrame):
-                    continue
-                if frame.time is None:
-                    raise VideoError("no_timestamps", f"frame {count} has no timestamp")
-                first = frame.time if first is None else first
-                count += 1
-                if count > limits.max_frames or frame.time - first > limits.max_seconds:
-                    raise VideoError("too_long", f"more than {limits.max_frames} frames or {limits.max_seconds:g} s")
-                with clock.stopped():
-                    yield frame.time - first, frame
-    except av.FFmpegError as error:
-        if any(entry.pos + entry.size > container.size for entry in stream.index_entries):
-            text = f"frame {count}: the file ends before the frames that its index names"
-            raise VideoError("truncated", text) from None
-        raise VideoError("decode_error", f"frame {count}: {_words(error)}") from None
-    if count == 0:
-        raise VideoError("decode_error", "not one frame could be decoded")
-    _check_end(container, end)
-
-
-def _picture(frame: VideoFrame, stream: VideoStream, converted: Converter) -> Picture:
-    """With the rotation from the frame's side data (degrees anticlockwise) and the stream's pixel shape."""
-    aspect = stream.sample_aspect_ratio
-    known = aspect if aspect is not None and aspect > 0 else Fraction(1)
-    return Picture(frame, round(frame.rotation / 90) % 4, known, converted)
+def _pictures(film: Film) -> Iterator[tuple[float, Picture]]:
+    """The film's frames, upright and in square pixels; how they lie is looked up where a group of frames begins."""
+    converted, aspect, size, laid = Converter(), Fraction(1), (0, 0), AS_STORED
+    for seconds, frame in film.frames():
+        if (frame.width, frame.height) != size:
+            size, converted, aspect = (frame.width, frame.height), Converter(film.codec), film.aspect
+            laid = film.matrix or upright(frame)
+        elif frame.key_frame:
+            laid = film.matrix or upright(frame)
+        yield seconds, Picture(frame, laid, aspect, converted, seconds)
 
 
 def read_frames(path: Path, limits: Limits | None = None) -> Iterator[tuple[float, np.ndarray]]:
@@ -157,32 +103,57 @@ def read_frames(path: Path, limits: Limits | None = None) -> Iterator[tuple[floa
     Raises:
         VideoError: the file is no video, is damaged, ends early, or is over a limit (possibly after some frames).
     """
-    limits = limits or Limits()
-    with _opened(path, limits) as (container, stream):
-        converted = Converter()
-        for seconds, frame in _frames(container, stream, limits):
-            yield seconds, _picture(frame, stream, converted).pixels()
+    for seconds, picture in _pictures(Film(path, limits or Limits())):
+        yield seconds, picture.pixels()
 
 
-def sample_pictures(path: Path, frame_rate: float, limits: Limits | None = None) -> Iterator[Picture | None]:
+def sample_pictures(
+    path: Path,
+    frame_rate: float,
+    limits: Limits | None = None,
+    hold_seconds: float = 0.0,
+    seen: Seen | None = None,
+    start: int = 0,
+) -> Iterator[Picture | None]:
     """Pictures at a regular rate: picture k is the one nearest to k / frame_rate after the first frame.
 
     Args:
         path: a video file.
         frame_rate: wanted pictures per second.
         limits: most that the file may hold.
+        hold_seconds: where no frame is near, the one before is shown on for at most so long.
+        seen: what was seen on the way is noted there.
+        start: number of the first wanted picture; a long file is not decoded from its begin for a late one.
 
     Yields:
-        A picture, or None where no frame is within half a period of its time.
+        A picture, or None where no frame is within half a period of its time. Frames that are not nearest to any time
+        are not decoded where nothing else needs them.
 
     Raises:
         VideoError: as :func:`read_frames`.
     """
-    limits = limits or Limits()
-    with _opened(path, limits) as (container, stream):
-        converted = Converter()
-        for frame in nearest_in_time(_frames(container, stream, limits), frame_rate):
-            yield None if frame is None else _picture(frame, stream, converted)
+    film, seen = Film(path, limits or Limits(), frame_rate, start / frame_rate), seen or Seen()
+    last: Picture | None = None
+    for picture in nearest_in_time(_noted(film, seen, hold_seconds), frame_rate, hold_seconds, start):
+        seen.pictures += 1
+        seen.gaps += picture is None
+        seen.held += picture is not None and picture is last
+        last = picture or last
+        yield picture
+
+
+def _noted(film: Film, seen: Seen, hold_seconds: float) -> Iterator[tuple[float, Picture]]:
+    """The film's pictures, noted; the last one, where it is to be held, once more at the end of its time."""
+    seconds, picture = 0.0, None
+    for seconds, picture in _pictures(film):
+        seen.frames, seen.seconds = film.packets, seconds
+        seen.total = film.total if hold_seconds == 0 and film.start == 0 else None
+        seen.interlaced, seen.hdr = film.interlaced, seen.hdr or is_hdr(picture.frame)
+        yield seconds, picture
+    if picture is not None and hold_seconds > 0:
+        shown = min(film.last_duration, hold_seconds)
+        if shown > 1 / (film.rate or 1):
+            yield seconds + shown - 0.5 / (film.rate or 1), picture
 
 
 def sample_frames(
@@ -214,34 +185,46 @@ def probe(path: Path, limits: Limits | None = None) -> Probe:
     Raises:
         VideoError: as :func:`read_frames`.
     """
-    limits = limits or Limits()
-    with _opened(path, limits) as (container, stream):
-        times, last = [], None
-        for seconds, frame in _frames(container, stream, limits):
-            times.append(seconds)
-            last = frame
-        assert last is not None
-        gaps = np.array([later - earlier for earlier, later in pairwise(times)]) if len(times) > 1 else np.zeros(1)
-        gap, spread = float(gaps.mean()), float(gaps.max() - gaps.min())
-        picture = _picture(last, stream, Converter())
-        height, width = picture.size
-        return Probe(
-            num_frames=len(times),
-            width=width,
-            height=height,
-            frame_rate=1 / gap if gap > 0 else 0.0,
-            seconds=times[-1] + gap,
-            rotation=picture.turns * 90,
-            variable_rate=spread > 2 * float(stream.time_base or 0) and spread > 0.05 * gap,
-            codec=stream.codec_context.name,
-            container=container.format.name,
-        )
+    film, times = Film(path, limits or Limits()), []
+    last: Picture | None = None
+    for seconds, picture in _pictures(film):
+        times.append(seconds)
+        last = picture
+    assert last is not None
+    gaps = np.array([later - earlier for earlier, later in pairwise(times)]) if len(times) > 1 else np.zeros(1)
+    gap, spread = float(gaps.mean()), float(gaps.max() - gaps.min())
+    height, width = last.size
+    return Probe(
+        num_frames=len(times),
+        width=width,
+        height=height,
+        frame_rate=1 / gap if gap > 0 else 0.0,
+        seconds=times[-1] + gap,
+        rotation=last.upright.turns * 90,
+        mirrored=last.upright.mirrored,
+        interlaced=film.interlaced,
+        variable_rate=spread > 2 * film.tick and spread > 0.05 * gap,
+        codec=film.codec,
+        container=film.container,
+    )
+
+
+def _coded(converter: VideoReformatter, pixels: np.ndarray) -> VideoFrame:
+    """uint8 [H, W, 3] as yuv420p of BT.709, every pixel's colour weighing in."""
+    return converter.reformat(
+        VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24"),
+        format="yuv420p",
+        interpolation=Interpolation.BICUBIC | EXACT,
+        dst_colorspace=Colorspace.ITU709,
+        dst_color_range=TAGGED.color_range,
+        threads=1,
+    )
 
 
 def write_mp4(
     path: Path, frames: np.ndarray, frame_rate: float, metadata: Mapping[str, str] | None = None, crf: int = 10
 ) -> None:
-    """Write H.264 in mp4 (yuv420p, plays in every browser); equal input gives equal bytes.
+    """Write H.264 in mp4 (yuv420p, BT.709, tagged so; plays in every browser); equal input gives equal bytes.
 
     Args:
         path: the file; its folder exists.
@@ -262,8 +245,12 @@ def write_mp4(
         container.metadata.update(metadata or {})
         stream = container.add_stream("libx264", rate=Fraction(frame_rate).limit_denominator(1001))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        coder = stream.codec_context
+        coder.colorspace, coder.color_range = TAGGED.colorspace, TAGGED.color_range
+        coder.color_trc, coder.color_primaries = TAGGED.color_trc, TAGGED.color_primaries
         stream.codec_context.thread_count = 1  # x264 itself splits small frames otherwise, and bytes differ
         stream.options = {"preset": "veryfast", "crf": str(crf), "x264-params": X264}
+        converter = VideoReformatter()
         for pixels in frames:
-            container.mux(stream.encode(VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")))
+            container.mux(stream.encode(_coded(converter, pixels)))
         container.mux(stream.encode(None))

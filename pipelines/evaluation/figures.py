@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from pipelines.drawing import new_figure
+
 COLOURS = {
     "rectified_flow": "#0072B2",
     "anchored_flow_identity": "#E69F00",
@@ -147,11 +149,8 @@ def _finish(axes: Any, title: str) -> None:
 
 def draw_scores(results: Mapping[str, Any], path: Path) -> None:
     """Kernel distances, motion ratio and, where factors are known, prompt agreement; bars carry 95 % intervals."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(figsize=(13, 8), layout="constrained")
     panels = figure.subplots(2, 2)
     lines = {"held_out": "real clips", "frozen": "first frame repeated"}
     _bars(panels[0, 0], results, "kernel_distance", "kernel distance, all features (0: as real clips)", lines)

@@ -1,31 +1,76 @@
-"""Captions of a user's videos: a .txt or .json beside each, or one file that names them all."""
+"""Captions of a user's videos: a .txt or .json beside each, or a table that names them all."""
 
 from __future__ import annotations
 
-import csv
-import difflib
 import json
-from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 from pipelines.data.limits import VideoError
+from pipelines.footage.columns import (
+    CAPTIONS,
+    FILES,
+    Span,
+    column_of,
+    cuts_of,
+    metadata_of,
+    plain,
+    texts_of,
+)
+from pipelines.footage.places import Places
+from pipelines.footage.tables import FORMATS, Row, partner_of, read_rows
 from pipelines.stage import StageError
+from pipelines.textfile import TextError, decoded, one_line
 
-FORMATS = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
-HEADERS = ("file", "filename", "file_name", "path", "video")
-WORDS = ("caption", "prompt", "text")
-"""Names of the field that holds the caption, in json and parquet."""
 MAX_BYTES = 1 << 20
 """Most that one sidecar may hold."""
+SIDECARS = (".txt", ".caption", ".json")
+"""Endings of the file beside a video; the first with a caption in it is taken."""
 KEY = "captions"
 
 
-def folded(text: str) -> str:
-    """A caption in one line."""
-    return " ".join(text.split())
+@dataclass(frozen=True)
+class Told:
+    """What is told of a video, or of a cut of it: the caption ("" for none), the rest, or why it cannot be used."""
+
+    caption: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    span: Span | None = None
+    refusal: VideoError | None = None
+
+
+class NotHere(VideoError):
+    """What a source only names: it is counted apart from what was refused, ``count`` times."""
+
+    def __init__(self, reason: str, detail: str, count: int = 1) -> None:
+        super().__init__(reason, detail)
+        self.count = count
+
+
+@dataclass
+class Table:
+    """What a captions file says: by video; of rows that cannot be used, by their places; of videos elsewhere."""
+
+    file: Path
+    told: dict[str, list[Told]] = field(default_factory=dict)
+    bad: dict[int, VideoError] = field(default_factory=dict)
+    rows: int = 0
+    elsewhere: int = 0
+    first_elsewhere: str = ""
+
+    def of(self, name: str) -> list[Told]:
+        """What is told of a video: one for each cut, or one for all of it."""
+        absent = Told(refusal=VideoError("no_caption", f"not in {self.file.name}"))
+        return self.told.get(name, [absent])
+
+    def not_here(self) -> NotHere | None:
+        """The count of rows whose videos are not in the folder; None where all are."""
+        if not self.elsewhere:
+            return None
+        text = f"{self.elsewhere} of {self.rows} captions are of videos that are not here{self.first_elsewhere}"
+        return NotHere("not_here", text, self.elsewhere)
 
 
 def with_prefix(prefix: str | None, caption: str) -> str:
@@ -34,133 +79,216 @@ def with_prefix(prefix: str | None, caption: str) -> str:
     return ". ".join(part for part in parts if part)
 
 
-def caption_in(content: bytes, name: str) -> str:
-    """The caption that a sidecar's bytes hold: text, or json with one of the fields of :data:`WORDS`.
+# ---- beside each file ---------------------------------------------------------------------------------------------
+
+
+def sidecar_in(content: bytes, name: str) -> Told:
+    """What a sidecar's bytes say: text, or a json object with a caption under one of the known names and the rest.
 
     Raises:
-        VideoError: it is too large, no UTF-8, no json, or has no such field.
+        VideoError: it is too large, no text, no json, or its caption is no text.
     """
     if len(content) > MAX_BYTES:
         raise VideoError("bad_caption", f"{name}: more than {MAX_BYTES} bytes")
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise VideoError("bad_caption", f"{name}: is not UTF-8 text (byte {error.start})") from None
-    if not name.lower().endswith(".json"):
-        return folded(text)
+        text = decoded(content)
+    except TextError as error:
+        raise VideoError("bad_caption", f"{name}: {error}") from None
+    if not name.lower().endswith("json"):
+        return Told(one_line(text))
     try:
-        fields = json.loads(text)
+        values = json.loads(text)
     except (ValueError, RecursionError):
         raise VideoError("bad_caption", f"{name}: is no json") from None
-    found = next((fields[word] for word in WORDS if word in fields), None) if isinstance(fields, dict) else None
-    if not isinstance(found, str):
-        raise VideoError("bad_caption", f"{name}: has no text under any of {', '.join(WORDS)}")
-    return folded(found)
+    if not isinstance(values, dict):
+        raise VideoError("bad_caption", f"{name}: is no json object")
+    column = column_of(tuple(values), CAPTIONS)
+    caption = values.get(column) if column else None
+    if not isinstance(caption, str | None):
+        raise VideoError("bad_caption", f"{name}: {column} is {type(caption).__name__}, not text")
+    lacking = None if column else VideoError("bad_caption", f"{name}: has no text under any of {', '.join(CAPTIONS)}")
+    return Told(one_line(caption or ""), metadata_of(values, {column} if column else set()), refusal=lacking)
 
 
-def sidecar_caption(path: Path) -> str:
-    """The caption beside a file or folder, ``<name>.txt`` or ``<name>.json``; "" where there is neither.
+def together(sidecars: Mapping[str, bytes]) -> Told:
+    """What several sidecars of one video say, by their names: the first caption that is not empty, and all the rest.
 
     Raises:
-        VideoError: as :func:`caption_in`.
+        VideoError: as :func:`sidecar_in`, where no other of them has a caption.
     """
-    for suffix in (".txt", ".json"):
-        sidecar = path.parent / (path.name + suffix) if path.is_dir() else path.with_suffix(suffix)
-        if sidecar.is_file():
-            with sidecar.open("rb") as stream:
-                return caption_in(stream.read(MAX_BYTES + 1), sidecar.name)
-    return ""
+    caption, metadata = "", {}
+    problem: VideoError | None = None
+    lacking: VideoError | None = None
+    for name, content in sidecars.items():
+        try:
+            told = sidecar_in(content, name)
+        except VideoError as error:
+            problem = problem or error
+            continue
+        caption, metadata = caption or told.caption, {**told.metadata, **metadata}
+        lacking = lacking or told.refusal
+    if problem is not None and not caption:
+        raise problem
+    return Told(caption, metadata, refusal=None if caption else lacking)
 
 
-def captions_from_file(file: Path, videos: Iterable[str], key: str = KEY) -> dict[str, str]:
-    """Captions by video: .csv (``filename, caption``), .tsv or .txt (a tab between), .jsonl or .parquet (fields).
+def sidecars_of(path: Path) -> list[Path]:
+    """The files beside a file or folder that may caption it: ``a.txt``, ``a.TXT``, ``a.mp4.txt``; the surest first."""
+    stems = [path.name] if path.is_dir() else [path.stem, path.name]
+    endings = [ending for suffix in SIDECARS for ending in (suffix, suffix.upper())]
+    found = [path.with_name(stem + ending) for stem in stems for ending in endings]
+    return [one for one in found if one.is_file()]
+
+
+def sidecar_told(path: Path) -> Told:
+    """What the files beside a file or folder say; no caption where there are none.
+
+    Raises:
+        VideoError: as :func:`together`.
+    """
+    contents = {}
+    for sidecar in sidecars_of(path):
+        with sidecar.open("rb") as stream:
+            contents[sidecar.name] = stream.read(MAX_BYTES + 1)
+    return together(contents)
+
+
+# ---- one table for all --------------------------------------------------------------------------------------------
+
+
+def captions_from_files(files: Sequence[Path], root: Path, videos: Sequence[str], key: str = KEY) -> list[Table]:
+    """What captions files say of the videos of a folder.
 
     Args:
-        file: the captions file.
-        key: the parameter that names it, for messages.
-        videos: the videos of the folder, as posix paths relative to it: the names that the file may use.
+        files: .csv, .tsv, .txt, .json, .jsonl or .parquet files.
+        root: the folder.
+        videos: its videos, as posix paths relative to it.
+        key: the parameter that names the files, for messages.
 
     Raises:
-        StageError: the format is unknown, a line is malformed, or the file names a video that is not there.
+        StageError: a format is unknown, a file cannot be read, or they name none of the videos.
     """
+    tables = [_read(file, Places(root, videos, file), key) for file in files]
+    if not any(table.told for table in tables):
+        raise StageError(_nothing(tables[0], Places(root, videos, files[0])))
+    return tables
+
+
+def _read(file: Path, places: Places, key: str) -> Table:
     if file.suffix.lower() not in FORMATS:
-        raise StageError(f"{key}: {file}: unknown caption format {file.suffix!r}; known: {', '.join(FORMATS)}.")
+        sheet = file.suffix.lower() in (".xlsx", ".xls", ".ods", ".numbers")
+        hint = "; save the sheet as `CSV UTF-8`" if sheet else ""
+        raise StageError(f"{key}: {file}: unknown caption format {file.suffix!r}; known: {', '.join(FORMATS)}{hint}.")
     if not file.is_file():
         raise StageError(f"{key}: {file}: no such file; name one in the folder, or null for a .txt beside each video.")
-    readers = {".jsonl": _jsonl, ".parquet": _parquet}
-    rows = readers.get(file.suffix.lower(), _table)(file)
-    known, found, missing = set(videos), {}, []
-    for line, name, caption in rows:
-        name = str(PurePosixPath(name))
-        caption = folded(caption)
-        if name not in known:
-            missing.append((line, name))
-        elif found.setdefault(name, caption) != caption:
-            raise StageError(f"{file}:{line}: {name} has two captions; keep one.")
-    if missing:
-        raise StageError(_missing(file, missing, sorted(known)))
-    return found
+    table = _matched(file, places)
+    if not table.told:
+        places.leave_out(_names(file))
+        table = _matched(file, places)
+    return table
 
 
-def _missing(file: Path, missing: list[tuple[int, str]], known: list[str]) -> str:
-    line, name = missing[0]
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-    hint = f"did you mean {close[0]}?" if close else "names are relative to the video folder."
-    return f"{file}:{line}: names {name}{more}, which the video folder does not hold; {hint}"
+def _names(file: Path) -> Iterator[str]:
+    for row in read_rows(file):
+        name = _name(row)
+        if name is not None:
+            yield name
 
 
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise StageError(f"{file}: is not UTF-8 text (byte {error.start}); save it as UTF-8.") from None
+def _name(row: Row) -> str | None:
+    column = column_of(tuple(row.values), FILES)
+    value = row.values[column] if column else None
+    if isinstance(value, dict):  # the video column of a Hugging Face data set: {"path": …, "bytes": …}
+        value = value.get("path")
+    return value if isinstance(value, str) else str(value) if isinstance(value, int) else None
 
 
-def _table(file: Path) -> Iterator[tuple[int, str, str]]:
-    tabs = file.suffix.lower() in (".tsv", ".txt")
-    reader = csv.reader(_read_text(file).splitlines(), delimiter="\t" if tabs else ",", strict=True)
-    try:
-        for number, row in enumerate(reader):
-            if not any(cell.strip() for cell in row):
-                continue
-            if number == 0 and row[0].strip().lower() in HEADERS:
-                continue
-            if len(row) != 2:
-                hint = "one tab between them." if tabs else 'put a caption with commas in "quotes".'
-                raise StageError(
-                    f"{file}:{reader.line_num}: filename and caption expected, {len(row)} columns found; {hint}"
-                )
-            yield reader.line_num, row[0].strip(), row[1]
-    except csv.Error as error:
-        raise StageError(f"{file}:{reader.line_num}: {error}.") from None
-
-
-def _jsonl(file: Path) -> Iterator[tuple[int, str, str]]:
-    for number, text in enumerate(_read_text(file).splitlines(), 1):
-        if not text.strip():
+def _matched(file: Path, places: Places) -> Table:
+    """The rows by their videos; a name that says the whole path counts before one that only ends alike."""
+    table = Table(file)
+    where: dict[tuple[str, Span | None], int] = {}
+    sure: set[str] = set()
+    for row in read_rows(file):
+        table.rows += 1
+        name = _name(row)
+        if row.refusal is not None or name is None:
+            table.bad[row.place] = row.refusal or _nameless(row)
             continue
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError):
-            row = None
-        fields = row if isinstance(row, dict) else {}
-        name, caption = (next((fields[word] for word in words if word in fields), None) for words in (HEADERS, WORDS))
-        if not isinstance(name, str) or not isinstance(caption, str):
-            raise StageError(f'{file}:{number}: is not {{"file": "…", "caption": "…"}}.')
-        yield number, name, caption
+        video, exact = places.find(name)
+        if video is None or (video in sure and not exact):
+            table.elsewhere += 1
+            first = table.first_elsewhere or f" (the first: {one_line(name)[:200]}, {file.name}:{row.place})"
+            table.first_elsewhere = first
+            continue
+        if exact and video in table.told and video not in sure:
+            table.elsewhere += 1
+            del table.told[video]
+        if exact:
+            sure.add(video)
+        for told in _told(row, file.name):
+            _add(table, video, told, (row.place, where))
+    return table
 
 
-def _parquet(file: Path) -> Iterator[tuple[int, str, str]]:
+def _add(table: Table, video: str, told: Told, places: tuple[int, dict[tuple[str, Span | None], int]]) -> None:
+    """Add what a row says, unless another says otherwise of the same frames."""
+    place, where = places
+    known = table.told.setdefault(video, [])
+    earlier = next((number for number, one in enumerate(known) if one.span == told.span), None)
+    if earlier is None:
+        where[video, told.span] = place
+        known.append(told)
+    elif known[earlier].caption != told.caption:
+        text = f"{table.file.name}:{where[video, told.span]} and {place} give it two captions; keep one"
+        known[earlier] = replace(known[earlier], refusal=VideoError("two_captions", text))
+
+
+def _nameless(row: Row) -> VideoError:
+    column = column_of(tuple(row.values), FILES)
+    if column is not None:
+        return VideoError("bad_row", f"{column} is {type(row.values[column]).__name__}, not the name of a video")
+    columns = ", ".join(map(str, row.values)) or "none"
+    return VideoError("bad_row", f"no column says which video (columns: {columns}); call one file_name")
+
+
+def _told(row: Row, file: str) -> list[Told]:
+    """What a row says of its video: one for each of its cuts."""
+    values, where = row.values, f"{file}:{row.place}"
+    columns = tuple(values)
+    name, caption = column_of(columns, FILES), column_of(columns, CAPTIONS)
     try:
-        table = pq.read_table(file)
-    except pa.ArrowInvalid as error:
-        raise StageError(f"{file}: not readable as parquet ({error}).") from None
-    columns = [next((word for word in words if word in table.column_names), "") for words in (HEADERS, WORDS)]
-    if not all(columns):
-        raise StageError(f"{file}: has columns {', '.join(table.column_names)}; name them file and caption.")
-    names, captions = (table.column(name).to_pylist() for name in columns)
-    for number, (name, caption) in enumerate(zip(names, captions, strict=True), 1):
-        if not isinstance(name, str) or not isinstance(caption, str | None):
-            raise StageError(f"{file}:{number}: {columns[0]} and {columns[1]} must be text.")
-        yield number, name, caption or ""
+        spans, timed = cuts_of(values)
+        texts = texts_of(values[caption] if caption else None, len(spans or [None]))
+    except VideoError as error:
+        return [Told(refusal=VideoError(error.reason, f"{where}: {error}"))]
+    used = {str(one) for one in (name, caption) if one is not None} | timed
+    told = []
+    for number, (span, text) in enumerate(zip(spans or [None], texts, strict=True)):
+        refusal = _refusal(text, caption, where, columns)
+        metadata = metadata_of(values, used, number, len(texts))
+        told.append(Told("" if refusal else one_line(text), metadata, span, refusal))
+    return told
+
+
+def _refusal(text: Any, caption: str | None, where: str, columns: tuple[str, ...]) -> VideoError | None:
+    if caption is None:
+        return VideoError("no_caption", f"{where}: no column is a caption (columns: {', '.join(map(plain, columns))})")
+    if text is None:
+        return VideoError("no_caption", f"{where}: {caption} is null")
+    if not isinstance(text, str):
+        return VideoError("bad_caption", f"{where}: {caption} is {type(text).__name__}, not text")
+    return None
+
+
+def _nothing(table: Table, places: Places) -> str:
+    file = table.file
+    if len(table.bad) == table.rows and table.bad:
+        place, error = next(iter(table.bad.items()))
+        return f"{file}:{place}: {error}."
+    if not table.rows:
+        return f"{file}: has no row; each names a video and its caption."
+    first = one_line(next(_names(file)))[:200]
+    partner = partner_of(file)
+    lists = f" (names in {partner.name})" if partner else ""
+    rows = f"none of its {table.rows} rows{lists} is" if table.rows > 1 else f"its one row{lists} is not"
+    return f"{file}: {rows} of a video that is in {places.root} ({first}); {places.hint(first)}"

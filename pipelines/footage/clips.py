@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,9 @@ from pipelines.footage.params import Clip
 class Made:
     """What a source gave: catalog rows, refused files, files looked at, and per clip the PSNR of its mp4 in dB.
 
-    Of a source of files also the decisions on its clips, and how many files had to be decoded (None: rendered).
+    Of a source of files also the decisions on its clips, how many files had to be decoded (None: rendered), and what
+    the source only names: counts by reason, and a row each as of refused files;
+    and ``seen``: sums over the files that gave clips.
     """
 
     clips: list[dict[str, Any]] = field(default_factory=list)
@@ -28,6 +31,9 @@ class Made:
     fidelity: list[float] = field(default_factory=list)
     decisions: list[dict[str, Any]] = field(default_factory=list)
     files_decoded: int | None = None
+    absent: Counter[str] = field(default_factory=Counter)
+    listed: list[dict[str, str]] = field(default_factory=list)
+    seen: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

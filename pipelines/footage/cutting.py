@@ -8,6 +8,7 @@ stretch of a run, up to two of the longest clips, is cut as loses fewest pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from pipelines.data.limits import VideoError
+from pipelines.data.video import Seen
 from pipelines.footage import shots
 from pipelines.footage.params import Buckets, Clip, Cutting
 
@@ -124,6 +126,10 @@ class _Run:
         while len(self.pixels) >= self.hold:
             yield self._take(self.lead)
 
+    def reaches(self, left: int) -> int:
+        """Frames that can come together where so many are left, the one that is pushed next among them."""
+        return len(self.pixels) + left - max(0, self.start - self.next)
+
     def end(self) -> Iterator[Window]:
         for frames in tail(len(self.pixels), self.covered, self.kept, self.stride):
             yield self._take(frames)
@@ -138,7 +144,13 @@ class _Run:
         return window
 
 
-def cut(pictures: Iterator[Picture | None], choices: Sequence[Form], cutting: Cutting, rate: float) -> Iterator[Window]:
+def cut(
+    pictures: Iterator[Picture | None],
+    choices: Sequence[Form],
+    cutting: Cutting,
+    rate: float,
+    seen: Seen | None = None,
+) -> Iterator[Window]:
     """Clips of a stream, in order; a stretch without a frame near its time is cut around, and so is a shot boundary.
 
     Args:
@@ -146,12 +158,15 @@ def cut(pictures: Iterator[Picture | None], choices: Sequence[Form], cutting: Cu
         choices: the forms to choose from.
         cutting: stride and shot detection.
         rate: frames per second of the grid, for the words of an error.
+        seen: what the stream knows of itself meanwhile; where it says that what is left is too short for a clip, that
+            is not read.
 
     Raises:
         VideoError: the stream fails, or not one whole clip is in it.
     """
     run: _Run | None = None
     count = gaps = cuts = whole = 0
+    shortest, seen = min(frames for frames, _, _ in choices), seen or Seen()
     for picture, boundary in _with_boundaries(pictures, cutting):
         if run is not None and (picture is None or boundary):
             for window in run.end():
@@ -161,6 +176,9 @@ def cut(pictures: Iterator[Picture | None], choices: Sequence[Form], cutting: Cu
         gaps, cuts = gaps + (picture is None), cuts + boundary
         if picture is not None:
             run = run or _Run(count, picture.size, choices, cutting.stride)
+            if seen.total is not None and run.reaches(seen.total - count) < shortest:
+                count = max(count, seen.total)
+                break
             for window in run.push(picture):
                 whole += 1
                 yield window
@@ -169,7 +187,7 @@ def cut(pictures: Iterator[Picture | None], choices: Sequence[Form], cutting: Cu
         whole += 1
         yield window
     if whole == 0:
-        raise _nothing(count, gaps, cuts, min(frames for frames, _, _ in choices), rate)
+        raise _nothing(count, gaps, cuts, shortest, rate, seen.frame_rate)
 
 
 def _with_boundaries(pictures: Iterator[Picture | None], cutting: Cutting) -> Iterator[tuple[Picture | None, bool]]:
@@ -179,9 +197,17 @@ def _with_boundaries(pictures: Iterator[Picture | None], cutting: Cutting) -> It
     return shots.boundaries(pictures, cutting.shots.threshold, cutting.shots.ratio)
 
 
-def _nothing(count: int, gaps: int, cuts: int, shortest: int, rate: float) -> VideoError:
+def _nothing(count: int, gaps: int, cuts: int, shortest: int, rate: float, found: float | None) -> VideoError:
     if count < shortest:
         return VideoError("too_short", f"{count} frames at {rate:g} per second; a clip has {shortest}")
     if cuts:
         return VideoError("too_short", f"none of its {cuts + 1} shots has the {shortest} frames of a clip")
-    return VideoError("frame_rate_too_low", f"{gaps} of {count} times have no frame within half a period")
+    text = f"{gaps} of {count} times have no frame within half a period"
+    if found is not None and found < rate:
+        text = (
+            f"it has {found:.3g} frames per second, clips {rate:g}; lower raw_video.clip.frame_rate to at most "
+            f"{math.floor(found * 100) / 100:g}, or state cutting.hold to show frames on ({text})"
+        )
+    else:
+        text += "; state cutting.hold to show the frame before on, as a screen does"
+    return VideoError("frame_rate_too_low", text)

@@ -13,7 +13,8 @@ import pandas as pd
 
 from pipelines import stage
 from pipelines.data.catalog import read_catalog, read_decisions, read_rejected
-from pipelines.footage.ingest import listed
+from pipelines.footage.found import file_of
+from pipelines.footage.opening import listed
 from pipelines.footage.params import RawVideoParams, Tars
 from pipelines.footage.tars import expand, listed_samples, tar_name
 from pipelines.launch import stated
@@ -37,10 +38,10 @@ def forecast(params: RawVideoParams, out: Path) -> str | None:
     footage = params.source.footage
     if footage is None:
         return None
-    before = {*read_decisions(out)["source"], *read_rejected(out)["file"]}
+    before = {*read_decisions(out)["source"], *map(file_of, read_rejected(out)["file"])}
     if isinstance(footage, Tars):
         return _of_tars(footage, clips, before)
-    now = {found.name for found in listed(footage, params.clip.frame_rate)}
+    now = {file_of(found.name) for found in listed(footage, params.clip.frame_rate)}
     return _counted("files", now, before, clips)
 
 

@@ -3,63 +3,61 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pipelines import stage
 from pipelines.data.catalog import JUDGED
 from pipelines.data.limits import VideoError
+from pipelines.data.video import Seen
 from pipelines.footage.ahead import in_order, processors
-from pipelines.footage.captions import with_prefix
+from pipelines.footage.captions import NotHere, with_prefix
 from pipelines.footage.clips import Cut, Made, content_hash, store
 from pipelines.footage.cutting import cut, forms
-from pipelines.footage.params import Clip, Folder, Footage, RawVideoParams, Recordings, Splits, Tars
+from pipelines.footage.found import Found, file_of
+from pipelines.footage.opening import found_in
+from pipelines.footage.params import Clip, Footage, RawVideoParams, Splits, Tars
 from pipelines.footage.quality import judge, measure
+from pipelines.footage.reels import VideoReel
 from pipelines.footage.reuse import Reuse
-from pipelines.footage.sources import Found, folder_files, recordings
 from pipelines.footage.splits import split
-from pipelines.footage.tars import tar_samples
 from pipelines.recording import link
 from pipelines.stage import StageError
 
-VERSION = 1
+VERSION = 2
 """Part of every content key: raise it when the same file would be cut or resized to other pixels."""
 
 
-def found_in(params: Footage, frame_rate: float, spool: Path) -> Iterator[Found]:
-    """What the source holds, one after another; what has to lie on this disk to be read lies in ``spool``."""
-    if isinstance(params, Tars):
-        return tar_samples(params, frame_rate, spool)
-    assert isinstance(params, Folder | Recordings)  # there is no other
-    return listed(params, frame_rate)
-
-
-def listed(params: Folder | Recordings, frame_rate: float) -> Iterator[Found]:
-    """The files of a source that is a folder."""
-    return folder_files(params, frame_rate) if isinstance(params, Folder) else recordings(params, frame_rate)
-
-
-def cut_file(params: Footage, clip: Clip, found: Found, digest: str, folder: Path) -> Iterator[dict[str, Any]]:
+def cut_file(
+    params: Footage, clip: Clip, found: Found, digest: str, folder: Path, seen: Seen | None = None
+) -> Iterator[dict[str, Any]]:
     """Cut one file and store its clips in ``folder``: per clip its row, its fidelity and its measures.
+
+    What is seen of the file on the way is noted in ``seen``.
 
     Raises:
         VideoError: the file cannot be used.
     """
-    reel = found.open(digest)
+    reel, seen = found.open(digest), seen or Seen()
     choices = forms(clip, params.cutting.buckets, found.still)
     if not choices:
         raise VideoError("too_short", f"a picture; a clip has {clip.num_frames} frames")
-    windows = cut(reel.pictures(), choices, params.cutting, clip.frame_rate)
+    if isinstance(reel, VideoReel):
+        hold = params.cutting.hold
+        reel = replace(reel, hold_seconds=hold.max_seconds if hold else 0.0, seen=seen)
+    windows = cut(reel.pictures(), choices, params.cutting, clip.frame_rate, seen)
     for number, window in enumerate(windows, 1):
         count, height, width = window.frames.shape[:3]
         form = clip.model_copy(update={"num_frames": count, "height": height, "width": width})
         identity = content_hash(form, cutter=VERSION, **reel.facts(window.start, count))
-        begin, held = window.start / clip.frame_rate, reel.actions(window.start, count)
+        begin = reel.start_seconds + window.start / clip.frame_rate
+        held = reel.actions(window.start, count)
         row, fidelity = store(Cut(window.frames, identity, "", "", begin, held), form, folder)
         measures = {f"quality_{name}": value for name, value in measure(window.frames).items()}
         yield {"row": row | measures, "psnr": fidelity}
@@ -67,11 +65,23 @@ def cut_file(params: Footage, clip: Clip, found: Found, digest: str, folder: Pat
             return
 
 
+def told_of(seen: Seen, rate: float) -> dict[str, float]:
+    """What is counted of a file that gave clips, by the names of the metrics."""
+    return {
+        "source_seconds": (seen.total or seen.pictures) / rate,
+        "gap_seconds": seen.gaps / rate,
+        "held_seconds": seen.held / rate,
+        "files_deinterlaced": int(seen.interlaced),
+        "files_tone_mapped": int(seen.hdr),
+    }
+
+
 @dataclass
 class Looked:
     """What became of one file before its turn: its clips, or why it is refused; and whether it had to be decoded."""
 
     caption: str = ""
+    metadata: str | None = None
     digest: str = ""
     unit: str = ""
     clips: list[dict[str, Any]] = field(default_factory=list)
@@ -91,22 +101,29 @@ class Cutter:
         """Caption, digest and clips of one file; a refusal is part of the answer."""
         looked = Looked()
         try:
-            looked.caption = self._caption(found)
+            self._ask(found, looked)
             looked.digest = found.digest()
             looked.unit = found.unit() if found.unit else looked.digest
             with self._turns[looked.digest]:
                 self._clips(found, looked)
         except VideoError as error:
             looked.refusal = error
+        except (FileNotFoundError, PermissionError) as error:  # gone since it was listed, or not ours to read
+            looked.refusal = VideoError("unreadable", f"{error.strerror or error}")
         return looked
 
-    def _caption(self, found: Found) -> str:
-        caption, rule = found.caption(), self.params.quality.caption
-        if rule is not None and not caption:
+    def _ask(self, found: Found, looked: Looked) -> None:
+        """What is told of the file, where it may be used without a caption or has one."""
+        told, rule = found.told(), self.params.quality.caption
+        if told.refusal is not None and (rule is not None or told.refusal.reason not in ("no_caption", "bad_caption")):
+            raise told.refusal
+        if rule is not None and not told.caption:
             raise VideoError("no_caption", found.no_caption)
-        if rule is not None and len(caption.split()) < rule.min_words:
-            raise VideoError("no_caption", f"{caption!r} has fewer than {rule.min_words} words")
-        return with_prefix(self.params.prompt_prefix, caption)
+        if rule is not None and len(told.caption.split()) < rule.min_words:
+            raise VideoError("no_caption", f"{told.caption!r} has fewer than {rule.min_words} words")
+        looked.caption = with_prefix(self.params.prompt_prefix, told.caption)
+        if told.metadata:
+            looked.metadata = json.dumps(told.metadata, ensure_ascii=False, sort_keys=True)
 
     def _clips(self, found: Found, looked: Looked) -> None:
         known = self.reuse.find(looked.digest)
@@ -115,10 +132,13 @@ class Cutter:
             looked.clips = known
             return
         with self.reuse.keeping(looked.digest) as (folder, clips):
-            for one in cut_file(self.params, self.clip, found, looked.digest, folder):
+            seen = Seen()
+            for one in cut_file(self.params, self.clip, found, looked.digest, folder, seen):
                 if self.stop.is_set():
                     raise InterruptedError(f"{found.name}: stopped")
                 clips.append(one)
+            for one in clips:
+                one["file"] = told_of(seen, self.clip.frame_rate)
         looked.clips = clips
 
 
@@ -136,24 +156,41 @@ class Ingest:
     def take(self, found: Found, looked: Looked) -> None:
         """Place the clips of one file; a refusal is noted with its reason."""
         assert self.made.files_decoded is not None
+        error = self._twin(found, looked.digest) or looked.refusal
+        if isinstance(error, NotHere):
+            self._note_absent(found, error)
+            return
         self.made.num_files += 1
         self.made.files_decoded += looked.decoded
-        error = self._twin(found, looked.digest) or looked.refusal
         if error is not None:
             self.made.rejected.append({"file": found.name, "reason": error.reason, "detail": str(error)})
         else:
-            facts = {"caption": looked.caption, "source": found.name, "unit": looked.unit}
+            facts = {
+                "caption": looked.caption,
+                "source": file_of(found.name),
+                "unit": looked.unit,
+                "metadata": looked.metadata,
+            }
+            for name, value in looked.clips[0]["file"].items():
+                self.made.seen[name] = self.made.seen.get(name, 0.0) + value
             for clip in looked.clips:
                 self._place(clip, looked.digest, facts)
         clips, rejected = len(self.rows), len(self.made.rejected)
         unit = "tar" if isinstance(self.params, Tars) else "file"
         stage.report(found.place, found.total, unit=unit, clips=clips, rejected=rejected)
 
+    def _note_absent(self, found: Found, error: NotHere) -> None:
+        """What the source only names is counted apart; a count of several is told at once."""
+        self.made.absent[error.reason] += error.count
+        self.made.listed.append({"file": found.name, "reason": error.reason, "detail": str(error)})
+        if error.count > 1:
+            stage.say(f"{found.name}: {error}.")
+
     def _twin(self, found: Found, digest: str) -> VideoError | None:
         twin = self.names.setdefault(digest, found.name) if digest else found.name
         return None if twin == found.name else VideoError("duplicate", f"has the same content as {twin}")
 
-    def _place(self, clip: dict[str, Any], digest: str, facts: dict[str, str]) -> None:
+    def _place(self, clip: dict[str, Any], digest: str, facts: Mapping[str, str | None]) -> None:
         row = clip["row"]
         if row["key"] not in self.fidelity:  # equal stretches of a recording are one clip
             link(self.reuse.entry(digest) / row["file"], self.folder / row["file"])

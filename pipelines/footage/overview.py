@@ -19,6 +19,7 @@ from PIL import Image
 
 from pipelines.data.catalog import FACTOR_PREFIX, JUDGED, SPLITS, TRAIN, factor_names
 from pipelines.data.video import read_clip
+from pipelines.drawing import new_figure
 from pipelines.footage.clips import Made
 from pipelines.footage.factors import MOTION, STEERED
 
@@ -58,7 +59,10 @@ def numbers(catalog: pd.DataFrame, made: Made) -> dict[str, Any]:
         refused = {name: sum(one[f"{name}_decision"] == "refused" for one in made.decisions) for name in JUDGED}
         found |= {
             "files_decoded": made.files_decoded,
+            "not_used": dict(sorted(made.absent.items())),
+            **{name: round(value, 3) for name, value in made.seen.items()},
             "clips_cut": len(made.decisions),
+            "cut_seconds": sum(one["end_seconds"] - one["start_seconds"] for one in made.decisions),
             "clips_refused": len(made.decisions) - len(catalog),
             "clips_refused_by": refused,
         }
@@ -73,6 +77,7 @@ def summary(content: Mapping[str, Any]) -> str:
         f"{content['num_clips']} clips ({splits}), {content['footage_seconds']:.0f} s, "
         f"mp4 {content['mp4_psnr']['mean']:.1f} dB; files refused: {content['num_rejected']}"
         + (f" ({refused})" if refused else "")
+        + "".join(f"; {reason}: {count}" for reason, count in content.get("not_used", {}).items())
         + (f"; clips refused: {content['clips_refused']}" if content.get("clips_refused") else "")
     )
 
@@ -98,7 +103,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 def _figure(width: float, height: float, title: str) -> Figure:
     """A figure in inches with its title at the top left."""
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    figure = new_figure(figsize=(width, height), dpi=DPI, facecolor="white")
     figure.text(0.012, 1 - 0.26 / height, title, fontsize=11, fontweight="bold", color=INK, va="center")
     return figure
 
@@ -208,7 +213,7 @@ def source_counts(catalog: pd.DataFrame, rejected: Sequence[Mapping[str, str]]) 
     )
     left, right = figure.subplots(1, 2)
     _bars(left, catalog["source"].to_numpy(), shown, catalog["split"].to_numpy())
-    left.set_yticks(range(len(shown)), [textwrap.shorten(name, 40, placeholder="…") for name in shown])
+    left.set_yticks(range(len(shown)), [name if len(name) <= 40 else f"…{name[-39:]}" for name in shown])
     left.set_title(f"clips per video ({len(shown)} of {len(clips)} videos)", fontsize=9, color=INK)
     right.barh([reason for reason, _ in reasons], [count for _, count in reasons], color=GREY)
     right.set_title(f"refused files by reason ({len(rejected)})", fontsize=9, color=INK)

@@ -141,12 +141,20 @@ class Buckets(Params):
         return self
 
 
+class Hold(Params):
+    """Where a video has no frame near a time, the one before is shown on for at most ``max_seconds``: recordings of
+    screens have a frame only when something changes."""
+
+    max_seconds: Positive
+
+
 class Cutting(Params):
     """How a video becomes clips. ``stride``: from one clip's start to the next, in lengths of the clip."""
 
     stride: Positive
     shots: Shots | None
     buckets: Buckets | None
+    hold: Hold | None
 
 
 class Motion(Params):
@@ -195,7 +203,10 @@ class Footage(Params):
 
 
 class Folder(Footage):
-    """A folder tree of a user's videos or pictures; ``captions``: null = a .txt or .json beside each, or a file."""
+    """A folder tree of a user's videos or pictures; ``captions``: null = a .txt or .json beside each, or a table.
+
+    A pattern (``*/metadata.csv``) names several tables.
+    """
 
     path: Text
     media: Literal["videos", "images", "both"]
@@ -218,6 +229,25 @@ class Recordings(Footage):
     captions: str | None
 
 
+class Lerobot(Footage):
+    """A LeRobot data set of version 3 (parquet and mp4 files of many episodes); captions are its tasks.
+
+    ``camera``: the feature whose videos are taken, as ``observation.images.front``. ``action``: the feature that is
+    the clips' actions; null: none.
+    """
+
+    path: Text
+    camera: Text
+    action: Text | None
+
+
+class Vpt(Footage):
+    """Recordings of Minecraft as of OpenAI's VPT: ``a.mp4`` with a line of ``a.jsonl`` for each frame."""
+
+    path: Text
+    captions: str | None
+
+
 class Source(Params):
     """Where the clips come from: exactly one of the blocks; the others are left out or null."""
 
@@ -225,6 +255,8 @@ class Source(Params):
     folder: Folder | None
     tars: Tars | None
     recordings: Recordings | None
+    lerobot: Lerobot | None
+    vpt: Vpt | None
 
     @model_validator(mode="before")
     @classmethod
@@ -238,9 +270,9 @@ class Source(Params):
         return self
 
     @property
-    def footage(self) -> Folder | Tars | Recordings | None:
+    def footage(self) -> Folder | Tars | Recordings | Lerobot | Vpt | None:
         """The block of a source of files; None for the rendered one."""
-        return self.folder or self.tars or self.recordings
+        return self.folder or self.tars or self.recordings or self.lerobot or self.vpt
 
 
 class RawVideoParams(Params):

@@ -31,7 +31,7 @@ def make(params: RawVideoParams, out: Path, metrics: Path, plots: Path) -> None:
     with stage.whole_folder(out) as folder:
         (folder / "clips").mkdir()
         made = _clips(params, stage.current().work_folder(out), folder)
-        catalog = write_catalog(folder, made.clips, made.rejected)
+        catalog = write_catalog(folder, made.clips, [*made.rejected, *made.listed])
         if made.files_decoded is not None:
             write_decisions(folder, [{name: one[name] for name in JUDGEMENTS.names} for one in made.decisions])
         numbers = overview.numbers(catalog, made)

@@ -93,6 +93,7 @@ class Recording:
     grid: list[int | None]
     down: dict[int, set[int]] | None
     limits: Limits
+    start_seconds: float = 0.0
 
     def pictures(self) -> Iterator[Picture | None]:
         """One per time of the grid."""

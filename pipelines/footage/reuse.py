@@ -22,9 +22,13 @@ from pipelines.stage import file_digest, whole_folder
 RECORD = "record.json"
 SHAPING = (
     "pipelines.footage.ingest:cut_file",
-    "pipelines.footage.sources:open_file",
+    "pipelines.footage.reels:open_file",
+    "pipelines.footage.reels:cut_reel",
     "pipelines.footage.sources:limits_of",
     "pipelines.footage.recordings:open_recording",
+    "pipelines.footage.lerobot:EpisodeReel",
+    "pipelines.footage.vpt:VptReel",
+    "pipelines.footage.vpt:read_actions",
 )
 """Functions that, with all they reach, decide what a clip is and how it measures."""
 UNKEPT = ("too_slow",)

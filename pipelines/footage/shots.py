@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import pairwise
 from statistics import median
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -39,28 +41,48 @@ class Covering(Protocol):
 Shown = TypeVar("Shown", bound=Covering)
 
 
+class Look(NamedTuple):
+    """What a frame is compared by: [3, BINS] soft histograms, each row summing to 1; [SIDE, SIDE, 3] mean levels."""
+
+    colors: np.ndarray
+    layout: np.ndarray
+
+
 def _histograms(frame: np.ndarray) -> np.ndarray:
-    """[3, BINS], each row summing to 1, smoothed so that a small change of brightness moves little."""
-    counts = np.stack([np.bincount(frame[..., c].ravel() >> 4, minlength=BINS) for c in range(3)]).astype(float)
-    padded = np.pad(counts, ((0, 0), (1, 1)), mode="edge")
-    smooth = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
+    """Smoothed, so that a small change of brightness moves little."""
+    places = (frame >> 4) + np.arange(0, 3 * BINS, BINS, dtype=np.uint8)
+    counts = np.bincount(places.ravel(), minlength=3 * BINS).reshape(3, BINS)
+    smooth = 2.0 * counts
+    smooth[:, 1:] += counts[:, :-1]
+    smooth[:, :-1] += counts[:, 1:]
+    smooth[:, 0] += counts[:, 0]
+    smooth[:, -1] += counts[:, -1]
     return smooth / smooth.sum(1, keepdims=True)
 
 
-def _layout(frame: np.ndarray) -> np.ndarray:
-    """[SIDE, SIDE, 3] means of equal parts."""
-    rows, columns = (np.linspace(0, size, SIDE + 1).astype(int)[:-1] for size in frame.shape[:2])
-    sums = np.add.reduceat(np.add.reduceat(frame.astype(np.int64), rows, 0), columns, 1)
-    ones = np.add.reduceat(np.add.reduceat(np.ones((*frame.shape[:2], 1)), rows, 0), columns, 1)
-    return sums / ones
+@cache
+def _parts(size: int) -> np.ndarray:
+    """[SIDE, size] that takes means over SIDE stretches."""
+    ends = np.linspace(0, size, SIDE + 1).astype(int)
+    found = np.zeros((SIDE, size))
+    for part, (low, high) in enumerate(pairwise(ends)):
+        found[part, low:high] = 1 / (high - low)
+    return found
 
 
-def distance(frame: np.ndarray, other: np.ndarray) -> float:
-    """How little two frames, uint8 [H, W, 3] with sides of at least 8, have in common: 0 (equal) to 1."""
+def look(frame: np.ndarray) -> Look:
+    """What is compared of a frame, uint8 [H, W, 3] with sides of at least 8."""
     step = max(1, min(frame.shape[:2]) // 64)
-    frame, other = frame[::step, ::step], other[::step, ::step]
-    colors = np.abs(_histograms(frame) - _histograms(other)).sum(1).mean() / 2
-    layout = np.abs(_layout(frame) - _layout(other)).mean() / LAYOUT
+    frame = frame[::step, ::step]
+    height, width = frame.shape[:2]
+    rows = (_parts(height) @ frame.reshape(height, -1).astype(float)).reshape(SIDE, width, 3)
+    return Look(_histograms(frame), _parts(width) @ rows)
+
+
+def distance(one: Look, other: Look) -> float:
+    """How little two frames have in common: 0 (equal) to 1."""
+    colors = np.abs(one.colors - other.colors).sum(1).mean() / 2
+    layout = np.abs(one.layout - other.layout).mean() / LAYOUT
     return float((colors + min(1.0, layout)) / 2)
 
 
@@ -85,7 +107,7 @@ def boundaries(pictures: Iterator[Shown | None], threshold: float, ratio: float)
     """
     waiting: deque[tuple[Shown, float | None]] = deque()
     passed: deque[float | None] = deque(maxlen=AROUND)
-    last: np.ndarray | None = None
+    last: Look | None = None
 
     def decided() -> tuple[Shown, bool]:
         picture, change = waiting.popleft()
@@ -102,7 +124,7 @@ def boundaries(pictures: Iterator[Shown | None], threshold: float, ratio: float)
             last = None
             yield None, False
             continue
-        frame = picture.cover(*_small(picture.size))
+        frame = look(picture.cover(*_small(picture.size)))
         waiting.append((picture, None if last is None else distance(last, frame)))
         last = frame
         if len(waiting) > AROUND:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+
+from pipelines.drawing import new_figure
 
 FRAMES = 6
 """Frames shown of each clip, evenly spread from its first to its last."""
@@ -37,8 +37,7 @@ def draw(strips: Sequence[np.ndarray], labels: Sequence[str], path: Path) -> lis
 def _draw_page(strips: Sequence[np.ndarray], labels: Sequence[str], path: Path) -> None:
     widest = max(strip.shape[1] / strip.shape[0] for strip in strips)
     row = min(1.4, 9.0 / widest)
-    figure = Figure(figsize=(12, 0.2 + (row + 0.12) * len(strips)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(figsize=(12, 0.2 + (row + 0.12) * len(strips)), layout="constrained")
     axes = figure.subplots(len(strips), 2, width_ratios=(1, 3), squeeze=False)
     for (left, right), strip_, label in zip(axes, strips, labels, strict=True):
         left.text(0, 0.5, "\n".join(textwrap.wrap(label, 36, max_lines=5, placeholder=" …")), fontsize=9, va="center")

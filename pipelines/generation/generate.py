@@ -19,6 +19,7 @@ from pipelines.generation import contact_sheet
 from pipelines.generation.clips import ClipMaker, Wanted
 from pipelines.progress import Progress
 from pipelines.stage import StageError
+from pipelines.textfile import TextError, lines_of, one_line, read_text
 from pipelines.training.generator import Generator
 
 SHEET = "contact_sheet.png"
@@ -71,13 +72,17 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def read_prompts(given: argparse.Namespace) -> list[str]:
-    """The prompts that the command line names, without empty lines.
+    """The prompts that the command line names, each in one line as captions are, without empty ones.
 
     Raises:
-        StageError: there is none.
+        StageError: there is none, or the file is no text.
     """
-    lines = [given.prompt] if given.prompt is not None else given.prompts.read_text(encoding="utf-8").splitlines()
-    prompts = [line.strip() for line in lines if line.strip()]
+    try:
+        lines = [given.prompt] if given.prompt is not None else lines_of(read_text(given.prompts))
+    except (TextError, OSError) as error:
+        reason = error if isinstance(error, TextError) else error.strerror
+        raise StageError(f"--prompts: {given.prompts}: {reason}.") from None
+    prompts = [prompt for prompt in map(one_line, lines) if prompt]
     if not prompts:
         raise StageError(f"{given.prompts or '--prompt'}: no prompt in it; write one on each line.")
     return prompts

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor
 
+from pipelines.drawing import new_figure
 from pipelines.generation.validation import FixedLevels
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
@@ -43,8 +42,7 @@ def draw_samples(true: Tensor, sampled: Tensor, prompts: Sequence[str], stage: s
     """Per prompt, latent frames of the held-out clip and of the sample, in the same false colours."""
     colours = [_row(clip) for clip in false_colour(true, true)]
     generated = [_row(clip) for clip in false_colour(sampled, true)]
-    figure = Figure(figsize=(12, 0.62 + 1.12 * len(prompts)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(figsize=(12, 0.62 + 1.12 * len(prompts)), layout="constrained")
     axes = figure.subplots(len(prompts), 3, width_ratios=(1.1, 2, 2), squeeze=False)
     figure.get_layout_engine().set(wspace=0.05)  # type: ignore[union-attr]
     for row, prompt in enumerate(prompts):
@@ -66,8 +64,7 @@ def draw_levels(fixed: FixedLevels, error: Tensor, target: Tensor, stage: str, p
     """Held-out loss at each fixed sigma beside the loss of predicting 0."""
     loss = fixed.by_level(error).tolist()
     power = fixed.by_level(target.square().flatten(1).mean(1)).tolist()
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(figsize=(9, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot(fixed.values, power, "--", color=GREY, marker="s", label="predicting 0")
     axes.plot(fixed.values, loss, "-", color=BLUE, marker="o", label="this denoiser")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipelines.data import validation_clips
 from pipelines.data.shards import Shards
+from pipelines.drawing import new_figure
 from pipelines.latents.clips import Clips, FrameGroups, as_frames
 from pipelines.latents.quality import Autoencoder, Quality
 
@@ -23,7 +23,6 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 
 
 def _save(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90, pil_kwargs={"optimize": True})
 
@@ -50,7 +49,7 @@ def draw_reconstructions(
     """Held-out clips from the best to the worst: some frames as decoded, and below them their reconstruction."""
     order = sorted(clips.rows("validation"), key=lambda row: -quality.per_clip[clips.key(row)])
     chosen = [order[index] for index in _spread(len(order), 4)]
-    figure = Figure(figsize=(10.5, 0.9 + 2.75 * -(-len(chosen) // 2)), layout="constrained")
+    figure = new_figure(figsize=(10.5, 0.9 + 2.75 * -(-len(chosen) // 2)), layout="constrained")
     grid = figure.subplots(-(-len(chosen) // 2), 2, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
@@ -80,7 +79,7 @@ def draw_reconstructions(
 def draw_augmentation(groups: FrameGroups, count: int, path: Path) -> None:
     """Training samples as they are in their clips, and beside them as the first three steps would change them."""
     titles = ["as it is in the clip", *(f"changed as at step {step}" for step in range(3))]
-    figure = Figure(figsize=(12, 0.6 + 0.85 * count), layout="constrained")
+    figure = new_figure(figsize=(12, 0.6 + 0.85 * count), layout="constrained")
     grid = figure.subplots(count, len(titles), squeeze=False)
     for place, line in enumerate(grid):
         for axes, video in zip(line, groups.variants(place, 3), strict=True):
@@ -112,7 +111,7 @@ def write_validation(shown: Sequence[np.ndarray], clips: Clips, rows: Sequence[i
 
 def draw_quality(quality: Quality, baselines: dict[str, float], std: Tensor, least: float, path: Path) -> None:
     """PSNR of every held-out clip beside the baselines, and the spread of every latent channel."""
-    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    figure = new_figure(figsize=(12, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     values = list(quality.per_clip.values())
     left.hist(values, bins=min(24, max(4, len(values) // 4)), color=BLUE, alpha=0.85, label="held-out clips")
@@ -150,7 +149,7 @@ def draw_latents(autoencoder: Autoencoder, clips: Clips, folder: Path, device: t
     shards = Shards(folder)
     rows = shards.rows("validation")[:2]
     numbers = {key: row for row, key in enumerate(clips.catalog["key"])}
-    figure = Figure(figsize=(10, 0.8 + 5.2 * len(rows)), layout="constrained")
+    figure = new_figure(figsize=(10, 0.8 + 5.2 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), 1, squeeze=False).ravel()
     for axes, row in zip(grid, rows, strict=True):
         sample = shards.read(int(row), ("latents", "prompt"))

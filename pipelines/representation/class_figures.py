@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
+from pipelines.drawing import new_figure
 from pipelines.representation.mae_figures import AMBER, BLUE, GREEN, GREY, ORANGE, save
 from pipelines.representation.occupancy import lorenz
 
@@ -18,7 +18,7 @@ LEVELS = (("nmi_chance", "--", "chance"), ("nmi_most", ":", "the most that class
 
 def draw_occupancy(counts: np.ndarray, numbers: Mapping[str, Any], path: Path) -> None:
     """Samples per class, fullest first, and the Lorenz curve."""
-    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    figure = new_figure(figsize=(12, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
     ordered = np.sort(counts)[::-1]
     left.bar(range(len(ordered)), ordered, color=BLUE, width=0.85 if len(ordered) < 100 else 1.0)
@@ -53,7 +53,7 @@ def draw_agreement(
     labels = (("pca_latents", AMBER, "k-means on PCA of latents"), ("raw_latents", GREY, "k-means on raw latents"))
     labels += (("text", GREEN, "k-means on prompts"),)
     series += [(label, colour, [others[key][n] for n in factors]) for key, colour, label in labels if key in others]
-    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    figure = new_figure(figsize=(12, 4.2), layout="constrained")
     axes = figure.subplots()
     width = 0.84 / len(series)
     for number, (label, colour, heights) in enumerate(series):
@@ -87,7 +87,7 @@ def draw_composition(labels: np.ndarray, factors: Mapping[str, np.ndarray], clas
     }
     keys = sorted(sharp, key=lambda factor: -sharp[factor].max(0).mean())
     order = np.lexsort([sharp[factor].argmax(0) for factor in reversed(keys)])
-    figure = Figure(figsize=(12, 1.2 + 0.27 * len(names)), layout="constrained")
+    figure = new_figure(figsize=(12, 1.2 + 0.27 * len(names)), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(table[:, order], aspect="auto", cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
     axes.set_yticks(range(len(names)), names, fontsize=9)

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score
 
+from pipelines.drawing import new_figure
 from pipelines.representation.figures import scatter
 from pipelines.representation.mae_figures import save
 from pipelines.stage import StageError
@@ -256,7 +256,7 @@ def draw_one_layout(sides: Mapping[str, Classes], path: Path) -> dict[str, float
     among = np.unique(np.concatenate(list(classes.values())))
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(6.5 * columns, 0.4 + 5.2 * rows), layout="constrained")
+    figure = new_figure(figsize=(6.5 * columns, 0.4 + 5.2 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[len(names) :]:
         axes.set_visible(False)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from pipelines.data.shards import Shards
+from pipelines.drawing import new_figure
 from pipelines.models.autoencoder import load_autoencoder
 from pipelines.representation.mae_figures import GREEN, ORANGE, save
 
@@ -152,7 +152,7 @@ def write_playing(rows: list[tuple[str, np.ndarray]], seconds: float, path: Path
 def _grid(rows: list[tuple[str, np.ndarray]], columns: int, title: str, path: Path) -> None:
     """Frames [n, frames, H, W, 3] of each row beside one another, at most ``columns``; the row's text to the left."""
     count = rows[0][1].shape[1]
-    figure = Figure(figsize=(13, 0.5 + 11.4 / (columns * count) * len(rows)), layout="constrained")
+    figure = new_figure(figsize=(13, 0.5 + 11.4 / (columns * count) * len(rows)), layout="constrained")
     for axes_row, (text, clips) in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
         for axes, frames in zip(axes_row, clips, strict=False):
             _show(axes, frames, None)
@@ -174,7 +174,7 @@ def draw_retrieval(
     queries, indices = near
     count = min(NEIGHBOURS, indices.shape[1])
     chosen = np.unique(np.linspace(0, len(queries) - 1, QUERIES).round().astype(int))
-    figure = Figure(figsize=(13, 0.75 + 1.13 * len(chosen)), layout="constrained")
+    figure = new_figure(figsize=(13, 0.75 + 1.13 * len(chosen)), layout="constrained")
     grid = figure.subplots(len(chosen), count + 1, squeeze=False)
     for row, place in zip(grid, chosen, strict=True):
         shown = np.concatenate([[queries[place]], indices[place, :count]])

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import is_color_like
-from matplotlib.figure import Figure
 from sklearn.cluster import KMeans
 from sklearn.manifold import TSNE
 
+from pipelines.drawing import new_figure
 from pipelines.representation.mae_figures import AMBER, BLUE, GREEN, GREY, ORANGE, PINK, SKY, save
 from pipelines.representation.params import TsneLayout, UmapLayout
 from pipelines.stage import StageError
@@ -136,7 +136,7 @@ def draw_projection(
 ) -> None:
     """One layout [N, 2], coloured by class, by known factors and by prompt family."""
     rows = -(-(len(colourings) + 1) // 2)
-    figure = Figure(figsize=(12, 4.2 * rows), layout="constrained")
+    figure = new_figure(figsize=(12, 4.2 * rows), layout="constrained")
     grid = figure.subplots(rows, 2, squeeze=False).ravel()
     scatter(grid[0], plane, labels, "by class (number at the class's median)")
     for axes, (name, values) in zip(grid[1:], colourings.items(), strict=False):
@@ -157,7 +157,7 @@ def draw_kernel(
     path: Path,
 ) -> None:
     """A row per feature: distances to positives and negatives, and the logits -d / (S tau) at every temperature."""
-    figure = Figure(figsize=(13, 0.6 + 2.9 * len(distances)), layout="constrained")
+    figure = new_figure(figsize=(13, 0.6 + 2.9 * len(distances)), layout="constrained")
     grid = figure.subplots(len(distances), len(taus) + 1, squeeze=False)
     for row, (name, (near, far)) in zip(grid, distances.items(), strict=True):
         _sides(row[0], near, far, "distance / mean distance", name)

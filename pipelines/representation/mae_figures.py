@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from pipelines.drawing import new_figure
+
 BLUE, ORANGE, GREEN, PINK, AMBER, SKY, GREY = (
     "#0072B2",
     "#D55E00",
@@ -81,7 +83,7 @@ def draw_reconstructions(
 ) -> None:
     """A block per clip in false colour: latents, what the network sees (grey is hidden), its filling-in of the hidden;
     frames from left to right."""
-    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    figure = new_figure(figsize=(13, 3.6), layout="constrained")
     grid = figure.subplots(1, len(latents), squeeze=False).ravel()
     for axes, real, guess, mask, prompt in zip(grid, latents, predicted, hidden, prompts, strict=True):
         colour, seen, filled = filled_in(real, guess, mask)
@@ -106,7 +108,7 @@ def draw_reconstructions(
 def draw_probes(probes: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path) -> None:
     """Held-out accuracy of linear probes per factor: trained features, random encoder, raw latents, chance."""
     factors = list(probes["features"])
-    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    figure = new_figure(figsize=(12, 4.2), layout="constrained")
     axes = figure.subplots()
     series = [("features", BLUE, "MAE features"), ("random_encoder", AMBER, "same encoder, random weights")]
     series.append(("raw_latents", GREY, "raw latents"))
@@ -129,7 +131,7 @@ def draw_probes(probes: Mapping[str, Mapping[str, Mapping[str, float]]], path: P
 
 def draw_spectrum(shares: np.ndarray, raw: np.ndarray, feature: str, numbers: Mapping[str, float], path: Path) -> None:
     """Variance per principal direction and its running sum, beside raw latents."""
-    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    figure = new_figure(figsize=(12, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     for values, colour, label in ((shares, BLUE, feature), (raw, GREY, "raw latents")):
         kept = values[values > 1e-9]

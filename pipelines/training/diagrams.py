@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.drawing import logarithmic, new_figure
+
 OURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 """Okabe and Ito's palette: told apart by colour-blind readers too."""
 LEGEND = 8
@@ -62,7 +64,7 @@ def _draw(axes: Any, rows: Rows, title: str, unit: str, names: Sequence[str]) ->
         axes.plot([x for x, _ in points], [y for _, y in points], style, color=colour, label=name, linewidth=1.6)
     values = [row[name] for row in rows for name in names if name in row]
     if min(values) > 0 and max(values) > 20 * min(values) and unit != "rate":
-        axes.set_yscale("log")
+        logarithmic(axes)
     elif min(values) >= 0:
         axes.set_ylim(bottom=0)
     axes.set_title(title, fontsize=11, loc="left")
@@ -75,23 +77,18 @@ def _draw(axes: Any, rows: Rows, title: str, unit: str, names: Sequence[str]) ->
 
 def draw(rows: Rows, stage: str, folder: Path) -> None:
     """Write the diagrams into ``folder``: one for each of seed D's, and ``training_overview.png`` with everything."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     if not rows:
         return
     folder.mkdir(parents=True, exist_ok=True)
     found = panels(rows)
     for file in ("training_losses", "kl_loss", "learning_rates", "batch_times"):
         if file in found:
-            figure = Figure(figsize=(7, 4), layout="constrained")
-            FigureCanvasAgg(figure)
+            figure = new_figure(figsize=(7, 4), layout="constrained")
             title, unit, names = found[file]
             _draw(figure.subplots(), rows, f"{stage}: {title}", unit, names)
             figure.savefig(folder / f"{file}.png", dpi=90)
     height = -(-(len(found) + 1) // 3)
-    figure = Figure(figsize=(15, 3.8 * height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(figsize=(15, 3.8 * height), layout="constrained")
     places = figure.subplots(height, 3, squeeze=False).ravel()
     for axes, (title, unit, names) in zip(places, found.values(), strict=False):
         _draw(axes, rows, title, unit, names)

@@ -23,7 +23,7 @@ LIMITS = {
     "max_decode_seconds": 60.0,
 }
 SPLITS = {"validation": 0.25, "test": 0.25}
-CUTTING = {"stride": 1.0, "shots": None, "buckets": None}
+CUTTING = {"stride": 1.0, "shots": None, "buckets": None, "hold": None}
 QUALITY = {"motion": None, "sharpness": None, "duplicate": None, "caption": {"min_words": 1}}
 FOOTAGE = {"prompt_prefix": None, "cutting": CUTTING, "quality": QUALITY, "max_clips_per_video": None}
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipelines.data.limits import VideoError
 from pipelines.footage.cutting import Form, Window, advance, best_sizes, cut, forms, pixels_kept, tail
 from pipelines.footage.params import Buckets, Clip, Cutting
-from pipelines.footage.shots import boundaries, distance
+from pipelines.footage.shots import boundaries, distance, look
 
 CLIP = Clip(num_frames=5, height=32, width=32, frame_rate=8.0, crf=10)
 lengths = st.sets(st.sampled_from([5, 9, 13, 17]), min_size=1)
@@ -33,7 +33,7 @@ class Plain:
 
 
 def windows(pictures: list[Plain | None], choices: list[Form], stride: float = 1.0, shots: Any = None) -> list[Window]:
-    cutting = Cutting.model_validate({"stride": stride, "shots": shots, "buckets": None})
+    cutting = Cutting.model_validate({"stride": stride, "shots": shots, "buckets": None, "hold": None})
     return list(cut(iter(pictures), choices, cutting, 8.0))
 
 
@@ -145,5 +145,6 @@ def test_lasting_motion_is_no_boundary_and_a_gap_is_not_compared() -> None:
 def test_the_distance_of_frames_is_a_share_and_zero_for_equals(seed: int) -> None:
     rng = np.random.default_rng(seed)
     one, other = rng.integers(0, 256, (2, 40, 50, 3), np.uint8)
-    assert distance(one, one) == 0.0
-    assert 0 < distance(one, other) <= 1 and distance(one, other) == distance(other, one)
+    here, there = look(one), look(other)
+    assert distance(here, here) == 0.0
+    assert 0 < distance(here, there) <= 1 and distance(here, there) == distance(there, here)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from pipelines.data.catalog import read_decisions
-from pipelines.footage.captions import caption_in, captions_from_file, with_prefix
+from pipelines.footage.captions import with_prefix
 from pipelines.footage.forecast import forecast
 from pipelines.stage import StageError
 from tests.footage.footage import CUTTING, LIMITS, QUALITY, folder, refused, run, video
@@ -24,19 +23,9 @@ def test_a_prefix_is_joined_by_a_full_stop(tmp_path: Path) -> None:
     assert set(catalog["caption"]) == {"on film. a thing"}
 
 
-def test_captions_come_from_parquet_and_json_too(tmp_path: Path) -> None:
-    table = pd.DataFrame({"filename": ["a.mp4", "b.mp4"], "prompt": ["a cat", None], "other": [1, 2]})
-    table.to_parquet(tmp_path / "c.parquet")
-    assert captions_from_file(tmp_path / "c.parquet", ("a.mp4", "b.mp4")) == {"a.mp4": "a cat", "b.mp4": ""}
-    table.rename(columns={"prompt": "says"}).to_parquet(tmp_path / "d.parquet")
-    with pytest.raises(StageError, match="name them file and caption"):
-        captions_from_file(tmp_path / "d.parquet", ())
-    assert caption_in(b'{"caption": " a\\n cat "}', "x.json") == "a cat"
-
-
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("a.json", b"{oops"), ("a.json", b"[1]"), ("a.json", b"[" * 100_000), ("a.txt", b"\xff\xfe"), ("a.json", b"{}")],
+    [("a.json", b"{oops"), ("a.json", b"[1]"), ("a.json", b"[" * 100_000), ("a.txt", b"\xff\xfea"), ("a.json", b"{}")],
 )
 def test_a_broken_sidecar_is_a_reason_and_not_the_end(tmp_path: Path, name: str, content: bytes) -> None:
     video(tmp_path / "in/a.mp4", caption=None)

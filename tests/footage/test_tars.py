@@ -6,11 +6,14 @@ import contextlib
 import functools
 import http.server
 import io
+import json
+import random
 import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +24,7 @@ from pipelines.data.catalog import read_catalog
 from pipelines.data.limits import VideoError
 from pipelines.footage.forecast import forecast
 from pipelines.footage.params import RawVideoParams
-from pipelines.footage.tars import expand, tar_samples
+from pipelines.footage.tars import expand, listed_samples, tar_samples
 from pipelines.stage import StageError
 from tests.footage.footage import footage, refused, run, video
 
@@ -152,7 +155,7 @@ def test_a_damaged_tar_gives_samples_or_a_reason(
     for found in tar_samples(block, 8.0, spool):
         with contextlib.suppress(VideoError):
             names.append(found.name)
-            found.caption()
+            found.told()
             found.digest()
         if found.close is not None:
             found.close()
@@ -186,6 +189,138 @@ def test_new_and_gone_samples_of_tars_are_counted_beforehand(tmp_path: Path) -> 
         "2 of 2 samples are new by their names, 3 are gone; samples gave 3 clips each so far, so "
         "about 6 new clips; 3 of 3 tars by URL are new by their names; what they hold is known when they are read"
     )
+
+
+def names(path: Path, **block: object) -> dict[str, str]:
+    """Caption, or reason, by sample of a tar, as they are given one after another."""
+    params = tars([str(path)], **block).source.tars
+    assert params is not None
+    found, spool = {}, path.parent / "spool"
+    spool.mkdir(exist_ok=True)
+    for one in tar_samples(params, 8.0, spool):
+        try:
+            told = one.told()
+            one.digest()
+            found[one.name.removeprefix("a.tar/")] = told.caption
+        except VideoError as error:
+            found[one.name.removeprefix("a.tar/")] = error.reason
+        if one.close is not None:
+            one.close()
+    assert not list(spool.iterdir())
+    if urlsplit(str(path)).scheme == "":
+        listed = [name.removeprefix("a.tar/") for name in listed_samples(path)]
+        assert list(found) == list(dict.fromkeys(listed))
+    return found
+
+
+TWO = [("clip_12.5_17.0.mp4", b"1"), ("clip_12.5_17.0.txt", b"one"), ("clip_12.5_20.0.mp4", b"2")]
+LAYOUTS: list[tuple[list[tuple[str, bytes]], dict[str, str]]] = [
+    ([*TWO, ("clip_12.5_20.0.txt", b"two")], {"clip_12.5_17.0.mp4": "one", "clip_12.5_20.0.mp4": "two"}),
+    (
+        [("v1.0_a.mp4", b"1"), ("v1.0_a.json", b'{"caption": "one"}'), ("v1.0_b.mp4", b"2"), ("v1.0_b.txt", b"two")],
+        {"v1.0_a.mp4": "one", "v1.0_b.mp4": "two"},
+    ),
+    ([("._a.mp4", b"x"), ("a.mp4", b"1"), ("._a.txt", b"\0\5"), ("a.txt", b"one")], {"a.mp4": "one"}),
+    ([("__MACOSX/a.mp4", b"x"), (".DS_Store", b"x"), ("a.mp4", b"1"), ("a.txt", b"one")], {"a.mp4": "one"}),
+    ([("k.depth.mp4", b"x"), ("k.mp4", b"1"), ("k.negative.txt", b"no"), ("k.txt", b"one")], {"k.mp4": "one"}),
+    ([("k.mp4", b"1"), ("k.txt", b"one"), ("k.depth.mp4", b"x"), ("k.negative.txt", b"no")], {"k.mp4": "one"}),
+    ([("k.video.mp4", b"1"), ("k.caption.txt", b"one"), ("k.negative.txt", b"no")], {"k.video.mp4": "one"}),
+    ([("k.left.mp4", b"1"), ("k.right.mp4", b"2"), ("k.txt", b"one")], {"k": "ambiguous_sample"}),
+    (
+        [("Mr.Bean_1.mp4", b"1"), ("Mr.Bean_1.txt", b"one"), ("Mr.Bean_2.mp4", b"2"), ("Mr.Bean_2.txt", b"two")],
+        {"Mr.Bean_1.mp4": "one", "Mr.Bean_2.mp4": "two"},
+    ),
+    ([("k.mp4", b"1"), ("k.txt", b""), ("k.json", b'{"caption": "one", "score": 3}')], {"k.mp4": "one"}),
+    ([("k.mp4", b"1"), ("k.__json", b'{"caption": "one"}')], {"k.mp4": "one"}),
+    ([("k.mp4", b"1"), ("k.mp4.txt", b"")], {"k.mp4": ""}),
+    (
+        [("a/k.mp4", b"1"), ("a/k.txt", b"one"), ("b/k.mp4", b"2"), ("b/k.txt", b"two")],
+        {"a/k.mp4": "one", "b/k.mp4": "two"},
+    ),
+]
+
+
+def write(path: Path, members: list[tuple[str, bytes]], mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize(("members", "wanted"), LAYOUTS)
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_each_video_gets_its_own_caption_whatever_the_names_and_the_packing(
+    tmp_path: Path, members: list[tuple[str, bytes]], wanted: dict[str, str], mode: str
+) -> None:
+    assert names(write(tmp_path / "a.tar", members, mode)) == wanted
+
+
+def test_a_name_that_comes_again_is_a_row_and_mixes_with_nothing(tmp_path: Path) -> None:
+    members = [("k.mp4", b"1"), ("k.txt", b"one"), ("k.mp4", b"2"), ("k.txt", b"two"), ("l.mp4", b"3"), ("l.txt", b"l")]
+    for mode in ("w", "w:gz"):
+        params = tars([str(write(tmp_path / "a.tar", members, mode))]).source.tars
+        assert params is not None
+        (tmp_path / "spool").mkdir(exist_ok=True)
+        found = list(tar_samples(params, 8.0, tmp_path / "spool"))
+        assert [one.name for one in found] == ["a.tar/k.mp4", "a.tar/k.mp4", "a.tar/l.mp4"]
+        assert found[0].told().caption == "one" and found[2].told().caption == "l"
+        with pytest.raises(VideoError) as caught:
+            found[1].told()
+        assert caught.value.reason == "repeated_key"
+
+
+def test_members_sorted_by_type_are_put_together_on_this_disk_and_told_when_they_are_streamed(tmp_path: Path) -> None:
+    members = [("a.mp4", b"1"), ("b.mp4", b"2"), ("a.txt", b"one"), ("b.txt", b"two")]
+    assert names(write(tmp_path / "a.tar", members)) == {"a.mp4": "one", "b.mp4": "two"}
+    params = tars([str(write(tmp_path / "a.tar", members, "w:gz"))]).source.tars
+    assert params is not None
+    reasons = []
+    for one in tar_samples(params, 8.0, tmp_path / "spool"):
+        try:
+            reasons.append(one.told().caption)
+        except VideoError as error:
+            reasons.append(f"{error.reason}: {error}")
+        assert one.close is not None
+        one.close()
+    assert reasons[:2] == ["", ""]
+    assert all("unsorted_tar" in one and "tar --sort=name" in one for one in reasons[2:]) and len(reasons) == 4
+
+
+def test_a_compressed_tar_that_ends_early_is_damaged_and_zstd_names_its_remedy(tmp_path: Path) -> None:
+    for mode in ("w:gz", "w:bz2", "w:xz"):
+        noise = random.Random(0).randbytes(100_000)
+        path = write(tmp_path / "a.tar", [("a.mp4", noise), ("a.txt", b"one"), ("b.mp4", noise[::-1])], mode)
+        path.write_bytes(path.read_bytes()[:-60_000])
+        assert list(names(path).values())[-1] == "damaged_tar"
+    (tmp_path / "a.tar").write_bytes(b"\x28\xb5\x2f\xfd" + bytes(100))
+    params = tars([str(tmp_path / "a.tar")]).source.tars
+    assert params is not None
+    (found,) = tar_samples(params, 8.0, tmp_path / "spool")
+    with pytest.raises(VideoError, match="zstd -d"):
+        found.told()
+
+
+def test_failed_downloads_are_counted_apart_and_the_rest_of_the_json_is_kept(tmp_path: Path) -> None:
+    """As video2dataset writes them: a failed sample has its text and its json, and no video."""
+    failed = {
+        "url": "https://x/1",
+        "status": "failed_to_download",
+        "error_message": "Video unavailable",
+        "caption": "a",
+    }
+    fine = {"url": "https://x/2", "status": "success", "error_message": None, "caption": "a cat", "clips": [[0, 2.5]]}
+    members = {"000.txt": b"a", "000.json": json.dumps(failed).encode()}
+    for number in (1, 2, 3):
+        members |= {f"00{number}.mp4": mp4(tmp_path, number), f"00{number}.txt": b"a cat"}
+        members[f"00{number}.json"] = json.dumps(fine).encode()
+    tar(tmp_path / "a.tar", members)
+    catalog, metrics = run(tars([str(tmp_path / "a.tar")], max_rejected_share=0.0), tmp_path)
+    assert metrics["num_rejected"] == 0 and metrics["not_used"] == {"not_downloaded": 1}
+    assert refused(tmp_path) == {"a.tar/000": "not_downloaded"}
+    kept = {"url": "https://x/2", "status": "success", "clips": [[0, 2.5]]}
+    assert all(json.loads(one) == kept for one in catalog["metadata"])
 
 
 def _sample(tmp_path: Path, number: int) -> list[tuple[str, bytes]]:

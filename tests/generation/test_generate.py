@@ -69,9 +69,28 @@ def test_a_prompt_becomes_an_mp4_that_knows_its_prompt_and_seed(world, capsys):
         )
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("text", ["red\u2028square\n\n$square$\r\n", "red \u0085 square\r $square$"])
+def test_prompts_from_a_file_are_those_of_the_command_line(tmp_path, encoding, text):
+    """Byte order marks are no words, and only line feeds and returns end a prompt."""
+    (tmp_path / "prompts.txt").write_bytes(text.encode(encoding))
+    given = generate.arguments(["--prompts", str(tmp_path / "prompts.txt"), "--out", "x", "--checkpoint", "y"])
+    words = ["--out", "x", "--checkpoint", "y"]
+    alone = [generate.arguments(["--prompt", one, *words]) for one in ("red square", "$square$")]
+    assert generate.read_prompts(given) == [prompt for one in alone for prompt in generate.read_prompts(one)]
+
+
+def test_a_file_of_prompts_that_is_no_text_is_told(world, tmp_path, capsys):
+    (tmp_path / "p.txt").write_bytes("Kätzchen".encode("cp1252"))
+    for path, words in ((tmp_path / "p.txt", "save it as UTF-8"), (tmp_path / "none.txt", "No such file")):
+        assert run(world, "--prompts", str(path), "--out", str(tmp_path / "out")) != 0
+        said = capsys.readouterr().err.strip().splitlines()
+        assert len(said) == 1 and words in said[0] and str(path) in said[0]
+
+
 def test_a_file_of_prompts_becomes_a_folder_and_each_clip_is_the_one_of_its_seed(world):
     prompts = world / "prompts.txt"
-    prompts.write_text("red\n\nred square\nsquare\n")
+    prompts.write_text("\ufeffred\n\nred square\nred$$\n")
     assert run(world, "--prompts", str(prompts), "--out", str(world / "many"), "--guidance", "2.0") == 0
     assert (
         run(world, "--prompt", "red square", "--out", str(world / "alone.mp4"), "--seed", "1", "--guidance", "2.0") == 0

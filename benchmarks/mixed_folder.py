@@ -1,0 +1,168 @@
+"""A folder of mixed files to clips, and reading clips back: processor time against another checkout of the project.
+
+    REELGRAPH_BEFORE=<another checkout> [MIXED_FILES=2000] python -m benchmarks mixed_folder
+
+Each side is a process of its own that imports its checkout; they take turns. Files are drawn here: seven kinds of codec
+and container, 2 to 6 seconds, 25 frames per second, from 160 x 120 to 1280 x 720, each a little different in its bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from benchmarks.decode import SIZES, frames
+from benchmarks.paired import Figure
+from pipelines.data.video import write_mp4
+
+BEFORE, COUNT = "REELGRAPH_BEFORE", "MIXED_FILES"
+ROUNDS = 7
+KINDS = (
+    ("mp4", "libx264", "yuv420p", {"crf": "21", "preset": "medium"}),
+    ("mkv", "libx264", "yuv420p", {"crf": "21", "preset": "fast", "bf": "3"}),
+    ("mp4", "libx265", "yuv420p", {"preset": "fast", "x265-params": "log-level=none:pools=1"}),
+    ("webm", "libvpx-vp9", "yuv420p", {"crf": "33", "b": "0", "deadline": "realtime", "cpu-used": "8"}),
+    ("ts", "mpeg2video", "yuv420p", {"b": "3M", "bf": "2"}),
+    ("avi", "mpeg4", "yuv420p", {"b": "1M", "bf": "2"}),
+    ("mov", "mjpeg", "yuvj420p", {"b": "6M"}),
+)
+SHAPES = ((360, 640), (240, 320), (120, 160), (480, 854), (720, 1280))
+DRAWN = 35
+"""Different files; more are these with other bytes behind them."""
+
+SIDE = """
+import json, shutil, sys, tempfile, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from pipelines.data.video import read_clip
+from pipelines.footage.ingest import ingest
+from pipelines.footage.params import RawVideoParams
+limits = {"max_pixels": 9437184, "max_frames": 200000, "max_seconds": 10800.0, "max_bytes": 1 << 36,
+          "max_decode_seconds": 3600.0}
+def parsed(folder, more, splits):
+    cutting = {"stride": 1.0, "shots": {"threshold": 0.15, "ratio": 2.5}, "buckets": None, **more}
+    quality = dict.fromkeys(("motion", "sharpness", "duplicate", "caption"))
+    block = {"path": folder, "media": "videos", "captions": None, "prompt_prefix": None, "cutting": cutting,
+             "quality": quality, "max_clips_per_video": None, "max_rejected_share": 1.0, "limits": limits}
+    clip = {"num_frames": 17, "height": 64, "width": 64, "frame_rate": 8.0, "crf": 10}
+    return RawVideoParams.model_validate({"clip": clip, **splits, "source": {"folder": block}})
+def params(folder):
+    for more in ({}, {"hold": None}):
+        for splits in ({"held_out_share": 0.125}, {"splits": {"validation": 0.125, "test": 0.125}}):
+            try:
+                return parsed(folder, more, splits)
+            except ValueError as error:
+                last = error
+    raise last
+def cut(folder):
+    work, given = Path(tempfile.mkdtemp()), params(folder)
+    (work / "out/clips").mkdir(parents=True)
+    made = ingest(given, given.source.footage, work, work / "out")
+    shutil.rmtree(work)
+    return len(made.clips)
+def read(folder):
+    return sum(len(read_clip(path)) for path in sorted(Path(folder).iterdir()))
+out = sys.stdout
+sys.stdout = sys.stderr
+for line in sys.stdin:
+    what, folder = json.loads(line)
+    began = time.process_time()
+    found = {"cut": cut, "read": read}[what](folder)
+    print(json.dumps([time.process_time() - began, found]), file=out, flush=True)
+"""
+
+
+def draw(path: Path, number: int) -> None:
+    """One file: drifting colours with edges and noise."""
+    _, codec, form, options = KINDS[number % len(KINDS)]
+    height, width = SHAPES[number // len(KINDS) % len(SHAPES)]
+    random, count = np.random.default_rng(number), 50 + 25 * (number % 5)
+    y, x = np.mgrid[:height, :width]
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, form
+        stream.codec_context.thread_count = 1
+        for place in range(count):
+            wave = np.sin((x + 4 * place) / 23) + np.cos((y - 3 * place) / 31)
+            edges = 60.0 * ((x // 24 + y // 24 + place // 6) % 2)
+            pixels = 90 + 40 * wave[..., None] * random.uniform(0.6, 1, 3) + edges[..., None]
+            pixels = (pixels + random.normal(0, 4, (height, width, 1))).clip(0, 255).astype(np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = place, Fraction(1, 25)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+
+
+def marked(content: bytes, ending: str, number: int) -> bytes:
+    """The same video with other bytes behind it: a box that players pass over, an empty packet, or trailing bytes."""
+    told = number.to_bytes(8, "big")
+    if ending in ("mp4", "mov"):
+        return content + (16).to_bytes(4, "big") + b"free" + told
+    if ending == "ts":
+        return content + b"\x47\x1f\xff\x10" + told + bytes(176)
+    return content + told
+
+
+def fill(folder: Path, count: int) -> None:
+    """``count`` files."""
+    drawn = []
+    for number in range(min(count, DRAWN)):
+        ending = KINDS[number % len(KINDS)][0]
+        path = folder / f"{number:05d}.{ending}"
+        draw(path, number)
+        drawn.append((ending, path.read_bytes()))
+    for number in range(DRAWN, count):
+        ending, content = drawn[number % DRAWN]
+        (folder / f"{number:05d}.{ending}").write_bytes(marked(content, ending, number))
+
+
+def turns(before: str, what: str, folder: Path, rounds: int) -> tuple[float, ...]:
+    """Processor time of this checkout over that of the other one, pair by pair, after a warm-up."""
+    here = str(Path(__file__).parents[1])
+    sides = [
+        subprocess.Popen([sys.executable, "-c", SIDE, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for root in (here, before)
+    ]
+    found = []
+    for _ in range(rounds + 1):
+        taken = []
+        for side in sides:
+            assert side.stdin is not None and side.stdout is not None
+            side.stdin.write(json.dumps([what, str(folder)]) + "\n")
+            side.stdin.flush()
+            taken.append(json.loads(side.stdout.readline())[0])
+        found.append(taken[0] / taken[1])
+    for side in sides:
+        side.communicate()
+    return tuple(found[1:])
+
+
+def measure() -> Iterator[Figure]:
+    """Cutting a folder and reading clips of two sizes, against the other checkout; nothing without one."""
+    before = os.environ.get(BEFORE)
+    if not before:
+        print(f"  {BEFORE} names no other checkout; nothing to compare with", flush=True)
+        return
+    count = int(os.environ.get(COUNT, "70"))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "mixed"
+        folder.mkdir()
+        fill(folder, count)
+        found = turns(before, "cut", folder, ROUNDS if count < 500 else 1)
+        yield Figure(f"{count} mixed files to clips", "this", "before", "x processor time", found, "limit 0.67")
+        for title, (length, height, width, clips) in SIZES.items():
+            folder = Path(name) / title.replace(" ", "")
+            folder.mkdir()
+            for number in range(clips):
+                write_mp4(folder / f"{number}.mp4", frames(length, height, width, number), 8.0)
+            found = turns(before, "read", folder, 15)
+            yield Figure(f"read_clip, {title}", "this", "before", "x processor time", found, "limit 1.15")

@@ -1,0 +1,128 @@
+"""Opening a video file: which containers are known, which of its streams is the video, and what it is refused for.
+
+A file is opened by a short list of containers, from this machine only, within limits on bytes and pixels, because a few
+kilobytes can claim gigabytes. Names are never believed, neither that a file is a video nor that it is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import av
+from av.codec import CodecContext
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
+
+from pipelines.data.limits import Limits, VideoError, check_bytes
+from pipelines.data.whole import is_known, missing_end
+
+CONTAINERS = (
+    *("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "ogg", "flv"),
+    *("asf", "mxf", "gif", "apng", "dv", "ivf", "nut", "rm", "wtv", "yuv4mpegpipe"),
+    *("h264", "hevc", "m4v", "mpegvideo", "obu"),
+)
+SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".qt", ".webm", ".mkv", ".avi", ".divx", ".ts", ".mts", ".m2ts", ".m2t", ".mpg", ".mpeg"),
+    *(".m2v", ".vob", ".ogv", ".ogm", ".flv", ".f4v", ".3gp", ".3g2", ".wmv", ".asf", ".mxf", ".dv", ".ivf", ".nut"),
+    *(".rm", ".rmvb", ".wtv", ".y4m", ".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".obu"),
+)
+"""File names that promise a video. What is inside decides, by CONTAINERS."""
+PICTURES = ("heic", "heix", "heim", "heis", "mif1", "avif", "jpeg")
+"""Brands of ISO files that hold a picture, in tiles that no video decoder joins."""
+RESTARTING = ("mpegts", "mpeg", "ogg")
+"""Containers whose times may start again, as FFmpeg knows them."""
+RAW = ("h264", "hevc", "m4v", "mpegvideo", "obu")
+"""Bare streams: no times, and a rate only where the codec's own head states one."""
+WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""Decoders that read the transparency of a WebM too; FFmpeg's own ones of these codecs pass over it."""
+FORGIVING = ("h264",)
+"""Decoders that mark damaged frames, and that in strict mode also refuse a recording which begins within a group."""
+SHORTFALL_SECONDS = 0.5
+SHORTFALL_SHARE = 0.05
+"""A file that says nowhere how long it is, but how many seconds, was cut off where it ends this much before them."""
+
+
+def words(error: Exception) -> str:
+    """The first line of what a library says."""
+    return (getattr(error, "strerror", None) or str(error)).splitlines()[0]
+
+
+def _open(path: Path) -> InputContainer:
+    options = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)}
+    try:
+        return av.open(f"file:{path}", options=options, metadata_errors="replace")
+    except (FileNotFoundError, PermissionError) as error:
+        raise VideoError("unreadable", words(error)) from None
+    except (av.FFmpegError, OSError, ValueError) as error:
+        if path.stat().st_size == 0:
+            raise VideoError("not_video", "is empty") from None
+        missing = missing_end(path)
+        if missing:
+            raise VideoError("truncated", missing) from None
+        if is_known(path):
+            raise VideoError("decode_error", f"its header cannot be read ({words(error)})") from None
+        raise VideoError("not_video", f"is no video container known here ({words(error)})") from None
+
+
+@contextlib.contextmanager
+def opened(path: Path, limits: Limits) -> Iterator[tuple[InputContainer, VideoStream, float | None]]:
+    """The container, its largest video stream, and stated seconds where nothing else says how long it is.
+
+    Raises:
+        VideoError: the file is no video, is shorter than it says, or is over a limit.
+    """
+    check_bytes(path, limits)
+    with _open(path) as container:
+        missing = missing_end(path)
+        if missing:
+            raise VideoError("truncated", missing)
+        if container.metadata.get("major_brand") in PICTURES:
+            raise VideoError("not_video", f"is a picture ({container.metadata['major_brand']}), no video")
+        streams = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
+        if not streams:
+            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no streams"
+            raise VideoError("no_video_stream", f"holds {kinds}, no video")
+        known = [stream for stream in streams if stream.codec_context is not None]
+        if not known:
+            raise VideoError("unknown_codec", "its codec is unknown here; convert it, to H.264 for example")
+        stream = max(known, key=lambda one: (one.width * one.height, -one.index))
+        if stream.width * stream.height > limits.max_pixels:
+            found = f"{stream.width}x{stream.height} pixels; at most {limits.max_pixels} are allowed"
+            raise VideoError("too_large", found)
+        yield container, stream, _seconds(container) if missing is None else None
+
+
+def holds_video(path: Path, limits: Limits) -> bool:
+    """Whether a file of any name is a video of more than one frame, from its head alone."""
+    try:
+        with opened(path, limits) as (container, stream, _):
+            packets = (packet for packet in container.demux(stream) if packet.size)
+            return next(packets, None) is not None and next(packets, None) is not None
+    except VideoError as error:
+        return error.reason in ("truncated", "too_large", "too_many_bytes", "unknown_codec")
+    except (av.FFmpegError, OSError):
+        return False
+
+
+def decoder_of(stream: VideoStream, limits: Limits) -> VideoCodecContext:
+    """What decodes the stream: on one thread, within the limit of pixels, and saying what it finds damaged."""
+    decoder = stream.codec_context
+    transparent = WITH_ALPHA.get(decoder.name) if stream.metadata.get("alpha_mode") == "1" else None
+    if transparent in av.codecs_available:
+        decoder = cast(VideoCodecContext, CodecContext.create(transparent, "r"))
+    most = str(2 * limits.max_pixels + 65536)  # decoders pad their frames
+    strict = "crccheck" if decoder.name in FORGIVING else "explode+crccheck"
+    decoder.options = {"max_pixels": most, "err_detect": strict}
+    decoder.thread_type, decoder.thread_count = "NONE", 1
+    return decoder
+
+
+def _seconds(container: InputContainer) -> float | None:
+    """What the head states; None where it states nothing, or where FFmpeg measures it on what is there."""
+    named = set(container.format.name.split(",")) & {"matroska", "asf", "nut"}
+    return container.duration / av.time_base if named and container.duration is not None else None

@@ -1,0 +1,29 @@
+"""The files of whichever source the parameters name, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipelines.footage import lerobot, vpt
+from pipelines.footage.found import Found
+from pipelines.footage.params import Folder, Footage, Lerobot, Recordings, Tars, Vpt
+from pipelines.footage.sources import folder_files, limits_of, recordings
+from pipelines.footage.tars import tar_samples
+
+
+def found_in(params: Footage, frame_rate: float, spool: Path) -> Iterator[Found]:
+    """What the source holds, one after another; what has to lie on this disk to be read lies in ``spool``."""
+    if isinstance(params, Tars):
+        return tar_samples(params, frame_rate, spool)
+    return listed(params, frame_rate)
+
+
+def listed(params: Footage, frame_rate: float) -> Iterator[Found]:
+    """The files of a source that is a folder."""
+    if isinstance(params, Lerobot):
+        return lerobot.episodes(params, frame_rate, limits_of(params))
+    if isinstance(params, Vpt):
+        return vpt.recordings(params, frame_rate, limits_of(params))
+    assert isinstance(params, Folder | Recordings)
+    return folder_files(params, frame_rate) if isinstance(params, Folder) else recordings(params, frame_rate)

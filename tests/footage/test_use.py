@@ -1,0 +1,232 @@
+"""`reel use`: what is recognised, what is written, and that nothing else changes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from PIL import Image
+
+from pipelines.data.video import write_mp4
+from pipelines.footage.layouts import counted, recognise
+from pipelines.footage.source_block import with_deps, with_source
+from pipelines.footage.use import main
+from pipelines.stage import StageError
+from tests.footage.footage import frames, video
+from tests.footage.test_sources import lerobot, step
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with this one's files, to be changed."""
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "pipelines").symlink_to(ROOT / "pipelines")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def source() -> dict[str, Any]:
+    held = yaml.safe_load(Path("params.yaml").read_text())["raw_video"]["source"]
+    return {name: one for name, one in held.items() if one is not None}
+
+
+def deps() -> list[str]:
+    return yaml.safe_load(Path("dvc.yaml").read_text())["stages"]["raw_video"]["deps"]
+
+
+def used(path: str) -> dict[str, Any]:
+    """The block that is written for a path, with its own keys alone."""
+    assert main([path]) == 0
+    ((kind, block),) = source().items()
+    return {"kind": kind, **{name: one for name, one in block.items() if name in OWN}}
+
+
+OWN = ("path", "media", "captions", "urls", "max_samples", "camera", "action", "action_log", "frame_rate")
+
+
+def long(path: Path, seed: int = 0, caption: str | None = None, rate: float = 8.0) -> None:
+    video(path, num_frames=40, seed=seed, caption=caption, frame_rate=rate)
+
+
+def test_a_folder_is_looked_at_and_written_with_every_other_line_kept(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        long(project / f"my videos/{number}.mp4", number, "a thing" if number else None)
+    before = [(project / name).read_text().splitlines() for name in ("params.yaml", "dvc.yaml")]
+    assert main(["my videos"]) == 0
+    said = capsys.readouterr().out
+    assert "A folder of videos, 2 of 3 with a text beside it." in said and "2 of 3 with a caption" in said
+    assert "64x48 at 8 frames per second" in said and "of one core" in said and "KiB" in said
+    assert "1 file has no caption" in said and "Next: reel check" in said and "About 6 clips" in said
+    assert list(source()) == ["folder"] and source()["folder"]["path"] == "my videos" and deps()[0] == "my videos"
+    after = [(project / name).read_text().splitlines() for name in ("params.yaml", "dvc.yaml")]
+    kept = [line for line in before[0] if line not in after[0]]
+    assert kept and all(f"    # {line[4:]}" in after[0] for line in kept)
+    assert before[1] == [line for line in after[1] if "my videos" not in line]
+
+
+def test_using_another_source_takes_its_values_along_and_its_dependency_away(project: Path) -> None:
+    long(project / "one/a.mp4", caption="a")
+    long(project / "two/a.mp4", caption="a")
+    assert used("one") == {"kind": "folder", "path": "one", "media": "videos", "captions": None}
+    text = (project / "params.yaml").read_text().replace("max_rejected_share: 0.05  #", "max_rejected_share: 0.5  #", 1)
+    (project / "params.yaml").write_text(text)
+    assert used("two/")["path"] == "two" and source()["folder"]["max_rejected_share"] == 0.5
+    assert "two" in deps() and "one" not in deps()
+
+
+def test_only_looking_writes_nothing(project: Path) -> None:
+    long(project / "in/a.mp4", caption="a")
+    before = [(project / name).read_bytes() for name in ("params.yaml", "dvc.yaml")]
+    assert main(["in", "--look"]) == 0
+    assert before == [(project / name).read_bytes() for name in ("params.yaml", "dvc.yaml")]
+
+
+def test_footage_slower_than_the_clips_names_the_rate(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long(project / "in/a.mp4", caption="a", rate=5.0)
+    main(["in"])
+    assert "set raw_video.clip.frame_rate to 5 or less" in capsys.readouterr().out
+
+
+def tables(root: Path) -> None:
+    long(root / "hf/train/a.mp4", 1)
+    long(root / "hf/test/b.mp4", 2)
+    for part, name in (("train", "a"), ("test", "b")):
+        (root / f"hf/{part}/metadata.csv").write_text(f"file_name,text\n{name}.mp4,words\n")
+    long(root / "ltx/videos/a.mp4", 3)
+    (root / "ltx/dataset.json").write_text('[{"caption": "words", "media_path": "videos/a.mp4"}]')
+    long(root / "ft/videos/a.mp4", 4)
+    (root / "ft/prompts.txt").write_text("words\n")
+    (root / "ft/videos.txt").write_text("videos/a.mp4\n")
+    long(root / "ms/clips/a.mp4", 5)
+    line = json.dumps({"video_path": "/elsewhere/clips/a.mp4", "caption": "words"})
+    (root / "ms/meta.jsonl").write_text(line + "\n")
+    (root / "ms/set.toml").write_text('[general]\nbatch_size = 1\n[[datasets]]\nvideo_jsonl_file = "meta.jsonl"\n')
+    (root / "ms/dir.toml").write_text('[[datasets]]\nvideo_directory = "clips"\ncaption_extension = ".txt"\n')
+    pq.write_table(pa.table({"video": ["a.mp4", "gone.mp4"], "caption": ["words", "w"]}), root / "ltx/open.parquet")
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    [
+        ("hf", {"path": "hf", "captions": "**/metadata.csv"}),
+        ("hf/train", {"path": "hf/train", "captions": "metadata.csv"}),
+        ("ltx", {"path": "ltx", "captions": "dataset.json"}),
+        ("ltx/dataset.json", {"path": "ltx", "captions": "dataset.json"}),
+        ("ltx/open.parquet", {"path": "ltx", "captions": "open.parquet"}),
+        ("ft", {"path": "ft", "captions": "prompts.txt"}),
+        ("ms/set.toml", {"path": "ms", "captions": "meta.jsonl"}),
+        ("ms/dir.toml", {"path": "ms/clips", "captions": None}),
+    ],
+)
+def test_folders_and_tables_of_other_trainers_are_recognised(project: Path, path: str, wanted: dict[str, Any]) -> None:
+    tables(project)
+    assert used(path) == {"kind": "folder", "media": "videos", **wanted}
+    if wanted["captions"] is None:
+        assert source()["folder"]["quality"]["caption"] is None
+
+
+def test_tars_lerobot_vpt_and_recordings_are_recognised(project: Path) -> None:
+    for number in range(3):
+        long(project / f"made/{number}.mp4", number, "words")
+        (project / "shards").mkdir(exist_ok=True)
+        with tarfile.open(project / f"shards/t-{number:03d}.tar", "w") as archive:
+            for end in ("mp4", "txt"):
+                archive.add(project / f"made/{number}.{end}", f"{number}.{end}")
+    assert used("shards") == {"kind": "tars", "urls": ["shards/t-{000..002}.tar"], "max_samples": None}
+    assert deps()[0] == "shards"
+    assert used("shards/t-001.tar")["urls"] == ["shards/t-001.tar"] and "shards" not in deps()
+    lerobot(project / "robot", lengths=(40, 40), rate=8)
+    camera = "observation.images.front"
+    assert used("robot") == {"kind": "lerobot", "path": "robot", "camera": camera, "action": "action"}
+    (project / "game").mkdir()
+    write_mp4(project / "game/run.mp4", frames(60), 20.0)
+    (project / "game/run.jsonl").write_text("\n".join(step("w") for _ in range(60)))
+    assert used("game") == {"kind": "vpt", "path": "game", "captions": None}
+    assert source()["vpt"]["quality"]["caption"] is None
+    (project / "rec/one").mkdir(parents=True)
+    for number, pixels in enumerate(frames(80)):
+        Image.fromarray(pixels).save(project / f"rec/one/frame_{number:04d}.png")
+    (project / "rec/one/input.csv").write_text("key,time,frame\nW,0.0,0\n")
+    wanted = {"kind": "recordings", "path": "rec", "frame_rate": 30.0, "action_log": "input.csv", "captions": None}
+    assert used("rec") == wanted
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("lerobot/pusht", "hf download --repo-type dataset lerobot/pusht --local-dir pusht"),
+        ("vidoes", "did you mean videos"),
+        ("empty", "holds no video, picture or tar that is known here .nothing"),
+        ("texts", r"known here \(1 \.doc\)"),
+        ("inside", r"the videos stand inside parquet files \(column video\)"),
+        ("videos/a.mp4", "is one video; name the folder"),
+        ("bad.toml", "is no toml"),
+        ("none.toml", r"has no \[\[datasets\]\]"),
+        ("alone.csv", "no video lies beside it"),
+        ("broken", "nothing in it can be used, so nothing was written"),
+    ],
+)
+def test_what_cannot_be_used_is_told_with_a_remedy_and_changes_nothing(
+    project: Path, capsys: pytest.CaptureFixture[str], path: str, words: str
+) -> None:
+    long(project / "videos/a.mp4", caption="a")
+    for name in ("empty", "texts", "inside", "broken", "lone"):
+        (project / name).mkdir()
+    (project / "texts/a.doc").touch()
+    (project / "broken/a.mp4").write_text("hello")
+    embedded = pa.array([{"bytes": b"x", "path": "a.mp4"}], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    pq.write_table(pa.table({"video": embedded}), project / "inside/train-0.parquet")
+    (project / "bad.toml").write_text("[[")
+    (project / "none.toml").write_text("a = 1\n")
+    (project / "alone.csv").write_text("file,caption\na.mp4,x\n")
+    if path == "alone.csv":
+        shutil.move(project / "alone.csv", project / "lone/alone.csv")
+        path = "lone/alone.csv"
+    before = (project / "params.yaml").read_bytes()
+    assert main([path]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("use: ") and len(said.strip().splitlines()) <= 2
+
+    assert re.search(words, said), said
+    assert (project / "params.yaml").read_bytes() == before
+
+
+def test_params_in_braces_and_deps_in_lines_are_changed_too() -> None:
+    params = "raw_video:\n  source: {rendered: {seed: 0}}  # mine\n  clip: 1\nother: 2\n"
+    made = with_source(params, "folder", {"path": "a: b"})
+    assert yaml.safe_load(made) == {"raw_video": {"source": {"folder": {"path": "a: b"}}, "clip": 1}, "other": 2}
+    assert "  # source: {rendered: {seed: 0}}  # mine" in made
+    graph = "stages:\n  raw_video:\n    cmd: x\n    deps:\n      - old\n      - code  # kept\n    outs: [y]\n"
+    made = with_deps(graph, ["new"], ["old"])
+    assert yaml.safe_load(made)["stages"]["raw_video"]["deps"] == ["new", "code"] and "code  # kept" in made
+    with pytest.raises(StageError, match=r"has no raw_video.source"):
+        with_source("a: 1\n", "folder", {})
+    with pytest.raises(StageError, match=r"params.yaml:2: not readable as YAML"):
+        with_source("a: 1\n\tb: 2\n", "folder", {})
+    made = with_deps("stages:\n  raw_video:\n    cmd: x\n    outs: [y]\n", ["new one"], [])
+    assert yaml.safe_load(made)["stages"]["raw_video"] == {"cmd": "x", "deps": ["new one"], "outs": ["y"]}
+    with pytest.raises(StageError, match=r"no stage raw_video"):
+        with_deps("stages: {}\n", ["new"], [])
+
+
+def test_tars_that_count_are_named_by_their_range() -> None:
+    assert counted(["a/t-08.tar", "a/t-09.tar", "a/t-10.tar"]) == ["a/t-{08..10}.tar"]
+    for names in (["t-1.tar", "t-3.tar"], ["t-9.tar", "t-10.tar"], ["a.tar", "b.tar"], ["t-1.tar"]):
+        assert counted(names) == names
+
+
+def test_a_tar_by_url_is_taken_as_it_is_named() -> None:
+    assert recognise("https://host/x-{00..10}.tar").values["urls"] == ["https://host/x-{00..10}.tar"]

@@ -1,0 +1,57 @@
+"""Figures: text is drawn as it is written, whatever it is."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipelines.drawing import logarithmic, new_figure
+
+
+def drawn(text: str) -> np.ndarray:
+    """The pixels of a figure with the text as title, label, tick, legend and free text."""
+    figure = new_figure(figsize=(4, 3), dpi=50)
+    axes = figure.subplots()
+    axes.plot([0, 1], [1, 2], label=f"a {text}")
+    axes.set_xticks([0, 1], [text, "x"])
+    axes.set_title(text)
+    axes.set_ylabel(text)
+    axes.text(0.5, 1.5, text)
+    axes.legend()
+    figure.suptitle(text)
+    figure.savefig(buffer := io.BytesIO(), format="png")
+    return np.asarray(Image.open(buffer).convert("L"))
+
+
+@pytest.mark.parametrize(
+    "text", ['a sign reading "$$"', "a $^_^$ face", "a$$.mp4", "$\\frac$", "\\$5 and $6_", "\u732b $x"]
+)
+def test_dollars_and_letters_without_a_glyph_end_nothing(text: str) -> None:
+    assert drawn(text).min() < 128
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.text(st.characters(codec="utf-8") | st.sampled_from("$\\{}^_"), max_size=12))
+def test_any_text_can_be_drawn(text: str) -> None:
+    drawn(text)
+
+
+def test_what_stands_between_dollars_is_drawn_as_text_and_not_as_a_formula() -> None:
+    """The dollars are ink of their own."""
+    assert (drawn("$a$") < 128).sum() > (drawn("a") < 128).sum()
+
+
+def test_a_logarithmic_axis_has_numbers_and_no_formulas() -> None:
+    figure = new_figure(figsize=(4, 3))
+    axes = figure.subplots()
+    axes.plot([0, 1, 2], [1e-5, 0.1, 2000])
+    logarithmic(axes)
+    figure.canvas.draw()
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert any(labels) and not any("$" in label for label in labels)
+    assert all(float(label.replace("\u2212", "-")) > 0 for label in labels if label)
