@@ -35,7 +35,17 @@ from dagster_dvc.project import DvcProject
 from dagster_project import home
 
 REPO = Path(__file__).parents[1]
-PARTS = ("assets", "dagster_dvc", "dagster_project", "docs", "pipelines", ".dvcignore", "dvc.yaml", "params.yaml")
+PARTS = (
+    "assets",
+    "dagster_dvc",
+    "dagster_project",
+    "docs",
+    "pipelines",
+    ".dvcignore",
+    "dvc.yaml",
+    "graph.yaml",
+    "params.yaml",
+)
 MADE = ("data", "checkpoints", "metrics", "plots", "report", ".work", "dvc.lock", ".dvc/cache", ".dagster")
 ROUNDS = 2
 SHORT = {"steps": 60, "save_every": 60, "validate_every": 60, "ema": None}

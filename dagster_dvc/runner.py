@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from dagster_dvc.lock import read_lock
 from dagster_dvc.project import DvcProject
+from dagster_dvc.refresh import refresh
 from dagster_dvc.repro import Repro, Result, checkout
 from dagster_dvc.status import reasons
 
@@ -112,6 +113,11 @@ class Runner:
         if not self.options.force and self._is_unchanged(name):
             self.running[name] = None
             self._ended.put(Result(name, "unchanged", 0.0, 0))
+            return
+        failed = refresh(self.project, name, lambda line: self._on_line(name, line))
+        if failed is not None:
+            self.running[name] = None
+            self._ended.put(failed)
             return
         options = ("--force",) if self.options.force else ()
         process = Repro(self.project, name, grace=self.options.grace, options=options)

@@ -9,8 +9,9 @@
    file that neither ``dvc.yaml`` nor ``params.yaml`` knows of); without one, one process on what is here;
 4. passes a first SIGTERM or SIGINT on, so that the stage can save, and ends every process that is left after the grace
    time; when whoever started it is gone, it stops too;
-5. compares parameters and code with what they were at the start, warns within seconds of an edit, and fails the
-   stage if it is still there at the end: DVC records what it finds *then*;
+5. sees to it that ``code.json`` says which code runs, compares parameters and the definitions that the stage reaches
+   with what they were at the start, warns within seconds of an edit, and fails the stage if it is still there at the
+   end: DVC records what it finds *then*;
 6. puts the stage's earlier outputs back when it fails (DVC deletes them before it runs a stage).
 """
 
@@ -27,12 +28,16 @@ from typing import Any
 
 import yaml
 
+from pipelines.code import stages as code_stages
+from pipelines.code.definitions import CodeError
+from pipelines.code.stages import CODE_FILE
+from pipelines.commands import launch_options, stage_entries, stage_words
 from pipelines.document import read_document
 from pipelines.ownership import owned
-from pipelines.params import Params, ParamsError, check, launch_options, parse_section, section_class, stage_words
+from pipelines.params import Params, ParamsError, check, parse_section, section_class
 from pipelines.processes import supervise
 from pipelines.recording import note_time, restore_outputs, unchanged_inputs
-from pipelines.stage import STOPPED, STOPPED_NOTE, StageError, path_flags, refused_by_disk
+from pipelines.stage import CODE, STOPPED, STOPPED_NOTE, StageError, path_flags, refused_by_disk
 
 WRITTEN = {"out", "metrics", "plots"}
 """Flags that name what a stage makes; every other path must exist before it starts."""
@@ -168,6 +173,24 @@ def _threads(options: list[str]) -> str:
     return given[0] if given else ""
 
 
+def settled_code(stage: str, module: str, function: str) -> str:
+    """The identity of the stage's code as it is on disk, which ``code.json`` says too from now on.
+
+    Raises:
+        StageError: the code cannot be understood.
+    """
+    entry = stage_entries().get(stage) or {"cmd": f"pipelines.launch {module} {function}"}
+    try:
+        found = code_stages.stage_identity(stage, entry)
+        if found is None:
+            return ""
+        if code_stages.settle(stage, entry, found):
+            print(f"{stage}: {CODE_FILE} was not of the code on disk and is written anew", flush=True)
+    except CodeError as error:
+        raise StageError(str(error)) from None
+    return found.value
+
+
 def launch(argv: list[str]) -> int:
     """Run one stage on this machine; returns its exit code.
 
@@ -181,6 +204,7 @@ def launch(argv: list[str]) -> int:
     module, function, *arguments = words
     section = path_flags(arguments).get("params", function)
     stage = os.environ.get("DVC_STAGE", section)
+    code_here = settled_code(stage, module, function)
     if Path("dvc.yaml").is_file():
         check()
     else:
@@ -190,6 +214,7 @@ def launch(argv: list[str]) -> int:
     environment["REEL_STAGE"] = stage
     if threads:
         environment["OMP_NUM_THREADS"] = threads
+    environment[CODE] = code_here
     with owned(stage, Path(".work") / stage) as lock:
         began, note = time.monotonic(), Path(".work") / stage / STOPPED_NOTE
         note.unlink(missing_ok=True)
@@ -198,6 +223,7 @@ def launch(argv: list[str]) -> int:
                 code, asked = supervise(command, environment, lock, look)
                 if code:
                     return STOPPED if asked and note.is_file() else code
+            settled_code(stage, module, function)
         except StageError:
             _discard_outputs(arguments)
             raise

@@ -28,6 +28,8 @@ from typing import Any
 from pipelines.params import PARAMS_FILE, ParamsError, TrackingParams, parse_section, read_document, section_class
 from pipelines.progress import Progress
 
+CODE = "REEL_CODE"
+"""By which the launcher tells a stage's processes the identity of their code."""
 STOPPED = 143
 """Exit code of a stage that was asked to stop and saved its state."""
 STOPPED_NOTE = "stopped"
@@ -44,11 +46,16 @@ class Stopped(BaseException):
 
 @dataclass
 class Context:
-    """What surrounds a running stage. ``work`` is None when the stage is called without a command line."""
+    """What surrounds a running stage. ``work`` is None when the stage is called without a command line.
+
+    ``code`` is the identity of the code that runs: one hash of the definitions the stage reaches, empty when the stage
+    is called without a launcher.
+    """
 
     name: str = "stage"
     work: Path | None = None
     command: tuple[str, ...] = ()
+    code: str = ""
     tracking: TrackingParams = field(default_factory=lambda: TrackingParams(wandb=None))
     progress: Progress = field(default_factory=lambda: Progress("stage"))
     stop: threading.Event = field(default_factory=threading.Event)
@@ -258,7 +265,7 @@ def main(argv: list[str] | None = None) -> int:
     module, function, *arguments = sys.argv[1:] if argv is None else argv
     name = os.environ.get("REEL_STAGE") or path_flags(arguments).get("params", function)
     command = (module, function, *arguments)
-    context = Context(name, Path(".work") / name, command, progress=Progress(name))
+    context = Context(name, Path(".work") / name, command, os.environ.get(CODE, ""), progress=Progress(name))
     enter(context)
     signal.signal(signal.SIGTERM, _on_signal)
     signal.signal(signal.SIGINT, _on_signal)

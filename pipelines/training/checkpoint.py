@@ -2,9 +2,9 @@
 
 ``config.json`` and ``*.safetensors`` load with ``from_pretrained`` of the network's own library, ``ema/`` holds the
 averaged weights the same way, ``README.md`` is the model card and ``checkpoint.json`` says where it came from:
-everything read, with digests, every parameter, the code, the versions and the results. All of it is a function of what
-went in: an identical run leaves identical bytes, so what follows stays fresh. Times and the machine stand in the run's
-own record (:mod:`pipelines.training.record`).
+everything read, with digests, every parameter, the identity of the code, the versions and the results. All of it is a
+function of what went in: an identical run leaves identical bytes, whatever was committed meanwhile, and what follows
+stays fresh. Times, the machine and the commit stand in the run's own record (:mod:`pipelines.training.record`).
 """
 
 from __future__ import annotations
@@ -64,16 +64,16 @@ def _git(*words: str) -> str | None:
     return done.stdout.strip()
 
 
-def code() -> dict[str, Any]:
+def commit() -> dict[str, Any]:
     """Commit and whether tracked files differ from it; empty where git does not hold this code.
 
     An archive unpacked inside another repository must not claim that repository's commit.
     """
-    commit = _git("rev-parse", "HEAD")
-    if commit is None or _git("ls-files", "--error-unmatch", "dvc.yaml") is None:
+    found = _git("rev-parse", "HEAD")
+    if found is None or _git("ls-files", "--error-unmatch", "dvc.yaml") is None:
         return {}
     status = _git("status", "--porcelain", "--untracked-files=no")
-    return {"commit": commit, "dirty": bool(status)}
+    return {"commit": found, "dirty": bool(status)}
 
 
 def branch() -> str | None:
@@ -158,16 +158,15 @@ def _loading(folder: Path, where: str) -> list[str]:
 
 def card(record: Mapping[str, Any], loading: Sequence[str] = ()) -> str:
     """The model card: what it is, how to load it, what it was made from, what it reached, how to make it again."""
-    stage, code_facts = record["stage"], record["code"]
+    stage = record["stage"]
     lines = [f"# {stage}", "", f"Trained {record['step']} steps by Reelgraph's stage `{stage}`.", ""]
     if loading:
         lines += ["## Load", "", *loading, ""]
     made_from = dict(record["inputs"]) | ({"parent": record["parent"]} if record.get("parent") else {})
     lines += ["## Made from", ""]
     lines += [f"- {name}: `{item['path']}`, digest `{item['digest'][:16]}`" for name, item in made_from.items()]
-    if code_facts.get("commit"):
-        changes = " with local changes" if code_facts["dirty"] else ""
-        lines.append(f"- code: commit `{code_facts['commit'][:12]}`{changes}")
+    if record.get("code"):
+        lines.append(f"- code: `{record['code']}`")
     lines += [f"- {name} {number}" for name, number in (record.get("environment") or {}).items()]
     lines += ["", "## Results", ""]
     numbers = [(name, value) for name, value in record["results"].items() if isinstance(value, (int, float))]

@@ -95,7 +95,8 @@ def entry(record: Mapping[str, Any]) -> str:
     took += [f"resumed {len(header.get('resumed_at', []))} times"]
     lines = [f"### {header['stage']} `{header['run_id']}`, {header['began_at']}, {record['status']}", ""]
     lines += [
-        f"- code: {commit}, branch {code.get('branch') or 'none'}; `{' '.join(header['command']) or 'no command'}`"
+        f"- code: {commit}, branch {code.get('branch') or 'none'}, identity {(code.get('identity') or 'none')[:12]}; "
+        f"`{' '.join(header['command']) or 'no command'}`"
     ]
     lines += [*_data(record), _model(record), f"- {', '.join(took)}; {_listed(runtime['hardware'])}"]
     results = record.get("results") or {}

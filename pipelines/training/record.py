@@ -88,7 +88,11 @@ def contract(run: Run, inputs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
         "stage": run.name,
         "run_id": run.run_id,
         "command": checkpoint.command(stage.current().command),
-        "code": {**run.code, "branch": checkpoint.branch() if run.code else None},
+        "code": {
+            "identity": stage.current().code or None,
+            **run.commit,
+            "branch": checkpoint.branch() if run.commit else None,
+        },
     }
     sources = {**run.inputs, **({"parent": run.parent} if run.parent else {})}
     data = {

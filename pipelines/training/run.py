@@ -77,8 +77,8 @@ class Run:
     began: float = field(default_factory=time.monotonic)
     rows: Rows | None = None
     wandb: WandbRun | None = None
-    code: dict[str, Any] = field(default_factory=checkpoint.code)
-    """The code as it was at the start."""
+    commit: dict[str, Any] = field(default_factory=checkpoint.commit)
+    """The commit that the code had at the start, for the run's record."""
     experiment: Experiment = field(default_factory=lambda: Experiment(None))
     writer: state.Writer | None = None
     ended: str | None = None
@@ -241,7 +241,7 @@ class Run:
             "ended": self.ended,
             "parent": asdict(self.parent) if self.parent else None,
             "command": checkpoint.command(stage.current().command),
-            "code": self.code,
+            "code": stage.current().code or None,
             "environment": checkpoint.environment(),
             "results": dict(results),
         }

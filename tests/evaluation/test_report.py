@@ -82,7 +82,7 @@ def project(folder: Path) -> Path:
     noise = np.random.default_rng(0).integers(0, 255, (200, 300, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "plots/autoencoder/large_picture.png")
     (folder / "plots/autoencoder/broken.png").write_bytes(b"no picture")
-    record = {"step": 3, "seed": 0, "params": {"network": {"width": 16}}, "seconds": 61.0, "code": {"commit": "abc"},
+    record = {"step": 3, "seed": 0, "params": {"network": {"width": 16}}, "seconds": 61.0, "code": "abc",
               "inputs": {"clips": {"path": "data/clips", "digest": "feed" * 8}}}  # fmt: skip
     (folder / "checkpoints/autoencoder/checkpoint.json").write_text(json.dumps(record))
     write_mp4(folder / "data/evaluation/clips/0.mp4", np.zeros((5, 16, 16, 3), np.uint8), 8.0)
