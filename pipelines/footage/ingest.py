@@ -20,7 +20,7 @@ from pipelines.footage import lerobot, vpt
 from pipelines.footage.ahead import in_order, processors
 from pipelines.footage.captions import NotHere, with_prefix
 from pipelines.footage.clips import Cut, Made, content_hash, store
-from pipelines.footage.cutting import cut, forms
+from pipelines.footage.cutting import cut, forms, told_of
 from pipelines.footage.found import Found, file_of
 from pipelines.footage.params import Clip, Folder, Footage, Lerobot, RawVideoParams, Recordings, Splits, Tars, Vpt
 from pipelines.footage.quality import judge, measure
@@ -82,17 +82,6 @@ def cut_file(
         yield {"row": row | measures, "psnr": fidelity}
         if number == params.max_clips_per_video:
             return
-
-
-def told_of(seen: Seen, rate: float) -> dict[str, float]:
-    """What is counted of a file that gave clips, by the names of the metrics."""
-    return {
-        "source_seconds": (seen.total or seen.pictures) / rate,
-        "gap_seconds": seen.gaps / rate,
-        "held_seconds": seen.held / rate,
-        "files_deinterlaced": int(seen.interlaced),
-        "files_tone_mapped": int(seen.hdr),
-    }
 
 
 @dataclass
