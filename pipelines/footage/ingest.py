@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shutil
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -25,7 +23,7 @@ from pipelines.footage.found import Found, file_of
 from pipelines.footage.params import Clip, Folder, Footage, Lerobot, RawVideoParams, Recordings, Splits, Tars, Vpt
 from pipelines.footage.quality import judge, measure
 from pipelines.footage.reels import VideoReel
-from pipelines.footage.reuse import Reuse
+from pipelines.footage.reuse import Reuse, emptied
 from pipelines.footage.sources import folder_files, limits_of, recordings
 from pipelines.footage.splits import split
 from pipelines.footage.tars import tar_samples
@@ -284,7 +282,7 @@ def ingest(params: RawVideoParams, footage: Footage, work: Path, folder: Path) -
     shape |= {name: value for name, value in footage.model_dump().items() if name in named}
     reuse = Reuse(work / "cut", {"shape": shape})
     run, cutter = Ingest(footage, reuse, folder), Cutter(footage, params.clip, reuse)
-    with _empty(work / "spool") as spool:
+    with emptied(work / "spool") as spool:
         files = found_in(footage, params.clip.frame_rate, spool)
         for found, looked in in_order(cutter.look, files, processors(), cutter.stop):
             run.take(found, looked)
@@ -293,14 +291,3 @@ def ingest(params: RawVideoParams, footage: Footage, work: Path, folder: Path) -
     made = run.finish(params.splits)
     reuse.prune()
     return made
-
-
-@contextlib.contextmanager
-def _empty(folder: Path) -> Iterator[Path]:
-    """A folder without what a killed run left in it; gone afterwards."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
