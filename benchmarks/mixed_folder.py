@@ -3,7 +3,7 @@
     REELGRAPH_BEFORE=<another checkout> [MIXED_FILES=2000] python -m benchmarks mixed_folder
 
 Each side is a process of its own that imports its checkout; they take turns. Files are drawn here: seven kinds of codec
-and container, 2 to 6 seconds, 25 frames per second, from 160 x 120 to 1280 x 720, each a little different in its bytes.
+and container, 2 to 5 seconds, 25 frames per second, from 320 x 240 to 854 x 480, each a little different in its bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.paired import Figure
 from pipelines.data.video import write_mp4
 
 BEFORE, COUNT = "REELGRAPH_BEFORE", "MIXED_FILES"
-ROUNDS = 7
+ROUNDS = 5
 KINDS = (
     ("mp4", "libx264", "yuv420p", {"crf": "21", "preset": "medium"}),
     ("mkv", "libx264", "yuv420p", {"crf": "21", "preset": "fast", "bf": "3"}),
@@ -35,8 +35,8 @@ KINDS = (
     ("avi", "mpeg4", "yuv420p", {"b": "1M", "bf": "2"}),
     ("mov", "mjpeg", "yuvj420p", {"b": "6M"}),
 )
-SHAPES = ((360, 640), (240, 320), (120, 160), (480, 854), (720, 1280))
-DRAWN = 35
+SHAPES = ((360, 640), (240, 320), (480, 854))
+DRAWN = 21
 """Different files; more are these with other bytes behind them."""
 
 SIDE = """
@@ -46,6 +46,7 @@ sys.path.insert(0, sys.argv[1])
 from pipelines.data.video import read_clip
 from pipelines.footage.ingest import ingest
 from pipelines.footage.params import RawVideoParams
+from pipelines.stage import StageError
 limits = {"max_pixels": 9437184, "max_frames": 200000, "max_seconds": 10800.0, "max_bytes": 1 << 36,
           "max_decode_seconds": 3600.0}
 def parsed(folder, more, splits):
@@ -66,9 +67,12 @@ def params(folder):
 def cut(folder):
     work, given = Path(tempfile.mkdtemp()), params(folder)
     (work / "out/clips").mkdir(parents=True)
-    made = ingest(given, given.source.footage, work, work / "out")
-    shutil.rmtree(work)
-    return len(made.clips)
+    try:
+        return len(ingest(given, given.source.footage, work, work / "out").clips)
+    except StageError:  # copies of few videos may leave a split empty, after all the work
+        return 0
+    finally:
+        shutil.rmtree(work)
 def read(folder):
     return sum(len(read_clip(path)) for path in sorted(Path(folder).iterdir()))
 out = sys.stdout
@@ -85,7 +89,7 @@ def draw(path: Path, number: int) -> None:
     """One file: drifting colours with edges and noise."""
     _, codec, form, options = KINDS[number % len(KINDS)]
     height, width = SHAPES[number // len(KINDS) % len(SHAPES)]
-    random, count = np.random.default_rng(number), 50 + 25 * (number % 5)
+    random, count = np.random.default_rng(number), 50 + 19 * (number % 5)
     y, x = np.mgrid[:height, :width]
     with av.open(str(path), "w") as file:
         stream = file.add_stream(codec, rate=25, options=options)
@@ -152,7 +156,7 @@ def measure() -> Iterator[Figure]:
     if not before:
         print(f"  {BEFORE} names no other checkout; nothing to compare with", flush=True)
         return
-    count = int(os.environ.get(COUNT, "70"))
+    count = int(os.environ.get(COUNT, "63"))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "mixed"
         folder.mkdir()

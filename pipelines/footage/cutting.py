@@ -211,3 +211,14 @@ def _nothing(count: int, gaps: int, cuts: int, shortest: int, rate: float, found
     else:
         text += "; state cutting.hold to show the frame before on, as a screen does"
     return VideoError("frame_rate_too_low", text)
+
+
+def told_of(seen: Seen, rate: float) -> dict[str, float]:
+    """What is counted of a file that gave clips, by the names of the metrics."""
+    return {
+        "source_seconds": (seen.total or seen.pictures) / rate,
+        "gap_seconds": seen.gaps / rate,
+        "held_seconds": seen.held / rate,
+        "files_deinterlaced": int(seen.interlaced),
+        "files_tone_mapped": int(seen.hdr),
+    }

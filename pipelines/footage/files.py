@@ -18,6 +18,7 @@ from pipelines.data.containers import holds_video
 from pipelines.data.limits import Limits
 from pipelines.footage.stills import SUFFIXES as IMAGES
 from pipelines.footage.stills import is_animated, is_picture
+from pipelines.litter import is_litter
 from pipelines.stage import StageError
 
 TEXTS = (
@@ -25,7 +26,8 @@ TEXTS = (
     *(".srt", ".vtt", ".md", ".dvc"),
 )
 """Endings of what stands beside videos; such files are not looked into."""
-NOBODYS = ("thumbs.db", "desktop.ini", "@eadir", "__macosx", "$recycle.bin", "#recycle", "lost+found")
+NOBODYS = ("thumbs.db", "desktop.ini", "@eadir", "__macosx", "lost+found")
+"""Beside :mod:`pipelines.litter`: what archives leave, and other spellings."""
 HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 
 
@@ -121,7 +123,7 @@ def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
 
 def _is_nobodys(name: str) -> bool:
-    return name.startswith(".") or name.lower() in NOBODYS
+    return name.startswith(".") or is_litter(name) or name.lower() in NOBODYS
 
 
 def _kind(path: Path, media: str) -> tuple[str, str]:

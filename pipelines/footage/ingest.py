@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shutil
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -19,13 +17,13 @@ from pipelines.data.video import Seen
 from pipelines.footage.ahead import in_order, processors
 from pipelines.footage.captions import NotHere, with_prefix
 from pipelines.footage.clips import Cut, Made, content_hash, store
-from pipelines.footage.cutting import cut, forms
+from pipelines.footage.cutting import cut, forms, told_of
 from pipelines.footage.found import Found, file_of
 from pipelines.footage.opening import found_in
 from pipelines.footage.params import Clip, Footage, RawVideoParams, Splits, Tars
 from pipelines.footage.quality import judge, measure
 from pipelines.footage.reels import VideoReel
-from pipelines.footage.reuse import Reuse
+from pipelines.footage.reuse import Reuse, emptied
 from pipelines.footage.splits import split
 from pipelines.recording import link
 from pipelines.stage import StageError
@@ -63,17 +61,6 @@ def cut_file(
         yield {"row": row | measures, "psnr": fidelity}
         if number == params.max_clips_per_video:
             return
-
-
-def told_of(seen: Seen, rate: float) -> dict[str, float]:
-    """What is counted of a file that gave clips, by the names of the metrics."""
-    return {
-        "source_seconds": (seen.total or seen.pictures) / rate,
-        "gap_seconds": seen.gaps / rate,
-        "held_seconds": seen.held / rate,
-        "files_deinterlaced": int(seen.interlaced),
-        "files_tone_mapped": int(seen.hdr),
-    }
 
 
 @dataclass
@@ -276,7 +263,7 @@ def ingest(params: RawVideoParams, footage: Footage, work: Path, folder: Path) -
     shape |= {name: value for name, value in footage.model_dump().items() if name in named}
     reuse = Reuse(work / "cut", {"shape": shape})
     run, cutter = Ingest(footage, reuse, folder), Cutter(footage, params.clip, reuse)
-    with _empty(work / "spool") as spool:
+    with emptied(work / "spool") as spool:
         files = found_in(footage, params.clip.frame_rate, spool)
         for found, looked in in_order(cutter.look, files, processors(), cutter.stop):
             run.take(found, looked)
@@ -285,14 +272,3 @@ def ingest(params: RawVideoParams, footage: Footage, work: Path, folder: Path) -
     made = run.finish(params.splits)
     reuse.prune()
     return made
-
-
-@contextlib.contextmanager
-def _empty(folder: Path) -> Iterator[Path]:
-    """A folder without what a killed run left in it; gone afterwards."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -100,3 +100,14 @@ class Reuse:
         for entry in self.folder.iterdir() if self.folder.is_dir() else ():
             if entry.name not in self.asked:
                 shutil.rmtree(entry, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def emptied(folder: Path) -> Iterator[Path]:
+    """A folder without what a killed run left in it; gone afterwards."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -24,6 +24,15 @@ def limits_of(params: Footage) -> Limits:
     return Limits(**params.limits.model_dump())
 
 
+def find_videos(root: Path, key: str = "raw_video.source.folder.path") -> list[str]:
+    """The videos of a folder tree, as sorted posix paths relative to it.
+
+    Raises:
+        StageError: there is no such folder, or it holds none.
+    """
+    return find_media(root, "videos", key).videos
+
+
 def captions_files(root: Path, captions: str, key: str) -> list[Path]:
     """The tables that a parameter names: one in the folder or from the project's root, or all that fit a pattern.
 

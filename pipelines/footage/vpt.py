@@ -18,12 +18,11 @@ import numpy as np
 
 from pipelines.data.limits import Limits, VideoError, check_bytes
 from pipelines.footage.cutting import Picture
-from pipelines.footage.files import find_media
 from pipelines.footage.found import Found, Reel
 from pipelines.footage.params import Vpt
 from pipelines.footage.recordings import KEYS
 from pipelines.footage.reels import VideoReel
-from pipelines.footage.sources import absent, noted, tables_of, told_of
+from pipelines.footage.sources import absent, find_videos, noted, tables_of, told_of
 from pipelines.stage import file_digest
 from pipelines.textfile import TextError, lines_of, read_text, storable_text
 
@@ -116,7 +115,7 @@ def recordings(params: Vpt, frame_rate: float, limits: Limits) -> Iterator[Found
         StageError: the folder or the captions file cannot be used.
     """
     root = Path(params.path)
-    names = find_media(root, "videos", "raw_video.source.vpt.path").videos
+    names = find_videos(root, "raw_video.source.vpt.path")
     tables = tables_of(params, names, "vpt")
     for place, name in enumerate(names, 1):
         told = told_of(params, tables, name)[0]
