@@ -106,3 +106,18 @@ class LossWeights(Params):
 
     identity: NonNegative
     motion: NonNegative
+
+
+class DriftField(Params):
+    """The drifting field of a problem: how its kernel is normalised and scaled (seed C; SEED_NOTES C.6).
+
+    The authors' release is ``both``, ``after``, ``all`` and a floor of 1e-6; the log of seed C ``both``, ``inside``,
+    ``problem`` and 0.
+    """
+
+    temperatures: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    normalisation: Literal["both", "rows", "none", "sinkhorn"]
+    weights: Literal["after", "inside"]
+    scale: Literal["all", "problem"]
+    floor: NonNegative
+    correction: Literal["ratio"] | None
