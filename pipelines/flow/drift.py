@@ -71,8 +71,8 @@ class Drift:
 
     Attributes:
         total: V, [L, P, G, D].
-        scale: s = S / sqrt(D) of each problem, [P] (equal for all where it is pooled).
-        force: rms(V_tau) before it is divided out, [K, P]: what shrinks when samples come near the data.
+        scale: s = S / sqrt(D), [L, P] (equal for those over which it is pooled).
+        force: rms(V_tau) before it is divided out, [K, L, P]: what shrinks when samples come near the data.
         loss: [L, P].
     """
 
@@ -85,58 +85,69 @@ class Drift:
 # ---- the kernel ---------------------------------------------------------------------------------------------------
 
 
-def distances(x: Tensor, y: Tensor) -> Tensor:
-    """|x_i - y_j| [R, G, J] of x [R, G, D] and y [R, J, D], whose first G rows are x: those pairs are exactly 0.
+def distances(x: Tensor, *others: Tensor) -> Tensor:
+    """|x_i - y_j| [R, G, J] of x [R, G, D] and the rows of ``others`` [R, J_1, D], …, of which the first G are x again.
 
-    By norms and one product, after the common mean is taken away: differences of large numbers lose digits.
+    By norms and one product, so that every feature is read twice and never copied; a sample's distance to itself is 0.
     """
-    centre = y.mean(1, keepdim=True)
-    x, y = x - centre, y - centre
-    squares = torch.baddbmm(y.square().sum(-1)[:, None, :], x, y.mT, alpha=-2.0) + x.square().sum(-1)[:, :, None]
-    found = squares.clamp_(min=0.0).sqrt_()
-    own = torch.arange(x.shape[1], device=x.device)
-    found[:, own, own] = 0.0
-    return found
+    shift = _far_centre(x)
+    if shift is not None:
+        x, others = x - shift, tuple(other - shift for other in others)
+    squares = [torch.linalg.vector_norm(other, dim=-1).square_()[:, None, :] for other in others]
+    products = [torch.bmm(x, other.mT) for other in others]
+    apart = torch.cat(products, 2).mul_(-2.0).add_(torch.cat(squares, 2)).add_(squares[0][:, :, : x.shape[1]].mT)
+    apart.clamp_(min=0.0).sqrt_().diagonal(dim1=1, dim2=2).zero_()
+    return apart
 
 
-def affinities(scaled: Tensor, tau: float, field: DriftField, weights: Tensor | None, absent: Tensor) -> Tensor:
-    """A [R, G, J] of distances d / S [R, G, J]; weights [R, 1, J]; ``absent`` (bool) takes no part."""
-    logits = scaled * (-1.0 / tau)
-    if weights is not None and field.weights == "inside":
-        logits = logits + weights.log()
-        absent = absent | (weights <= 0)
-    logits = logits.masked_fill(absent, -torch.inf)
+def _far_centre(x: Tensor) -> Tensor | None:
+    """The mean [R, 1, D] of x [R, G, D] where it is far from zero: then norms and products would lose digits."""
+    centre = x.mean(1, keepdim=True)
+    away = torch.linalg.vector_norm(centre).square() * x.shape[1]
+    around = torch.linalg.vector_norm(x).square() - away
+    return centre if bool(away > FAR * around) else None
+
+
+def affinities(scaled: Tensor, field: DriftField, weights: Tensor | None) -> Tensor:
+    """A [R, K, G, J], a kernel per temperature, of distances d / S [R, G, J]: infinite where a pair takes no part.
+
+    ``weights``: [R, 1, J].
+    """
+    rates = torch.tensor([-1.0 / tau for tau in field.temperatures], dtype=scaled.dtype, device=scaled.device)
+    logits = scaled[:, None] * rates[:, None, None]
+    after = None if weights is None else weights[:, None]
+    if after is not None and field.weights == "inside":
+        logits.add_(after.log())
+        after = None
     match field.normalisation:
         case "none":
-            kernel = logits.exp()
+            kernel = logits.exp_()
         case "rows":
-            kernel = _softmax(logits, 2)
+            kernel = _softmax(logits, 3)
         case "sinkhorn":
             kernel = _balanced(logits)
         case "both":
-            rows, columns = _softmax(logits, 2), _softmax(logits, 1)
+            kernel = _softmax(logits, 3)
             if field.floor:
-                kernel = rows.mul_(columns).clamp_(min=field.floor).sqrt_()
+                kernel.mul_(_softmax(logits, 2)).clamp_(min=field.floor).sqrt_()
+                kernel.masked_fill_(scaled[:, None].isinf(), 0.0)
             else:
-                kernel = rows.mul_(columns.clamp_(min=LEAST_COLUMN)).sqrt_()
-    kernel = kernel.masked_fill_(absent, 0.0)
-    return kernel * weights if weights is not None and field.weights == "after" else kernel
+                kernel.mul_(_softmax(logits, 2).clamp_(min=LEAST_COLUMN)).sqrt_()
+    return kernel if after is None else kernel.mul_(after)
 
 
 def _softmax(logits: Tensor, dim: int) -> Tensor:
-    """Softmax in place of a copy; a line that is absent altogether is 0."""
-    most = logits.amax(dim, keepdim=True).clamp_(min=torch.finfo(logits.dtype).min)
-    found = (logits - most).exp_()
-    return found.div_(found.sum(dim, keepdim=True).clamp_(min=torch.finfo(logits.dtype).tiny))
+    """Softmax; a line where nothing takes part is 0."""
+    return torch.softmax(logits, dim).nan_to_num_(nan=0.0)
 
 
 def _balanced(logits: Tensor) -> Tensor:
     """Sinkhorn's normalisation: every row sums to 1 and every column to G / J (arXiv:2603.12366)."""
-    share = math.log(logits.shape[1] / logits.shape[2])
+    share = math.log(logits.shape[2] / logits.shape[3])
     least = torch.finfo(logits.dtype).min
     for _ in range(SINKHORN_ITERATIONS):
-        logits = logits - torch.logsumexp(logits, 1, keepdim=True).clamp(min=least) + share
-        logits = logits - torch.logsumexp(logits, 2, keepdim=True).clamp(min=least)
+        logits = logits - torch.logsumexp(logits, 2, keepdim=True).clamp(min=least) + share
+        logits = logits - torch.logsumexp(logits, 3, keepdim=True).clamp(min=least)
     return logits.exp()
 
 
@@ -145,36 +156,38 @@ def _corrected(kernel: Tensor) -> Tensor:
 
     The delta method's leading term, from the batch itself (arXiv:2604.27239 corrects the same bias).
     """
-    total = kernel.sum(2, keepdim=True).clamp(min=torch.finfo(kernel.dtype).tiny)
+    total = kernel.sum(-1, keepdim=True).clamp(min=torch.finfo(kernel.dtype).tiny)
     share = kernel / total
-    return total * (share + share.square() - share * share.square().sum(2, keepdim=True))
+    return total * (share + share.square() - share * share.square().sum(-1, keepdim=True))
 
 
 def coefficients(kernel: Tensor, num_negatives: int, field: DriftField) -> Tensor:
-    """coef [R, G, J] of A: what each y_j adds to the field at x_i. Every row sums to zero."""
-    negative, positive = kernel[:, :, :num_negatives], kernel[:, :, num_negatives:]
-    towards, away = positive.sum(2, keepdim=True), negative.sum(2, keepdim=True)
+    """coef [..., J] of A [..., J]: what each y_j adds to the field at x_i. Every row sums to zero."""
+    negative, positive = kernel[..., :num_negatives], kernel[..., num_negatives:]
+    towards, away = positive.sum(-1, keepdim=True), negative.sum(-1, keepdim=True)
     if field.correction == "ratio":
-        negative, positive = _corrected(negative), _corrected(positive)
-    return torch.cat([-negative * towards, positive * away], dim=2)
+        kernel = torch.cat([_corrected(negative), _corrected(positive)], -1)
+    found = kernel * away
+    torch.mul(kernel[..., :num_negatives], -towards, out=found[..., :num_negatives])
+    return found
 
 
 # ---- the field ----------------------------------------------------------------------------------------------------
 
 
 class _Rows:
-    """Problems and locations as R = L P rows of one batched product."""
+    """Problems and locations as R = L P rows of one batched product; features are views of what was given."""
 
     def __init__(self, problems: Problems) -> None:
-        parts = (problems.generated, problems.negatives, problems.positives)
         kind = torch.promote_types(problems.generated.dtype, torch.float32)
+        given = (problems.generated, problems.negatives, problems.positives)
+        self.parts = tuple(part.detach().to(kind).flatten(0, 1) for part in given)
         self.locations, self.problems, self.group, self.width = problems.generated.shape
-        self.y = torch.cat([part.detach().to(kind) for part in parts], dim=2).flatten(0, 1)
         self.num_negatives = self.group + problems.negatives.shape[2]
         self.weights = self._per_row(problems.weights, kind)
         there = self._per_row(problems.present, torch.bool)
         self.rows_there = None if there is None else there[:, 0, : self.group]
-        self.absent = torch.zeros(1, 1, 1, dtype=torch.bool, device=self.y.device)
+        self.absent = None
         if there is not None and self.rows_there is not None:
             self.absent = ~(there & self.rows_there[:, :, None])
 
@@ -183,10 +196,26 @@ class _Rows:
 
     @property
     def x(self) -> Tensor:
-        return self.y[:, : self.group]
+        return self.parts[0]
+
+    def moved(self, coefs: Tensor, piece: slice) -> Tensor:
+        """coefs [r, K G, J] times the samples of those rows: [r, K G, D]."""
+        x = self.x[piece]
+        centre = x.mean(1, keepdim=True) if _far_centre(x) is not None else None
+        total, begin = None, 0
+        for part in self.parts:
+            own = coefs[:, :, begin : begin + part.shape[1]]
+            samples = part[piece] if centre is None else part[piece] - centre
+            moved = torch.bmm(own.contiguous(), samples)
+            total = moved if total is None else total.add_(moved)
+            begin += part.shape[1]
+        assert total is not None
+        return total
 
     def pooled(self, sums: Tensor, counts: Tensor, field: DriftField) -> Tensor:
-        """Sums over counts, both [..., R], over all rows or over a problem's locations; as [..., R]."""
+        """Sums over counts, both [..., R], over all rows, over a problem's locations or for each row; as [..., R]."""
+        if field.scale == "location":
+            return sums / counts
         if field.scale == "all":
             return (sums.sum(-1, keepdim=True) / counts.sum(-1, keepdim=True)).expand_as(sums)
         each = [part.unflatten(-1, (self.locations, -1)).sum(-2) for part in (sums, counts)]
@@ -194,10 +223,14 @@ class _Rows:
 
     def mean_distance(self, found: Tensor, field: DriftField) -> Tensor:
         """S [R]: the mean of all distances, those of a sample to itself too; weighted where weights come after."""
+        if self.absent is None and (self.weights is None or field.weights == "inside"):
+            sums = found.sum((1, 2))
+            return self.pooled(sums, torch.full_like(sums, float(found[0].numel())), field)
         counted = torch.ones_like(found)
         if self.weights is not None and field.weights == "after":
-            counted = counted * self.weights
-        counted = counted.masked_fill(self.absent, 0.0)
+            counted.mul_(self.weights)
+        if self.absent is not None:
+            counted.masked_fill_(self.absent, 0.0)
         return self.pooled((found * counted).sum((1, 2)), counted.sum((1, 2)), field)
 
     def size(self, field: Tensor) -> Tensor:
@@ -210,7 +243,7 @@ class _Rows:
     def counts(self) -> Tensor:
         """Numbers of field values of each row, [R]."""
         if self.rows_there is None:
-            return torch.full((len(self.y),), float(self.group * self.width), dtype=self.y.dtype, device=self.y.device)
+            return torch.full((len(self.x),), float(self.group * self.width), dtype=self.x.dtype, device=self.x.device)
         return self.rows_there.sum(1) * self.width
 
 
@@ -227,31 +260,26 @@ def drift(problems: Problems, field: DriftField, chunk: int = CHUNK) -> Drift:
 
 def _drift(rows: _Rows, field: DriftField, chunk: int) -> Drift:
     floors = bool(field.floor)
-    found = distances(rows.x, rows.y)
+    found = distances(rows.x, *rows.parts)
     if floors:
         found.clamp_(min=LEAST_DISTANCE)
     mean = rows.mean_distance(found, field)
     scale = mean / math.sqrt(rows.width)
     scale, mean = (part.clamp(min=LEAST_SCALE) for part in (scale, mean)) if floors else (scale, mean)
     found.div_(mean[:, None, None])
-    own = torch.arange(rows.group, device=found.device)
-    absent = rows.absent.expand_as(found)
-    if floors:
-        found[:, own, own] += FAR
-    else:
-        absent = absent.clone()
-        absent[:, own, own] = True
-    taus = field.temperatures
+    own = found.diagonal(dim1=1, dim2=2)
+    own.add_(FAR) if floors else own.fill_(torch.inf)
+    if rows.absent is not None:
+        found.masked_fill_(rows.absent, torch.inf)
 
     def part(piece: slice) -> Tensor:
         """V_tau of some rows, [r, K, G, D]."""
         weights = None if rows.weights is None else rows.weights[piece]
-        kernels = [affinities(found[piece], tau, field, weights, absent[piece]) for tau in taus]
-        coefs = torch.stack([coefficients(kernel, rows.num_negatives, field) for kernel in kernels], dim=1)
-        y = (rows.y[piece] - rows.y[piece].mean(1, keepdim=True)) / scale[piece, None, None]
-        return torch.bmm(coefs.flatten(1, 2), y).unflatten(1, (len(taus), rows.group))
+        coefs = coefficients(affinities(found[piece], field, weights), rows.num_negatives, field)
+        moved = rows.moved(coefs.flatten(1, 2), piece).div_(scale[piece, None, None])
+        return moved.unflatten(1, (-1, rows.group))
 
-    step = max(1, chunk // (len(taus) * rows.group * max(rows.width, found.shape[2])))
+    step = max(1, chunk // (len(field.temperatures) * rows.group * max(rows.width, found.shape[2])))
     pieces = [slice(start, start + step) for start in range(0, len(found), step)]
     kept = [part(pieces[0])] if len(pieces) == 1 else []
     sizes = torch.cat([rows.size(values) for values in (kept or map(part, pieces))], dim=1)
@@ -266,7 +294,7 @@ def _drift(rows: _Rows, field: DriftField, chunk: int) -> Drift:
         total *= rows.rows_there[:, :, None]
     loss = total.square().sum((1, 2)) / counts
     shape = (rows.locations, rows.problems)
-    return Drift(total.unflatten(0, shape), scale.unflatten(0, shape)[0], power.sqrt()[:, : shape[1]], loss.view(shape))
+    return Drift(total.unflatten(0, shape), scale.view(shape), power.sqrt().unflatten(1, shape), loss.view(shape))
 
 
 class _Loss(torch.autograd.Function):
@@ -280,9 +308,7 @@ class _Loss(torch.autograd.Function):
             count: Tensor | int = group
         else:
             count = problems.present[:, :group].sum(1)[None, :, None, None]
-        ctx.save_for_backward(
-            found.total.mul_(-2.0 / generated.shape[3]).div_(found.scale[None, :, None, None] * count)
-        )
+        ctx.save_for_backward(found.total.mul_(-2.0 / generated.shape[3]).div_(found.scale[:, :, None, None] * count))
         ctx.kind = generated.dtype
         return found.loss
 

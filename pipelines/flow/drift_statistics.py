@@ -32,13 +32,13 @@ def kernel_statistics(problems: Problems, field: DriftField) -> dict[str, float]
     found = distances(y[:, :group], y)
     mean = found.mean((1, 2), keepdim=True)
     found = found / (mean.mean() if field.scale == "all" else mean).clamp(min=1e-12)
-    own = torch.zeros_like(found, dtype=torch.bool)
-    own[:, range(group), range(group)] = True
     weights = None if problems.weights is None else problems.weights.float().repeat(parts[0].shape[0], 1)[:, None]
+    found[:, range(group), range(group)] = torch.inf
+    there = found.isfinite()
+    kernels = affinities(found, field, weights)
     numbers = {}
-    for tau in field.temperatures:
-        kernel = affinities(found, tau, field, weights, own)
-        rows = torch.softmax((found / -tau).masked_fill(own, -torch.inf), 2)
+    for number, tau in enumerate(field.temperatures):
+        kernel, rows = kernels[:, number], torch.softmax(found / -tau, 2)
         positive, negative = kernel[:, :, negatives:].sum(2).mean(), kernel[:, :, :negatives].sum(2).mean()
         values = {
             "effective_positives": effective_neighbours(rows[:, :, negatives:]).mean(),
@@ -47,8 +47,8 @@ def kernel_statistics(problems: Problems, field: DriftField) -> dict[str, float]
             "mass_negative": negative,
         }
         if field.normalisation == "both" and field.floor:
-            columns = torch.softmax((found / -tau).masked_fill(own, -torch.inf), 1)
-            values["floor_share"] = (rows * columns < field.floor)[~own].float().mean()
+            columns = torch.softmax(found / -tau, 1)
+            values["floor_share"] = (rows * columns < field.floor)[there].float().mean()
         if negative > 0:
             values["mass_ratio"] = positive / negative
         numbers |= {f"tau_{tau:g}/{name}": float(value) for name, value in values.items()}
