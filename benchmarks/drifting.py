@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.paired import Figure, ratios, seconds
-from pipelines.flow.drift import LEAST_COLUMN, Problems, drift_loss
+from pipelines.flow.drift import Problems, drift_loss
+from pipelines.flow.drift_kernel import LEAST_COLUMN
 from pipelines.flow.params import DriftField
 
 TAUS = (0.02, 0.05, 0.2)

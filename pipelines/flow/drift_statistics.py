@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipelines.flow.drift import Problems, affinities, distances
+from pipelines.flow.drift import Problems
+from pipelines.flow.drift_kernel import affinities, distances
 from pipelines.flow.params import DriftField
 
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipelines.flow.drift import FAR, Problems, affinities, coefficients, distances, drift, drift_loss
+from pipelines.flow.drift import Problems, drift, drift_loss
+from pipelines.flow.drift_kernel import FAR, affinities, coefficients, distances
 from pipelines.flow.drift_statistics import (
     drawn_strength,
     effective_neighbours,
