@@ -43,7 +43,7 @@ def write_catalog(place: Path, count: int) -> None:
         "key": keys,
         "file": [f"clips/{key}.mp4" for key in keys],
         "caption": [f"caption number {number} of a clip that shows something" for number in numbers],
-        "split": ["held_out" if number % 50 == 0 else "train" for number in numbers],
+        "split": ["validation" if number % 50 == 0 else "train" for number in numbers],
         "num_frames": [81] * count,
         "height": [480] * count,
         "width": [832] * count,

@@ -44,7 +44,7 @@ class Batches:
 
     Args:
         shards: where from.
-        split: "train" or "held_out".
+        split: "train", "validation" or "test".
         fields: of the manifest; ``prompt_embeds`` also gives ``prompt_mask``.
         batch_size: of all processes together.
         seed: of the order.

@@ -15,7 +15,12 @@ import pyarrow.parquet as pq
 from pipelines.stage import StageError
 
 CATALOG, REJECTED, DECISIONS = "catalog.parquet", "rejected.parquet", "decisions.parquet"
-SPLITS = ("train", "held_out")
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+COMPOSITION = "composition"
+"""Rendered clips of combinations of factor values that no clip of another split shows; judged apart."""
+SPLITS = (TRAIN, VALIDATION, TEST, COMPOSITION)
+SEEN = (TRAIN, VALIDATION)
+"""What is looked at while parameters are chosen; the other splits are for the last judgement alone."""
 FACTOR_PREFIX = "factor_"
 
 CLIPS = pa.schema(
@@ -35,7 +40,7 @@ CLIPS = pa.schema(
         pa.field("actions", pa.list_(pa.list_(pa.float32()))),  # [num_frames][W A S D, mouse dx dy]; null: unknown
     ]
 )
-JUDGED = ("motion", "sharpness", "duplicate", "caption")
+JUDGED = ("motion", "sharpness", "duplicate", "caption", "split")
 """What can be decided of a clip that was cut from a file."""
 QUALITY = pa.schema(
     [
@@ -51,7 +56,7 @@ JUDGEMENTS = pa.schema(
         *[CLIPS.field(name) for name in ("height", "width", "caption")],
         *QUALITY,
         *[pa.field(f"{name}_decision", pa.string(), nullable=False) for name in JUDGED],
-        pa.field("duplicate_of", pa.string()),  # key of the clip that was kept instead
+        pa.field("duplicate_of", pa.string()),  # key of the clip that shows the same and was kept
         pa.field("kept", pa.bool_(), nullable=False),
     ]
 )
@@ -168,7 +173,7 @@ def _check(catalog: pd.DataFrame, folder: Path) -> None:
         if not _KEY.fullmatch(key):
             raise StageError(f"{where}: key {key!r} must be lower-case letters, digits, '-' and '_'.")
         if split not in SPLITS:
-            raise StageError(f"{where}: clip {key}: split {split!r} is neither {SPLITS[0]} nor {SPLITS[1]}.")
+            raise StageError(f"{where}: clip {key}: split {split!r} is none of {', '.join(SPLITS)}.")
         if Path(file).is_absolute() or ".." in Path(file).parts:
             raise StageError(f"{where}: clip {key}: file {file!r} leaves the folder.")
     wrong = [frames for frames in catalog["num_frames"].unique() if frames % 4 != 1]

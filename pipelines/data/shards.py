@@ -29,13 +29,13 @@ OPEN_SHARDS = 64
 
 
 class Shards:
-    """A folder of latents, read by row of its index.
+    """A folder of latents, read by row of its index; with ``splits``, as if it held nothing else.
 
     Raises:
         ContractError: manifest or index is missing or of another version, or they contradict each other.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, splits: Sequence[str] | None = None) -> None:
         self.folder = folder
         self.manifest = Manifest.read(folder)
         path = folder / INDEX
@@ -49,6 +49,10 @@ class Shards:
             raise ContractError(
                 f"{path}: {len(self.index)} rows, but {MANIFEST} counts {self.manifest.num_samples} samples."
             )
+        if splits is not None:
+            chosen = np.flatnonzero(self.index["split"].isin(splits))
+            self.index = self.index.iloc[chosen].reset_index(drop=True)
+        self.splits = tuple(name for name in self.manifest.splits if splits is None or name in splits)
         self._maps: dict[str, mmap.mmap] = {}
         self._lock = threading.Lock()
         absent = {name for name in self.manifest.shards if not (folder / name).is_file()}
@@ -66,13 +70,13 @@ class Shards:
         return [self._keys[row] for row in rows]
 
     def rows(self, split: str) -> np.ndarray:
-        """Row numbers of a split, in the order of the index.
+        """Row numbers of a split ("train", "validation", "test", "composition"), in the order of the index.
 
         Raises:
             ContractError: there is no such split.
         """
-        if split not in self.manifest.splits:
-            raise ContractError(f"{self.folder}: no split {split}; there are {', '.join(self.manifest.splits)}.")
+        if split not in self.splits:
+            raise ContractError(f"{self.folder}: no split {split}; there are {', '.join(self.splits)}.")
         return np.flatnonzero(self.index["split"].to_numpy() == split)
 
     @cached_property

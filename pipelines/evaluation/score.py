@@ -119,7 +119,7 @@ def score(
     """
     began, device = time.monotonic(), accelerate.PartialState().device or torch.device("cpu")
     shards = Shards(latents)
-    rows = shards.rows("held_out").tolist()[: params.num_prompts]
+    rows = shards.rows("validation").tolist()[: params.num_prompts]
     if len(rows) < 2:
         raise stage.StageError(f"{latents}: {len(rows)} held-out clips; an evaluation needs at least two.")
     folders = {

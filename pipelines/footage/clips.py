@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,22 +81,3 @@ def store(cut: Cut, clip: Clip, folder: Path) -> tuple[dict[str, Any], float]:
         **cut.factors,
     }
     return row, fidelity
-
-
-def even_share(num: int, share: float) -> list[bool]:
-    """Mark ``share`` of a series, evenly spread; a longer series starts with the marks of the shorter one."""
-    return [int((index + 1) * share + 1e-9) > int(index * share + 1e-9) for index in range(num)]
-
-
-def share_by_hash(hashes: Sequence[str], share: float) -> set[str]:
-    """The hashes to hold out: those in the lowest ``share`` of the hash range, so that newcomers move nobody.
-
-    Of two or more, at least one is held out (if share > 0) and at least one is not (if share < 1).
-    """
-    ranked = sorted(set(hashes))
-    chosen = {one for one in ranked if int(one[:8], 16) < share * 2**32}
-    if share > 0 and not chosen and len(ranked) > 1:
-        chosen = {ranked[0]}
-    if share < 1 and len(chosen) == len(ranked) > 0:
-        chosen.discard(ranked[-1])
-    return chosen

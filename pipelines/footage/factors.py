@@ -5,7 +5,9 @@ The prompt determines identity and motion, so a model can learn both from text; 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -26,6 +28,13 @@ MOTION = ("direction", "speed", "spin", "scaling")
 
 BLOCK = 12
 """Least common multiple of the numbers of values: every block of 12 clips has each value of a factor equally often."""
+ATTEMPTS = 2000
+"""Draws of a block, until none of its clips shows what is held out."""
+
+Series = tuple[int, ...]
+"""What names a series of clips: a seed, and what else tells it from others of that seed."""
+Combination = tuple[tuple[str, str], ...]
+"""Names of factors with the values that they have together."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +65,40 @@ def caption(factors: Factors) -> str:
     )
 
 
-def draw(seed: int, index: int) -> Factors:
-    """The factors of clip ``index``: a function of (seed, index), balanced over every :data:`BLOCK` clips.
+@lru_cache(maxsize=4)
+def _block(series: Series, block: int, never: tuple[Combination, ...]) -> tuple[Factors, ...]:
+    for attempt in range(ATTEMPTS):
+        values = {}
+        for number, (name, words) in enumerate(FACTORS.items()):
+            order = np.random.default_rng((*series, 1, number, block, attempt)).permutation(BLOCK)
+            values[name] = [words[place % len(words)] for place in order]
+        drawn = tuple(Factors(*chosen) for chosen in zip(*values.values(), strict=True))
+        if not any(shows(one, combination) for one in drawn for combination in never):
+            return drawn
+    raise ValueError(f"the combinations leave no balanced series: none in {ATTEMPTS} draws; hold out fewer")
 
-    Each factor is shuffled on its own, so any two are independent up to chance; a longer series starts with the
-    shorter one.
+
+def shows(factors: Factors, combination: Combination) -> bool:
+    """Whether a clip has all values of a combination."""
+    return all(getattr(factors, name) == value for name, value in combination)
+
+
+def draw(series: Series, index: int, never: tuple[Combination, ...] = ()) -> Factors:
+    """The factors of clip ``index``: a function of (series, index), balanced over every :data:`BLOCK` clips.
+
+    Each factor is shuffled on its own, so any two are independent up to chance, but for the combinations that must
+    ``never`` occur: a block that shows one is drawn again as a whole. A longer series starts with the shorter one.
+
+    Raises:
+        ValueError: the combinations leave no such block.
     """
     block, place = divmod(index, BLOCK)
-    values = {}
-    for number, (name, words) in enumerate(FACTORS.items()):
-        order = np.random.default_rng((seed, 1, number, block)).permutation(BLOCK)
-        values[name] = words[order[place] % len(words)]
-    return Factors(**values)
+    return _block(series, block, never)[place]
+
+
+def draw_combined(series: Series, index: int, combinations: Sequence[Combination]) -> Factors:
+    """The factors of clip ``index`` of a series that shows nothing but the combinations, one after another."""
+    return replace(draw(series, index), **dict(combinations[index % len(combinations)]))
 
 
 def columns(factors: Factors) -> dict[str, str]:

@@ -16,12 +16,13 @@ from pipelines.data.catalog import JUDGED
 from pipelines.data.limits import VideoError
 from pipelines.footage.ahead import in_order, processors
 from pipelines.footage.captions import with_prefix
-from pipelines.footage.clips import Cut, Made, content_hash, share_by_hash, store
+from pipelines.footage.clips import Cut, Made, content_hash, store
 from pipelines.footage.cutting import cut, forms
-from pipelines.footage.params import Clip, Folder, Footage, RawVideoParams, Recordings, Tars
+from pipelines.footage.params import Clip, Folder, Footage, RawVideoParams, Recordings, Splits, Tars
 from pipelines.footage.quality import judge, measure
 from pipelines.footage.reuse import Reuse
 from pipelines.footage.sources import Found, folder_files, recordings
+from pipelines.footage.splits import split
 from pipelines.footage.tars import tar_samples
 from pipelines.recording import link
 from pipelines.stage import StageError
@@ -34,6 +35,7 @@ def found_in(params: Footage, frame_rate: float, spool: Path) -> Iterator[Found]
     """What the source holds, one after another; what has to lie on this disk to be read lies in ``spool``."""
     if isinstance(params, Tars):
         return tar_samples(params, frame_rate, spool)
+    assert isinstance(params, Folder | Recordings)  # there is no other
     return listed(params, frame_rate)
 
 
@@ -158,26 +160,32 @@ class Ingest:
             self.fidelity[row["key"]] = clip["psnr"]
             self.rows.append({**row, **facts})
 
-    def finish(self, held_out_share: float) -> Made:
-        """Judge the clips, drop those refused, and split the rest.
+    def finish(self, splits: Splits) -> Made:
+        """Judge the clips, drop those refused, split the rest, and drop what would stand in two splits.
 
         Raises:
             StageError: too many files were refused, or too few clips are left.
         """
         self._check_share()
         decided = judge(self.params.quality, self.rows)
+        self.made.clips = [row for row, one in zip(self.rows, decided, strict=True) if one["kept"]]
+        self._check_left(decided)
+        where = f"raw_video.source.{place_of(self.params)}"
+        twice = split(self.made.clips, splits, self.params.quality, where)
         for row, decision in zip(self.rows, decided, strict=True):
-            columns = {f"{name}_decision": decision[name] for name in JUDGED}
-            rest = {name: decision[name] for name in ("duplicate_of", "kept")}
-            self.made.decisions.append({**row, **columns, **rest})
-            if decision["kept"]:
-                self.made.clips.append(row)
-                self.made.fidelity.append(self.fidelity[row["key"]])
-            else:
-                (self.folder / row["file"]).unlink()
-        self._check_left(held_out_share)
-        split(self.made.clips, held_out_share)
+            if row["key"] in twice:
+                decision |= {"split": "refused", "duplicate_of": twice[row["key"]], "kept": False}
+            self._decide(row, decision)
+        self.made.fidelity = [self.fidelity[row["key"]] for row in self.made.clips]
         return self.made
+
+    def _decide(self, row: dict[str, Any], decision: dict[str, Any]) -> None:
+        """Note what was decided on a clip; one that is refused leaves no file."""
+        columns = {f"{name}_decision": decision[name] for name in JUDGED}
+        rest = {name: decision[name] for name in ("duplicate_of", "kept")}
+        self.made.decisions.append({**row, **columns, **rest})
+        if not decision["kept"]:
+            (self.folder / row["file"]).unlink()
 
     def _check_share(self) -> None:
         made, name = self.made, place_of(self.params)
@@ -195,21 +203,14 @@ class Ingest:
             "mend or remove them, or raise the share:\n" + "\n".join(table)
         )
 
-    def _check_left(self, held_out_share: float) -> None:
-        where = f"raw_video.source.{place_of(self.params)}"
+    def _check_left(self, decided: list[dict[str, Any]]) -> None:
         if not self.made.clips:
-            counts = Counter(name for one in self.made.decisions for name in JUDGED if _refused(one, name))
+            counts = Counter(name for one in decided for name in JUDGED if one[name] == "refused")
             told = ", ".join(f"{name} {count}" for name, count in counts.most_common())
             raise StageError(
-                f"{where}.quality: refused all {len(self.rows)} clips ({told}).\n"
+                f"raw_video.source.{place_of(self.params)}.quality: refused all {len(self.rows)} clips ({told}).\n"
                 "Move the thresholds or write null to judge nothing; docs/raw_video.md says what is measured."
             )
-        if len(self.made.clips) == 1 and held_out_share > 0:
-            raise StageError(f"{where}: gave one clip; training needs one and another to hold out. Add videos.")
-
-
-def _refused(decision: dict[str, Any], name: str) -> bool:
-    return decision[f"{name}_decision"] == "refused"
 
 
 def _first(row: dict[str, str]) -> str:
@@ -221,21 +222,11 @@ def place_of(params: Footage) -> str:
     return type(params).__name__.lower()
 
 
-def split(clips: list[dict[str, Any]], held_out_share: float) -> None:
-    """All clips of a file are in one split, chosen by content hash; of a single file, its clips are split."""
-    alone = len({row["source"] for row in clips}) == 1
-    units = [row["content_hash"] if alone else row["unit"] for row in clips]
-    held_out = share_by_hash(units, held_out_share)
-    for row, unit in zip(clips, units, strict=True):
-        row["split"] = "held_out" if unit in held_out else "train"
-        del row["unit"]
-
-
 def ingest(params: RawVideoParams, footage: Footage, work: Path, folder: Path) -> Made:
     """Clips of every usable file of a source.
 
     Args:
-        params: the form of the clips and the share to hold out.
+        params: the form of the clips and the shares of the splits.
         footage: the source's block.
         work: where clips of earlier runs are kept by content.
         folder: the new data set; its folder ``clips`` exists.
@@ -254,7 +245,7 @@ def ingest(params: RawVideoParams, footage: Footage, work: Path, folder: Path) -
             run.take(found, looked)
             if found.close is not None:
                 found.close()
-    made = run.finish(params.held_out_share)
+    made = run.finish(params.splits)
     reuse.prune()
     return made
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from pipelines.data.catalog import FACTOR_PREFIX, JUDGED, factor_names
+from pipelines.data.catalog import FACTOR_PREFIX, JUDGED, SPLITS, TRAIN, factor_names
 from pipelines.data.video import read_clip
 from pipelines.footage.clips import Made
 from pipelines.footage.factors import MOTION
@@ -34,17 +34,17 @@ SHOWN_MOTIONS = (
     ("down", "fast", "none", "shrinking"),
 )
 """Values of MOTION for the filmstrips."""
-BLUE, ORANGE, GREY, INK, QUIET = "#0072B2", "#E69F00", "#999999", "#222222", "#777777"
+GREY, INK, QUIET = "#999999", "#222222", "#777777"
+SPLIT_COLORS: dict[str, str] = dict(zip(SPLITS, ("#0072B2", "#E69F00", "#009E73", "#CC79A7"), strict=True))
 DPI = 120
 
 
 def numbers(catalog: pd.DataFrame, made: Made) -> dict[str, Any]:
     """The metrics: counts, seconds of footage, refused files by reason, and the PSNR of the mp4 files in dB."""
-    held_out = catalog["split"] == "held_out"
     seconds = catalog["end_seconds"].to_numpy() - catalog["start_seconds"].to_numpy()
     found = {
         "num_clips": len(catalog),
-        "num_held_out": int(held_out.to_numpy().sum()),
+        "splits": {name: count for name in SPLITS if (count := catalog["split"].tolist().count(name))},
         "num_sources": made.num_files - len(made.rejected),
         "footage_seconds": float(seconds.sum()),
         "num_rejected": len(made.rejected),
@@ -66,8 +66,9 @@ def numbers(catalog: pd.DataFrame, made: Made) -> dict[str, Any]:
 def summary(content: Mapping[str, Any]) -> str:
     """The numbers in a line."""
     refused = ", ".join(f"{count} {reason}" for reason, count in content["rejected"].items())
+    splits = ", ".join(f"{count} {name}" for name, count in content["splits"].items())
     return (
-        f"{content['num_clips']} clips ({content['num_held_out']} held out), {content['footage_seconds']:.0f} s, "
+        f"{content['num_clips']} clips ({splits}), {content['footage_seconds']:.0f} s, "
         f"mp4 {content['mp4_psnr']['mean']:.1f} dB; files refused: {content['num_rejected']}"
         + (f" ({refused})" if refused else "")
         + (f"; clips refused: {content['clips_refused']}" if content.get("clips_refused") else "")
@@ -115,19 +116,21 @@ def _spread(catalog: pd.DataFrame, most: int) -> list[dict[str, Any]]:
 
 
 def contact_sheet(folder: Path, catalog: pd.DataFrame) -> Figure:
-    """The middle frames of up to 30 clips spread over the catalog, with their captions; held-out ones are marked."""
+    """The middle frames of up to 30 clips spread over the catalog, with captions; * where training does not see it."""
     rows = _spread(catalog, SHEET)
     tall = 1.46 * min(2.0, rows[0]["height"] / rows[0]["width"])
     cell = tall + 0.57
     height = 0.45 + -(-len(rows) // 6) * cell
-    figure = _figure(1.62 * 6, height, f"{len(rows)} of {len(catalog)} clips: middle frame and caption (* held out)")
+    figure = _figure(
+        1.62 * 6, height, f"{len(rows)} of {len(catalog)} clips: middle frame and caption (* not trained on)"
+    )
     for place, clip in enumerate(rows):
         left, top = place % 6, place // 6
         box = (0.008 + left / 6, 1 - (0.45 + top * cell + tall) / height, 1 / 6 - 0.016, tall / height)
         axes = figure.add_axes(box, anchor="NW")
         frames = read_clip(folder / clip["file"])
         _show(axes, frames[len(frames) // 2])
-        words = ("* " if clip["split"] == "held_out" else "") + clip["caption"]
+        words = ("" if clip["split"] == TRAIN else "* ") + clip["caption"]
         text = "\n".join(textwrap.wrap(words, 31, max_lines=4, placeholder=" …"))
         axes.text(0, -0.03, text, transform=axes.transAxes, fontsize=6.2, va="top", color=INK, linespacing=1.05)
     return figure
@@ -165,48 +168,46 @@ def filmstrips(folder: Path, catalog: pd.DataFrame) -> Figure:
     return figure
 
 
+def _bars(axes: Axes, column: np.ndarray, values: Sequence[Any], splits: np.ndarray) -> None:
+    """How often each value stands in a column, a bar of one piece per split."""
+    begin = np.zeros(len(values), int)
+    for split in (name for name in SPLITS if (splits == name).any()):
+        here = Counter(column[splits == split].tolist())
+        counts = np.array([here[value] for value in values])
+        axes.barh(range(len(values)), counts, left=begin, color=SPLIT_COLORS[split], label=split)
+        begin += counts
+
+
 def factor_counts(catalog: pd.DataFrame) -> Figure:
-    """How many clips have each value of each known factor, held-out ones apart."""
+    """How many clips have each value of each known factor, by split."""
     names = factor_names(catalog)
     lines = -(-len(names) // 5)
     figure = _figure(9.72, 0.75 + 1.95 * lines, f"Factor values over {len(catalog)} clips")
-    held_out = catalog["split"] == "held_out"
     for place, name in enumerate(names):
         axes = figure.add_subplot(lines, 5, place + 1)
-        column = catalog[FACTOR_PREFIX + name]
-        values = sorted(column.unique(), reverse=True)
-        train = [int(((column == value) & ~held_out).sum()) for value in values]
-        apart = [int(((column == value) & held_out).sum()) for value in values]
-        axes.barh(values, train, color=BLUE, label="train")
-        axes.barh(values, apart, left=train, color=ORANGE, label="held out")
+        column = catalog[FACTOR_PREFIX + name].to_numpy()
+        values = sorted(set(column), reverse=True)
+        _bars(axes, column, values, catalog["split"].to_numpy())
+        axes.set_yticks(range(len(values)), values)
         axes.set_title(name, fontsize=9, color=INK)
         _quiet(axes)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="upper right", ncols=2, fontsize=8, frameon=False)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="upper right", ncols=4, fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.42 / figure.get_figheight()))
     return figure
 
 
 def source_counts(catalog: pd.DataFrame, rejected: Sequence[Mapping[str, str]]) -> Figure:
-    """How many clips each video gave (the 20 with most), and how many files were refused for which reason."""
-    train = Counter(catalog["source"][catalog["split"] == "train"].tolist())
-    apart = Counter(catalog["source"][catalog["split"] == "held_out"].tolist())
-    shown = [name for name, _ in (train + apart).most_common(20)][::-1]
+    """How many clips each video gave (the 20 with most), by split, and how many files were refused for which reason."""
+    clips = Counter(catalog["source"].tolist())
+    shown = [name for name, _ in clips.most_common(20)][::-1]
     reasons = Counter(row["reason"] for row in rejected).most_common()[::-1]
     figure = _figure(
         9.72, 1.1 + 0.26 * max(4, len(shown), len(reasons)), "Where the clips are from, and what was refused"
     )
     left, right = figure.subplots(1, 2)
-    names = [textwrap.shorten(name, 40, placeholder="…") for name in shown]
-    left.barh(range(len(shown)), [train[name] for name in shown], color=BLUE, label="train")
-    left.barh(
-        range(len(shown)),
-        [apart[name] for name in shown],
-        left=[train[name] for name in shown],
-        color=ORANGE,
-        label="held out",
-    )
-    left.set_yticks(range(len(shown)), names)
-    left.set_title(f"clips per video ({len(shown)} of {len(train | apart)} videos)", fontsize=9, color=INK)
+    _bars(left, catalog["source"].to_numpy(), shown, catalog["split"].to_numpy())
+    left.set_yticks(range(len(shown)), [textwrap.shorten(name, 40, placeholder="…") for name in shown])
+    left.set_title(f"clips per video ({len(shown)} of {len(clips)} videos)", fontsize=9, color=INK)
     right.barh([reason for reason, _ in reasons], [count for _, count in reasons], color=GREY)
     right.set_title(f"refused files by reason ({len(rejected)})", fontsize=9, color=INK)
     for axes in (left, right):
@@ -214,7 +215,7 @@ def source_counts(catalog: pd.DataFrame, rejected: Sequence[Mapping[str, str]]) 
         axes.set_ylim(-0.6, max(3, len(shown), len(reasons)) - 0.4)
     if not reasons:
         right.set_axis_off()
-    figure.legend(*left.get_legend_handles_labels(), loc="upper right", ncols=2, fontsize=8, frameon=False)
+    figure.legend(*left.get_legend_handles_labels(), loc="upper right", ncols=4, fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.42 / figure.get_figheight()))
     return figure
 

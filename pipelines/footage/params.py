@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from pipelines.footage import factors
 from pipelines.params import Count, NonNegative, Params, Positive, Real, Share, Whole
 
 
@@ -42,11 +43,62 @@ class Clip(Params):
     crf: Annotated[int, Field(ge=0, le=51)]
 
 
+class Splits(Params):
+    """Shares of the clips that training never sees: ``validation`` to choose by, ``test`` to judge by at the end."""
+
+    validation: Annotated[Share, Field(gt=0, lt=1)]
+    test: Annotated[Share, Field(gt=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _leave_some_to_train_on(self) -> Splits:
+        if self.validation + self.test >= 1:
+            raise ValueError(f"validation {self.validation:g} and test {self.test:g} leave nothing to train on")
+        return self
+
+
+class Composition(Params):
+    """Values of factors that no clip shows together but ``num_clips`` further ones, of the split ``composition``."""
+
+    num_clips: Count
+    combinations: Annotated[tuple[dict[str, str], ...], BeforeValidator(_tuples), Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _are_of_known_values(self) -> Composition:
+        for number, combination in enumerate(self.combinations):
+            if len(combination) < 2:
+                raise ValueError(f"combinations.{number}: names {len(combination)} factor; a combination is of several")
+            for name, value in combination.items():
+                if name not in factors.FACTORS:
+                    raise ValueError(f"combinations.{number}: no factor {name}; known: {', '.join(factors.FACTORS)}")
+                if value not in factors.FACTORS[name]:
+                    known = ", ".join(factors.FACTORS[name])
+                    raise ValueError(f"combinations.{number}: {name} is never {value}; known: {known}")
+        return self
+
+
 class Rendered(Params):
-    """Clips drawn by the project, with known factors."""
+    """Clips drawn by the project, with known factors; those of the split ``test`` are of a series of their own."""
 
     seed: Whole
+    test_seed: Whole
     num_clips: Count
+    composition: Composition | None
+
+    @model_validator(mode="after")
+    def _are_two_series(self) -> Rendered:
+        if self.seed == self.test_seed:
+            raise ValueError(f"test_seed: is {self.seed} like seed, so the splits would share their clips")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_drawn(self) -> Rendered:
+        factors.draw((self.seed,), 0, self.held_out)
+        return self
+
+    @property
+    def held_out(self) -> tuple[factors.Combination, ...]:
+        """The combinations that only the split ``composition`` shows."""
+        return tuple(tuple(one.items()) for one in self.composition.combinations) if self.composition else ()
 
 
 class Limits(Params):
@@ -187,10 +239,10 @@ class Source(Params):
 
 
 class RawVideoParams(Params):
-    """Where clips come from, their form, and the share of them that training never sees."""
+    """Where clips come from, their form, and the shares of them that training never sees."""
 
     clip: Clip
-    held_out_share: Annotated[Share, Field(gt=0, lt=1)]
+    splits: Splits
     source: Source
 
     @model_validator(mode="after")

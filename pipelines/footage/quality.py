@@ -7,7 +7,7 @@ moving one decodes nothing.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,10 +65,10 @@ def measure(frames: np.ndarray) -> dict[str, Any]:
     return {"motion": motion(frames), "sharpness": sharpness(frames), "hash": perceptual_hash(frames)}
 
 
-def lookalikes(hashes: Sequence[str], sources: Sequence[str], max_bits: int) -> list[int | None]:
-    """Per clip: the first kept clip before it, from another source, that looks the same; None: it is kept itself.
+def lookalikes(hashes: Sequence[str], apart: Callable[[int, int], bool], max_bits: int) -> list[int | None]:
+    """Per clip: the first kept clip before it that looks the same; None: it is kept itself.
 
-    Clips of one source differ by their times and are never duplicates of one another. Candidates share one of 16
+    Only clips that are ``apart`` (told by their places) are compared. Candidates share one of 16
     bands, so that the work grows with the clips and not with their pairs; no pair within ``max_bits`` is missed.
     """
     codes = np.array([list(bytes.fromhex(one)) for one in hashes], np.uint8).reshape(len(hashes), -1)
@@ -76,9 +76,9 @@ def lookalikes(hashes: Sequence[str], sources: Sequence[str], max_bits: int) -> 
     found: list[int | None] = []
     for place, code in enumerate(codes):
         bands = [(band, part.tobytes()) for band, part in enumerate(np.split(code, BANDS))]
-        near = sorted({other for band in bands for other in seen[band] if sources[other] != sources[place]})
-        apart = np.bitwise_count(codes[near] ^ code).sum(1) if near else np.zeros(0)
-        twin = next((other for other, bits in zip(near, apart, strict=True) if bits <= max_bits), None)
+        near = sorted({other for band in bands for other in seen[band] if apart(other, place)})
+        distances = np.bitwise_count(codes[near] ^ code).sum(1) if near else np.zeros(0)
+        twin = next((other for other, bits in zip(near, distances, strict=True) if bits <= max_bits), None)
         found.append(twin)
         if twin is None:
             for band in bands:
@@ -87,7 +87,7 @@ def lookalikes(hashes: Sequence[str], sources: Sequence[str], max_bits: int) -> 
 
 
 def judge(quality: Quality, clips: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The decisions on each clip: ``motion``, ``sharpness``, ``duplicate``, ``caption``: "kept", "refused" or "off".
+    """The decisions on each clip, by the names of ``JUDGED``: "kept", "refused" or "off"; its split refuses none yet.
 
     Args:
         quality: the thresholds.
@@ -104,7 +104,9 @@ def judge(quality: Quality, clips: Sequence[dict[str, Any]]) -> list[dict[str, A
     twins: dict[int, str] = {}
     if quality.duplicate is not None and order:
         hashes, sources = [clips[p]["quality_hash"] for p in order], [clips[p]["source"] for p in order]
-        for place, twin in zip(order, lookalikes(hashes, sources, quality.duplicate.max_bits), strict=True):
+        # Clips of one source differ by their times and are never duplicates of one another.
+        twin_of = lookalikes(hashes, lambda one, other: sources[one] != sources[other], quality.duplicate.max_bits)
+        for place, twin in zip(order, twin_of, strict=True):
             if twin is not None:
                 twins[place] = clips[order[twin]]["key"]
     sought = set(order) if quality.duplicate is not None else set()
@@ -127,6 +129,7 @@ def _alone(quality: Quality, clip: dict[str, Any]) -> dict[str, Any]:
     clear = quality.sharpness
     found["sharpness"] = "off" if clear is None else _word(clip["quality_sharpness"] >= clear.min_variance)
     found["caption"] = "off" if quality.caption is None else "kept"  # without one, a file is not even decoded
+    found["split"] = "kept"  # decided where the splits are
     return found
 
 

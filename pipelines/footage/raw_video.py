@@ -48,7 +48,7 @@ def _clips(params: RawVideoParams, work: Path, folder: Path) -> Made:
         warn_unwatched(getattr(footage, "path", None))
         return ingest(params, footage, work, folder)
     assert params.source.rendered is not None  # the parameters hold exactly one
-    return make_clips(params.source.rendered, params.clip, params.held_out_share, folder)
+    return make_clips(params.source.rendered, params.clip, params.splits, folder)
 
 
 def warn_unwatched(path: str | None, graph: Path = Path("dvc.yaml")) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.footage.factors import Factors, draw
+from pipelines.footage.factors import Factors, Series
 
 VERSION = 2
 """Part of every content key: raise it when the same scene would give other pixels."""
@@ -57,11 +57,11 @@ class Scene:
     phase: tuple[float, float]
 
 
-def scene(seed: int, index: int, num_frames: int, size: tuple[int, int]) -> Scene:
-    """Scene ``index`` of the series that ``seed`` names; ``size`` is (height, width) in pixels."""
-    jitter = np.random.default_rng((seed, 2, index)).uniform(-1, 1, 5).round(4).tolist()
+def scene(factors: Factors, series: Series, index: int, num_frames: int, size: tuple[int, int]) -> Scene:
+    """Scene ``index`` of a series, with these factors; ``size`` is (height, width) in pixels."""
+    jitter = np.random.default_rng((*series, 2, index)).uniform(-1, 1, 5).round(4).tolist()
     return Scene(
-        factors=draw(seed, index),
+        factors=factors,
         num_frames=num_frames,
         height=size[0],
         width=size[1],

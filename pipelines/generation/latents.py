@@ -130,12 +130,12 @@ class Latents:
             StageError: there is none.
         """
         most = max(self.forms.values(), key=len)
-        held_out = self.shards.rows("held_out")
+        held_out = self.shards.rows("validation")
         rows = held_out[np.isin(held_out, most)][:count]
         if not len(rows):
             raise StageError(
-                f"{self.folder}: split held_out has no clip of the most frequent shape {list(self.shape)}; raise "
-                "raw_video.held_out_share."
+                f"{self.folder}: split validation has no clip of the most frequent shape {list(self.shape)}; raise "
+                "raw_video.splits.validation."
             )
         batch = collate(self.shards.read_many(rows.tolist(), ("latents", "prompt_embeds", "prompt")))
         if self.classes is not None:

@@ -71,7 +71,7 @@ def measured(
     params: AutoencoderParams, autoencoder: Autoencoder, clips: Clips, device: torch.device, plots: Path
 ) -> dict[str, Any]:
     """Numbers and pictures of a finished autoencoder; ours gets its latent statistics here."""
-    train, held_out = clips.rows("train"), clips.rows("held_out")
+    train, held_out = clips.rows("train"), clips.rows("validation")
     mean, std = latent_statistics(autoencoder, clips, train[:MOST_STATISTICS_CLIPS], device)
     if isinstance(autoencoder, StackedAutoencoder):
         autoencoder.set_statistics(mean, std.clamp_min(1e-6))
@@ -111,7 +111,7 @@ def train(params: AutoencoderParams, clips: Path, out: Path, metrics: Path, plot
     source.require(autoencoder.temporal_stride, autoencoder.spatial_stride)
     training, rows = params.training, source.rows("train")
     groups = FrameGroups(source, rows, size.frames, training.batch_size, training.seed, params.augmentation)
-    some = source.rows("held_out")[:VALIDATION_CLIPS]
+    some = source.rows("validation")[:VALIDATION_CLIPS]
 
     if params.augmentation is not None and run.is_main:
         pictures.draw_augmentation(groups, min(training.batch_size, 6), plots / "augmentation.png")

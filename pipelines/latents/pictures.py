@@ -48,7 +48,7 @@ def draw_reconstructions(
     path: Path,
 ) -> None:
     """Held-out clips from the best to the worst: some frames as decoded, and below them their reconstruction."""
-    order = sorted(clips.rows("held_out"), key=lambda row: -quality.per_clip[clips.key(row)])
+    order = sorted(clips.rows("validation"), key=lambda row: -quality.per_clip[clips.key(row)])
     chosen = [order[index] for index in _spread(len(order), 4)]
     figure = Figure(figsize=(10.5, 0.9 + 2.75 * -(-len(chosen) // 2)), layout="constrained")
     grid = figure.subplots(-(-len(chosen) // 2), 2, squeeze=False).ravel()
@@ -148,7 +148,7 @@ def _false_colour(latents: np.ndarray) -> np.ndarray:
 def draw_latents(autoencoder: Autoencoder, clips: Clips, folder: Path, device: torch.device, path: Path) -> None:
     """A few held-out samples as they stand in the shards: original frames, latents in false colour, latents decoded."""
     shards = Shards(folder)
-    rows = shards.rows("held_out")[:2]
+    rows = shards.rows("validation")[:2]
     numbers = {key: row for row, key in enumerate(clips.catalog["key"])}
     figure = Figure(figsize=(10, 0.8 + 5.2 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), 1, squeeze=False).ravel()

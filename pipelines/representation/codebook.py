@@ -8,7 +8,7 @@ pseudo_class, distance, margin, split. ``embeddings.npy``: h [N, D] float32, in 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,12 @@ class Stored:
     embedding: Embedding
     assignments: pd.DataFrame
     facts: dict[str, Any]
+
+    def of(self, rows: np.ndarray) -> Stored:
+        """The same of some samples; ``rows`` bool [N]."""
+        if rows.all():
+            return self
+        return replace(self, h=self.h[rows], assignments=self.assignments[rows].reset_index(drop=True))
 
 
 def write(

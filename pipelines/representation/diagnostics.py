@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines import stage
+from pipelines.data.catalog import SEEN
 from pipelines.data.contract import require_autoencoder
 from pipelines.data.shards import Shards
 from pipelines.representation import codebook, exemplars, figures, kernel
@@ -43,6 +44,7 @@ def diagnose(
     shards.manifest.require(["latents", "prompt_embeds"], "diagnostics")
     stored = codebook.read(pseudo_classes)
     codebook.require_sources(stored, latents, latent_mae, shards.index["key"].tolist(), pseudo_classes)
+    shards, stored = Shards(latents, SEEN), stored.of(np.asarray(shards.index["split"].isin(SEEN)))
     require_autoencoder(shards.manifest, autoencoder)
     checkpoint.read(autoencoder)
     figures.check_layout(params.layout)

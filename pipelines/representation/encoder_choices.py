@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from pipelines import stage
+from pipelines.data.catalog import SEEN
 from pipelines.data.shards import Shards
 from pipelines.models.latent_mae import LatentMae
 from pipelines.representation import codebook, quantiser
@@ -133,7 +134,7 @@ def reports(
     latents: Path, encoders: Mapping[str, Path], params: PseudoClassesParams, diagnostics: DiagnosticsParams
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Measured]]:
     """:func:`report` of every choice."""
-    shards = Shards(latents)
+    shards = Shards(latents, SEEN)
     found, measured = {}, {}
     for name, choice in choices(shards, encoders, params).items():
         stage.say(f"encoder choice: {name}")

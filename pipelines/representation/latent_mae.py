@@ -116,7 +116,7 @@ def _some(rows: np.ndarray, most: int) -> np.ndarray:
 def probes(params: LatentMaeParams, shards: Shards, mae: LatentMae, untrained: LatentMae) -> dict[str, Any]:
     """Linear probes of the trained encoder, the same encoder with random weights, and raw latents, per known factor."""
     train = _some(shards.rows("train"), PROBE_SAMPLES)
-    held_out = _some(shards.rows("held_out"), PROBE_SAMPLES)
+    held_out = _some(shards.rows("validation"), PROBE_SAMPLES)
     rows = np.concatenate([train, held_out])
     is_train = np.arange(len(rows)) < len(train)
     factors = factor_labels(shards.index.iloc[rows].reset_index(drop=True), KnownFactors(identity=(), motion=()))
@@ -131,7 +131,7 @@ def probes(params: LatentMaeParams, shards: Shards, mae: LatentMae, untrained: L
 
 def collapse(params: LatentMaeParams, shards: Shards, mae: LatentMae) -> tuple[dict[str, float], np.ndarray]:
     """RankMe and participation ratio of one feature over held-out clips beside raw latents, and its spectrum."""
-    rows = _some(shards.rows("held_out"), PROBE_SAMPLES)
+    rows = _some(shards.rows("validation"), PROBE_SAMPLES)
     values = extract(shards, rows, mae, (params.spectrum_feature,), FORWARD)[params.spectrum_feature]
     noise = np.random.default_rng(0).standard_normal(values.shape)
     numbers = {
@@ -144,7 +144,7 @@ def collapse(params: LatentMaeParams, shards: Shards, mae: LatentMae) -> tuple[d
 
 
 def _pictures(params: LatentMaeParams, shards: Shards, mae: LatentMae, results: dict[str, Any], plots: Path) -> None:
-    rows = _some(shards.rows("held_out"), 3)
+    rows = _some(shards.rows("validation"), 3)
     latents = torch.from_numpy(shards.load(rows, "latents").astype(np.float32))
     with torch.no_grad():
         mask = draw_mask(len(latents), mae.grid(latents.shape), params.mask.ratio, params.mask.shape)
@@ -158,7 +158,7 @@ def _pictures(params: LatentMaeParams, shards: Shards, mae: LatentMae, results: 
 def measure(params: LatentMaeParams, shards: Shards, mae: LatentMae, plots: Path) -> dict[str, Any]:
     """Everything the stage reports about a trained encoder, and its pictures."""
     latents = torch.from_numpy(
-        shards.load(_some(shards.rows("held_out"), MEASURED_SAMPLES), "latents").astype(np.float32)
+        shards.load(_some(shards.rows("validation"), MEASURED_SAMPLES), "latents").astype(np.float32)
     )
     torch.manual_seed(params.training.seed)
     untrained = LatentMae(latents.shape[1], params.architecture.model_dump(mode="json")).eval()
@@ -169,7 +169,7 @@ def measure(params: LatentMaeParams, shards: Shards, mae: LatentMae, plots: Path
     if not results["probes"]["features"]:
         results["unavailable"] = {"probes": "the data has no known factors (columns factor_*) that vary"}
     numbers, shares = collapse(params, shards, mae)
-    raw = spectrum.explained(raw_vectors(shards, _some(shards.rows("held_out"), PROBE_SAMPLES)))
+    raw = spectrum.explained(raw_vectors(shards, _some(shards.rows("validation"), PROBE_SAMPLES)))
     mae_figures.draw_spectrum(shares, raw, params.spectrum_feature, numbers, plots / "spectrum.png")
     results |= numbers
     _pictures(params, shards, mae, results, plots)
@@ -202,7 +202,7 @@ def train(params: LatentMaeParams, latents: Path, out: Path, metrics: Path, plot
     _check(params, shards, mae)
     training = params.training
     batches = Batches(shards, "train", MaskedReconstruction.reads, training.batch_size, training.seed)
-    rows = _some(shards.rows("held_out"), MEASURED_SAMPLES)
+    rows = _some(shards.rows("validation"), MEASURED_SAMPLES)
     held_out = torch.from_numpy(shards.load(rows, "latents").astype(np.float32))
     objective = MaskedReconstruction(mae, params.mask)
     prompts = shards.index["prompt"].iloc[rows].tolist()

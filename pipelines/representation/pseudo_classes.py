@@ -16,6 +16,7 @@ import pandas as pd
 from sklearn.decomposition import PCA
 
 from pipelines import stage
+from pipelines.data.catalog import SEEN
 from pipelines.data.shards import Shards
 from pipelines.representation import class_figures, codebook, quantiser
 from pipelines.representation.agreement import agreements, factor_labels, missing_factors, nmi
@@ -126,12 +127,17 @@ def _principal(values: np.ndarray, is_train: np.ndarray, components: int, sample
     return found.transform(values)[:, kept]
 
 
+def _seen(shards: Shards) -> np.ndarray:
+    """Rows of the splits that may be looked at while parameters are chosen."""
+    return np.flatnonzero(shards.index["split"].isin(SEEN))
+
+
 def baselines(
     params: PseudoClassesParams, shards: Shards, is_train: np.ndarray, factors: Mapping[str, np.ndarray], classes: int
 ) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
     """NMI with every factor of k-means on other spaces: raw latents, whitened PCA of latents, mean prompt embedding;
     and why a space has none (equal clips or prompts are fewer than the classes)."""
-    rows = np.random.default_rng(params.seed).permutation(len(shards))[: params.baseline_samples]
+    rows = np.random.default_rng(params.seed).permutation(_seen(shards))[: params.baseline_samples]
     raw, train = raw_vectors(shards, rows), is_train[rows]
     spaces = {"raw_latents": raw}
     spaces["pca_latents"] = _principal(raw, train, params.baseline_components, params.baseline_samples, params.seed)
@@ -206,14 +212,19 @@ def cluster(
 def report(
     params: PseudoClassesParams, shards: Shards, is_train: np.ndarray, result: Made, plots: Path
 ) -> dict[str, Any]:
-    """Inertia, occupancy and agreement with known factors beside other spaces and chance; the pictures."""
+    """Inertia, occupancy and agreement with known factors beside other spaces and chance; the pictures.
+
+    Of train and validation samples alone: nothing is to be chosen by what the others say.
+    """
     made, assigned, _ = result
+    seen = _seen(shards)
+    labels = assigned.labels[seen]
     classes = len(made.centroids)
     counts = counts_of(assigned.labels[is_train], classes)
     near_empty = params.fallback.near_empty if params.fallback else NEAR_EMPTY
     results: dict[str, Any] = {
         "inertia": made.inertia,
-        "mean_margin": float(assigned.margin.mean()),
+        "mean_margin": float(assigned.margin[seen].mean()),
         **occupancy_with_spreads(counts, near_empty, params.permutations, params.seed),
     }
     class_figures.draw_occupancy(counts, results, plots / "occupancy.png")
@@ -221,12 +232,12 @@ def report(
     results["unavailable"] = missing_factors(factors, params.known_factors)
     if not factors:
         return results
-    given = labellings(assigned.labels, params.permutations, SUBSAMPLE, params.seed)
-    results["agreement"] = agreements(factors, given)
+    given = labellings(labels, params.permutations, SUBSAMPLE, params.seed)
+    results["agreement"] = agreements({name: values[seen] for name, values in factors.items()}, given)
     results["nmi_other_spaces"], missing = baselines(params, shards, is_train, factors, classes)
     results["unavailable"] |= missing
     class_figures.draw_agreement(results["agreement"], results["nmi_other_spaces"], plots / "agreement.png")
     names = [name for name in (*params.known_factors.identity, *params.known_factors.motion) if name in factors]
-    values = {name: shards.index[f"factor_{name}"].astype(str).to_numpy() for name in names}
-    class_figures.draw_composition(assigned.labels, values, classes, plots / "composition.png")
+    values = {name: shards.index[f"factor_{name}"].astype(str).to_numpy()[seen] for name in names}
+    class_figures.draw_composition(labels, values, classes, plots / "composition.png")
     return results

@@ -33,7 +33,7 @@ def sample(number: int) -> tuple[str, dict[str, Any], dict[str, Any]]:
         "prompt": f"clip № {number}",
         "actions": random.standard_normal((5, 6)).astype(np.float32),
     }
-    split = "held_out" if number % 4 == 3 else "train"
+    split = "validation" if number % 4 == 3 else "train"
     return f"clip-{number:03d}", fields, {"key": f"clip-{number:03d}", "split": split, "number": number}
 
 

@@ -29,7 +29,7 @@ def row(key: str = "clip-1", **changes: Any) -> dict[str, Any]:
 
 
 def test_a_catalog_is_read_back_as_written(tmp_path: Path) -> None:
-    rows = [row("b", factor_shape="circle"), row("a", factor_shape="cross", actions=None, split="held_out")]
+    rows = [row("b", factor_shape="circle"), row("a", factor_shape="cross", actions=None, split="validation")]
     refused = [{"file": "x.mp4", "reason": "too_short", "detail": "3 frames"}]
     written = write_catalog(tmp_path, rows, refused)
     catalog = read_catalog(tmp_path)
@@ -61,7 +61,7 @@ def test_equal_rows_give_equal_bytes(tmp_path: Path) -> None:
     [
         ([row("A/b")], "lower-case"),
         ([row(), row()], "twice"),
-        ([row(split="test")], "split 'test'"),
+        ([row(split="dev")], "split 'dev'"),
         ([row(file="../x.mp4")], "leaves the folder"),
         ([row(num_frames=16)], "1 mod 4"),
         ([row(height="tall")], "does not fit"),

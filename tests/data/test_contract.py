@@ -15,7 +15,7 @@ from tests.data.sample_shards import write_latents
 def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
     manifest = Manifest.read(write_latents(tmp_path / "latents"))
     assert manifest.fields["prompt_embeds"].shape == (None, 3)
-    assert manifest.splits == {"train": 9, "held_out": 3}
+    assert manifest.splits == {"train": 9, "validation": 3}
     assert Manifest.model_validate_json(manifest.model_dump_json()).model_dump() == manifest.model_dump()
 
 

@@ -47,7 +47,7 @@ def test_every_field_comes_back_exactly_in_any_order(tmp_path: Path) -> None:
         for name in ("latents", "prompt_embeds", "actions"):
             assert np.array_equal(found[name], fields[name]) and found[name].dtype == fields[name].dtype
     assert set(shards.read(0, ("actions",))) == {"actions"}
-    assert shards.load(shards.rows("held_out"), "latents").shape == (3, 2, 2, 3, 3)
+    assert shards.load(shards.rows("validation"), "latents").shape == (3, 2, 2, 3, 3)
     assert shards.empty_prompt.shape == (1, 3)
 
 
@@ -252,3 +252,12 @@ def test_what_a_batch_cannot_hold_is_said_at_once(shards: Shards) -> None:
 def test_collate_keeps_the_order_of_samples() -> None:
     batch = collate([{"prompt": name} for name in "cab"])
     assert batch == {"prompt": ["c", "a", "b"]}
+
+
+def test_a_folder_may_be_read_as_if_it_held_some_splits_alone(tmp_path: Path) -> None:
+    folder = write_latents(tmp_path / "latents")
+    whole, train = Shards(folder), Shards(folder, ("train",))
+    assert len(train) == 9 and train.keys(range(9)) == whole.keys(whole.rows("train"))
+    assert (train.load(train.rows("train"), "latents") == whole.load(whole.rows("train"), "latents")).all()
+    with pytest.raises(ContractError, match="no split validation; there are train"):
+        train.rows("validation")

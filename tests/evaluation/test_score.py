@@ -141,14 +141,14 @@ def test_a_training_clip_without_class_is_named(scored: dict[str, Path], tmp_pat
 
 def test_the_class_of_a_prompt_is_that_of_equal_prompts(scored: dict[str, Path]) -> None:
     shards = Shards(scored["latents"])
-    rows = shards.rows("held_out").tolist()
+    rows = shards.rows("validation").tolist()
     classes = classes_by_prompt(shards, scored["pseudo_classes"], rows, 3)
     assert classes.tolist() == [row % 4 for row in rows]
 
 
 def test_a_sample_does_not_depend_on_its_batch(scored: dict[str, Path]) -> None:
     shards = Shards(scored["latents"])
-    rows = shards.rows("held_out").tolist()
+    rows = shards.rows("validation").tolist()
     requests = Requests.of(shards, rows, torch.zeros(len(rows), dtype=torch.int64), [3])
     generator = Generator.load(scored["rectified"])
     torch.testing.assert_close(generate("a", generator, requests, 1), generate("b", generator, requests, 3))

@@ -43,7 +43,7 @@ def write_latents(folder: Path, autoencoder: Path, factors: bool = True) -> Path
         color, direction = COLORS[number % 2], DIRECTIONS[number // 2 % 2]
         words = np.zeros((2, DIM), np.float16)
         words[0, number % 2], words[1, 2 + number // 2 % 2] = 1.0, 1.0
-        row = {"key": f"clip-{number:03d}", "split": "held_out" if number % 5 == 4 else "train"}
+        row = {"key": f"clip-{number:03d}", "split": "validation" if number % 5 == 4 else "train"}
         row |= {"prompt": f"a {color} bar goes {direction}"}
         row |= {"factor_color": color, "factor_direction": direction} if factors else {}
         fields = {"latents": clip(number), "prompt_embeds": words, "prompt": row["prompt"]}

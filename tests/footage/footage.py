@@ -22,6 +22,7 @@ LIMITS = {
     "max_bytes": 1 << 20,
     "max_decode_seconds": 60.0,
 }
+SPLITS = {"validation": 0.25, "test": 0.25}
 CUTTING = {"stride": 1.0, "shots": None, "buckets": None}
 QUALITY = {"motion": None, "sharpness": None, "duplicate": None, "caption": {"min_words": 1}}
 FOOTAGE = {"prompt_prefix": None, "cutting": CUTTING, "quality": QUALITY, "max_clips_per_video": None}
@@ -30,7 +31,7 @@ FOOTAGE = {"prompt_prefix": None, "cutting": CUTTING, "quality": QUALITY, "max_c
 def footage(kind: str, clip: dict[str, Any] | None = None, **block: Any) -> RawVideoParams:
     """Parameters with one source of files; ``block`` states or changes its values."""
     source = {kind: {**FOOTAGE, "max_rejected_share": 0.0, "limits": LIMITS, **block}}
-    return RawVideoParams.model_validate({"clip": clip or CLIP, "held_out_share": 0.25, "source": source})
+    return RawVideoParams.model_validate({"clip": clip or CLIP, "splits": SPLITS, "source": source})
 
 
 def folder(path: Path, **block: Any) -> RawVideoParams:

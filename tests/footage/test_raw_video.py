@@ -10,37 +10,48 @@ from PIL import Image
 
 from pipelines.data.catalog import read_catalog, read_rejected
 from pipelines.data.video import read_clip
-from pipelines.footage.clips import even_share, share_by_hash
+from pipelines.footage.factors import FACTORS
 from pipelines.footage.params import RawVideoParams
 from pipelines.footage.raw_video import warn_unwatched
+from pipelines.footage.rendered import drawn
+from pipelines.params import parse_section
 from pipelines.stage import StageError
-from tests.footage.footage import CLIP, folder, run, video
+from tests.footage.footage import CLIP, SPLITS, folder, run, video
+
+RENDERED = {"seed": 0, "test_seed": 1, "num_clips": 8, "composition": None}
+
+
+def combined(*combinations: dict[str, str], num_clips: int = 4) -> dict[str, Any]:
+    """The block ``composition``."""
+    return {"num_clips": num_clips, "combinations": list(combinations)}
 
 
 def rendered(num_clips: int = 16, seed: int = 0) -> RawVideoParams:
-    source = {"rendered": {"seed": seed, "num_clips": num_clips}}
-    return RawVideoParams.model_validate({"clip": CLIP, "held_out_share": 0.125, "source": source})
+    source = {"rendered": {"seed": seed, "test_seed": seed + 100, "num_clips": num_clips, "composition": None}}
+    return RawVideoParams.model_validate({"clip": CLIP, "splits": SPLITS, "source": source})
 
 
 def test_rendered_clips_are_what_the_catalog_says(tmp_path: Path) -> None:
     catalog, metrics = run(rendered(), tmp_path)
-    assert len(catalog) == 16 and catalog["split"].value_counts().to_dict() == {"train": 14, "held_out": 2}
+    counts = {"train": 8, "validation": 4, "test": 4}
+    assert len(catalog) == 16 and catalog["split"].value_counts().to_dict() == counts
     for _, clip in catalog.iterrows():
         assert read_clip(tmp_path / "clips" / str(clip["file"])).shape == (5, 32, 32, 3)
         assert np.stack(list(clip["actions"])).shape == (5, 6)
         assert str(clip["factor_color"]) in str(clip["caption"])
-    assert metrics["num_clips"] == 16 and metrics["num_held_out"] == 2 and metrics["num_rejected"] == 0
+    assert metrics["num_clips"] == 16 and metrics["splits"] == counts and metrics["num_rejected"] == 0
     assert metrics["footage_seconds"] == pytest.approx(16 * 5 / 8)
     assert metrics["mp4_psnr"]["lowest"] > 25
     assert read_rejected(tmp_path / "clips").empty
 
 
 def test_the_default_split_has_every_factor_value_on_both_sides() -> None:
-    from pipelines.footage.factors import FACTORS, draw
-
-    drawn = [draw(0, index) for index in range(768)]
-    for wanted in (True, False):
-        part = [one for one, held_out in zip(drawn, even_share(768, 0.125), strict=True) if held_out == wanted]
+    params = parse_section(RawVideoParams, "raw_video", Path(__file__).parents[2] / "params.yaml")
+    assert isinstance(params, RawVideoParams)
+    assert params.source.rendered is not None and params.source.rendered.composition is not None
+    clips = list(drawn(params.source.rendered, params.splits))
+    for split in ("train", "validation", "test"):
+        part = [factors for name, factors, *_ in clips if name == split]
         for name, values in FACTORS.items():
             assert {getattr(one, name) for one in part} == set(values)
 
@@ -56,7 +67,8 @@ def test_equal_parameters_give_equal_bytes(tmp_path: Path) -> None:
 def test_a_longer_series_keeps_the_clips_and_splits_of_a_shorter_one(tmp_path: Path) -> None:
     short, _ = run(rendered(8), tmp_path / "short")
     long, _ = run(rendered(16), tmp_path / "long")
-    assert long.head(8)[["key", "split", "caption"]].equals(short[["key", "split", "caption"]])
+    known = [set(one[["key", "split", "caption"]].itertuples(index=False, name=None)) for one in (short, long)]
+    assert known[0] < known[1] and len(known[1]) == 16
     other, _ = run(rendered(8, seed=1), tmp_path / "other")
     assert set(other["key"]).isdisjoint(short["key"])
 
@@ -78,14 +90,15 @@ def test_pictures_are_drawn_for_both_sources(tmp_path: Path) -> None:
 def test_videos_are_cut_by_time_into_clips_that_tell_where_they_are_from(tmp_path: Path) -> None:
     video(tmp_path / "videos/a.mp4", num_frames=45, frame_rate=30.0)
     video(tmp_path / "videos/sub dir/Ünïcode.mp4", num_frames=16, seed=1, caption="another\nthing")
+    video(tmp_path / "videos/z.mp4", num_frames=12, seed=2)
     catalog, metrics = run(folder(tmp_path / "videos"), tmp_path)
-    assert catalog["source"].tolist() == ["a.mp4"] * 2 + ["sub dir/Ünïcode.mp4"] * 3
-    assert catalog["start_seconds"].tolist() == [0.0, 0.625, 0.0, 0.625, 1.25]
-    assert catalog["caption"].tolist() == ["a thing"] * 2 + ["another thing"] * 3
+    assert catalog["source"].tolist() == ["a.mp4"] * 2 + ["sub dir/Ünïcode.mp4"] * 3 + ["z.mp4"] * 2
+    assert catalog["start_seconds"].tolist() == [0.0, 0.625, 0.0, 0.625, 1.25, 0.0, 0.625]
+    assert catalog["caption"].tolist() == ["a thing"] * 2 + ["another thing"] * 3 + ["a thing"] * 2
     assert catalog["actions"].isna().all()
-    assert metrics["num_sources"] == 2 and metrics["rejected_share"] == 0
-    assert catalog.groupby("source")["split"].nunique().tolist() == [1, 1]
-    assert set(catalog["split"]) == {"train", "held_out"}
+    assert metrics["num_sources"] == 3 and metrics["rejected_share"] == 0
+    assert catalog.groupby("source")["split"].nunique().tolist() == [1, 1, 1]
+    assert set(catalog["split"]) == {"train", "validation", "test"}
     levels = [read_clip(tmp_path / "clips" / file)[:, :, :, 0].mean((1, 2)) for file in catalog["file"][:2]]
     expected = 20 + 15 + 200 * np.round(np.arange(10) * 30 / 8) / 45
     assert np.concatenate(levels) == pytest.approx(expected, abs=4.5)  # 4.4 levels are one frame of the source
@@ -106,23 +119,17 @@ def test_a_rename_keeps_keys_and_splits_and_a_new_video_keeps_the_keys(tmp_path:
     assert set(before["key"]) < set(more["key"]) and len(more) == len(before) + 2
 
 
-def test_a_single_video_is_split_by_clips(tmp_path: Path) -> None:
-    video(tmp_path / "videos/a.mp4", num_frames=20)
-    catalog, _ = run(folder(tmp_path / "videos"), tmp_path)
-    assert set(catalog["split"]) == {"train", "held_out"} and len(catalog) == 4
-
-
 def test_the_number_of_clips_per_video_can_be_capped(tmp_path: Path) -> None:
-    for number in range(2):
+    for number in range(3):
         video(tmp_path / "videos" / f"{number}.mp4", num_frames=20, seed=number)
     catalog, _ = run(folder(tmp_path / "videos", max_clips_per_video=1), tmp_path)
-    assert catalog["start_seconds"].tolist() == [0.0, 0.0]
+    assert catalog["start_seconds"].tolist() == [0.0, 0.0, 0.0]
 
 
 def test_unusable_files_are_listed_with_a_reason_and_leave_no_clip(tmp_path: Path) -> None:
     videos = tmp_path / "videos"
-    video(videos / "good.mp4")
-    video(videos / "twin.mp4")
+    video(videos / "good.mp4", num_frames=16)
+    video(videos / "twin.mp4", num_frames=16)
     video(videos / "mute.mp4", seed=2, caption=None)
     video(videos / "blank.mp4", seed=2, caption=" \n")
     video(videos / "short.mp4", num_frames=3, seed=3)
@@ -150,7 +157,7 @@ def test_unusable_files_are_listed_with_a_reason_and_leave_no_clip(tmp_path: Pat
 
 
 def test_too_many_refusals_stop_the_stage_with_a_table_and_leave_earlier_results(tmp_path: Path) -> None:
-    video(tmp_path / "videos/good.mp4")
+    video(tmp_path / "videos/good.mp4", num_frames=16)
     before, _ = run(folder(tmp_path / "videos"), tmp_path)
     (tmp_path / "videos/bad.mp4").write_text("hello")
     (tmp_path / "videos/bad.txt").write_text("hello")
@@ -177,33 +184,36 @@ def test_mistakes_about_the_folder_are_told_at_once(tmp_path: Path) -> None:
 
 
 def test_captions_from_a_file_replace_sidecars(tmp_path: Path) -> None:
-    video(tmp_path / "videos/a.mp4", caption="old")
+    video(tmp_path / "videos/a.mp4", num_frames=16, caption="old")
     (tmp_path / "videos/c.tsv").write_text("a.mp4\tnew words\n")
     catalog, _ = run(folder(tmp_path / "videos", captions="c.tsv"), tmp_path)
     assert set(catalog["caption"]) == {"new words"}
-
-
-def test_a_share_of_hashes_is_held_out_and_never_all_or_none() -> None:
-    hashes = [f"{index * 2654435761 % 2**32:08x}" for index in range(1000)]
-    chosen = share_by_hash(hashes, 0.125)
-    assert abs(len(chosen) - 125) < 30
-    assert share_by_hash(hashes[:500], 0.125) <= chosen
-    assert len(share_by_hash(["ffffffff", "fffffffe"], 0.1)) == 1
-    assert len(share_by_hash(["00000000", "00000001"], 0.9)) == 1
-    assert share_by_hash(hashes, 0.0) == set() and share_by_hash(hashes, 1.0) == set(hashes)
 
 
 @pytest.mark.parametrize(
     ("source", "words"),
     [
         ({}, "exactly one"),
-        ({"rendered": {"seed": 0, "num_clips": 1}, "folder": {"path": "x"}}, "max_clips_per_video"),
-        ({"rendered": {"seed": 0, "num_clips": 0}}, "greater than or equal to 1"),
+        ({"rendered": RENDERED, "folder": {"path": "x"}}, "max_clips_per_video"),
+        ({"rendered": {**RENDERED, "num_clips": 0}}, "greater than or equal to 1"),
+        ({"rendered": {**RENDERED, "test_seed": 0}}, "splits would share their clips"),
+        ({"rendered": {**RENDERED, "composition": combined({"color": "red"})}}, "combination is of several"),
+        ({"rendered": {**RENDERED, "composition": combined({"color": "red", "hue": "x"})}}, "no factor hue"),
+        ({"rendered": {**RENDERED, "composition": combined({"color": "red", "size": "tiny"})}}, "size is never tiny"),
+        (
+            {
+                "rendered": {
+                    **RENDERED,
+                    "composition": combined(*[{"color": "red", "size": s} for s in FACTORS["size"]]),
+                }
+            },
+            "leave no balanced series",
+        ),
     ],
 )
 def test_a_source_is_exactly_one_complete_block(source: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        RawVideoParams.model_validate({"clip": CLIP, "held_out_share": 0.1, "source": source})
+        RawVideoParams.model_validate({"clip": CLIP, "splits": SPLITS, "source": source})
 
 
 def test_a_source_folder_that_dvc_does_not_watch_is_told(
@@ -231,18 +241,19 @@ def test_the_block_in_comments_in_the_params_file_is_valid() -> None:
     begin = lines.index("    # folder:")
     end = next(number for number in range(begin, len(lines)) if not lines[number].startswith("    # "))
     block = yaml.safe_load("\n".join(line.replace("    # ", "    ", 1) for line in lines[begin:end]))
-    written = {"clip": CLIP, "held_out_share": 0.1, "source": block}
+    written = {"clip": CLIP, "splits": SPLITS, "source": block}
     assert RawVideoParams.model_validate(written).source.folder is not None
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_no_split_may_be_empty(share: float) -> None:
-    with pytest.raises(ValueError, match=r"held_out_share\n.*should be (greater|less) than"):
-        RawVideoParams.model_validate({**rendered().model_dump(), "held_out_share": share})
+@pytest.mark.parametrize("name", ["validation", "test"])
+@pytest.mark.parametrize(("share", "words"), [(0.0, "should be greater than"), (1.0, "should be less"), (0.8, "leave")])
+def test_no_split_may_be_empty(name: str, share: float, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        RawVideoParams.model_validate({**rendered().model_dump(), "splits": {**SPLITS, name: share}})
 
 
 def test_the_block_in_the_readme_is_valid() -> None:
     text = (Path(__file__).parents[2] / "README.md").read_text()
     block = yaml.safe_load(text[text.index("raw_video:\n  source:") :].partition("```")[0])["raw_video"]
-    written = {"clip": CLIP, "held_out_share": 0.1, **block}
+    written = {"clip": CLIP, "splits": SPLITS, **block}
     assert RawVideoParams.model_validate(written).source.folder is not None

@@ -31,9 +31,9 @@ LOG = "key,time,frame\nW,0.0,0\nW,0.06,1\nd,0.06,1\nW,0.12,2\nspace,0.1,2\nA,0.5
 
 
 def test_a_recording_gives_clips_with_the_keys_that_led_to_each_frame(tmp_path: Path) -> None:
-    record(tmp_path / "in/run 1", 22, LOG)
+    record(tmp_path / "in/run 1", 32, LOG)
     catalog, _ = run(recordings(tmp_path / "in"), tmp_path)
-    assert catalog["source"].tolist() == ["run 1"] * 2 and set(catalog["caption"]) == {"a game"}
+    assert catalog["source"].tolist() == ["run 1"] * 3 and set(catalog["caption"]) == {"a game"}
     held = np.stack(list(catalog["actions"][0]))
     wanted = np.zeros((5, 6))
     wanted[0, 0] = wanted[1, 0] = wanted[1, 3] = (
@@ -42,12 +42,13 @@ def test_a_recording_gives_clips_with_the_keys_that_led_to_each_frame(tmp_path: 
     assert (held == wanted).all()
     assert np.stack(list(catalog["actions"][1]))[0].sum() == 0
     levels = read_clip(tmp_path / "clips" / str(catalog["file"][0]))[..., 0].mean((1, 2))
-    assert levels == pytest.approx(35 + 200 * np.arange(0, 10, 2) / 22, abs=5)
+    assert levels == pytest.approx(35 + 200 * np.arange(0, 10, 2) / 32, abs=5)
 
 
 def test_a_recording_that_grows_keeps_its_clips_and_another_log_makes_others(tmp_path: Path) -> None:
     record(tmp_path / "in/a", 22, LOG)
     record(tmp_path / "in/b", 22, LOG, seed=1)
+    record(tmp_path / "in/c", 22, LOG, seed=2)
     before, _ = run(recordings(tmp_path / "in"), tmp_path)
     for number, pixels in enumerate(frames(22, seed=5)):
         Image.fromarray(pixels).save(tmp_path / f"in/b/frame_{22 + number:04d}.png")

@@ -27,21 +27,21 @@ def centres(mask: np.ndarray) -> np.ndarray:
 
 
 def test_a_scene_is_a_function_of_seed_and_index() -> None:
-    assert scene(3, 5, 17, (64, 64)) == scene(3, 5, 17, (64, 64))
-    assert scene(3, 5, 17, (64, 64)) != scene(4, 5, 17, (64, 64))
-    assert (render(scene(3, 5, 5, (64, 64))) == render(scene(3, 5, 5, (64, 64)))).all()
+    assert scene(PLAIN, (3,), 5, 17, (64, 64)) == scene(PLAIN, (3,), 5, 17, (64, 64))
+    assert scene(PLAIN, (3,), 5, 17, (64, 64)) != scene(PLAIN, (4,), 5, 17, (64, 64))
+    assert (render(scene(PLAIN, (3,), 5, 5, (64, 64))) == render(scene(PLAIN, (3,), 5, 5, (64, 64)))).all()
 
 
 def test_every_factor_is_balanced_over_every_block() -> None:
     for block in range(4):
-        drawn = [draw(0, block * BLOCK + place) for place in range(BLOCK)]
+        drawn = [draw((0,), block * BLOCK + place) for place in range(BLOCK)]
         for name, values in FACTORS.items():
             counts = [sum(getattr(one, name) == value for one in drawn) for value in values]
             assert counts == [BLOCK // len(values)] * len(values), name
 
 
 def test_factors_are_independent_up_to_chance() -> None:
-    drawn = [draw(0, index) for index in range(1200)]
+    drawn = [draw((0,), index) for index in range(1200)]
     joint = np.array(
         [[sum(d.shape == s and d.color == c for d in drawn) for c in FACTORS["color"]] for s in FACTORS["shape"]]
     )
@@ -108,5 +108,5 @@ def test_captions_name_what_can_be_seen() -> None:
     assert caption(full) == (
         "a large striped red square moves right slowly while spinning and growing over a dark checker background"
     )
-    drawn = [draw(0, index) for index in range(240)]
+    drawn = [draw((0,), index) for index in range(240)]
     assert len({caption(one) for one in drawn}) == len(set(drawn))

@@ -40,7 +40,7 @@ def test_captions_come_from_parquet_and_json_too(tmp_path: Path) -> None:
 )
 def test_a_broken_sidecar_is_a_reason_and_not_the_end(tmp_path: Path, name: str, content: bytes) -> None:
     video(tmp_path / "in/a.mp4", caption=None)
-    video(tmp_path / "in/b.mp4", seed=1)
+    video(tmp_path / "in/b.mp4", num_frames=16, seed=1)
     (tmp_path / "in" / name).write_bytes(content)
     run(folder(tmp_path / "in", max_rejected_share=0.5), tmp_path)
     assert refused(tmp_path) == {"a.mp4": "bad_caption"}
@@ -84,7 +84,7 @@ def test_reused_clips_equal_those_of_a_fresh_run(tmp_path: Path) -> None:
 
 
 def test_other_parameters_and_damage_in_the_kept_clips_decode_again(tmp_path: Path) -> None:
-    for number in range(2):
+    for number in range(3):
         video(tmp_path / f"in/{number}.mp4", seed=number)
     run(folder(tmp_path / "in"), tmp_path)
     kept = next((tmp_path / ".work").rglob("*.mp4"))
@@ -92,14 +92,14 @@ def test_other_parameters_and_damage_in_the_kept_clips_decode_again(tmp_path: Pa
     _, metrics = run(folder(tmp_path / "in"), tmp_path)
     assert metrics["files_decoded"] == 1
     _, metrics = run(folder(tmp_path / "in", cutting={**CUTTING, "stride": 0.5}), tmp_path)
-    assert metrics["files_decoded"] == 2
+    assert metrics["files_decoded"] == 3
     motion = {**QUALITY, "motion": {"min_change": 0.1, "max_change": None}}
     _, metrics = run(folder(tmp_path / "in", cutting={**CUTTING, "stride": 0.5}, quality=motion), tmp_path)
     assert metrics["files_decoded"] == 0
 
 
 def test_a_refusal_is_remembered_until_its_limit_moves(tmp_path: Path) -> None:
-    video(tmp_path / "in/a.mp4")
+    video(tmp_path / "in/a.mp4", num_frames=16)
     video(tmp_path / "in/long.mp4", num_frames=40, seed=1)
     tight = {**LIMITS, "max_frames": 30}
     _, metrics = run(folder(tmp_path / "in", limits=tight, max_rejected_share=0.5), tmp_path)
@@ -117,7 +117,7 @@ def test_kept_and_refused_clips_stand_side_by_side_in_the_decisions(tmp_path: Pa
     catalog, metrics = run(folder(tmp_path / "in", quality={**QUALITY, "duplicate": {"max_bits": 10}}), tmp_path)
     decisions = read_decisions(tmp_path / "clips")
     assert len(decisions) == 6 and decisions["kept"].sum() == len(catalog) == metrics["num_clips"]
-    assert metrics["clips_refused_by"] == {"motion": 0, "sharpness": 0, "duplicate": 2, "caption": 0}
+    assert metrics["clips_refused_by"] == {"motion": 0, "sharpness": 0, "duplicate": 2, "caption": 0, "split": 0}
     gone = decisions[~decisions["kept"]]
     assert set(gone["duplicate_of"]) <= set(catalog["key"]) and set(gone["duplicate_decision"]) == {"refused"}
     assert {path.stem for path in (tmp_path / "clips/clips").iterdir()} == set(catalog["key"])

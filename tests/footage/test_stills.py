@@ -21,6 +21,9 @@ def picture(path: Path, size: tuple[int, int] = (48, 64), level: int = 90, **opt
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.full((*size, 3), level, np.uint8)
     pixels[: size[0] // 2, : size[1] // 2] = (220, 30, 30)
+    coarse = np.random.default_rng(list(path.name.encode())).integers(0, 255, (4, 8, 1), np.uint8)
+    below = pixels[size[0] // 2 :]
+    below[:] = coarse.repeat(-(-len(below) // 4), 0).repeat(-(-size[1] // 8), 1)[: len(below), : size[1]]
     Image.fromarray(pixels).save(path, **options)  # type: ignore[arg-type]
     path.with_suffix(".txt").write_text("a still thing")
 
@@ -61,6 +64,7 @@ def _turned() -> Image.Exif:
 def test_broken_pictures_are_listed(tmp_path: Path) -> None:
     picture(tmp_path / "in/good.png")
     picture(tmp_path / "in/other.png", level=10)
+    picture(tmp_path / "in/third.png")
     picture(tmp_path / "in/huge.png", (400, 300))
     noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "in/cut.jpg")
@@ -72,7 +76,7 @@ def test_broken_pictures_are_listed(tmp_path: Path) -> None:
     one = {**CLIP, "num_frames": 1}
     block = {"path": str(tmp_path / "in"), "media": "images", "captions": None, "max_rejected_share": 0.9}
     catalog, _ = run(footage("folder", clip=one, **block), tmp_path)
-    assert set(catalog["source"]) == {"good.png", "other.png"}
+    assert set(catalog["source"]) == {"good.png", "other.png", "third.png"}
     reasons = {"huge.png": "too_large", "cut.jpg": "truncated", "text.png": "not_image", "empty.webp": "not_image"}
     assert refused(tmp_path) == reasons
 

@@ -167,7 +167,8 @@ def test_the_number_of_samples_is_bounded(tmp_path: Path) -> None:
 
 def test_new_and_gone_samples_of_tars_are_counted_beforehand(tmp_path: Path) -> None:
     """With the names that the run then gives: also of damaged tars and of samples without a video."""
-    clip = mp4(tmp_path, 0)
+    video(tmp_path / "made/0.mp4", num_frames=16)
+    clip = (tmp_path / "made/0.mp4").read_bytes()
     for name in ("a", "cut"):
         tar(tmp_path / f"{name}.tar", {"x.mp4": clip, "x.txt": b"words", "d/only.txt": b"no video"})
     (tmp_path / "cut.tar").write_bytes((tmp_path / "cut.tar").read_bytes()[: len(clip) // 2])
@@ -176,14 +177,14 @@ def test_new_and_gone_samples_of_tars_are_counted_beforehand(tmp_path: Path) -> 
     run(params, tmp_path)
     assert set(refused(tmp_path)) == {"a.tar/d/only", "cut.tar"}
     nothing = (
-        "0 of 3 samples are new by their names, 0 are gone; samples gave 2 clips each so far, so about 0 new clips"
+        "0 of 3 samples are new by their names, 0 are gone; samples gave 3 clips each so far, so about 0 new clips"
     )
     assert forecast(params, tmp_path / "clips") == nothing
     tar(tmp_path / "a.tar", {"y.json": b'{"text": "words"}', "y.mp4": clip, "z.mp4": clip, "z.txt": b"words"})
     params = tars([str(tmp_path / "a.tar"), far], max_rejected_share=0.9)
     assert forecast(params, tmp_path / "clips") == (
-        "2 of 2 samples are new by their names, 3 are gone; samples gave 2 clips each so far, so "
-        "about 4 new clips; 3 of 3 tars by URL are new by their names; what they hold is known when they are read"
+        "2 of 2 samples are new by their names, 3 are gone; samples gave 3 clips each so far, so "
+        "about 6 new clips; 3 of 3 tars by URL are new by their names; what they hold is known when they are read"
     )
 
 

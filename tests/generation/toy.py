@@ -39,7 +39,7 @@ def write_latents(folder: Path, count: int = 16, autoencoder: str = "a" * 64) ->
     for number in range(count):
         words = WORDS[number % CLASSES][: 1 + number % 2]
         fields = {"latents": clip(number).astype(np.float16), "prompt_embeds": words.astype(np.float16)}
-        key, split = f"clip-{number:03d}", "held_out" if number % 4 == 3 else "train"
+        key, split = f"clip-{number:03d}", "validation" if number % 4 == 3 else "train"
         samples.append((key, {**fields, "prompt": f"thing {number % CLASSES}"}, {"key": key, "split": split}))
     shard, places = write_shard(folder / "latents-00000.tar", samples)
     rows = [

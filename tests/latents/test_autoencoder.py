@@ -84,7 +84,7 @@ def test_clips_that_do_not_fit_are_named_before_training(tmp_path: Path) -> None
 
 def test_a_set_without_held_out_clips_is_refused(tmp_path: Path) -> None:
     write_clips(tmp_path / "clips", split="train")
-    with pytest.raises(StageError, match="no clips in split held_out"):
+    with pytest.raises(StageError, match="no clips in split validation"):
         run(tmp_path, autoencoder_params())
 
 

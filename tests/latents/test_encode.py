@@ -54,7 +54,7 @@ def test_shards_hold_what_the_contract_says(tmp_path: Path, checkpoint: Path) ->
     assert manifest.fields["latents"].shape == (4, 2, 2, 2) and manifest.fields["latents"].axes == "C T H W"
     assert manifest.fields["prompt_embeds"].shape == (None, 16)
     assert manifest.fields["actions"].shape == (NUM_FRAMES, 6)
-    assert manifest.splits == {"held_out": 2, "train": 6} and manifest.frame_rate == 8.0
+    assert manifest.splits == {"train": 6, "validation": 2} and manifest.frame_rate == 8.0
     assert [facts.num_samples for facts in manifest.shards.values()] == [3, 3, 2]
     columns = (
         "key split shard offset size content_hash prompt_hash source start_seconds end_seconds prompt factor_color"

@@ -120,10 +120,10 @@ def test_an_edited_caption_embeds_one_prompt_and_encodes_no_clip(tmp_path: Path,
 def test_a_rename_and_another_split_encode_nothing_and_write_no_shard(tmp_path: Path, checkpoint: Path) -> None:
     write_clips(tmp_path / "clips")
     run(tmp_path, checkpoint)
-    change(tmp_path, "clip-2", source="elsewhere.mp4", split="held_out")
+    change(tmp_path, "clip-2", source="elsewhere.mp4", split="validation")
     assert run(tmp_path, checkpoint) == [0, 8, 0, 2, 0, 3]
     row = Shards(tmp_path / "latents").index.set_index("key").loc["clip-2"]
-    assert (row["source"], row["split"]) == ("elsewhere.mp4", "held_out")
+    assert (row["source"], row["split"]) == ("elsewhere.mp4", "validation")
 
 
 def test_a_removed_clip_leaves_the_index_and_training_and_comes_back_without_work(

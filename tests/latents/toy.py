@@ -53,7 +53,7 @@ def write_clips(folder: Path, numbers: range | list[int] = range(8), **changes: 
             "key": f"clip-{number}",
             "file": f"clips/clip-{number}.mp4",
             "caption": f"a {('red', 'green')[number % 2]} square moves right",
-            "split": "held_out" if number % 4 == 3 else "train",
+            "split": "validation" if number % 4 == 3 else "train",
             "num_frames": NUM_FRAMES,
             "height": SIDE,
             "width": SIDE,

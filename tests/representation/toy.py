@@ -59,7 +59,7 @@ def latents(folder: Path, decoder: Path, count: int = 72, known: bool = True, br
         fields, factors = sample(number)
         if number == broken:
             fields["latents"] = fields["latents"] * np.float16("nan")
-        row = {"key": f"clip-{number:04d}", "split": "held_out" if number % 36 >= 30 else "train"}
+        row = {"key": f"clip-{number:04d}", "split": "validation" if number % 36 >= 30 else "train"}
         row |= {"prompt": fields["prompt"], **(factors if known else {})}
         samples.append((row["key"], fields, row))
         rows.append(row)
