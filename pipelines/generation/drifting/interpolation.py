@@ -120,7 +120,7 @@ def harmonic(
 
     w_ij = max(exp(-mean (u_i - u_j)^2 / (2 edge_width^2)) exp(-d^2 / (2 reach^2)), 1e-6) between neighbours (4, or 8
     with ``diagonal``), u the inverse-distance fill. Missing x solve (L_UU + regulariser I) x_U = -L_UK x_K,
-    L = degree - weight, so every value lies between those given (the maximum principle, up to the regulariser's pull to 0).
+    L = degree - weight, so every value lies between those given (the maximum principle, but for the regulariser).
     """
     start = inverse_distance(tokens, mask, grid, 2.0)
     apart = _grid_distances(*grid, tokens)

@@ -3,8 +3,8 @@
 Tokens are unit vectors of 2 x 2 latent pixels (or any patch). Two frames' tokens are matched by a Sinkhorn plan with a
 dustbin, within a radius. Three faults of the log's version are mended: the plan's marginals are prescribed,
 (1, …, 1, N) on both sides, so that a token without a partner really goes to the dustbin; cosines are divided by the
-temperature alone, not by sqrt(D) too; and a frame's match with itself is taken off the flow, so that equal keyframes give no motion.
-Positions are (x, y) in pixels of the map at hand.
+temperature alone, not by sqrt(D) too; and a frame's match with itself is taken off the flow, so that equal keyframes
+give no motion. Positions are (x, y) in pixels of the map at hand.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Interpolation keeps what is given, reproduces what it can, and never leaves the range; corruption leaves the given alone."""
+"""Interpolation keeps what is given and never leaves the range; corruption leaves what is given for certain alone."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_equal_frames_do_not_move() -> None:
 
 
 def test_a_shifted_frame_moves_by_its_shift() -> None:
-    motion, sure = warp.flow(textured(0), textured(4), HOW)
+    motion, _ = warp.flow(textured(0), textured(4), HOW)
     inside = motion[:, :, :, 2:10]
     assert inside[:, 0].mean().item() == pytest.approx(4.0, abs=0.3)
     assert inside[:, 1].abs().mean() < 0.3

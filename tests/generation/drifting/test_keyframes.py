@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -27,7 +29,7 @@ def test_counts_fall_strictly_from_the_whole_clip_or_are_refused(
         assert "must fall strictly" in str(error)
         return
     assert found[0] == total and found[-1] == min(least, total) and len(found) == levels + 1
-    assert all(one > other for one, other in zip(found, found[1:], strict=False))
+    assert all(one > other for one, other in pairwise(found))
 
 
 def test_doubling_that_stops_short_of_the_clip_is_refused_with_what_would_do() -> None:
