@@ -106,3 +106,21 @@ class LossWeights(Params):
 
     identity: NonNegative
     motion: NonNegative
+
+
+class DriftField(Params):
+    """The drifting field of a problem: how its kernel is normalised and scaled (seed C; SEED_NOTES C.6).
+
+    ``scale``: the mean distance and the field's size are taken over all problems and locations of a feature, over the
+    locations of a problem, or of each location of each problem.
+
+    The authors' release is ``both``, ``after``, ``all`` and a floor of 1e-6; the log of seed C ``both``, ``inside``,
+    ``problem`` and 0.
+    """
+
+    temperatures: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    normalisation: Literal["both", "rows", "none", "sinkhorn"]
+    weights: Literal["after", "inside"]
+    scale: Literal["all", "problem", "location"]
+    floor: NonNegative
+    correction: Literal["ratio"] | None

@@ -1,0 +1,212 @@
+"""The drifting loss at seed C's setting: against a loop over classes, features and temperatures, and against autograd.
+
+8 classes of 4 generated samples, 64 positives and 32 unconditional negatives, 125 features of a ResNet (widths 64 to
+512; whole maps, and 2 x 2 and 4 x 4 patches at several places), three temperatures; then 64 classes of 16 samples with
+64 positives, on a quarter of the features. One thread. All three give the same loss and gradients to 1e-5.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmarks.paired import Figure, ratios, seconds
+from pipelines.flow.drift import Problems, drift_loss
+from pipelines.flow.drift_kernel import LEAST_COLUMN
+from pipelines.flow.params import DriftField
+
+TAUS = (0.02, 0.05, 0.2)
+FIELD = DriftField(
+    temperatures=TAUS, normalisation="both", weights="inside", scale="location", floor=0.0, correction=None
+)
+WIDTHS = (64, 128, 256, 512)
+PLACES = 31
+"""Features of each width; with the squared input 125 in all."""
+TARGETS = {"reference": "target at least 40", "autograd": "target at least 4"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Numbers of classes and of samples of each kind per class, and of features per width."""
+
+    classes: int
+    generated: int
+    positives: int
+    negatives: int
+    places: int = PLACES
+
+    def groups(self, with_gradient: bool = True) -> list[Problems]:
+        """Features of equal width together, [L, P, N, D]."""
+        draw = torch.Generator().manual_seed(0)
+        sizes = [(self.places, width) for width in WIDTHS] + [(1, 3)]
+
+        def features(places: int, number: int, width: int) -> Tensor:
+            return torch.randn(places, self.classes, number, width, generator=draw)
+
+        return [
+            Problems(
+                features(places, self.generated, width).requires_grad_(with_gradient),
+                features(places, self.positives, width),
+                features(places, self.negatives, width),
+            )
+            for places, width in sizes
+        ]
+
+
+DOCUMENT = Setting(8, 4, 64, 32)
+LARGE = Setting(64, 16, 64, 16, places=8)
+
+
+def ours(groups: Sequence[Problems]) -> Tensor:
+    """Sum over features of the mean over classes, with gradients."""
+    loss = torch.stack([drift_loss(group, FIELD).mean(1).sum() for group in groups]).sum()
+    loss.backward()
+    return loss.detach()
+
+
+def _kernel(distances: Tensor, tau: float, group: int) -> Tensor:
+    logits = -distances / tau
+    own = torch.zeros_like(logits, dtype=torch.bool)
+    own[..., range(group), range(group)] = True
+    logits = logits.masked_fill(own, -torch.inf)
+    columns = torch.softmax(logits, -2).clamp(min=LEAST_COLUMN)
+    return (torch.softmax(logits, -1) * columns).sqrt().masked_fill(own, 0.0)
+
+
+def _field(x: Tensor, y: Tensor, apart: Tensor, tau: float, num_negatives: int) -> Tensor:
+    kernel = _kernel(apart / x.shape[-1] ** 0.5, tau, x.shape[-2])
+    less, more = kernel[..., :num_negatives], kernel[..., num_negatives:]
+    towards = (more * less.sum(-1, keepdim=True)) @ y[..., num_negatives:, :]
+    away = (less * more.sum(-1, keepdim=True)) @ y[..., :num_negatives, :]
+    return towards - away
+
+
+def _traced(x: Tensor, y: Tensor, num_negatives: int, again: bool) -> Tensor:
+    """Mean squared distance from x / s to where its field leads, over the last two axes, as the definition has it.
+
+    Features over s, then a field per temperature; ``again``: each measures its distances for itself.
+    """
+    with torch.no_grad():
+        scale = torch.cdist(x, y).mean((-1, -2), keepdim=True) / x.shape[-1] ** 0.5
+        near, others = x / scale, y / scale
+        apart, total = torch.cdist(near, others), torch.zeros_like(x)
+        for tau in TAUS:
+            apart = torch.cdist(near, others) if again else apart
+            v = _field(near, others, apart, tau, num_negatives)
+            total += v / v.square().mean((-1, -2), keepdim=True).sqrt().clamp(min=1e-12)
+        goal = near + total
+    return (x / scale - goal).square().mean((-1, -2))
+
+
+def _all(group: Problems) -> tuple[Tensor, int]:
+    y = torch.cat([group.generated.detach(), group.negatives, group.positives], 2)
+    return y, group.generated.shape[2] + group.negatives.shape[2]
+
+
+def reference(groups: Sequence[Problems]) -> Tensor:
+    """One class, one feature and one temperature after another."""
+    losses = []
+    for group in groups:
+        y, negatives = _all(group)
+        for place, classes in enumerate(group.generated):
+            each = [_traced(x, y[place, number], negatives, True) for number, x in enumerate(classes)]
+            losses.append(torch.stack(each).mean())
+    loss = torch.stack(losses).sum()
+    loss.backward()
+    return loss.detach()
+
+
+def class_batched(groups: Sequence[Problems]) -> Tensor:
+    """One feature after another, its classes in one batch, one distance for all temperatures; autograd."""
+    losses = []
+    for group in groups:
+        y, negatives = _all(group)
+        losses += [_traced(x, y[place], negatives, False).mean() for place, x in enumerate(group.generated)]
+    loss = torch.stack(losses).sum()
+    loss.backward()
+    return loss.detach()
+
+
+def check_equal(one: Callable[..., Tensor], other: Callable[..., Tensor], setting: Setting) -> float:
+    """Largest relative difference of loss and gradients.
+
+    Raises:
+        AssertionError: it is above 1e-5.
+    """
+    first, second = setting.groups(), setting.groups()
+    a, b = one(first), other(second)
+    worst = float((a - b).abs() / b)
+    for x, y in zip(first, second, strict=True):
+        assert x.generated.grad is not None and y.generated.grad is not None
+        worst = max(worst, float((x.generated.grad - y.generated.grad).norm() / y.generated.grad.norm()))
+    assert worst < 1e-5, worst
+    return worst
+
+
+def bounds(setting: Setting) -> str:
+    """What the loss stage costs beside its matrix products and its memory traffic alone."""
+    groups = setting.groups(False)
+    products = moved = 0
+    for group in groups:
+        places, count, generated, width = group.generated.shape
+        others = generated + group.negatives.shape[2] + group.positives.shape[2]
+        products += 2 * places * count * generated * others * width * (1 + len(TAUS))
+        moved += 4 * places * count * others * width
+    one = torch.randn(512, 512)
+    rate = 2 * 512**3 / min(seconds(lambda: one @ one) for _ in range(20))
+    big = torch.randn(2**24)
+    bandwidth = 2 * 4 * 2**24 / min(seconds(big.clone) for _ in range(10))
+    made = setting.groups()
+    took = statistics.median(seconds(lambda: ours(made)) for _ in range(7))
+    return (
+        f"{took * 1e3:.0f} ms; its products alone {products / rate * 1e3:.1f} ms at {rate / 1e9:.0f} GFLOP/s, reading "
+        f"the features once {moved / bandwidth * 1e3:.1f} ms at {bandwidth / 1e9:.1f} GB/s"
+    )
+
+
+def memory() -> float:
+    """GiB of a process that computes 64 problems of 64 generated samples and 64 positives, feature group by group."""
+    code = (
+        "import resource, torch; from benchmarks import drifting as d; torch.set_num_threads(1);"
+        "s = d.Setting(64, 64, 64, 32); draw = torch.Generator().manual_seed(0);\n"
+        "for width in d.WIDTHS:\n"
+        "    for places in (16, 15):\n"
+        "        f = [torch.randn(places, 64, n, width, generator=draw) for n in (64, 64, 32)]\n"
+        "        f[0].requires_grad_(); d.drift_loss(d.Problems(*f), d.FIELD).sum().backward()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def measure() -> list[Figure]:
+    """Both peers at both settings, memory at the largest."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    figures = []
+    try:
+        for name, setting, rounds in (("8 x 4", DOCUMENT, 5), ("64 x 16", LARGE, 3)):
+            for peer in (reference, class_batched):
+                worst = check_equal(ours, peer, setting)
+                mine, theirs = setting.groups(), setting.groups()
+                found = ratios(lambda: peer(theirs), lambda: ours(mine), rounds)  # noqa: B023
+                kind = "reference" if peer is reference else "autograd"
+                figures.append(
+                    Figure(
+                        f"drifting loss {name}, {kind} over ours (equal to {worst:.0e})",
+                        f"a loop ({peer.__name__})", "pipelines.flow.drift", "x its time", found, TARGETS[kind],
+                    )
+                )  # fmt: skip
+            print(f"  drifting loss {name}: {bounds(setting)}", flush=True)
+    finally:
+        torch.set_num_threads(threads)
+    figures.append(
+        Figure("drifting loss 64 x 64, 64 positives", "peak memory", "4 GiB", "of it", (memory() / 4,), "target 1")
+    )
+    return figures

@@ -1,0 +1,106 @@
+"""The kernel of the drifting field: distances, affinities at every temperature, and what each sample adds to the field.
+
+Rows R are problems at locations, G generated samples x_i, J samples y_j = [generated | negatives | positives].
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pipelines.flow.params import DriftField
+
+LEAST_COLUMN = 1e-12
+"""Floor under the softmax over x of the field without a floor of its own."""
+FAR = 100.0
+"""Added to the scaled distance of a sample from itself in the authors' release; also when a mean counts as far."""
+SINKHORN_ITERATIONS = 20
+
+
+def distances(x: Tensor, *others: Tensor) -> Tensor:
+    """|x_i - y_j| [R, G, J] of x [R, G, D] and the rows of ``others`` [R, J_1, D], …, of which the first G are x again.
+
+    By norms and one product, so that every feature is read twice and never copied; a sample's distance to itself is 0.
+    """
+    shift = far_centre(x)
+    if shift is not None:
+        x, others = x - shift, tuple(other - shift for other in others)
+    squares = [torch.linalg.vector_norm(other, dim=-1).square_()[:, None, :] for other in others]
+    products = [torch.bmm(x, other.mT) for other in others]
+    apart = torch.cat(products, 2).mul_(-2.0).add_(torch.cat(squares, 2)).add_(squares[0][:, :, : x.shape[1]].mT)
+    apart.clamp_(min=0.0).sqrt_().diagonal(dim1=1, dim2=2).zero_()
+    return apart
+
+
+def far_centre(x: Tensor) -> Tensor | None:
+    """The mean [R, 1, D] of x [R, G, D] where it is far from zero: then norms and products would lose digits."""
+    centre = x.mean(1, keepdim=True)
+    away = torch.linalg.vector_norm(centre).square() * x.shape[1]
+    around = torch.linalg.vector_norm(x).square() - away
+    return centre if bool(away > FAR * around) else None
+
+
+def affinities(scaled: Tensor, field: DriftField, weights: Tensor | None) -> Tensor:
+    """A [R, K, G, J], a kernel per temperature, of distances d / S [R, G, J]: infinite where a pair takes no part.
+
+    ``weights``: [R, 1, J].
+    """
+    rates = torch.tensor([-1.0 / tau for tau in field.temperatures], dtype=scaled.dtype, device=scaled.device)
+    logits = scaled[:, None] * rates[:, None, None]
+    after = None if weights is None else weights[:, None]
+    if after is not None and field.weights == "inside":
+        logits.add_(after.log())
+        after = None
+    match field.normalisation:
+        case "none":
+            kernel = logits.exp_()
+        case "rows":
+            kernel = _softmax(logits, 3)
+        case "sinkhorn":
+            kernel = _balanced(logits)
+        case "both":
+            kernel = _softmax(logits, 3)
+            if field.floor:
+                kernel.mul_(_softmax(logits, 2)).clamp_(min=field.floor).sqrt_()
+                kernel.masked_fill_(scaled[:, None].isinf(), 0.0)
+            else:
+                kernel.mul_(_softmax(logits, 2).clamp_(min=LEAST_COLUMN)).sqrt_()
+    return kernel if after is None else kernel.mul_(after)
+
+
+def _softmax(logits: Tensor, dim: int) -> Tensor:
+    """Softmax; a line where nothing takes part is 0."""
+    return torch.softmax(logits, dim).nan_to_num_(nan=0.0)
+
+
+def _balanced(logits: Tensor) -> Tensor:
+    """Sinkhorn's normalisation: every row sums to 1 and every column to G / J (arXiv:2603.12366)."""
+    share = math.log(logits.shape[2] / logits.shape[3])
+    least = torch.finfo(logits.dtype).min
+    for _ in range(SINKHORN_ITERATIONS):
+        logits = logits - torch.logsumexp(logits, 2, keepdim=True).clamp(min=least) + share
+        logits = logits - torch.logsumexp(logits, 3, keepdim=True).clamp(min=least)
+    return logits.exp()
+
+
+def _corrected(kernel: Tensor) -> Tensor:
+    """Weights p of a self-normalised mean become p + p^2 - p sum p^2: its bias of order 1 / n is taken away.
+
+    The delta method's leading term, from the batch itself (arXiv:2604.27239 corrects the same bias).
+    """
+    total = kernel.sum(-1, keepdim=True).clamp(min=torch.finfo(kernel.dtype).tiny)
+    share = kernel / total
+    return total * (share + share.square() - share * share.square().sum(-1, keepdim=True))
+
+
+def coefficients(kernel: Tensor, num_negatives: int, field: DriftField) -> Tensor:
+    """coef [..., J] of A [..., J]: what each y_j adds to the field at x_i. Every row sums to zero."""
+    negative, positive = kernel[..., :num_negatives], kernel[..., num_negatives:]
+    towards, away = positive.sum(-1, keepdim=True), negative.sum(-1, keepdim=True)
+    if field.correction == "ratio":
+        kernel = torch.cat([_corrected(negative), _corrected(positive)], -1)
+    found = kernel * away
+    torch.mul(kernel[..., :num_negatives], -towards, out=found[..., :num_negatives])
+    return found

@@ -1,0 +1,1 @@
+"""System C: keyframes, interpolation between them, and a refiner that corrects it in one step."""
