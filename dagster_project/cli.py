@@ -194,9 +194,12 @@ def ablate(project: DvcProject, arguments: argparse.Namespace) -> int:
 
 def _ran(run: variants.Run, folder: DvcProject, goals: Sequence[str], jobs: int) -> bool:
     print(f"\n{run.name}", flush=True)
+    printer, outer = _Printer(folder), os.environ["REEL_PROJECT"]
     os.environ["REEL_PROJECT"] = str(folder.root)
-    printer = _Printer(folder)
-    done = Runner(folder, needed(folder, goals), Options(jobs), printer.line, printer.ended).run()
+    try:
+        done = Runner(folder, needed(folder, goals), Options(jobs), printer.line, printer.ended).run()
+    finally:
+        os.environ["REEL_PROJECT"] = outer
     for result in done.failed:
         print(tables.failure(result, result.stage in done.restored))
     return not done.failed
