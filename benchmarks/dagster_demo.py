@@ -35,12 +35,25 @@ from dagster_dvc.project import DvcProject
 from dagster_project import home
 
 REPO = Path(__file__).parents[1]
-PARTS = ("assets", "dagster_dvc", "dagster_project", "docs", "pipelines", ".dvcignore", "dvc.yaml", "params.yaml")
+PARTS = (
+    "assets",
+    "dagster_dvc",
+    "dagster_project",
+    "docs",
+    "pipelines",
+    ".dvcignore",
+    "dvc.yaml",
+    "graph.yaml",
+    "params.yaml",
+)
 MADE = ("data", "checkpoints", "metrics", "plots", "report", ".work", "dvc.lock", ".dvc/cache", ".dagster")
 ROUNDS = 2
 SHORT = {"steps": 60, "save_every": 60, "validate_every": 60, "ema": None}
 OPEN = {"fail": -1.0}
-GATES = {name: OPEN for name in ("non_empty_share", "entropy_ratio", "retrieval_gain", "rankme", "stability")}
+GATES = {
+    name: OPEN
+    for name in ("entropy_ratio", "retrieval_excess", "text_to_keyframes", "keyframes_to_text", "rankme", "stability")
+}
 SMALL: dict[str, Any] = {
     "raw_video": {"source": {"rendered": {"num_clips": 128}}},
     "autoencoder": {"training": SHORT, "gates": {"min_latent_std": 0.0, "min_psnr": 0.0}},

@@ -82,8 +82,9 @@ def make(root: Path, processes: int) -> Path:
     """The project in `root`; with several processes, its ``launch.yaml`` says so."""
     package = root / "pipelines"
     (package / "toy").mkdir(parents=True)
-    for module in (REPO / "pipelines").glob("*.py"):
-        (package / module.name).write_text(module.read_text(encoding="utf-8"))
+    (package / "code").mkdir()
+    for module in [*(REPO / "pipelines").glob("*.py"), *(REPO / "pipelines/code").glob("*.py")]:
+        (root / module.relative_to(REPO)).write_text(module.read_text(encoding="utf-8"))
     for name, text in (("__init__", ""), ("params", PARAMS), ("toy", STAGE)):
         (package / "toy" / f"{name}.py").write_text(text)
     entry = {"cmd": CMD, "deps": ["pipelines/toy"], "params": ["train"]}

@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import stage
+from pipelines.optimization import Schedule
 from pipelines.training import diagrams, state
 from pipelines.training.objective import Batch, LossOutput
-from tests.training.toy import ADAMW, Regression, params, run
+from tests.training.toy import ADAMW, Regression, params, run, train_toy
 
 STEPS, NEWEST = 30, "state-*"
 BEGIN, END = "<!-- resume: by `python -m benchmarks.resume` -->", "<!-- /resume -->"
@@ -64,8 +65,20 @@ class Noted(Regression):
 # ---- a training in a process of its own -----------------------------------------------------------------------------
 
 
-def start(folder: Path, steps: int = STEPS, limit: int | None = None, log_to: Path | None = None) -> int:
-    """Fork a process that trains the toy in ``folder``; exit code 0, or 2 with the disk's line in out.log."""
+def start(
+    folder: Path,
+    steps: int = STEPS,
+    limit: int | None = None,
+    log_to: Path | None = None,
+    train: Callable[..., Any] = run,
+    kind: type[Noted] | None = None,
+    schedule: Schedule | None = None,
+    **facts: Any,
+) -> int:
+    """Fork a process that trains the toy in ``folder``; exit code 0, or 2 with the disk's line in out.log.
+
+    ``facts`` are the stage's context: its code, and what a person asked for.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     pid = os.fork()
     if pid:
@@ -77,8 +90,10 @@ def start(folder: Path, steps: int = STEPS, limit: int | None = None, log_to: Pa
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         diagrams.draw = lambda *_: None  # takes longer than all else, and is no part of what is compared
-        section = params(steps=steps, save_every=1, log_every=1, optimizer=ADAMW)
-        run(folder, section, lambda noise: Noted(noise, folder / "seen.jsonl"))
+        stage.enter(stage.Context(**facts))
+        changes = {"schedule": schedule} if schedule is not None else {}
+        section = params(steps=steps, save_every=1, log_every=1, optimizer=ADAMW, **changes)
+        train(folder, section, lambda noise: (kind or Noted)(noise, folder / "seen.jsonl"))
         code = 0
     except Exception as error:
         reason = stage.refused_by_disk(error)
@@ -147,6 +162,12 @@ def kills(folder: Path, count: int, seed: int) -> list[Kill]:
 
 
 # ---- damage and space ------------------------------------------------------------------------------------------------
+
+
+def two_states(folder: Path) -> Path:
+    """A training that is not concluded: its last two states are there."""
+    assert finish(start(folder, train=train_toy)) == 0, (folder / "out.log").read_text()
+    return folder
 
 
 def damaged(folder: Path, kind: str, name: str, dice: random.Random) -> bool:
@@ -220,11 +241,11 @@ def page(folder: Path, count: int, seed: int) -> str:
     lines += ["", f"{equal} of {len(found)} ended with the same bits; {saving} were killed inside a save.", ""]
     lines += ["| damage to the newest state | file | tried | noticed, set aside, the one before used |"]
     lines += ["| --- | --- | --- | --- |"]
-    dice = random.Random(seed)
+    dice, trained = random.Random(seed), two_states(folder / "damaged")
     for kind in DAMAGES:
         for name in FILES:
             tries = 50 if kind in ("one bit flipped", "cut off") else 1
-            good = sum(damaged(folder / "whole", kind, name, dice) for _ in range(tries))
+            good = sum(damaged(trained, kind, name, dice) for _ in range(tries))
             lines.append(f"| {kind} | `{name}` | {tries} | {good} |")
     lines += ["", "| space | exit code | said | last good state | left half written | after space is given back |"]
     lines += ["| --- | --- | --- | --- | --- | --- |"]

@@ -8,10 +8,11 @@ import dagster as dg
 
 from dagster_dvc.checks import check_specs
 from dagster_dvc.events import source_version
-from dagster_dvc.lock import code_version, lock_code_version, read_lock
+from dagster_dvc.lock import read_lock
 from dagster_dvc.project import DvcProject, Problem, ProjectError, Stage
 from dagster_dvc.resource import DvcResource
 from dagster_dvc.translator import Assets, DvcTranslator, identifier, known_beta, op_name
+from dagster_dvc.versions import code_version, lock_code_version
 
 
 def dvc_assets(

@@ -15,10 +15,11 @@ from dagster import DagsterInstance
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from dagster_dvc.checks import IN_SYNC, changed_outputs, gate_results, sync_result
-from dagster_dvc.lock import Entry, lock_code_version, read_lock
+from dagster_dvc.lock import Entry, read_lock
 from dagster_dvc.project import Out, Stage
 from dagster_dvc.repro import running
 from dagster_dvc.translator import Assets
+from dagster_dvc.versions import lock_code_version
 
 DATA_VERSION = "dagster/data_version"
 CODE_VERSION = "dagster/code_version"

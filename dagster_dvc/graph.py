@@ -11,13 +11,15 @@ def overlap(one: str, other: str) -> bool:
     return a[: len(b)] == b or b[: len(a)] == a
 
 
-def producers(stages: Iterable[Mapping[str, Any]]) -> dict[str, set[str]]:
-    """Stage name -> names of the stages whose outputs it reads (itself included, where it reads its own output)."""
+def producers(stages: Iterable[Mapping[str, Any]], with_params: bool = True) -> dict[str, set[str]]:
+    """Stage name -> names of the stages whose outputs it reads (itself included, where it reads its own output).
+
+    A params file that a stage makes is read too; without ``with_params`` only data counts.
+    """
     stages = list(stages)
     outs = [(out["path"], stage["name"]) for stage in stages for out in stage["outs"]]
-    return {
-        stage["name"]: {name for dep in stage["deps"] for path, name in outs if overlap(dep, path)} for stage in stages
-    }
+    reads = {stage["name"]: [*stage["deps"], *(stage["params"] if with_params else ())] for stage in stages}
+    return {name: {maker for path, maker in outs for dep in deps if overlap(dep, path)} for name, deps in reads.items()}
 
 
 def ordered(upstream: Mapping[str, set[str]]) -> list[str]:

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,17 @@ class Hashes:
         partial.replace(self._file)
         self._dirty = False
 
-    def _folder(self, folder: Path) -> str:
-        ignored = self._ignored(folder)
-        entries = []
+    def files(self, folder: Path) -> Iterator[Path]:
+        """Files of a folder that DVC looks at: without what a ``.dvcignore`` names. It may lie outside the project."""
+        ignored = self._ignored(folder if folder.is_relative_to(self.root) else self.root)
         for parent, folders, files in os.walk(folder):
             inside = Path(parent)
             folders[:] = [name for name in folders if not ignored.match_file(f"{self._relative(inside / name)}/")]
-            for name in files:
-                path = inside / name
-                if not ignored.match_file(self._relative(path)):
-                    entries.append({"md5": self._md5(path), "relpath": path.relative_to(folder).as_posix()})
+            yield from (inside / name for name in files if not ignored.match_file(self._relative(inside / name)))
+
+    def _folder(self, folder: Path) -> str:
+        found = self.files(folder)
+        entries = [{"md5": self._md5(path), "relpath": path.relative_to(folder).as_posix()} for path in found]
         entries.sort(key=lambda entry: entry["relpath"])
         return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 

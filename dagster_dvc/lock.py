@@ -1,21 +1,21 @@
-"""dvc.lock as plain data, and the code version of a stage: from disk, and as the lock file remembers it.
+"""dvc.lock as plain data.
 
 The lock's schema is versioned ("2.0"). DVC writes YAML 1.2, in which ``1e-05`` is a number and ``on`` is a word; the
 loader here reads it so. A lock file with conflict markers or broken YAML is one error with file and line.
 """
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import yaml
 
-from dagster_dvc.project import DvcProject, ProjectError, Stage
+from dagster_dvc.project import DvcProject, ProjectError
 
 
 class Yaml12(yaml.CSafeLoader):
@@ -54,12 +54,20 @@ class Entry:
     params: dict[str, dict[str, Any]]
 
 
+_READ: WeakKeyDictionary[DvcProject, tuple[str, dict[str, Entry]]] = WeakKeyDictionary()
+"""By project the digest of its lock files and what they say."""
+
+
 def read_lock(project: DvcProject) -> dict[str, Entry]:
     """Every stage that has been recorded, by name. Empty without a lock file.
 
     Raises:
         ProjectError: the file is no valid lock file, with file and line.
     """
+    digest = lock_digest(project)
+    kept = _READ.get(project)
+    if kept is not None and kept[0] == digest:
+        return kept[1]
     entries: dict[str, Entry] = {}
     contents = {
         file: _contents(project.root / Path(file).with_suffix(".lock"), project.root) for file in _files(project)
@@ -68,6 +76,7 @@ def read_lock(project: DvcProject) -> dict[str, Entry]:
         raw = contents[stage.file].get(stage.name.rsplit(":", 1)[-1])
         if raw:
             entries[stage.name] = entry(raw, stage.wdir)
+    _READ[project] = (digest, entries)
     return entries
 
 
@@ -86,26 +95,6 @@ def lock_digest(project: DvcProject) -> str:
     files = [project.root / Path(file).with_suffix(".lock") for file in sorted(_files(project))]
     blob = b"\0".join(file.read_bytes() if file.is_file() else b"" for file in files)
     return hashlib.sha256(blob).hexdigest()
-
-
-def code_version(project: DvcProject, stage: Stage) -> str:
-    """Hash of what defines the stage apart from its data, as it is on disk: command, outputs, params, code."""
-    code = {dep: project.hashes.of(dep) for dep in project.identity_deps(stage)}
-    return _version(stage.cmd, [out.path for out in stage.outs], stage.params, code)
-
-
-def lock_code_version(project: DvcProject, stage: Stage, locked: Entry) -> str:
-    """The same for the recorded run. Equal to `code_version` exactly when DVC finds all but the data unchanged."""
-    code = {path: dep.hash for path, dep in locked.deps.items() if project.is_identity(path)}
-    return _version(locked.cmd, list(locked.outs), locked.params, code)
-
-
-def _version(
-    cmd: object, outs: list[str], params: Mapping[str, Mapping[str, Any]], code: Mapping[str, str | None]
-) -> str:
-    held = {file: values for file, values in params.items() if values}
-    blob = json.dumps([cmd, sorted(outs), held, code], sort_keys=True, default=str)
-    return hashlib.sha256(blob.encode()).hexdigest()[:32]
 
 
 def _files(project: DvcProject) -> set[str]:

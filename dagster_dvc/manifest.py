@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-VERSION = 5
+VERSION = 6
 
 
 def build(root: Path) -> dict[str, Any]:
@@ -40,8 +40,9 @@ def build(root: Path) -> dict[str, Any]:
             sources += _tracked_sources(repo, path, problems)
         else:
             stages += _stages(repo, path, problems, read)
-    stages = _without_cycles(stages, problems)
-    read |= {file for stage in stages for file in stage["params"]}
+    stages = _without_cycles(_readable(stages, problems), problems)
+    made = {out["path"] for stage in stages for out in stage["outs"]}
+    read |= {file for stage in stages for file in stage["params"]} - made
     read |= {".dvc/config", ".dvc/config.local"}  # where the cache is
     return {
         "version": VERSION,
@@ -157,7 +158,7 @@ def _describe(repo: Any, stage: Any, file: str, line: int) -> dict[str, Any]:
     deps, params = [], {}
     for dep in stage.deps:
         if isinstance(dep, ParamsDependency):
-            params[relative(dep.fs_path)] = {"keys": sorted(dep.params), "values": dep.read_params()}
+            params[relative(dep.fs_path)] = _params(dep)
         else:
             deps.append(relative(dep.fs_path) if dep.protocol == "local" else str(dep))
     outs = [
@@ -184,6 +185,33 @@ def _describe(repo: Any, stage: Any, file: str, line: int) -> dict[str, Any]:
         "frozen": bool(stage.frozen),
         "always_changed": bool(stage.always_changed),
     }
+
+
+def _params(dep: Any) -> dict[str, Any]:
+    """Keys and values of a params file; ``broken`` says why it cannot be read."""
+    from dvc.dependency.param import BadParamFileError
+
+    keys = sorted(dep.params)
+    try:
+        return {"keys": keys, "values": dep.read_params()}
+    except BadParamFileError as error:
+        return {"keys": keys, "values": {}, "broken": str(error)}
+
+
+def _readable(stages: list[dict[str, Any]], problems: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The stages whose params files can be read. One that a stage makes is made again: it is read when asked for."""
+    made = {out["path"] for stage in stages for out in stage["outs"]}
+    left = []
+    for stage in stages:
+        broken = [
+            params["broken"] for file, params in stage["params"].items() if "broken" in params and file not in made
+        ]
+        problems += [_problem(stage["name"], why, stage["file"], stage["line"]) for why in broken]
+        if not broken:
+            left.append(stage)
+        for file, params in stage["params"].items():
+            stage["params"][file] = {"keys": params["keys"], "values": {} if file in made else params["values"]}
+    return left
 
 
 def _tracked_sources(repo: Any, path: str, problems: list[dict[str, Any]]) -> list[dict[str, Any]]:

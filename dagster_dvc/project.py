@@ -20,23 +20,9 @@ from typing import Any, Literal
 from dagster_dvc import graph
 from dagster_dvc.hashing import Hashes, holds_code, sha256_of
 
-MANIFEST_VERSION = 5
-CODE_SUFFIXES = {
-    ".py",
-    ".pyx",
-    ".sh",
-    ".c",
-    ".cc",
-    ".cpp",
-    ".cu",
-    ".h",
-    ".yaml",
-    ".yml",
-    ".toml",
-    ".cfg",
-    ".ini",
-    ".ipynb",
-}
+MANIFEST_VERSION = 6
+CODE_SUFFIXES = {f".{end}" for end in ("py", "pyx", "sh", "c", "cc", "cpp", "cu", "h", "yaml", "yml", "toml", "cfg")}
+CODE_SUFFIXES |= {".ini", ".ipynb"}
 
 
 class ProjectError(ValueError):
@@ -55,7 +41,10 @@ class Out:
 
 @dataclass(frozen=True)
 class Stage:
-    """One resolved stage. `params` maps a file to the values of the keys that the stage tracks."""
+    """One resolved stage. `params` maps a file to the values of the keys that the stage tracks.
+
+    Of a file that another stage makes they are in `dagster_dvc.generated` and not here.
+    """
 
     name: str
     file: str
@@ -147,8 +136,13 @@ class DvcProject:
 
     @cached_property
     def upstream(self) -> dict[str, set[str]]:
-        """Stage -> the stages whose outputs it reads."""
+        """Stage -> the stages whose outputs it reads, as data or as a params file."""
         return graph.producers(self.manifest["stages"])
+
+    @cached_property
+    def data_upstream(self) -> dict[str, set[str]]:
+        """The same by data alone: without stages that only make a params file of it."""
+        return graph.producers(self.manifest["stages"], with_params=False)
 
     @cached_property
     def downstream(self) -> dict[str, set[str]]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from dagster_dvc.environment import environment
 from dagster_dvc.guard import Guard
 from dagster_dvc.locks import alive, holders, release_dead
 from dagster_dvc.missing import wanted
@@ -147,16 +148,6 @@ class Repro:
 
 def _outcome(line: str) -> Outcome | None:
     return next((found for phrase, found in PHRASES if phrase in line), None)
-
-
-def environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This environment with this interpreter first on PATH, lines unbuffered, one thread unless told otherwise."""
-    base = {**os.environ, **(env or {})}
-    base["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), base.get("PATH", "")])
-    base["PYTHONUNBUFFERED"] = "1"
-    base["DVC_REPRO_TIMED"] = "1"  # a stage that notes its own times leaves it to us
-    base.setdefault("OMP_NUM_THREADS", "1")
-    return base
 
 
 def checkout(project: DvcProject, stage: str) -> bool:

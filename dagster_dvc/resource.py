@@ -20,6 +20,7 @@ from dagster_dvc.checks import gate_results, sync_result, undeclared_gates
 from dagster_dvc.events import data_version, reconcile, result_metadata
 from dagster_dvc.lock import read_lock
 from dagster_dvc.project import DvcProject, Stage
+from dagster_dvc.refresh import refresh
 from dagster_dvc.repro import NOISE, Repro, Result, checkout
 from dagster_dvc.translator import Assets
 
@@ -48,9 +49,11 @@ class DvcResource(dg.ConfigurableResource):
         began = time.time()
         with self._session(context, assets, stage) as (env, settle):
             options = (*(["--force"] if force else []), *(["--pull"] if self.pull else []))
-            process = Repro(assets.project, stage.name, grace=self.grace_seconds, options=options, env=env)
-            with _follow_parent(process):
-                result = process.result(lambda line: _echo(context, line))
+            result = refresh(assets.project, stage.name, lambda line: _echo(context, line))
+            if result is None:
+                process = Repro(assets.project, stage.name, grace=self.grace_seconds, options=options, env=env)
+                with _follow_parent(process):
+                    result = process.result(lambda line: _echo(context, line))
             settle(result)
         if not result.succeeded:
             self._fail(context, assets.project, result)

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -146,8 +147,12 @@ def pictures(project: DvcProject, stage: Stage) -> list[Path]:
 
 
 def headline(stage: Stage, metrics: Mapping[str, Any], count: int = 3) -> dict[str, float]:
-    """The few numbers to show on one line: those that ``meta.dagster.headline`` names, else the first ones."""
+    """The few numbers to show on one line: those that ``meta.dagster.headline`` names, else the first ones.
+
+    A name may be a pattern: ``systems/*/distance``.
+    """
     found = numbers(metrics)
     named = [str(name) for name in stage.dagster.get("headline") or []]
-    chosen = [name for name in named if name in found] or [name for name in found if "seconds" not in name][:count]
+    matched = dict.fromkeys(name for pattern in named for name in found if fnmatchcase(name, pattern))
+    chosen = list(matched) or [name for name in found if "seconds" not in name][:count]
     return {name: found[name] for name in chosen}

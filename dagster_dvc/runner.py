@@ -3,11 +3,12 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dagster_dvc.lock import read_lock
 from dagster_dvc.project import DvcProject
+from dagster_dvc.refresh import refresh
 from dagster_dvc.repro import Repro, Result, checkout
 from dagster_dvc.status import reasons
 
@@ -34,12 +35,16 @@ class Summary:
 
 @dataclass
 class Options:
-    """At most `jobs` stages at once; `keep_going` starts what a failure does not touch; `force` runs everything."""
+    """At most `jobs` stages at once; `keep_going` starts what a failure does not touch; `force` runs everything.
+
+    `env` are further environment variables of a stage, by its name.
+    """
 
     jobs: int = 2
     keep_going: bool = False
     force: bool = False
     grace: float = 6.0
+    env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 class Runner:
@@ -113,8 +118,14 @@ class Runner:
             self.running[name] = None
             self._ended.put(Result(name, "unchanged", 0.0, 0))
             return
+        failed = refresh(self.project, name, lambda line: self._on_line(name, line))
+        if failed is not None:
+            self.running[name] = None
+            self._ended.put(failed)
+            return
         options = ("--force",) if self.options.force else ()
-        process = Repro(self.project, name, grace=self.options.grace, options=options)
+        env = self.options.env.get(name)
+        process = Repro(self.project, name, grace=self.options.grace, options=options, env=env)
         self.running[name] = process
         threading.Thread(target=self._watch, args=(name, process), name=name, daemon=True).start()
 

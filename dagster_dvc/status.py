@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dagster_dvc import graph
+from dagster_dvc.generated import generated, params_now, why_changed
 from dagster_dvc.lock import Entry, read_lock
 from dagster_dvc.missing import in_cache
 from dagster_dvc.project import DvcProject, Out, Stage
@@ -44,7 +45,7 @@ def plan(project: DvcProject, goals: Iterable[str]) -> dict[str, list[Reason]]:
     for name in project.stages:
         if name not in wanted:
             continue
-        first = [up for up in project.stages if up in project.upstream[name] and up in result]
+        first = [up for up in project.stages if up in project.data_upstream[name] and up in result]
         behind = [] if project.stages[name].frozen else [Reason("data", f"after {up}") for up in first]
         if why.get(name) or behind:
             result[name] = [*why.get(name, []), *behind]
@@ -69,20 +70,26 @@ def reasons(project: DvcProject, stage: Stage, entry: Entry | None) -> list[Reas
 
 
 def _inputs(project: DvcProject, stage: Stage, entry: Entry) -> list[Reason]:
-    found = _params(stage, entry)
+    found = _params(project, stage, entry)
+    if stage.name in generated(project).problems:
+        found.append(Reason("code", generated(project).problems[stage.name]))
     for dep in stage.deps:
         kind = "code" if project.is_code(dep) else "data"
         found += _path(project, dep, entry.deps, kind)
     return found + [Reason("data", f"{dep} is no longer read") for dep in entry.deps if dep not in stage.deps]
 
 
-def _params(stage: Stage, entry: Entry) -> list[Reason]:
+def _params(project: DvcProject, stage: Stage, entry: Entry) -> list[Reason]:
     found = []
-    for file, values in stage.params.items():
-        before = entry.params.get(file, {})
+    for file, values in params_now(project, stage).items():
+        before, maker = entry.params.get(file, {}), project.producer(file)
         for key in stage.param_keys[file] or sorted({*values, *before}):
             changed = differences(before.get(key, MISSING), values.get(key, MISSING), key)
-            found += [Reason("params", text) for text in changed]
+            if maker is None:
+                found += [Reason("params", text) for text in changed]
+            elif changed:
+                is_code = any(map(project.is_code, maker[0].deps))
+                found.append(Reason("code" if is_code else "params", why_changed(project, file, key)))
     return found
 
 

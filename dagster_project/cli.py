@@ -22,12 +22,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one `reel` command; the exit status is 0 when all went well, 1 when something did not, 130 after ctrl-C."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `reel run … &` hands down an ignored one
     words = sys.argv[1:] if argv is None else list(argv)
+    return exit_status(lambda: _main(words))
+
+
+def _main(words: list[str]) -> int:
+    is_help = bool({"-h", "--help"} & set(words))
+    root = home.ROOT if is_help else home.project_root()
+    _use_code_of(root, words)
     if words and words[0] in tools.TOOLS:
-        return tools.run(words[0], words[1:], home.project_root())
+        return tools.run(words[0], words[1:], root)
     arguments = _parser().parse_args(words)
-    os.environ.update(home.environment(home.project_root()))
+    os.environ.update(home.environment(root))
     signal.signal(signal.SIGTERM, _interrupt)
-    return exit_status(lambda: arguments.command(DvcProject(home.project_root()), arguments))
+    return arguments.command(DvcProject(root), arguments)
+
+
+def _use_code_of(root: Path, words: Sequence[str]) -> None:
+    """Where the project has code of its own, that is what runs, whatever checkout this environment belongs to.
+
+    A worktree or a second clone shares an environment with the first one; its edits are meant.
+    """
+    line = home.of_elsewhere(root)
+    if line is None:
+        return
+    if not home.has_platform(root):
+        print(f"reel: {line}", file=sys.stderr, flush=True)
+        return
+    print(f"reel: works on {root} with its own code (the environment is of {home.ROOT})", file=sys.stderr, flush=True)
+    command = [sys.executable, "-P", "-m", "dagster_project.cli", *words]  # no folder here may stand in the way
+    os.execve(sys.executable, command, _with_first(root))
+
+
+def _with_first(root: Path) -> dict[str, str]:
+    """This environment with the project's code before every other."""
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "REEL_PROJECT": str(root)}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,7 +84,18 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--keep-going", action="store_true", help="after a failure, run what does not depend on it"
             )
-            sub.add_argument("--force", action="store_true", help="run the named stages even if nothing changed")
+            how = sub.add_mutually_exclusive_group()
+            how.add_argument(
+                "--force",
+                action="store_true",
+                help="run the named stages even if nothing changed, trained from nothing",
+            )
+            how.add_argument(
+                "--continue",
+                dest="carry_on",
+                action="store_true",
+                help="of the named stages, go on from a state that other code, or a run of another length, has left",
+            )
     add("status", show_status, "Which stages are stale and why, and which are running and how far.")
     add("check", check, "Validate dvc.yaml, dvc.lock and params.yaml.")
     lineage = add(
@@ -85,13 +125,10 @@ def run(project: DvcProject, arguments: argparse.Namespace) -> int:
     """`reel run`: the stages, everything upstream of them, in order."""
     if _params_are_wrong(project):
         return 1
-    names = _goals(project, arguments)
-    options = Options(arguments.jobs, arguments.keep_going, False)
-    if arguments.force:
-        return _run(
-            project, project.select(arguments.stage or ["*"]), Options(arguments.jobs, arguments.keep_going, True)
-        )
-    return _run(project, names, options)
+    names = project.select(arguments.stage or ["*"]) if arguments.force else _goals(project, arguments)
+    asked = project.select(arguments.stage or ["*"]) if arguments.carry_on else []
+    env = {name: {"REEL_CONTINUE": "1"} for name in asked}
+    return _run(project, names, Options(arguments.jobs, arguments.keep_going, arguments.force, env=env))
 
 
 def _run(project: DvcProject, names: Sequence[str], options: Options) -> int:
@@ -212,7 +249,7 @@ def show_status(project: DvcProject, arguments: argparse.Namespace) -> int:
     print(tables.stale(status.stale(project), project, repro.running(project)))
     for line in doctor.losses(project):
         print(f"lost  {line}")
-    for line in footage.unwatched(project):
+    for line in [*footage.unwatched(project), *footage.unread(project)]:
         print(f"warn  {line}")
     for line in tables.gates(project, project.stages):
         print(f"gate  {line}")
@@ -226,7 +263,7 @@ def check(project: DvcProject, arguments: argparse.Namespace) -> int:
         print(complaint, file=sys.stderr)
     if _params_are_wrong(project) or complaints:
         return 1
-    for line in footage.unwatched(project):
+    for line in [*footage.unwatched(project), *footage.unread(project)]:
         print(f"warn  {line}")
     print(f"params.yaml can be used. dvc.yaml: {len(project.stages)} stages; dvc.lock can be read.")
     return 0

@@ -14,7 +14,7 @@ from dagster_dvc.project import DvcProject
 from dagster_dvc.resource import DvcResource
 from dagster_dvc.sensors import build_lock_sensor, build_reload_sensor
 from dagster_project.footage import STAGE
-from dagster_project.home import project_root
+from dagster_project.home import of_elsewhere, project_root
 from dagster_project.jobs import build_jobs
 from dagster_project.schedules import build_schedules
 from dagster_project.sensors import build_clips_sensor
@@ -56,4 +56,12 @@ def build_definitions(project: DvcProject) -> dg.Definitions:
     )
 
 
-defs = build_definitions(DvcProject(project_root()))
+def _load() -> dg.Definitions:
+    root = project_root()
+    elsewhere = of_elsewhere(root)
+    if elsewhere:
+        dg.get_dagster_logger("dvc").warning(f"this code location {elsewhere}")
+    return build_definitions(DvcProject(root))
+
+
+defs = _load()

@@ -1,12 +1,18 @@
 """The user's own footage, as params.yaml names it: where it lies, and whether DVC looks at it. Never dagster."""
 
+import contextlib
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
+from dagster_dvc.lock import read_lock
 from dagster_dvc.project import DvcProject, ProjectError
 
 STAGE = "raw_video"
 WATCHED = ("folder", "recordings")
+READ = "read.json"
+"""What the launcher notes in the stage's work folder: every file that the last run has read, with its size."""
 
 
 def source_folder(project: DvcProject) -> Path | None:
@@ -19,10 +25,30 @@ def source_folder(project: DvcProject) -> Path | None:
     return next((project.root / path for path in paths if isinstance(path, str)), None)
 
 
-def is_dependency(project: DvcProject, path: Path) -> bool:
-    """Whether DVC itself looks at the path: it, or a folder that it lies in, is among the stage's deps."""
+def dependency(project: DvcProject, path: Path) -> str | None:
+    """The dependency of the stage that is the path, or a folder that it lies in; None where DVC does not look at it."""
     place = path.resolve()
-    return any((project.root / dep).resolve() in (place, *place.parents) for dep in project.stages[STAGE].deps)
+    deps = project.stages[STAGE].deps
+    return next((dep for dep in deps if (project.root / dep).resolve() in (place, *place.parents)), None)
+
+
+def is_recorded(project: DvcProject, dep: str) -> bool:
+    """Whether dvc.lock says that the stage was run on what lies at its dependency now."""
+    entry = read_lock(project).get(STAGE)
+    recorded = entry.deps.get(dep) if entry else None
+    now = project.hashes.of(dep) if recorded else None
+    project.hashes.save()
+    return recorded is not None and now == recorded.hash
+
+
+def listing(project: DvcProject, folder: Path) -> str:
+    """A digest of names, sizes and times of all files that DVC would look at: cheap, also for terabytes of video."""
+    lines = []
+    for file in project.hashes.files(folder):
+        with contextlib.suppress(OSError):  # gone since it was listed: a copy that got its name
+            facts = file.stat()
+            lines.append(f"{file.relative_to(folder)} {facts.st_size} {facts.st_mtime_ns}")
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def unwatched(project: DvcProject) -> list[str]:
@@ -33,13 +59,32 @@ def unwatched(project: DvcProject) -> list[str]:
         return []
     lines = []
     for path in named:
-        if not is_dependency(project, path):
+        if dependency(project, path) is None:
             shown = path.relative_to(project.root) if path.is_relative_to(project.root) else path
             lines.append(
                 f"dvc.yaml: {STAGE}: {shown} is not in deps, so new and changed files there make nothing stale; "
                 f"add `{shown}`."
             )
     return lines
+
+
+def unread(project: DvcProject) -> list[str]:
+    """A line when dvc.lock records files as read that came after the stage's last look at its sources.
+
+    The launcher looks until nothing moves, and DVC hashes a moment later: what comes in between is recorded unread.
+    """
+    try:
+        read = json.loads((project.root / ".work" / STAGE / READ).read_text(encoding="utf-8"))
+        deps = [dep for dep in project.data_deps(project.stage(STAGE)) if project.producer(dep) is None]
+    except (OSError, ValueError):  # never run by this launcher, or the stage is gone
+        return []
+    folders = [project.root / dep for dep in deps if (project.root / dep).is_dir() and is_recorded(project, dep)]
+    files = [file.relative_to(project.root).as_posix() for folder in folders for file in project.hashes.files(folder)]
+    late = [file for file in files if read.get(file, [-1])[0] != (project.root / file).stat().st_size]
+    if not late:
+        return []
+    named = ", ".join(late[:3]) + (f" and {len(late) - 3} more" if len(late) > 3 else "")
+    return [f"{STAGE}: {named} came as the stage ended and is recorded, but not read: `dvc repro --force {STAGE}`."]
 
 
 def _blocks(project: DvcProject) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from dagster_dvc.project import ProjectError
+
 ROOT = Path(__file__).resolve().parents[1]
 
 POOL = "gpu"
@@ -38,8 +40,33 @@ retention:
 
 
 def project_root() -> Path:
-    """The project to work on: ``REEL_PROJECT`` where it is set (tests), else the one this file belongs to."""
-    return Path(os.environ.get("REEL_PROJECT") or ROOT).resolve()
+    """The project to work on: ``REEL_PROJECT`` where it is set (tests), else the one around the current folder.
+
+    That is the nearest folder upwards with a ``dvc.yaml``, as git and dvc look for theirs; one that has ``.dvc`` too
+    goes before a nested pipeline file.
+
+    Raises:
+        ProjectError: there is none.
+    """
+    if os.environ.get("REEL_PROJECT"):
+        return Path(os.environ["REEL_PROJECT"]).resolve()
+    here = Path.cwd()
+    found = [folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()]
+    if not found:
+        raise ProjectError(f"{here}: no dvc.yaml here or in a folder above; change to a project's folder first")
+    return next((folder for folder in found if (folder / ".dvc").is_dir()), found[0])
+
+
+def has_platform(root: Path) -> bool:
+    """Whether a project has this platform among its own code, and not only DVC files."""
+    return (root / "dagster_project" / "cli.py").is_file()
+
+
+def of_elsewhere(root: Path) -> str | None:
+    """A line where it could surprise whose code works on the project: another checkout's; None where it is its own."""
+    if root == ROOT or os.environ.get("REEL_PROJECT"):
+        return None
+    return f"works on {root}, with the code of {ROOT}"
 
 
 def dagster_home(root: Path) -> Path:

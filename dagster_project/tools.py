@@ -9,10 +9,8 @@ from pathlib import Path
 TOOLS = {
     "fit": ("pipelines.training.fit", "Peak memory and step time of a training stage, per choice."),
     "verify": ("pipelines.data.verify", "Compare every byte of the latents with what was recorded."),
-    "log": (
-        "pipelines.training.journal",
-        "Every training run's record, in LOG.md; and the decision to keep or drop it.",
-    ),
+    "log": ("pipelines.journal", "Every run's record, in LOG.md; and the decision to keep or drop it."),
+    "gc": ("pipelines.training.gc", "What is left over on the disk, and what it would free."),
     "generate": ("pipelines.generation.generate", "Clips from prompts with any flow checkpoint."),
     "profile": ("pipelines.profile", "params.yaml at the size of a published model."),
     "export": ("pipelines.generation.export", "A trained flow as a pipeline folder of diffusers."),

@@ -9,9 +9,12 @@
    file that neither ``dvc.yaml`` nor ``params.yaml`` knows of); without one, one process on what is here;
 4. passes a first SIGTERM or SIGINT on, so that the stage can save, and ends every process that is left after the grace
    time; when whoever started it is gone, it stops too;
-5. compares parameters and code with what they were at the start, warns within seconds of an edit, and fails the
-   stage if it is still there at the end: DVC records what it finds *then*;
-6. puts the stage's earlier outputs back when it fails (DVC deletes them before it runs a stage).
+5. sees to it that ``code.json`` says which code runs, compares parameters and the definitions that the stage reaches
+   with what they were at the start, warns within seconds of an edit, and fails the stage if it is still there at the
+   end: DVC records what it finds *then*;
+6. looks at the data that no stage makes before and after, and runs the stage once more when some of it moved meanwhile
+   (:mod:`pipelines.arrivals`);
+7. puts the stage's earlier outputs back when it fails (DVC deletes them before it runs a stage).
 """
 
 from __future__ import annotations
@@ -23,16 +26,22 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
+from pipelines import arrivals
+from pipelines.code import stages as code_stages
+from pipelines.code.definitions import CodeError
+from pipelines.code.stages import CODE_FILE
+from pipelines.commands import launch_options, stage_entries, stage_words
 from pipelines.document import read_document
+from pipelines.leftovers import remove_partials
 from pipelines.ownership import owned
-from pipelines.params import Params, ParamsError, check, launch_options, parse_section, section_class, stage_words
-from pipelines.processes import supervise
+from pipelines.params import Params, ParamsError, check, parse_section, section_class
+from pipelines.processes import is_forced, supervise
 from pipelines.recording import note_time, restore_outputs, unchanged_inputs
-from pipelines.stage import STOPPED, STOPPED_NOTE, StageError, path_flags, refused_by_disk
+from pipelines.stage import ANEW, CODE, STOPPED, STOPPED_NOTE, StageError, path_flags, refused_by_disk
 
 WRITTEN = {"out", "metrics", "plots"}
 """Flags that name what a stage makes; every other path must exist before it starts."""
@@ -130,6 +139,8 @@ def command_line(stage_words: list[str], alone: bool) -> tuple[list[str], dict[s
     """
     cores = os.cpu_count() or 1
     environment = {"OMP_NUM_THREADS": str(max(1, cores // 2)), "TOKENIZERS_PARALLELISM": "false"} | dict(os.environ)
+    path = filter(None, [os.environ.get("PYTHONPATH")])
+    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(Path.cwd()), *path]))  # whatever else is installed
     path, config = machine_config()
     processes = 1 if alone else int(config.get("num_processes", 1))
     on_cpu = bool(config.get("use_cpu", not Path("/dev/nvidia0").exists()))
@@ -168,6 +179,24 @@ def _threads(options: list[str]) -> str:
     return given[0] if given else ""
 
 
+def settled_code(stage: str, module: str, function: str) -> str:
+    """The identity of the stage's code as it is on disk, which ``code.json`` says too from now on.
+
+    Raises:
+        StageError: the code cannot be understood.
+    """
+    entry = stage_entries().get(stage) or {"cmd": f"pipelines.launch {module} {function}"}
+    try:
+        found = code_stages.stage_identity(stage, entry)
+        if found is None:
+            return ""
+        if code_stages.settle(stage, entry, found):
+            print(f"{stage}: {CODE_FILE} was not of the code on disk and is written anew", flush=True)
+    except CodeError as error:
+        raise StageError(str(error)) from None
+    return found.value
+
+
 def launch(argv: list[str]) -> int:
     """Run one stage on this machine; returns its exit code.
 
@@ -181,6 +210,7 @@ def launch(argv: list[str]) -> int:
     module, function, *arguments = words
     section = path_flags(arguments).get("params", function)
     stage = os.environ.get("DVC_STAGE", section)
+    code_here = settled_code(stage, module, function)
     if Path("dvc.yaml").is_file():
         check()
     else:
@@ -190,14 +220,18 @@ def launch(argv: list[str]) -> int:
     environment["REEL_STAGE"] = stage
     if threads:
         environment["OMP_NUM_THREADS"] = threads
+    environment |= {ANEW: "1"} if is_forced() else {}
+    environment[CODE] = code_here
     with owned(stage, Path(".work") / stage) as lock:
+        remove_partials(stage, [Path(value) for flag, value in path_flags(arguments).items() if flag in WRITTEN])
         began, note = time.monotonic(), Path(".work") / stage / STOPPED_NOTE
         note.unlink(missing_ok=True)
         try:
             with unchanged_inputs(stage) as look:
-                code, asked = supervise(command, environment, lock, look)
+                code, asked = arrivals.until_still(stage, lambda: supervise(command, environment, lock, look))
                 if code:
                     return STOPPED if asked and note.is_file() else code
+            settled_code(stage, module, function)
         except StageError:
             _discard_outputs(arguments)
             raise
@@ -205,9 +239,29 @@ def launch(argv: list[str]) -> int:
     return 0
 
 
+def _of_this_project() -> bool:
+    """Whether this code is that of the project in the current folder, where that has code of its own."""
+    own = Path("pipelines/launch.py")
+    return not own.is_file() or own.samefile(__file__)
+
+
+def _hand_over() -> NoReturn:
+    """Start again with the code of the project in the current folder.
+
+    ``python -m`` looks there first, unless PYTHONSAFEPATH or ``-P`` forbids it; then it finds what is installed.
+    """
+    path = os.pathsep.join([str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])])
+    sys.stdout.flush()
+    os.execve(
+        sys.executable, [sys.executable, "-m", "pipelines.launch", *sys.argv[1:]], {**os.environ, "PYTHONPATH": path}
+    )
+
+
 def main() -> int:
     """Entry point of every stage's ``cmd``."""
     stage = os.environ.get("DVC_STAGE", "launch")
+    if not _of_this_project():
+        _hand_over()
     try:
         code = launch(sys.argv[1:])
     except (ParamsError, StageError) as error:

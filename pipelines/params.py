@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import ValidationError
 
+from pipelines.commands import stage_commands
 from pipelines.document import PARAMS_FILE, ParamsError, read_document
 from pipelines.optimization import (  # noqa: F401  one address for what stages are described with
     SGD,
@@ -151,6 +151,16 @@ def _parsed(
         ) from None
 
 
+def _class_of(node: ast.ImportFrom, name: str, source: Path) -> type[Params]:
+    """The class that an import line of a stage module names."""
+    try:
+        return getattr(importlib.import_module(str(node.module)), name)
+    except SyntaxError as error:
+        raise ParamsError(f"{error.filename}:{error.lineno}: {error.msg}; put it right.") from None
+    except (ImportError, AttributeError) as error:
+        raise ParamsError(f"{source}:{node.lineno}: from {node.module} import {name}: {error}; correct it.") from None
+
+
 def section_class(module: str, function: str, root: Path = Path()) -> type[Params]:
     """The Params class that a stage function's ``params`` argument names, found without importing the stage.
 
@@ -160,7 +170,10 @@ def section_class(module: str, function: str, root: Path = Path()) -> type[Param
     source = root / Path(*module.split(".")).with_suffix(".py")
     if not source.is_file():
         raise ParamsError(f"{module}: no such stage module ({source}); see `cmd` in dvc.yaml.")
-    tree = ast.parse(source.read_text(encoding="utf-8"))
+    try:
+        tree = ast.parse(source.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise ParamsError(f"{source}:{error.lineno}: {error.msg}; put it right.") from None
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     found = next((node for node in functions if node.name == function), None)
     if found is None:
@@ -171,32 +184,8 @@ def section_class(module: str, function: str, root: Path = Path()) -> type[Param
         raise ParamsError(f"{source}: {function}() must take `params: <Stage>Params`.")
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and any(alias.name == annotation.id for alias in node.names):
-            return getattr(importlib.import_module(str(node.module)), annotation.id)
+            return _class_of(node, annotation.id, source)
     raise ParamsError(f"{source}: import {annotation.id} with a `from pipelines.<room>.params import` line.")
-
-
-def launch_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The launcher's own options, which stand first (``--alone``, ``--threads=2``), and the words after them."""
-    first = next((at for at, word in enumerate(words) if not word.startswith("--")), len(words))
-    return list(words[:first]), list(words[first:])
-
-
-def stage_words(cmd: str) -> list[str]:
-    """Of a stage's ``cmd`` what stands behind the launcher and its options: module, function, flags with values."""
-    words = cmd.split()
-    return launch_options(words[words.index("pipelines.launch") + 1 :])[1]
-
-
-def stage_commands(path: Path = Path("dvc.yaml")) -> dict[str, tuple[str, str, str]]:
-    """Of every stage in dvc.yaml: (module, function, params section), read from its literal ``cmd``."""
-    stages = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("stages", {})
-    commands = {}
-    for name, stage in stages.items():
-        words = str(stage.get("cmd", "")).split()
-        if "pipelines.launch" in words and "--params" in words:
-            module, function, *_ = stage_words(stage["cmd"])
-            commands[name] = (module, function, words[words.index("--params") + 1])
-    return commands
 
 
 def check(path: Path = PARAMS_FILE, graph: Path = Path("dvc.yaml")) -> None:

@@ -8,13 +8,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import psutil
 
 from pipelines.stage import STOPPED
 
@@ -22,6 +25,8 @@ GRACE_SECONDS = float(os.environ.get("REEL_GRACE_SECONDS", "8"))
 """Time between asking a process to stop (it saves) and ending it."""
 LAUNCHER = "REEL_LAUNCHER"
 """The variable that tells a stage's processes the launcher's process id: torchrun may stand between."""
+SHORT_WITH_FORCE = re.compile("-[fismpPRkqv]*f[fismpPRkqv]*")
+"""Short options of ``dvc repro`` in one word, ``-f`` among them; none of these takes a value."""
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -90,6 +95,26 @@ def _starters() -> list[int]:
         stat = Path(f"/proc/{pid}/stat")
         pid = int(stat.read_text().rpartition(")")[2].split()[1]) if stat.exists() else 0
     return chain[:1]
+
+
+def is_forced() -> bool:
+    """Whether this stage runs under a ``dvc repro`` (or ``dvc exp run``) with ``--force``, whoever started that.
+
+    DVC tells its stages nothing of it; its command line does.
+    """
+    lines: list[list[str]] = []
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process().parents():
+            lines.append(process.cmdline())
+    return any(asks_for_force(words) for words in lines)
+
+
+def asks_for_force(words: Sequence[str]) -> bool:
+    """Whether a command line is one of DVC that reproduces stages by force: ``--force``, ``-f``, or ``-sf``."""
+    named = next((at for at, word in enumerate(words) if Path(word).name in ("dvc", "dvc.exe")), None)
+    if named is None or not {"repro", "exp"} & set(words[named:]):
+        return False
+    return any(word == "--force" or SHORT_WITH_FORCE.fullmatch(word) for word in words[named:])
 
 
 def is_alive(pid: int) -> bool:

@@ -13,12 +13,15 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from pipelines.code.definitions import CodeError
+from pipelines.code.stages import Identity, changed, source_folder, stage_identity
+from pipelines.commands import GRAPH, stage_entries
 from pipelines.document import PARAMS_FILE, read_document
 from pipelines.stage import StageError, file_digest
 
@@ -47,35 +50,41 @@ def note_time(stage: str, seconds: float) -> None:
         stream.write(json.dumps(known, indent=1, sort_keys=True))
 
 
-def _stage_entry(stage: str) -> dict[str, Any]:
-    graph = Path("dvc.yaml")
-    stages = (yaml.safe_load(graph.read_text(encoding="utf-8")) or {}) if graph.is_file() else {}
-    return stages.get("stages", {}).get(stage, {})
-
-
-def _code(entry: dict[str, Any]) -> list[Path]:
+def _code(entry: Mapping[str, Any]) -> list[Path]:
     """The Python files among a stage's dependencies."""
     paths = [Path(dependency) for dependency in entry.get("deps", [])]
     found = [sorted(path.rglob("*.py")) if path.is_dir() else [path] if path.suffix == ".py" else [] for path in paths]
     return [source for sources in found for source in sources]
 
 
-def _touched(files: list[Path]) -> list[int]:
-    """When each file was last written: cheap enough to ask every few seconds."""
-    return [file.stat().st_mtime_ns if file.is_file() else 0 for file in files]
+def _touched(stage: str) -> dict[Path, int]:
+    """When each file that may matter to the stage was last written: cheap enough to ask every few seconds."""
+    reached = (file for file in source_folder().joinpath("pipelines").rglob("*") if "__pycache__" not in file.parts)
+    files = [GRAPH, PARAMS_FILE, *_code(stage_entries().get(stage, {})), *reached]
+    return {file: file.stat().st_mtime_ns for file in files if file.is_file()}
 
 
-def tracked_inputs(stage: str) -> dict[str, Any]:
-    """What DVC will record of the stage besides data: values of its parameters, digests of its code files."""
-    entry = _stage_entry(stage)
+def tracked_inputs(stage: str) -> tuple[dict[str, Any], Identity]:
+    """What DVC will record of the stage besides data: parameters, command, code files among its dependencies; its code.
+
+    Raises:
+        CodeError: its code cannot be understood.
+    """
+    entry = stage_entries().get(stage, {})
     values = read_document(PARAMS_FILE)[0]
-    snapshot: dict[str, Any] = {f"params.yaml: {name}": values.get(name) for name in entry.get("params", [])}
+    sections = [name for name in entry.get("params", []) if isinstance(name, str)]
+    snapshot: dict[str, Any] = {f"params.yaml: {name}": values.get(name) for name in sections}
     snapshot["dvc.yaml: cmd"] = entry.get("cmd")
-    return snapshot | {str(source): file_digest(source) for source in _code(entry)}
+    snapshot |= {str(source): file_digest(source) for source in _code(entry)}
+    return snapshot, stage_identity(stage, entry) or Identity("", {})
 
 
-def _changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+def _changed(before: tuple[dict[str, Any], Identity], stage: str) -> list[str]:
+    (was, code_then), (now, code_now) = before, tracked_inputs(stage)
+    found = sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name))
+    if code_then.value != code_now.value:
+        found += [f"code: {name}" for name in changed(code_then.parts, code_now.parts)]
+    return found
 
 
 def cache_folder() -> Path:
@@ -154,15 +163,14 @@ def restore_outputs(stage: str) -> list[str]:
 
 @contextlib.contextmanager
 def unchanged_inputs(stage: str) -> Iterator[Callable[[], None]]:
-    """Fail the stage if its parameters or code were edited inside the block.
+    """Fail the stage if its parameters, or definitions that it reaches, were edited inside the block.
 
     Yields a function to call now and then: it warns, once per edit, while there is still time to take it back.
 
     Raises:
         StageError: naming what changed. The work is kept in ``.work`` for a run with the old values.
     """
-    files = [Path("dvc.yaml"), Path(PARAMS_FILE), *_code(_stage_entry(stage))]
-    before, touched, said = tracked_inputs(stage), _touched(files), ""
+    before, touched, said = tracked_inputs(stage), _touched(stage), ""
     next_look = time.monotonic() + LOOK_EVERY_SECONDS
 
     def look() -> None:
@@ -171,10 +179,10 @@ def unchanged_inputs(stage: str) -> Iterator[Callable[[], None]]:
             return
         next_look = time.monotonic() + LOOK_EVERY_SECONDS
         with contextlib.suppress(OSError, ValueError, yaml.YAMLError):  # half written: seen whole at the next look
-            now = _touched(files)
+            now = _touched(stage)
             if now == touched:
                 return
-            found, touched = ", ".join(_changed(before, tracked_inputs(stage))), now
+            found, touched = ", ".join(_changed(before, stage)), now
             if found and found != said:
                 remedy = "put it back before the stage ends, or its result is not recorded"
                 print(f"{stage}: warning: {found} changed while the stage is running; {remedy}", flush=True)
@@ -183,9 +191,12 @@ def unchanged_inputs(stage: str) -> Iterator[Callable[[], None]]:
             said = found
 
     yield look
-    changed = _changed(before, tracked_inputs(stage))
-    if changed:
+    try:
+        edited = _changed(before, stage)
+    except CodeError as error:
+        edited = [str(error).split(";")[0]]
+    if edited:
         raise StageError(
-            f"{', '.join(changed)} changed while the stage was running, so its result would be recorded under the "
+            f"{', '.join(edited)} changed while the stage was running, so its result would be recorded under the "
             "wrong values. Nothing is recorded; run it again (work with the old values is kept in .work)."
         )

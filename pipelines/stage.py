@@ -28,8 +28,10 @@ from typing import Any
 from pipelines.params import PARAMS_FILE, ParamsError, TrackingParams, parse_section, read_document, section_class
 from pipelines.progress import Progress
 
-STOPPED = 143
-"""Exit code of a stage that was asked to stop and saved its state."""
+STOPPED = 143  # exit code of a stage that was asked to stop and saved its state
+CODE, CONTINUE, ANEW = "REEL_CODE", "REEL_CONTINUE", "REEL_ANEW"
+"""Variables: the identity of the stage's code; a person asks to go on from a state that other code, or a run of another
+length, has left; the launcher hands on ``dvc repro --force`` (no state of an earlier run is gone on from)."""
 STOPPED_NOTE = "stopped"
 """File of a stage's work folder that its first process leaves when it ends so: torchrun ends with 1 all the same."""
 
@@ -44,15 +46,23 @@ class Stopped(BaseException):
 
 @dataclass
 class Context:
-    """What surrounds a running stage. ``work`` is None when the stage is called without a command line."""
+    """What surrounds a running stage. ``work`` is None when the stage is called without a command line.
+
+    ``code`` is the identity of the code that runs: one hash of the definitions the stage reaches, empty when the stage
+    is called without a launcher.
+    """
 
     name: str = "stage"
     work: Path | None = None
     command: tuple[str, ...] = ()
+    code: str = ""
     tracking: TrackingParams = field(default_factory=lambda: TrackingParams(wandb=None))
     progress: Progress = field(default_factory=lambda: Progress("stage"))
     stop: threading.Event = field(default_factory=threading.Event)
     began: float = field(default_factory=time.monotonic)
+    anew: bool = False  # no state of an earlier run is gone on from
+    carry_on: bool = False  # a person asked to go on from what other code, or a run of another length, has left
+    experiment: Any = None  # the record of this run (:class:`pipelines.record.Experiment`) under a launcher
 
     def work_folder(self, out: Path) -> Path:
         """Where resume state of the stage that makes ``out`` lives: never inside an output, DVC deletes those."""
@@ -222,7 +232,10 @@ def call(module: str, function: str, arguments: list[str]) -> None:
         inspect.signature(stage_function).bind(params, **paths)
     except TypeError as error:
         raise StageError(f"{module} {function}: {error}; the flags of `cmd` in dvc.yaml name its arguments.") from None
-    stage_function(params, **paths)
+    from pipelines.record import recorded  # it writes its files by this module
+
+    with recorded(params.model_dump(mode="json"), paths):
+        stage_function(params, **paths)
 
 
 REFUSALS = {
@@ -258,7 +271,9 @@ def main(argv: list[str] | None = None) -> int:
     module, function, *arguments = sys.argv[1:] if argv is None else argv
     name = os.environ.get("REEL_STAGE") or path_flags(arguments).get("params", function)
     command = (module, function, *arguments)
-    context = Context(name, Path(".work") / name, command, progress=Progress(name))
+    anew, carry_on = (os.environ.get(variable, "") not in ("", "0") for variable in (ANEW, CONTINUE))
+    context = Context(name, Path(".work") / name, command, os.environ.get(CODE, ""), progress=Progress(name))
+    context.anew, context.carry_on = anew, carry_on
     enter(context)
     signal.signal(signal.SIGTERM, _on_signal)
     signal.signal(signal.SIGINT, _on_signal)

@@ -69,20 +69,23 @@ def project(tmp_path: Path) -> Path:
     """A DVC project of one stage that uses our real launcher."""
     package = tmp_path / "pipelines"
     package.mkdir()
-    for module in (ROOT / "pipelines").glob("*.py"):
-        (package / module.name).write_text(module.read_text())
+    for module in [*(ROOT / "pipelines").glob("*.py"), *(ROOT / "pipelines" / "code").glob("*.py")]:
+        copy = tmp_path / module.relative_to(ROOT)
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_text(module.read_text())
     (package / "toy").mkdir()
     (package / "toy" / "__init__.py").write_text("")
     (package / "toy" / "toy.py").write_text(STAGE)
     (package / "toy" / "params.py").write_text(PARAMS)
+    code = {"cmd": "python -m pipelines.code", "deps": ["pipelines", "graph.yaml"], "outs": ["code.json"]}
     graph = {
         "cmd": CMD,
-        "deps": ["pipelines/toy"],
-        "params": ["toy"],
+        "params": ["toy", {"code.json": ["toy"]}],
         "outs": ["data/toy"],
         "metrics": ["metrics/toy.json"],
     }
-    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"toy": graph}}))
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"code": code, "toy": graph}}))
+    (tmp_path / "graph.yaml").symlink_to("dvc.yaml")
     (tmp_path / ".dvcignore").write_text("__pycache__\n*.pyc\n.work\n")
     write_params(tmp_path)
     dvc(tmp_path, "init", "--no-scm", "-q")
@@ -216,14 +219,14 @@ def test_an_edit_that_is_taken_back_in_time_is_only_warned_of(project: Path, mon
         write_params(project, value=3)
         look()
         look()
-        (project / "pipelines/toy/toy.py").write_text("# edited")
+        (project / "pipelines/toy/toy.py").write_text(STAGE.replace("params.fails", "not params.fails"))
         look()
         (project / "pipelines/toy/toy.py").write_text(STAGE)
         write_params(project)
         look()
     first, second, last = said.getvalue().splitlines()
     assert first.startswith("toy: warning: params.yaml: toy changed while the stage is running; put it back before")
-    assert second.startswith("toy: warning: params.yaml: toy, pipelines/toy/toy.py changed")
+    assert second.startswith("toy: warning: params.yaml: toy, code: toy/toy.py make changed")
     assert last == "toy: its inputs are again what they were at the start"
 
 
@@ -345,3 +348,102 @@ def test_several_processes_that_were_asked_to_stop_end_with_143_and_broken_ones_
     _, errors = running.communicate(timeout=60)
     assert running.returncode == expected, errors
     assert not gone(pids)
+
+
+# ---- the identity of code -----------------------------------------------------------------------------------------
+
+COUNTED = STAGE.replace("    until = time", '    print("the toy runs", flush=True)\n    until = time')
+
+
+def toy(project: Path, old: str, new: str) -> None:
+    path = project / "pipelines/toy/toy.py"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+def test_a_docstring_runs_no_stage_an_edit_does_and_taking_it_back_brings_both_results_back(project: Path) -> None:
+    (project / "pipelines/toy/toy.py").write_text(COUNTED)
+    assert "the toy runs" in dvc(project, "repro").stdout
+    toy(project, "A toy stage", "A toy")
+    toy(project, "def make(", "# why\ndef make(")
+    said = dvc(project, "repro").stdout
+    assert "Running stage 'code'" in said and "Stage 'toy' didn't change, skipping" in said
+    toy(project, "str(params.value)", "str(params.value + 1)")
+    assert "the toy runs" in dvc(project, "repro").stdout and (project / "data/toy/value.txt").read_text() == "2"
+    toy(project, "str(params.value + 1)", "str(params.value)")
+    said = dvc(project, "repro").stdout
+    assert "the toy runs" not in said and said.count("is cached - skipping run") == 2
+    assert (project / "data/toy/value.txt").read_text() == "1"
+
+
+def test_one_stage_alone_is_recorded_with_the_code_on_disk_and_says_that_the_file_was_not_of_it(project: Path) -> None:
+    assert dvc(project, "repro").returncode == 0
+    toy(project, "str(params.value)", "str(params.value + 1)")
+    done = dvc(project, "repro", "--single-item", "--force", "toy")
+    assert done.stdout.count("toy: code.json was not of the code on disk and is written anew") == 1
+    assert "Running stage 'code'" in dvc(project, "repro").stdout
+    assert "up to date" in dvc(project, "repro").stdout
+
+
+@pytest.mark.parametrize("content", ["{}", "no json", '{"toy": "0"}', None])
+def test_a_code_json_that_was_edited_by_hand_is_made_again_and_nothing_else_runs(
+    project: Path, content: str | None
+) -> None:
+    (project / "pipelines/toy/toy.py").write_text(COUNTED)
+    assert dvc(project, "repro").returncode == 0
+    path = project / "code.json"
+    whole = path.read_text()
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    done = dvc(project, "repro")
+    assert done.returncode == 0 and "the toy runs" not in done.stdout, done.stderr
+    assert path.read_text() == whole and "up to date" in dvc(project, "repro").stdout
+
+
+BROKEN = {
+    "a syntax error": ("def make(", "def make((", "pipelines/toy/toy.py:13: Function parameters"),
+    "an import of nothing": (
+        "from pipelines import stage",
+        "from pipelines import stge",
+        "from pipelines import stge: pipelines/__init__.py has no stge",
+    ),
+    "no such module": (
+        "from pipelines.toy.params",
+        "from pipelines.toy.parms",
+        "there is no module pipelines.toy.parms",
+    ),
+    "no function": ("def make(", "def mak(", "no make in it"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_code_that_cannot_be_followed_is_one_line_and_costs_no_result(project: Path, what: str) -> None:
+    assert dvc(project, "repro").returncode == 0
+    old, new, said = BROKEN[what]
+    toy(project, old, new)
+    before = (project / "code.json").read_text()
+    for words in (("repro",), ("repro", "--single-item", "--force", "toy")):
+        failed = dvc(project, *words)
+        assert failed.returncode != 0 and "Traceback" not in failed.stderr
+        lines = [line for line in failed.stderr.splitlines() if said in line]
+        assert len(lines) == 1, failed.stderr
+        assert (project / "data/toy/value.txt").read_text() == "1"
+        assert (project / "code.json").read_text() == before
+
+
+def test_a_stage_whose_module_is_missing_is_told_before_anything_is_deleted(project: Path) -> None:
+    assert dvc(project, "repro").returncode == 0
+    graph = (project / "dvc.yaml").read_text()
+    (project / "dvc.yaml").write_text(graph.replace("pipelines.toy.toy make", "pipelines.toy.gone make"))
+    failed = dvc(project, "repro")
+    assert "code: pipelines.toy.gone: no such module; put it there or correct `cmd` in dvc.yaml" in failed.stderr
+    assert (project / "data/toy/value.txt").read_text() == "1" and (project / "metrics/toy.json").is_file()
+
+
+def test_a_stage_that_tracks_the_code_of_another_is_told(project: Path) -> None:
+    graph = yaml.safe_load((project / "dvc.yaml").read_text())
+    graph["stages"]["toy"]["params"] = ["toy", {"code.json": ["other"]}]
+    (project / "dvc.yaml").write_text(yaml.safe_dump(graph))
+    failed = dvc(project, "repro", "code")
+    assert "code: dvc.yaml: stage toy: params: code.json: ['other']: a stage tracks its own code" in failed.stderr

@@ -54,7 +54,7 @@ def test_blocks_are_changed_key_by_key_unless_they_are_whole():
 
 def test_the_command_writes_the_file_and_tells_mistakes(tmp_path, capsys):
     assert profile.main(["tiny", "--out", str(tmp_path / "params.yaml")]) == 0
-    assert yaml.safe_load((tmp_path / "params.yaml").read_text())["raw_video"]["source"]["rendered"]["num_clips"] == 256
+    assert yaml.safe_load((tmp_path / "params.yaml").read_text())["raw_video"]["source"]["rendered"]["num_clips"] == 320
     assert profile.main(["huge"]) == 2
     assert "profiles/huge.yaml: no such profile; there are ltx-video, tiny, wan2.1-1.3b" in capsys.readouterr().err
     (tmp_path / "wrong.yaml").write_text("rectified_flow: {training: {step: 3}}")
@@ -88,7 +88,7 @@ def test_a_profile_trains_and_samples_at_small_width(name, tmp_path):
     places = world.places("flow")
     params = RectifiedFlowParams.model_validate(small(values["rectified_flow"]))
     rectified_flow.train(params, world.latents, **places)
-    sampled = Generator.load(places["out"]).sample(**PROMPT, seeds=[0, 1])
+    sampled = Generator.load(places["out"]).sample(PROMPT, seeds=[0, 1])
     assert sampled.isfinite().all() and sampled.shape[2] == 3
     anchored = AnchoredFlowParams.model_validate(small(values["anchored_flow_identity"]))
     world.anchored(anchored, "identity")

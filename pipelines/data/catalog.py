@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.data.contract import ACTIONS
 from pipelines.stage import StageError
 
 CATALOG, REJECTED, DECISIONS = "catalog.parquet", "rejected.parquet", "decisions.parquet"
@@ -37,7 +38,7 @@ CLIPS = pa.schema(
         pa.field("start_seconds", pa.float64(), nullable=False),
         pa.field("end_seconds", pa.float64(), nullable=False),
         pa.field("content_hash", pa.string(), nullable=False),
-        pa.field("actions", pa.list_(pa.list_(pa.float32()))),  # [num_frames][W A S D, mouse dx dy]; null: unknown
+        pa.field("actions", pa.list_(pa.list_(pa.float32()))),  # [num_frames][columns of ACTIONS]; null: unknown
     ]
 )
 JUDGED = ("motion", "sharpness", "duplicate", "caption", "split")
@@ -108,6 +109,7 @@ def write_catalog(
         raise StageError(f"{folder / CATALOG}: a value does not fit its column: {error}.") from None
     catalog = table.to_pandas()
     _check(catalog, folder)
+    _check_actions(rows, folder)
     pq.write_table(table, folder / CATALOG)
     pq.write_table(pa.Table.from_pylist(list(rejected), schema=REFUSALS), folder / REJECTED)
     return catalog
@@ -162,6 +164,16 @@ def _read(folder: Path, name: str) -> pa.Table:
         return pq.read_table(folder / name)
     except pa.ArrowInvalid as error:
         raise StageError(f"{folder / name}: not readable as parquet ({error}); run raw_video again.") from None
+
+
+def _check_actions(rows: Iterable[Mapping[str, Any]], folder: Path) -> None:
+    for row in rows:
+        held, frames = row["actions"], row["num_frames"]
+        if held is not None and (len(held) != frames or any(len(one) != len(ACTIONS.names) for one in held)):
+            raise StageError(
+                f"{folder / CATALOG}: clip {row['key']}: actions must be a row for each of the {frames} frames, of "
+                f"{len(ACTIONS.names)} numbers: {', '.join(ACTIONS.names)}."
+            )
 
 
 def _check(catalog: pd.DataFrame, folder: Path) -> None:

@@ -82,6 +82,22 @@ class ShardFacts(Params):
     num_samples: Count
 
 
+class ActionFacts(Params):
+    """What the columns of ``actions`` [T, A] are: a name and a kind each, in order, and which frames a row joins.
+
+    A ``key`` is 1 while it is down and 0 otherwise; a ``mouse`` axis moves by an amount in [-1, 1] per frame. Row k
+    leads from frame k - ``offset`` to frame k, so the first ``offset`` rows lead from before the clip.
+    """
+
+    names: tuple[str, ...]
+    kinds: tuple[Literal["key", "mouse"], ...]
+    offset: Whole
+
+
+ACTIONS = ActionFacts(names=("W", "A", "S", "D", "mouse_dx", "mouse_dy"), kinds=("key",) * 4 + ("mouse",) * 2, offset=1)
+"""The actions of every clip that has some: in the catalog, in the shards, and in what a user gives."""
+
+
 class Manifest(Params):
     """What a folder of latents says of itself. ``frame_rate`` is of the clips, frames per second."""
 
@@ -95,6 +111,8 @@ class Manifest(Params):
     shards: dict[str, ShardFacts]
     files: dict[str, str]
     """SHA-256 of every other file of the folder: index, empty prompt, text encoder."""
+    actions: ActionFacts | None = None
+    """Of the field ``actions``, where there is one."""
     recipes: dict[str, str] = Defaulted(default_factory=dict)
     """What latents, embeddings and shards are functions of, hashed: only what agrees with it is reused."""
 
@@ -127,12 +145,18 @@ class Manifest(Params):
         Raises:
             ContractError: naming the first missing field and what there is.
         """
+        fields = tuple(fields)
         for name in fields:
             if name not in self.fields:
                 raise ContractError(
                     f"{self._folder / MANIFEST}: no field {name}, which {by} reads; there are "
                     f"{', '.join(self.fields)}. Encode clips that have it, or choose another system."
                 )
+        if "actions" in fields and self.actions is None:
+            raise ContractError(
+                f"{self._folder / MANIFEST}: does not say what the columns of actions are, which {by} reads; run the "
+                "stage latent_shards again."
+            )
 
     def require_one_shape(self, field: str, by: str) -> None:
         """Check that the field has the same shape in every sample.

@@ -72,23 +72,43 @@ def _colours(names: Sequence[str]) -> list[str]:
 
 
 def _bars(axes: Any, results: Mapping[str, Any], score: str, title: str, lines: Mapping[str, str]) -> None:
-    """A bar per system with its spread, a dashed line per reference."""
-    systems = results["systems"]
+    """A bar per system with its interval, a dashed line per reference."""
+    systems = {name: row for name, row in results["systems"].items() if score in row}
     names = list(systems)
     values = [systems[name][score] for name in names]
-    spreads = [systems[name].get(f"{score}_spread", 0.0) for name in names]
+    ends = [
+        (systems[name].get(f"{score}_low", v), systems[name].get(f"{score}_high", v))
+        for name, v in zip(names, values, strict=True)
+    ]
+    reach = np.array([[max(0.0, v - low), max(0.0, high - v)] for v, (low, high) in zip(values, ends, strict=True)]).T
     places = np.arange(len(names))[::-1]
-    axes.barh(places, values, xerr=spreads, color=_colours(names), height=0.6, error_kw={"lw": 1.2, "ecolor": INK})
-    levels = {words: results["references"][name][score] for name, words in lines.items()}
-    most = max([*(v + s for v, s in zip(values, spreads, strict=True)), *levels.values()])
-    axes.set_xlim(0, most * 1.18 or 1.0)
-    for place, value, spread in zip(places, values, spreads, strict=True):
-        axes.text(value + spread + 0.015 * most, place, f"{value:.2f}", va="center", fontsize=9.5)
+    axes.barh(
+        places,
+        values,
+        xerr=reach if names else None,
+        color=_colours(names),
+        height=0.6,
+        error_kw={"lw": 1.2, "ecolor": INK},
+    )
+    levels = {
+        words: results["references"][name][score]
+        for name, words in lines.items()
+        if score in results["references"][name]
+    }
+    least, most = (
+        min([0.0, *(low for low, _ in ends), *levels.values()]),
+        max([0.0, *(high for _, high in ends), *levels.values()]),
+    )
+    room = (most - least) or 1.0
+    axes.set_xlim(least - (0.05 * room if least < 0 else 0), most + 0.18 * room)
+    for place, value, (_, high) in zip(places, values, ends, strict=True):
+        axes.text(max(value, high) + 0.015 * room, place, f"{value:.2f}", va="center", fontsize=9.5)
     for (words, level), style in zip(levels.items(), ("--", ":", "-."), strict=False):
         axes.axvline(level, color=QUIET, linestyle=style, linewidth=1.4, label=f"{words}: {level:.2f}")
     axes.set_yticks(places, [title_of(name) for name in names])
-    axes.set_ylim(-0.5, len(names) - 0.5)
-    axes.legend(fontsize=8.5, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3)
+    axes.set_ylim(-0.5, max(1, len(names)) - 0.5)
+    if levels:
+        axes.legend(fontsize=8.5, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3)
     _finish(axes, title)
 
 
@@ -126,7 +146,7 @@ def _finish(axes: Any, title: str) -> None:
 
 
 def draw_scores(results: Mapping[str, Any], path: Path) -> None:
-    """Fréchet distances, motion ratio and, where factors are known, prompt agreement."""
+    """Kernel distances, motion ratio and, where factors are known, prompt agreement; bars carry 95 % intervals."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -134,8 +154,8 @@ def draw_scores(results: Mapping[str, Any], path: Path) -> None:
     FigureCanvasAgg(figure)
     panels = figure.subplots(2, 2)
     lines = {"held_out": "real clips", "frozen": "first frame repeated"}
-    _bars(panels[0, 0], results, "frechet", "Fréchet distance, all features (lower is better)", lines)
-    _bars(panels[0, 1], results, "frechet_motion", "Fréchet distance, motion features (lower is better)", lines)
+    _bars(panels[0, 0], results, "kernel_distance", "kernel distance, all features (0: as real clips)", lines)
+    _bars(panels[0, 1], results, "kernel_distance_motion", "kernel distance, motion features (0: as real clips)", lines)
     _bars(
         panels[1, 0],
         results,

@@ -27,6 +27,10 @@ MEANINGS: tuple[tuple[str, Meaning], ...] = (
     ("gates/*", Meaning("", "value of the gate of this name")),
     ("systems/*/psnr", Meaning("dB", "likeness to the real clip of the same prompt", "higher")),
     ("*psnr*", Meaning("dB", "peak signal-to-noise ratio of decoded frames against the file's frames", "higher")),
+    ("*kernel_distance_motion*", Meaning("", "unbiased kernel distance to real test clips, motion features", "lower")),
+    ("*kernel_distance*", Meaning("", "unbiased kernel distance to real test clips: 0 as real, may be below", "lower")),
+    ("*variety*", Meaning("", "spread of the samples in feature space over that of real clips", "near 1")),
+    ("*copied_share*", Meaning("", "samples that lie very near to a training clip; 0.05 of real clips do", "lower")),
     ("*frechet_motion*", Meaning("", "Fréchet distance to real clips in features of motion alone", "lower")),
     ("*frechet*", Meaning("", "Fréchet distance to real clips in the latent MAE's feature space", "lower")),
     (
@@ -84,9 +88,13 @@ def meaning(name: str) -> Meaning:
 
 
 SCORES = {
+    "kernel_distance": "kernel distance",
+    "kernel_distance_motion": "kernel distance, motion",
+    "motion_ratio": "motion ratio",
+    "variety": "variety",
+    "copied_share": "copied",
     "frechet": "Fréchet distance",
     "frechet_motion": "Fréchet, motion",
-    "motion_ratio": "motion ratio",
     "psnr": "PSNR",
     "temporal_consistency": "temporal consistency",
     "frame_difference": "frame difference",

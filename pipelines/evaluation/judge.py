@@ -11,8 +11,10 @@ from torch import Tensor
 
 from pipelines import stage
 from pipelines.evaluation import video_metrics
+from pipelines.evaluation.distances import Kernels, Training, spread_ratio
 from pipelines.evaluation.params import EvaluationParams, FeatureSpaceParams, KnownFactors
 from pipelines.evaluation.probe import Labels, Probe, train_clip_reader, train_frame_reader
+from pipelines.evaluation.resampling import Better, Estimate, Resamples
 from pipelines.evaluation.video_metrics import FeatureSpace, frechet_distance
 from pipelines.models.latent_mae import LatentMae
 
@@ -53,23 +55,37 @@ def features_of(encoder: LatentMae, latents: Tensor, names: Sequence[str]) -> Te
 
 @dataclass(frozen=True)
 class Measured:
-    """A feature space with the reference clips in it."""
+    """A feature space, fitted on training clips, with the reference clips in it: held-out ones that no prompt is of.
+
+    Attributes:
+        training: the training clips in it, to tell copies by.
+    """
 
     names: tuple[str, ...]
     space: FeatureSpace
     reference: Tensor
+    training: Training
     shrinkage: float
 
-    def distance(self, features: Tensor) -> float:
+    def frechet(self, features: Tensor) -> float:
         """Fréchet distance of projected features [N, dims] to the reference."""
         return frechet_distance(features, self.reference, self.shrinkage)
 
 
-def measured(encoder: LatentMae, reference: Tensor, names: tuple[str, ...], params: FeatureSpaceParams) -> Measured:
-    """The space of some features, fitted on the latents of reference clips."""
-    features = features_of(encoder, reference, names)
-    space = FeatureSpace.fit(features, params.dims)
-    return Measured(names, space, space.project(features), params.shrinkage)
+def measured(
+    encoder: LatentMae,
+    train: Tensor,
+    reference: Tensor,
+    held_out: Tensor,
+    names: Sequence[str],
+    how: FeatureSpaceParams,
+) -> Measured:
+    """The space of some features from the latents of training, reference and other held-out clips."""
+    features = features_of(encoder, train, names)
+    space = FeatureSpace.fit(features, how.dims)
+    beside = [space.project(features_of(encoder, latents, names)) for latents in (reference, held_out)]
+    training = Training.of(space.project(features), torch.cat(beside))
+    return Measured(tuple(names), space, beside[0], training, how.shrinkage)
 
 
 # ---- readers ------------------------------------------------------------------------------------------------------
@@ -88,9 +104,13 @@ def train_probe(params: EvaluationParams, clips: Clips, words: Words) -> Probe |
     return Probe(frames, readers, {**shown.values, **moving.values})
 
 
+def _groups(factors: KnownFactors) -> dict[str, Sequence[str]]:
+    return {"identity": factors.identity, "motion": factors.motion, "scene": factors.scene}
+
+
 def grouped(factors: KnownFactors, by_factor: Mapping[str, float]) -> dict[str, float]:
     """Means over the factors of each group that are known."""
-    groups = {"identity": factors.identity, "motion": factors.motion, "scene": factors.scene}
+    groups = _groups(factors)
     known = {group: [by_factor[name] for name in names if name in by_factor] for group, names in groups.items()}
     return {f"all_{group}": sum(values) / len(values) for group, values in known.items() if values}
 
@@ -103,46 +123,116 @@ def chance(words: Words, train_words: Words) -> dict[str, float]:
 
 # ---- scores -------------------------------------------------------------------------------------------------------
 
+BETTER: Mapping[str, Better] = {
+    "kernel_distance": "lower",
+    "kernel_distance_motion": "lower",
+    "motion_ratio": "near 1",
+    "variety": "near 1",
+    "agreement/all_identity": "higher",
+    "agreement/all_motion": "higher",
+}
+"""What systems are compared by, pair by pair."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Numbers of one set of clips: estimates with intervals by name, plain values, and why some are missing."""
+
+    estimates: dict[str, Estimate]
+    values: dict[str, float]
+    unavailable: dict[str, str]
+
+    def numbers(self) -> dict[str, Any]:
+        """All of them as metrics, agreement in a group of its own."""
+        flat = dict(self.values)
+        for name, estimate in self.estimates.items():
+            flat |= estimate.numbers(name)
+        grouped_by: dict[str, Any] = {name: value for name, value in flat.items() if "/" not in name}
+        for name, value in flat.items():
+            group, slash, rest = name.partition("/")
+            if slash:
+                grouped_by.setdefault(group, {})[rest] = value
+        return grouped_by
+
 
 @dataclass(frozen=True)
 class Judge:
-    """Scores clips against the real clips of the same prompts, which stand in ``real`` in the same order."""
+    """Scores clips against the real clips of the same prompts, which stand in ``real`` in the same order.
+
+    Attributes:
+        resamples: of the prompts, the same for everything that is judged.
+        reference_resamples: of the reference clips, likewise.
+    """
 
     params: EvaluationParams
     encoder: LatentMae
     real: Clips
     spaces: Mapping[str, Measured]
     probe: Probe | None
+    resamples: Resamples
+    reference_resamples: Resamples
     words: Words = field(default_factory=dict)
 
     def readings(self, clips: Clips) -> dict[str, list[str]]:
         """What the probe reads in every clip, by factor."""
         return self.probe.read(clips.latents, clips.video) if self.probe is not None else {}
 
-    def scores(self, clips: Clips, readings: Words) -> dict[str, Any]:
+    def scores(self, clips: Clips, readings: Words) -> Scores:
         """Every number of one set of clips; PSNR is left out where the clips are the real ones."""
-        found: dict[str, Any] = {}
-        for name, measured in self.spaces.items():
-            features = measured.space.project(features_of(self.encoder, clips.latents, measured.names))
-            found[name] = measured.distance(features)
-            found[f"{name}_spread"] = self._spread(lambda rows, f=features, m=measured: m.distance(f[rows]), len(clips))
-        found["motion_ratio"] = video_metrics.local_vs_global_ratio(clips.latents, self.real.latents)
-        found["motion_ratio_spread"] = self._spread(
-            lambda rows: video_metrics.local_vs_global_ratio(clips.latents[rows], self.real.latents), len(clips)
+        estimates: dict[str, Estimate] = {}
+        unavailable: dict[str, str] = {}
+        for name, space in self.spaces.items():
+            try:
+                estimates |= self._in_space(name, space, clips)
+            except ValueError as error:
+                unavailable[name] = str(error)
+        estimates["motion_ratio"] = self.resamples.estimate(
+            lambda weights: video_metrics.local_vs_global_ratio(clips.latents, self.real.latents, weights)
         )
-        found["frame_difference"] = video_metrics.frame_difference(clips.video)
-        found["temporal_consistency"] = video_metrics.temporal_consistency(clips.video)
+        estimates |= self.agreement(readings)
+        values = {
+            "frame_difference": video_metrics.frame_difference(clips.video),
+            "temporal_consistency": video_metrics.temporal_consistency(clips.video),
+        }
         if clips is not self.real:
-            found["psnr"] = video_metrics.psnr(clips.video, self.real.video)
-        if readings:
-            found["agreement"] = self.agreement(readings)
+            values["psnr"] = video_metrics.psnr(clips.video, self.real.video)
+        return Scores(estimates, values, unavailable)
+
+    def _in_space(self, name: str, space: Measured, clips: Clips) -> dict[str, Estimate]:
+        """Distances in one space (``name`` is "" or "_motion"), and in that of appearance variety and copies."""
+        features = space.space.project(features_of(self.encoder, clips.latents, space.names))
+        kernels = Kernels.of(features, space.reference)
+        counts = iter([None, *self.reference_resamples.counts])
+
+        def distance(weights: Tensor) -> float:
+            beside = next(counts)
+            return kernels.distance(weights, torch.ones(len(space.reference)).double() if beside is None else beside)
+
+        found = {f"kernel_distance{name}": self.resamples.estimate(distance)}
+        found[f"frechet{name}"] = self._frechet(space, features)
+        if not name:
+            real = space.space.project(features_of(self.encoder, self.real.latents, space.names))
+            found["variety"] = self.resamples.estimate(lambda weights: spread_ratio(features, real, weights))
+            found["copied_share"] = self.resamples.mean(space.training.copies(features))
         return found
 
-    def agreement(self, readings: Words) -> dict[str, float]:
-        """Share of clips in which the probe reads what the prompt says: by factor, and mean over each group."""
-        right = {name: [a == b for a, b in zip(seen, self.words[name], strict=True)] for name, seen in readings.items()}
-        by_factor = {name: sum(hits) / len(hits) for name, hits in right.items()}
-        return {**by_factor, **grouped(self.params.probe.factors, by_factor)}
+    def _frechet(self, space: Measured, features: Tensor) -> Estimate:
+        few = Resamples(self.resamples.counts[:FRECHET_RESAMPLES])
+        return few.estimate(lambda weights: space.frechet(features.repeat_interleave(weights.long(), 0)))
 
-    def _spread(self, score: Any, count: int) -> float:
-        return video_metrics.spread(score, count, self.params.resamples, self.params.seeds[0])
+    def agreement(self, readings: Words) -> dict[str, Estimate]:
+        """Share of clips in which the probe reads what the prompt says: by factor, and mean over each group."""
+        right = {
+            name: torch.tensor([a == b for a, b in zip(seen, self.words[name], strict=True)]).double()
+            for name, seen in readings.items()
+        }
+        groups: dict[str, Tensor] = {}
+        for group, names in _groups(self.params.probe.factors).items():
+            known = [right[name] for name in names if name in right]
+            if known:
+                groups[f"all_{group}"] = torch.stack(known).mean(0)
+        return {f"agreement/{name}": self.resamples.mean(hits) for name, hits in {**right, **groups}.items()}
+
+
+FRECHET_RESAMPLES = 40
+"""A matrix root each."""

@@ -12,6 +12,7 @@ from typing import Any
 from pipelines.evaluation import lineage
 from pipelines.evaluation.glossary import HEADLINES, NAMES, SCORES, Headline, meaning
 from pipelines.evaluation.markup import Html, beside, join, tag
+from pipelines.evaluation.pairs import beside_splits, pair_table
 from pipelines.evaluation.params import ReportParams
 from pipelines.evaluation.project import Stage
 from pipelines.evaluation.samples import Sample, clip_rows
@@ -63,15 +64,19 @@ def scores_of(stages: Stages, kind: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+ENDS = ("_spread", "_low", "_high")
+"""Of numbers that say how sure another number is."""
+
+
 def _score_table(stages: Stages, is_shown: Callable[[str], bool]) -> Html:
     """Systems, and quieter below them the references; a column per score."""
     scored, beside = scores_of(stages, "systems"), scores_of(stages, "references")
     every = dict.fromkeys([*SCORES, *(name for row in (*scored.values(), *beside.values()) for name in row)])
-    known = {name for row in (*scored.values(), *beside.values()) for name in row if not name.endswith("_spread")}
+    known = {name for row in (*scored.values(), *beside.values()) for name in row if not name.endswith(ENDS)}
     shown = [name for name in every if name in known and is_shown(name)]
     heads = [tag("span", _heading(name), title=meaning(name).text) for name in shown]
     rows = [
-        (tag(kind, _named(name)), *(_with_spread(row, column) for column in shown))
+        (tag(kind, _named(name)), *(_with_interval(row, column) for column in shown))
         for kind, group in (("b", scored), ("i", beside))
         for name, row in group.items()
         if any(column in row for column in shown)
@@ -90,12 +95,14 @@ def _heading(name: str) -> Html:
     return join([words, tag("small", f" {target}")])
 
 
-def _with_spread(row: Mapping[str, Any], name: str) -> str:
+def _with_interval(row: Mapping[str, Any], name: str) -> Html | str:
     if row.get(name) is None:
         return "–"
-    spread = row.get(f"{name}_spread")
     value = f"{row[name]:.2f}" if abs(row[name]) < 100 else number(row[name])
-    return value if spread is None else f"{value} ± {float(spread):.2f}"
+    ends = row.get(f"{name}_low"), row.get(f"{name}_high")
+    if ends[0] is None or ends[1] is None:
+        return value
+    return join([value, tag("small", f" {float(ends[0]):.2f} to {float(ends[1]):.2f}", title="95 % interval")])
 
 
 def _times(stages: Stages) -> Html | None:
@@ -122,7 +129,7 @@ def _gates(stages: Stages) -> Html | None:
 
 
 LISTED = {
-    "frechet": "to real clips; lower is better",
+    "kernel_distance": "to real clips; 0 as real",
     "motion_ratio": "1 as real clips, 0 frozen",
     "agreement/all_identity": "prompt agreement",
     "agreement/all_motion": "prompt agreement",
@@ -186,6 +193,7 @@ def _samples(samples: list[Sample] | None, folder: Path, stages: Stages, pixels:
             "Prompt agreement: share of samples in which a probe reads what the prompt says. Held out is its ceiling."
         )
         parts += [tag("p", said), _score_table(stages, lambda name: name.startswith("agreement/"))]
+        parts += beside_splits(stages) + pair_table(folder)
     if samples is None:
         command = tag("code", "dvc repro evaluation")
         parts.append(tag("p", "No samples yet: ", command, " makes and scores them.", class_="absent"))

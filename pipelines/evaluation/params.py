@@ -26,7 +26,7 @@ class SamplingChange(Params):
 
 
 class FeatureSpaceParams(Params):
-    """Where Fréchet distances are measured: principal directions of named latent-MAE features of training clips."""
+    """Where distances are measured: principal directions of named latent-MAE features of training clips."""
 
     appearance: Features
     motion: Features
@@ -70,12 +70,15 @@ class EvaluationParams(Params):
     """Section ``evaluation``."""
 
     num_prompts: Annotated[int, Field(ge=2)]
+    validation_prompts: Whole
+    composition_prompts: Whole
     seeds: Wholes
     batch_size: Count
     sampling: SamplingChange | None
     class_neighbours: Count
     feature_space: FeatureSpaceParams
     probe: ProbeParams
+    max_train_clips: Annotated[int, Field(ge=4)]
     resamples: Annotated[int, Field(ge=2)]
     num_shown: Count
 

@@ -134,7 +134,7 @@ def _params(root: Path, entry: Mapping[str, Any], record: Mapping[str, Any]) -> 
     if isinstance(record.get("params"), Mapping):
         return record["params"]
     values = _yaml(root / "params.yaml")
-    sections = {name: values.get(name) for name in _names(entry.get("params"))}
+    sections = {name: values.get(name) for name in entry.get("params") or () if isinstance(name, str)}
     only = next(iter(sections.values()), None) if len(sections) == 1 else None
     return only if isinstance(only, Mapping) else {k: v for k, v in sections.items() if v is not None}
 
@@ -149,7 +149,16 @@ def read_project(graph: Path, metrics_folder: Path, plots_folder: Path) -> dict[
     if not entries:
         raise StageError(f"{graph}: no stages; the report needs the project's dvc.yaml.")
     producers, stages = _producers(entries), {}
+    tracked = {
+        file
+        for entry in entries.values()
+        for word in entry.get("params") or ()
+        if isinstance(word, dict)
+        for file in word
+    }
     for name, entry in entries.items():
+        if set(_names(entry.get("outs"))) & tracked:
+            continue  # it only says of the others what they are made of
         content = _read_json(metrics_folder / f"{name}.json")
         outs = _names(entry.get("outs"))
         records = [_read_json(graph.parent / out / "checkpoint.json") for out in outs]

@@ -4,26 +4,42 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import accelerate
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from pipelines import stage
+from pipelines.data.catalog import COMPOSITION, TEST, TRAIN, VALIDATION
 from pipelines.data.contract import require_autoencoder
 from pipelines.data.shards import Shards
 from pipelines.data.video import write_mp4
 from pipelines.evaluation import figures
-from pipelines.evaluation.judge import Clips, Judge, Words, chance, features_of, grouped, measured, train_probe
+from pipelines.evaluation.distances import COPIED
+from pipelines.evaluation.judge import (
+    BETTER,
+    Clips,
+    Judge,
+    Scores,
+    Words,
+    chance,
+    features_of,
+    grouped,
+    measured,
+    train_probe,
+)
 from pipelines.evaluation.params import EvaluationParams
-from pipelines.evaluation.systems import Requests, classes_by_prompt, generate, load_systems
+from pipelines.evaluation.parts import Part, factor_words, parts_of, real_latents, train_rows
+from pipelines.evaluation.resampling import Resamples, all_compared
+from pipelines.evaluation.systems import Requests, classes_of_prompts, generate, load_systems
 from pipelines.models.autoencoder import load_autoencoder
 from pipelines.models.latent_mae import LatentMae
 from pipelines.training import checkpoint
+from pipelines.training.generator import Generator
 
 REAL, FROZEN, NOISE = "held_out", "frozen", "noise"
 """References: real clips (the ceiling), their first frame standing still, and noise in place of latents."""
@@ -52,18 +68,6 @@ class Decoder:
         return torch.cat([self.autoencoder.encode(part.to(self.device)).float().cpu() for part in video.split(32)])
 
 
-def real_latents(shards: Shards, rows: Sequence[int]) -> Tensor:
-    """Stored latents of some rows, float32."""
-    return torch.from_numpy(shards.load(rows, "latents").astype(np.float32))
-
-
-def factor_words(shards: Shards, rows: Sequence[int]) -> dict[str, list[str]]:
-    """Known factors of some rows, by name without ``factor_``; columns with gaps are left out."""
-    table = shards.index.iloc[list(rows)]
-    columns = [name for name in table.columns if str(name).startswith("factor_") and table[name].notna().all()]
-    return {str(name).removeprefix("factor_"): table[name].astype(str).tolist() for name in columns}
-
-
 def references(decoder: Decoder, real: Clips, seed: int) -> dict[str, Clips]:
     """Clips that no system made: real ones, their first frame repeated, noise."""
     still = real.video[:, :, :1].expand_as(real.video)
@@ -84,87 +88,151 @@ def load_encoder(params: EvaluationParams, folder: Path, shards: Shards) -> Late
 
 
 def build_judge(
-    params: EvaluationParams, shards: Shards, decoder: Decoder, encoder: LatentMae, real: Clips, words: Words
+    params: EvaluationParams,
+    shards: Shards,
+    decoder: Decoder,
+    encoder: LatentMae,
+    real: Clips,
+    reference: list[int],
+    part: Part,
 ) -> Judge:
     """Feature spaces and readers, from real clips of the train split."""
-    rows = shards.rows("train").tolist()
+    rows = train_rows(shards, params.max_train_clips)
     train, space = real_latents(shards, rows), params.feature_space
+    beside = real_latents(shards, reference)
+    once = real.latents[: len(part.rows)]
     spaces = {
-        "frechet": measured(encoder, train, space.appearance, space),
-        "frechet_motion": measured(encoder, train, space.motion, space),
+        "": measured(encoder, train, beside, once, space.appearance, space),
+        "_motion": measured(encoder, train, beside, once, space.motion, space),
     }
+    words = factor_words(shards, part.every)
     known = {name: values for name, values in factor_words(shards, rows).items() if name in words}
     probe = train_probe(params, decoder(train, "train clips"), known) if known else None
-    return Judge(params, encoder, real, spaces, probe, words)
+    seed, count = params.seeds[0], params.resamples
+    resamples = Resamples.of(len(part.rows), len(part.seeds), count, seed)
+    beside_resamples = Resamples.of(len(reference), 1, count, seed + 1)
+    return Judge(params, encoder, real, spaces, probe, resamples, beside_resamples, words)
+
+
+def of_part(judge: Judge, shards: Shards, real: Clips, part: Part) -> Judge:
+    """The same judge for the prompts of another split."""
+    resamples = Resamples.of(len(part.rows), len(part.seeds), judge.params.resamples, judge.params.seeds[0])
+    return replace(judge, real=real, resamples=resamples, words=factor_words(shards, part.every))
 
 
 def score(
     params: EvaluationParams,
     latents: Path,
-    autoencoder: Path,
-    latent_mae: Path,
+    checkpoints: Path,
     pseudo_classes: Path,
-    identity: Path,
-    motion: Path,
-    unified: Path,
-    rectified: Path,
     out: Path,
     metrics: Path,
     plots: Path,
 ) -> None:
-    """Sample, decode, judge, and write ``out`` (samples.parquet, clips/*.mp4), metrics and pictures.
+    """Sample every generator in ``checkpoints``, decode, judge, and write ``out``, metrics and pictures.
+
+    ``checkpoints`` also holds ``autoencoder`` and ``latent_mae``. ``out`` gets samples.parquet, comparisons.json and
+    clips/*.mp4.
 
     Raises:
         StageError: an artifact is not what its record says, or a feature named in params does not exist.
     """
     began, device = time.monotonic(), accelerate.PartialState().device or torch.device("cpu")
-    shards = Shards(latents)
-    rows = shards.rows("validation").tolist()[: params.num_prompts]
-    if len(rows) < 2:
-        raise stage.StageError(f"{latents}: {len(rows)} held-out clips; an evaluation needs at least two.")
-    folders = {
-        "rectified_flow": rectified,
-        "anchored_flow_identity": identity,
-        "anchored_flow_motion": motion,
-        "anchored_flow_unified": unified,
-    }
+    shards, autoencoder = Shards(latents), checkpoints / "autoencoder"
+    parts, reference, why = parts_of(shards, params, latents)
     require_autoencoder(shards.manifest, autoencoder)
     checkpoint.read(autoencoder)
-    encoder = load_encoder(params, latent_mae, shards)
-    systems = load_systems(folders, shards, params.sampling, device)
-    classes = classes_by_prompt(shards, pseudo_classes, rows, params.class_neighbours)
-    requests = Requests.of(shards, rows, classes, params.seeds)
+    encoder = load_encoder(params, checkpoints / "latent_mae", shards)
+    systems = load_systems(checkpoints, shards, params.sampling, device)
     decoder = Decoder(autoencoder, device)
+    clips = {name: sampled(systems, shards, pseudo_classes, part, params, decoder) for name, part in parts.items()}
 
-    made = {name: generate(name, system, requests, params.batch_size) for name, system in systems.items()}
-    clips = {name: decoder(sampled, name) for name, sampled in made.items()}
-    every_row = rows * len(params.seeds)
-    real = decoder(real_latents(shards, every_row), REAL)
+    test = parts[TEST]
+    real = decoder(real_latents(shards, test.every), REAL)
+    judge = build_judge(params, shards, decoder, encoder, real, reference, test)
     others = references(decoder, real, params.seeds[0])
-    words = factor_words(shards, every_row)
-    judge = build_judge(params, shards, decoder, encoder, real, words)
-
-    readings = {name: judge.readings(one) for name, one in (clips | others).items()}
-    results = results_of(judge, clips, others, readings, factor_words(shards, shards.rows("train").tolist()))
-    table = sample_table(shards, every_row, params, readings, words)
-    shown = {REAL: real, **clips}
+    readings = {name: judge.readings(one) for name, one in (clips[TEST] | others).items()}
+    scores = {name: judge.scores(one, readings[name]) for name, one in (clips[TEST] | others).items()}
+    results = results_of(judge, scores, list(systems), readings, factor_words(shards, shards.rows(TRAIN).tolist()))
+    for name in (VALIDATION, COMPOSITION):
+        if name in parts:
+            results[name] = beside(judge, shards, decoder, parts[name], clips[name], name)
+        else:
+            results["unavailable"][name] = f"the latents have no split {name}" if why is None else why
+    if why is not None:
+        results["unavailable"][TEST] = why
+    pairs = compared_systems({name: scores[name] for name in [*systems, REAL]})
+    table = sample_table(shards, test.every, params, readings, judge.words)
+    shown = {REAL: real, **clips[TEST]}
     with stage.whole_folder(out) as folder:
-        write_clips(folder, table, shown, len(rows[: params.num_shown]), shards.manifest.frame_rate)
+        write_clips(folder, table, shown, len(test.rows[: params.num_shown]), shards.manifest.frame_rate)
         table.to_parquet(folder / "samples.parquet", index=False)
+        stage.write_json(folder / "comparisons.json", pairs)
     plots.mkdir(parents=True, exist_ok=True)
-    prompts = table["prompt"].tolist()[: min(params.num_shown, len(rows))]
+    prompts = table["prompt"].tolist()[: min(params.num_shown, len(test.rows))]
     figures.contact_sheet({name: one.video for name, one in shown.items()}, prompts, plots / "contact_sheet.png")
     figures.draw_scores(results, plots / "scores.png")
     stage.write_metrics(metrics, {**results, "seconds": round(time.monotonic() - began, 1)})
 
 
+def sampled(
+    systems: Mapping[str, Generator],
+    shards: Shards,
+    pseudo_classes: Path,
+    part: Part,
+    params: EvaluationParams,
+    decoder: Decoder,
+) -> dict[str, Clips]:
+    """Clips of every system for the prompts of one split."""
+    classes = classes_of_prompts(shards, pseudo_classes, part.rows, params.class_neighbours)
+    requests = Requests.of(shards, part.rows, classes, part.seeds)
+    made = {name: generate(name, system, requests, params.batch_size) for name, system in systems.items()}
+    return {name: decoder(latents, name) for name, latents in made.items()}
+
+
+def beside(
+    judge: Judge, shards: Shards, decoder: Decoder, part: Part, clips: Mapping[str, Clips], split: str
+) -> dict[str, Any]:
+    """Numbers of another split, for every system and the real clips: all of validation's, agreement of compositions.
+
+    The distribution of compositions is another by construction, so distances to test clips would say nothing.
+    """
+    real = decoder(real_latents(shards, part.every), f"{split} {REAL}")
+    own = of_part(judge, shards, real, part)
+    found = {}
+    for name, one in {**clips, REAL: real}.items():
+        readings = own.readings(one)
+        agreement_alone = split == COMPOSITION
+        scores = Scores(own.agreement(readings), {}, {}) if agreement_alone else own.scores(one, readings)
+        found[name] = scores.numbers()
+    return found
+
+
+def compared_systems(scores: Mapping[str, Scores]) -> dict[str, Any]:
+    """Every pair on equal prompts; who copies training clips has no distance that counts."""
+    copying = {
+        name
+        for name, one in scores.items()
+        if name != REAL and "copied_share" in one.estimates and one.estimates["copied_share"].low > COPIED
+    }
+    found = all_compared({name: one.estimates for name, one in scores.items()}, BETTER)
+    for pair, metrics in found.items():
+        names = set(pair.split(" against "))
+        for name in ("kernel_distance", "kernel_distance_motion"):
+            if name in metrics and names & copying:
+                metrics[name]["verdict"] = f"{' and '.join(sorted(names & copying))} copies training clips"
+    return found
+
+
 def results_of(
-    judge: Judge, clips: Mapping[str, Clips], others: Mapping[str, Clips], readings: Mapping[str, Words], train: Words
+    judge: Judge, scores: Mapping[str, Scores], systems: Sequence[str], readings: Mapping[str, Words], train: Words
 ) -> dict[str, Any]:
     """The metrics file: ``systems`` and ``references`` by name, and why a number is missing."""
-    systems = {name: judge.scores(one, readings[name]) for name, one in clips.items()}
-    beside = {name: judge.scores(one, readings[name]) for name, one in others.items()}
     unavailable = {f"references/{REAL}/psnr": "real clips are what the others are compared with"}
+    for name, one in scores.items():
+        kind = "systems" if name in systems else "references"
+        unavailable |= {f"{kind}/{name}/distance{space}": reason for space, reason in one.unavailable.items()}
+    beside = {name: one.numbers() for name, one in scores.items() if name not in systems}
     if judge.probe is None:
         unavailable["agreement"] = "the clips carry none of the factors that evaluation.probe.factors names"
     else:
@@ -177,7 +245,8 @@ def results_of(
                     f"evaluation.probe.factors names it; the clips have {', '.join(train)}"
                 )
         beside["chance"] = {"agreement": {**by_factor, **grouped(judge.params.probe.factors, by_factor)}}
-    return {"systems": systems, "references": beside, "num_samples": len(judge.real), "unavailable": unavailable}
+    found = {name: scores[name].numbers() for name in systems}
+    return {"systems": found, "references": beside, "num_samples": len(judge.real), "unavailable": unavailable}
 
 
 def sample_table(

@@ -154,7 +154,7 @@ def origin(stage: Stage) -> Html | None:
     record = stage.record
     if not record:
         return None
-    code, measured = record.get("code") or {}, stage.metrics or {}
+    measured = stage.metrics or {}
     rows: list[tuple[object, object]] = [
         ("steps", number(record.get("step", "–"))),
         ("seed", str(record.get("seed", "–"))),
@@ -163,9 +163,8 @@ def origin(stage: Stage) -> Html | None:
         rows.append((f"read {name}", _source(source)))
     if record.get("parent"):
         rows.append(("started from", _source(record["parent"])))
-    if code.get("commit"):
-        changes = " with local changes" if code.get("dirty") else ""
-        rows.append(("code", join([tag("code", str(code["commit"])[:12]), changes])))
+    if isinstance(record.get("code"), str):
+        rows.append(("code", tag("code", record["code"][:12])))
     if RAN_ON in measured:
         rows.append(("hardware", measured[RAN_ON]))
     rows.append(("versions", ", ".join(f"{name} {value}" for name, value in (record.get("environment") or {}).items())))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,21 +13,24 @@ from torch import Tensor
 
 from pipelines import stage
 from pipelines.data.batches import pad
+from pipelines.data.prompt_classes import classes_by_prompt
 from pipelines.data.shards import Shards
 from pipelines.evaluation.params import SamplingChange
 from pipelines.training import checkpoint
-from pipelines.training.generator import Generator
+from pipelines.training.generator import Generator, found
 
 
 def load_systems(
-    folders: Mapping[str, Path], shards: Shards, change: SamplingChange | None, device: torch.device
+    checkpoints: Path, shards: Shards, change: SamplingChange | None, device: torch.device
 ) -> dict[str, Generator]:
-    """The generators of checkpoint folders, with averaged weights, checked against the latents they are judged on.
+    """Every generator in the folder of checkpoints, with averaged weights, checked against the latents to be judged on.
 
     Raises:
-        StageError: a folder is no checkpoint of a flow, is damaged, or was trained on another autoencoder's latents.
+        StageError: there is none; one is damaged, of an unknown kind, or was trained on another autoencoder's latents.
     """
-    loaded = {}
+    loaded, folders = {}, found(checkpoints)
+    if not folders:
+        raise stage.StageError(f"{checkpoints}: holds no generator (no */generator.json); train one first.")
     for name, folder in folders.items():
         checkpoint.read(folder)
         generator = Generator.load(folder, device)
@@ -45,52 +48,71 @@ SEED_STRIDE = 1_000_003
 # ---- what to sample -----------------------------------------------------------------------------------------------
 
 
-def _prompt_vectors(shards: Shards, rows: Sequence[int]) -> Tensor:
-    """Mean token embedding [N, D] of prompts, unit length."""
-    means = np.stack([shards.read(row, ("prompt_embeds",))["prompt_embeds"].astype(np.float32).mean(0) for row in rows])
-    return torch.nn.functional.normalize(torch.from_numpy(means), dim=1)
-
-
-def classes_by_prompt(shards: Shards, pseudo_classes: Path, rows: Sequence[int], neighbours: int) -> Tensor:
-    """The class [N] that most of the nearest training prompts have; the first of them decides a tie.
-
-    A class of a held-out clip is computed from the clip itself. Samples are made from text alone, so here the class
-    comes from the prompt.
+def classes_of_prompts(shards: Shards, pseudo_classes: Path, rows: Sequence[int], neighbours: int) -> Tensor:
+    """The class [N] that most of the nearest training prompts have, as ``assignments.parquet`` lists them.
 
     Raises:
         StageError: the assignments lack a training clip.
     """
-    assignments = pd.read_parquet(pseudo_classes / "assignments.parquet").set_index("key")["pseudo_class"]
-    train = shards.rows("train").tolist()
-    keys = shards.index["key"].to_numpy()[train]
-    missing = [key for key in keys if key not in assignments.index]
-    if missing:
-        raise stage.StageError(f"{pseudo_classes}: {len(missing)} training clips have no class, first {missing[0]}.")
-    classes = torch.tensor(assignments.loc[keys].to_numpy(), dtype=torch.int64)
-    near = (_prompt_vectors(shards, rows) @ _prompt_vectors(shards, train).T).topk(min(neighbours, len(train))).indices
-    votes = torch.nn.functional.one_hot(classes[near], int(classes.max()) + 1).float()
-    closeness = torch.linspace(1.0, 0.999, votes.shape[1])[None, :, None]
-    return (votes * closeness).sum(1).argmax(1)
+    table = pd.read_parquet(pseudo_classes / "assignments.parquet")
+    classes = dict(zip(table["key"], map(int, table["pseudo_class"]), strict=True))
+    try:
+        return classes_by_prompt(shards, classes, rows, neighbours)
+    except stage.StageError as error:
+        raise stage.StageError(f"{pseudo_classes}: {error}") from None
 
 
 @dataclass(frozen=True)
 class Requests:
-    """What to sample: prompt_embeds [N, L, D], prompt_mask [N, L], and class and seed of each."""
+    """What to sample: N conditions and seeds, all prompts of the first seed first.
 
-    prompt_embeds: Tensor
-    prompt_mask: Tensor
-    empty_prompt: Tensor
-    pseudo_class: Tensor
+    Attributes:
+        conditions: by name (:data:`pipelines.training.generator.CONDITIONS`), each of N samples but ``empty_prompt``.
+        seeds: of the noise.
+        real: latents of the real clips of the same prompts, from which frames are given to those who need some.
+    """
+
+    conditions: dict[str, Tensor]
     seeds: tuple[int, ...]
+    real: Tensor
 
     @classmethod
     def of(cls, shards: Shards, rows: Sequence[int], pseudo_class: Tensor, seeds: Sequence[int]) -> Requests:
-        """Every row's prompt once per seed, all prompts of the first seed first."""
-        read = [shards.read(row, ("prompt_embeds",))["prompt_embeds"].astype(np.float32) for row in rows]
-        embeds, mask = pad([torch.from_numpy(value) for value in read])
-        copies, empty = len(seeds), torch.from_numpy(shards.empty_prompt)
+        """Every row's prompt once per seed; with actions, where the shards have some."""
+        copies = len(seeds)
+        wanted = ("latents", "prompt_embeds", *(["actions"] if "actions" in shards.manifest.fields else []))
+        read = [shards.read(row, wanted) for row in rows]
+        embeds, mask = pad([torch.from_numpy(one["prompt_embeds"].astype(np.float32)) for one in read])
+        real = torch.stack([torch.from_numpy(one["latents"].astype(np.float32)) for one in read])
+        told = {"prompt_embeds": embeds.repeat(copies, 1, 1), "prompt_mask": mask.repeat(copies, 1)}
+        told["pseudo_class"] = pseudo_class.repeat(copies)
+        if all("actions" in one for one in read):
+            actions = torch.stack([torch.from_numpy(one["actions"].astype(np.float32)) for one in read])
+            told["actions"] = actions.repeat(copies, 1, 1)
+        told["empty_prompt"] = torch.from_numpy(shards.empty_prompt)
         each = tuple(seed * SEED_STRIDE + number for seed in seeds for number in range(len(rows)))
-        return cls(embeds.repeat(copies, 1, 1), mask.repeat(copies, 1), empty, pseudo_class.repeat(copies), each)
+        return cls(told, each, real.repeat(copies, 1, 1, 1, 1))
+
+    def part(self, generator: Generator, part: slice) -> dict[str, Tensor]:
+        """What this generator needs of some samples; frames of the real clip only where it cannot do without.
+
+        Raises:
+            StageError: it needs something that the data set does not have.
+        """
+        told = {name: value if name == "empty_prompt" else value[part] for name, value in self.conditions.items()}
+        real = self.real[part]
+        if "first_frame" in generator.needs:
+            told["first_frame"] = real[:, :, :1]
+        if "keyframes" in generator.needs:
+            given = generator.facts.get("num_keyframes", 2)
+            places = torch.linspace(0, real.shape[2] - 1, given).round().long()
+            mask = torch.zeros(len(real), real.shape[2], dtype=torch.bool)
+            mask[:, places] = True
+            told |= {"keyframes": real * mask[:, None, :, None, None], "keyframe_mask": mask}
+        absent = [name for name in generator.needs if name != "prompt" and name not in told]
+        if absent:
+            raise stage.StageError(f"{generator.folder}: needs {', '.join(absent)}, which these latents do not have.")
+        return told
 
 
 def generate(name: str, generator: Generator, requests: Requests, batch_size: int) -> Tensor:
@@ -98,8 +120,7 @@ def generate(name: str, generator: Generator, requests: Requests, batch_size: in
     made, count = [], len(requests.seeds)
     for start in range(0, count, batch_size):
         part = slice(start, start + batch_size)
-        embeds, mask = requests.prompt_embeds[part], requests.prompt_mask[part]
-        seeds, classes = requests.seeds[part], requests.pseudo_class[part]
-        made.append(generator.sample(embeds, mask, requests.empty_prompt, seeds, classes).float().cpu())
+        told = requests.part(generator, part)
+        made.append(generator.sample(told, requests.seeds[part]).float().cpu())
         stage.report(min(start + batch_size, count), count, f"{name} sample")
     return torch.cat(made)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -80,8 +79,10 @@ class FeatureSpace:
 # ---- motion -------------------------------------------------------------------------------------------------------
 
 
-def local_vs_global_ratio(x: Tensor, real: Tensor) -> float:
+def local_vs_global_ratio(x: Tensor, real: Tensor, weights: Tensor | None = None) -> float:
     """Variation over frames relative to what frames share, divided by the same ratio of real clips.
+
+    ``weights`` [N] of the clips, on both sides alike.
 
         (E |x - mean_f x|^2 / E |mean_f x|^2) / (the same of real)
 
@@ -89,8 +90,10 @@ def local_vs_global_ratio(x: Tensor, real: Tensor) -> float:
     computes it; the definition is ours (its Section A.4).
     """
     (moving, shared), (real_moving, real_shared) = frame_variation(x.double()), frame_variation(real.double())
-    ratio = moving.mean() / shared.mean().clamp_min(FLOOR)
-    return float(ratio / (real_moving.mean() / real_shared.mean().clamp_min(FLOOR)).clamp_min(FLOOR))
+    each = torch.ones(len(moving), dtype=torch.float64) if weights is None else weights
+    real_each = torch.ones(len(real_moving), dtype=torch.float64) if weights is None else weights
+    ratio = (each @ moving) / (each @ shared).clamp_min(FLOOR)
+    return float(ratio / ((real_each @ real_moving) / (real_each @ real_shared).clamp_min(FLOOR)).clamp_min(FLOOR))
 
 
 def frame_difference(video: Tensor) -> float:
@@ -111,10 +114,3 @@ def psnr(video: Tensor, reference: Tensor) -> float:
     """Mean over clips of 10 log10(4 / mse) in dB, video in [-1, 1]; infinite where a clip is equal."""
     error = (video.double() - reference.double()).square().flatten(1).mean(1)
     return float((10.0 * torch.log10(4.0 / error)).mean())
-
-
-def spread(score: Callable[[Tensor], float], count: int, resamples: int, seed: int) -> float:
-    """Standard deviation of ``score(rows)`` over bootstrap resamples of ``count`` rows (Efron, 1979)."""
-    generator = torch.Generator().manual_seed(seed)
-    values = [score(torch.randint(count, (count,), generator=generator)) for _ in range(resamples)]
-    return float(torch.tensor(values, dtype=torch.float64).std())

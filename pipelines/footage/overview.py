@@ -20,7 +20,7 @@ from PIL import Image
 from pipelines.data.catalog import FACTOR_PREFIX, JUDGED, SPLITS, TRAIN, factor_names
 from pipelines.data.video import read_clip
 from pipelines.footage.clips import Made
-from pipelines.footage.factors import MOTION
+from pipelines.footage.factors import MOTION, STEERED
 
 SHEET = 30
 SHOWN_MOTIONS = (
@@ -32,6 +32,8 @@ SHOWN_MOTIONS = (
     ("up", "fast", "spinning", "none"),
     ("left", "fast", "none", "growing"),
     ("down", "fast", "none", "shrinking"),
+    (STEERED,) * 4,
+    (STEERED,) * 4,
 )
 """Values of MOTION for the filmstrips."""
 GREY, INK, QUIET = "#999999", "#222222", "#777777"

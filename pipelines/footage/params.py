@@ -77,11 +77,15 @@ class Composition(Params):
 
 
 class Rendered(Params):
-    """Clips drawn by the project, with known factors; those of the split ``test`` are of a series of their own."""
+    """Clips drawn by the project, with known factors; those of the split ``test`` are of a series of their own.
+
+    ``steered_share``: of the clips, those whose motion changes with actions that neither prompt nor first frame tells.
+    """
 
     seed: Whole
     test_seed: Whole
     num_clips: Count
+    steered_share: Share
     composition: Composition | None
 
     @model_validator(mode="after")
@@ -93,6 +97,7 @@ class Rendered(Params):
     @model_validator(mode="after")
     def _can_be_drawn(self) -> Rendered:
         factors.draw((self.seed,), 0, self.held_out)
+        factors.draw_steered((self.seed,), 0, self.held_out)
         return self
 
     @property

@@ -7,7 +7,6 @@ one row per key and frame at which it is down. A missing number is a gap in time
 from __future__ import annotations
 
 import csv
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pipelines.data.limits import Limits, VideoError
 from pipelines.data.picture import Picture
 from pipelines.data.resample import nearest_in_time
 from pipelines.footage.stills import read_picture
+from pipelines.litter import walk
 from pipelines.stage import file_digest
 
 NAME = re.compile(r"frame_(\d{1,9})\.(?:png|jpe?g)", re.IGNORECASE)
@@ -31,10 +31,10 @@ COLUMNS = ("key", "time", "frame")
 def find_recordings(root: Path) -> list[str]:
     """Folders of a tree that hold numbered frames, as sorted posix paths relative to it ("." for the root itself)."""
     found = []
-    for folder, inside, files in os.walk(root):
-        inside[:] = sorted(name for name in inside if not name.startswith("."))
+    for folder, inside, files in walk(root):
+        inside[:] = [name for name in inside if not name.startswith(".")]
         if any(NAME.fullmatch(name) for name in files):
-            found.append(Path(folder).relative_to(root).as_posix())
+            found.append(folder.relative_to(root).as_posix())
     return sorted(found)
 
 

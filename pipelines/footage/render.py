@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.footage.factors import Factors, Series
+from pipelines.footage.factors import STEERED, Factors, Series, generator
 
-VERSION = 2
+VERSION = 3
 """Part of every content key: raise it when the same scene would give other pixels."""
 
 COLORS = {
@@ -29,24 +29,35 @@ TONES = {
     "teal": ((66, 102, 104), (89, 126, 127)),
     "mauve": ((108, 88, 108), (132, 111, 130)),
 }
-RADIUS = {"small": 0.165, "large": 0.23}
-DISTANCE = {"slow": 0.2, "fast": 0.4}
-"""Frame widths travelled over the whole clip."""
-SCALE = {"none": (1.0, 1.0), "growing": (0.78, 1.22), "shrinking": (1.22, 0.78)}
-START = 0.2
-"""How far from the centre a sprite starts, against its direction: one that moves right starts on the left."""
+RADIUS = {"small": 0.15, "large": 0.21}
+DISTANCE = {"slow": 0.16, "fast": 0.32, STEERED: 0.32}
+"""Frame widths travelled by one key that is down over the whole clip."""
+GROWTH = 0.4
+"""Share of its first radius that a growing sprite gains, and a shrinking one loses, over the whole clip."""
+START = 0.12
+"""How far from the centre a sprite may start, along each side, whatever it will do."""
 TURN = 0.75 * np.pi
 """Angle a spinning sprite turns over the whole clip."""
+SEGMENTS = (2, 4)
+"""Fewest and most stretches of a steered clip in which the same is held; of the keys and of the mouse by themselves."""
 JITTER = 0.02
 EDGE = 2.0
 """Pixels over which an edge blends."""
 KEYS = {"up": (0, (0.0, -1.0)), "left": (1, (-1.0, 0.0)), "down": (2, (0.0, 1.0)), "right": (3, (1.0, 0.0))}
 """Per direction: the column of its key in the actions (W A S D), and the way it points, x right and y down."""
+CHORDS = tuple(
+    tuple(float(key in chord) for key in KEYS)
+    for chord in (
+        *((), ("up",), ("left",), ("down",), ("right",)),
+        *(("up", "left"), ("up", "right"), ("down", "left"), ("down", "right")),
+    )
+)
+"""What may be down at once: nothing, one key, or two that are no opposites; [9][4], columns as in KEYS."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that shapes the pixels of one rendered clip."""
+    """Everything that shapes the pixels of one rendered clip; ``steering``: the actions of one that is steered."""
 
     factors: Factors
     num_frames: int
@@ -55,20 +66,46 @@ class Scene:
     offset: tuple[float, float]
     angle: float
     phase: tuple[float, float]
+    steering: tuple[tuple[float, ...], ...] | None = None
 
 
 def scene(factors: Factors, series: Series, index: int, num_frames: int, size: tuple[int, int]) -> Scene:
     """Scene ``index`` of a series, with these factors; ``size`` is (height, width) in pixels."""
-    jitter = np.random.default_rng((*series, 2, index)).uniform(-1, 1, 5).round(4).tolist()
+    jitter = generator(*series, 2, index).uniform(-1, 1, 5).round(4).tolist()
     return Scene(
         factors=factors,
         num_frames=num_frames,
         height=size[0],
         width=size[1],
-        offset=(JITTER * jitter[0], JITTER * jitter[1]),
+        offset=(START * jitter[0], START * jitter[1]),
         angle=0.12 * jitter[2],
         phase=(JITTER * jitter[3], JITTER * jitter[4]),
+        steering=steering(generator(*series, 3, index), num_frames) if factors.direction == STEERED else None,
     )
+
+
+def _stretches(rng: np.random.Generator, num_frames: int) -> np.ndarray:
+    """The number of the stretch that each frame is in [T], of two to four of random lengths."""
+    count = min(int(rng.integers(SEGMENTS[0], SEGMENTS[1] + 1)), num_frames - 1)
+    ends = rng.choice(np.arange(2, num_frames), max(0, count - 1), replace=False)
+    return (np.arange(num_frames)[:, None] >= ends).sum(1)
+
+
+def steering(rng: np.random.Generator, num_frames: int) -> tuple[tuple[float, ...], ...]:
+    """Actions that nothing else in the clip tells: [T][6] as in :func:`actions`.
+
+    In each stretch one key, two that are no opposites, or none is down, never the same as in the stretch before; the
+    mouse has stretches of its own, and moves in them by even amounts.
+    """
+    held = np.zeros((num_frames, 6))
+    stretch = _stretches(rng, num_frames)
+    chords = [int(rng.integers(len(CHORDS)))]
+    while len(chords) <= stretch[-1]:
+        chords.append((chords[-1] + int(rng.integers(1, len(CHORDS)))) % len(CHORDS))
+    held[:, :4] = np.array([CHORDS[one] for one in chords])[stretch]
+    stretch = _stretches(rng, num_frames)
+    held[:, 4:] = rng.uniform(-1, 1, (stretch[-1] + 1, 2)).round(2)[stretch]
+    return tuple(map(tuple, held.tolist()))
 
 
 def actions(scene: Scene) -> np.ndarray:
@@ -77,6 +114,8 @@ def actions(scene: Scene) -> np.ndarray:
     Row k leads from frame k - 1 to frame k; row 0 is held too but has nothing to move yet. A key says which way, not
     how fast: the speed belongs to the sprite and is in the prompt.
     """
+    if scene.steering is not None:
+        return np.array(scene.steering, np.float32)
     row = np.zeros(6, np.float32)
     row[KEYS[scene.factors.direction][0]] = 1
     row[4] = scene.factors.spin == "spinning"
@@ -89,13 +128,11 @@ def poses(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     factors, held = scene.factors, actions(scene)
     share = np.concatenate([np.zeros((1, 6)), np.cumsum(held[1:], 0)]) / max(1, scene.num_frames - 1)
     ways = np.array([way for _, way in KEYS.values()])
-    start = 0.5 - START * np.array(KEYS[factors.direction][1]) + np.array(scene.offset)
+    start = 0.5 + np.array(scene.offset)
     start[1] += (scene.height / scene.width - 1) / 2
     centre = start + DISTANCE[factors.speed] * share[:, :4] @ ways
     angle = scene.angle + TURN * share[:, 4]
-    low, high = SCALE["growing"]
-    first = SCALE[factors.scaling][0]
-    radius = RADIUS[factors.size] * (first + (high - low) * share[:, 5])
+    radius = RADIUS[factors.size] * (1 + GROWTH * share[:, 5])
     return centre, angle, radius
 
 

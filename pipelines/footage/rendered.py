@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from pipelines import stage
@@ -29,19 +30,34 @@ def cut(drawn: Scene, clip: Clip) -> Cut:
     )
 
 
-def drawn(params: Rendered, splits: Splits) -> Iterator[tuple[str, Factors, Series, int]]:
-    """Split, factors, series and index of every clip, split by split.
+STEERED_SERIES, COMPOSITION_SERIES = 1, 2
+"""What stands behind a seed in the names of the series that are not the main one."""
 
-    Training and validation clips are of the series ``seed``, test clips of the series ``test_seed``, and those of
-    held-out combinations of a third. A larger ``num_clips`` keeps what a smaller one gave.
-    """
-    num_test = int(params.num_clips * splits.test + 1e-9)
-    seen, unseen, apart = (params.seed,), (params.test_seed,), (params.test_seed, 1)
-    marks = even_share(params.num_clips - num_test, splits.validation / (1 - splits.test))
+Drawn = tuple[str, Factors, Series, int]
+"""Split, factors, series and index of a clip."""
+
+
+def _series(
+    draw: Callable[[Series, int], Factors], kind: Series, num_clips: int, params: Rendered, splits: Splits
+) -> Iterator[Drawn]:
+    """The clips of one kind: of the series ``seed`` for train and validation, of the series ``test_seed`` for test."""
+    num_test = int(num_clips * splits.test + 1e-9)
+    marks = even_share(num_clips - num_test, splits.validation / (1 - splits.test))
+    seen, unseen = (params.seed, *kind), (params.test_seed, *kind)
     for index, validation in enumerate(marks):
-        yield VALIDATION if validation else TRAIN, factors.draw(seen, index, params.held_out), seen, index
+        yield VALIDATION if validation else TRAIN, draw(seen, index), seen, index
     for index in range(num_test):
-        yield TEST, factors.draw(unseen, index, params.held_out), unseen, index
+        yield TEST, draw(unseen, index), unseen, index
+
+
+def drawn(params: Rendered, splits: Splits) -> Iterator[Drawn]:
+    """Every clip; a larger ``num_clips`` keeps what a smaller one gave."""
+    num_steered = int(params.num_clips * params.steered_share + 1e-9)
+    described = partial(factors.draw, never=params.held_out)
+    steered = partial(factors.draw_steered, never=params.held_out)
+    yield from _series(described, (), params.num_clips - num_steered, params, splits)
+    yield from _series(steered, (STEERED_SERIES,), num_steered, params, splits)
+    apart = (params.test_seed, COMPOSITION_SERIES)
     for index in range(params.composition.num_clips if params.composition else 0):
         yield COMPOSITION, factors.draw_combined(apart, index, params.held_out), apart, index
 

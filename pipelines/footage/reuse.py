@@ -15,24 +15,26 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipelines.code.stages import identity
 from pipelines.data.limits import VideoError
 from pipelines.stage import file_digest, whole_folder
 
 RECORD = "record.json"
-SHAPING = ("clips", "cutting", "ingest", "quality", "recordings", "shots", "stills")
-SHAPING_DATA = ("limits", "picture", "resample", "video")
-"""Modules of this room and of ``pipelines.data`` that decide what a clip is and how it measures."""
+SHAPING = (
+    "pipelines.footage.ingest:cut_file",
+    "pipelines.footage.sources:open_file",
+    "pipelines.footage.sources:limits_of",
+    "pipelines.footage.recordings:open_recording",
+)
+"""Functions that, with all they reach, decide what a clip is and how it measures."""
 UNKEPT = ("too_slow",)
 """Refusals that depend on the machine are tried again."""
 
 
 @cache
 def code_digest() -> str:
-    """SHA-256 of the modules that shape a clip."""
-    here = Path(__file__).parent
-    data = here.parent / "data"
-    files = [*(here / f"{name}.py" for name in SHAPING), *(data / f"{name}.py" for name in SHAPING_DATA)]
-    return hashlib.sha256("".join(file_digest(path) for path in sorted(files)).encode()).hexdigest()
+    """The identity of the code that shapes a clip."""
+    return identity(SHAPING).value
 
 
 class Reuse:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +21,7 @@ from pipelines.footage.params import Folder, Footage, Recordings
 from pipelines.footage.recordings import find_recordings, numbered_frames, open_recording
 from pipelines.footage.stills import SUFFIXES as IMAGES
 from pipelines.footage.stills import read_picture
+from pipelines.litter import walk
 from pipelines.stage import StageError, file_digest
 
 MEDIA = {"videos": VIDEOS, "images": IMAGES, "both": (*VIDEOS, *IMAGES)}
@@ -99,13 +99,14 @@ def limits_of(params: Footage) -> Limits:
 
 
 def find_videos(root: Path, suffixes: tuple[str, ...] = VIDEOS, key: str = "raw_video.source.folder.path") -> list[str]:
-    """The files of a folder tree with the suffixes, as sorted posix paths relative to it; hidden ones are passed over.
+    """The files of a folder tree with the suffixes, as sorted posix paths relative to it; hidden ones, and what
+    file managers leave (:mod:`pipelines.litter`), are passed over.
 
     Raises:
         StageError: there is no such folder, or it holds no such files.
     """
     _check_folder(root, key)
-    inside = [Path(folder, name).relative_to(root) for folder, _, names in os.walk(root) for name in names]
+    inside = [(folder / name).relative_to(root) for folder, _, names in walk(root) for name in names]
     seen = sorted(path.as_posix() for path in inside if not any(part.startswith(".") for part in path.parts))
     videos = [name for name in seen if name.lower().endswith(suffixes)]
     if not videos:

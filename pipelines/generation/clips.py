@@ -159,11 +159,11 @@ class ClipMaker:
         with self._progress(len(parts)):
             for part in parts:
                 count = len(prompts[part])
-                given = None if first is None else first.expand(count, -1, -1, -1, -1)
+                told = {"prompt_embeds": embeds[part], "prompt_mask": mask[part], "empty_prompt": empty}
+                if first is not None:
+                    told["first_frame"] = first.expand(count, -1, -1, -1, -1)
                 try:
-                    sampled = self.generator.sample(
-                        embeds[part], mask[part], empty, seeds[part], shape=shape, first_frame=given
-                    )
+                    sampled = self.generator.sample(told, seeds[part], shape)
                 except ValueError as error:
                     raise StageError(str(error)) from None
                 for one in sampled:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipelines.data.batches import Batches, by_form, collate
 from pipelines.data.contract import PROMPT_TOKENS
+from pipelines.data.prompt_classes import classes_by_prompt
 from pipelines.data.shards import Shards
 from pipelines.generation.params import Denoiser, DenoiserParams, PretrainedDenoiserParams
 from pipelines.models.pretrained_denoiser import Given, Origin, check_fits
@@ -124,7 +125,9 @@ class Latents:
         return Batches(self.shards, "train", fields, training.batch_size, training.seed, self.classes, class_balance)
 
     def held_out(self, count: int, device: torch.device | str = "cpu") -> dict[str, Any]:
-        """The first ``count`` held-out clips of the most frequent shape as one batch, with their prompts.
+        """The first ``count`` validation clips of the most frequent shape as one batch, with their prompts.
+
+        Their pseudo-classes are those of their prompts, as when a clip is asked for, not their own.
 
         Raises:
             StageError: there is none.
@@ -139,8 +142,7 @@ class Latents:
             )
         batch = collate(self.shards.read_many(rows.tolist(), ("latents", "prompt_embeds", "prompt")))
         if self.classes is not None:
-            keys = self.shards.index["key"].to_numpy()[rows]
-            batch["pseudo_class"] = torch.tensor([self.classes.get(key, -1) for key in keys])
+            batch["pseudo_class"] = classes_by_prompt(self.shards, self.classes, rows.tolist())
         return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
 
     def facts(self) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from pipelines.generation.validation import CONDITIONS, FixedLevels
 from pipelines.models.denoiser import VideoDenoiser
 from pipelines.models.lora import add_lora
 from pipelines.models.pretrained_denoiser import Origin
+from pipelines.record import baseline
 from pipelines.stage import write_json
-from pipelines.training.record import baseline
 from pipelines.training.run import Run
 
 PREVIEWS = 6
@@ -54,7 +54,7 @@ def _pretrained(block: PretrainedDenoiserParams, data: Latents, num_classes: int
 
 
 def description(phases: Sequence[Named], data: Latents) -> dict[str, Any]:
-    """``generator.json``: which network walks which part of the way, how, and for which latents."""
+    """``generator.json``: what it is told, which network walks which part of the way, how, for which latents."""
     walked = [
         {
             "network": network,
@@ -66,7 +66,10 @@ def description(phases: Sequence[Named], data: Latents) -> dict[str, Any]:
         }
         for network, phase in phases
     ]
-    return {"phases": walked, "latents": data.facts()}
+    knows_classes = any(getattr(phase.denoiser, "num_classes", None) is not None for _, phase in phases)
+    needs = ["prompt", "pseudo_class"] if knows_classes else ["prompt"]
+    takes = ["first_frame"] if all(phase.first_frame for _, phase in phases) else []
+    return {"kind": "flow", "needs": needs, "takes": takes, "phases": walked, "latents": data.facts()}
 
 
 def preview(

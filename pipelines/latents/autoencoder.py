@@ -23,6 +23,7 @@ from pipelines.models.autoencoder import PretrainedVideoAutoencoder, StackedAuto
 from pipelines.training import checkpoint
 from pipelines.training.loop import train as run_training
 from pipelines.training.objective import Batch, LossOutput
+from pipelines.training.record import baseline
 from pipelines.training.run import Run
 
 MOST_STATISTICS_CLIPS = 2048
@@ -81,8 +82,10 @@ def measured(
     baselines = linear_baselines(clips, train, held_out, strides, quality.latent_shape[0])
     pictures.draw_reconstructions(autoencoder, clips, quality, baselines, device, plots / "reconstructions.png")
     pictures.draw_quality(quality, baselines, std, params.gates.min_latent_std, plots / "quality.png")
+    beside = baseline("psnr", quality.psnr, ">", baselines["psnr_patch_pca"], "dB of patch PCA at equal compression")
     stage.say(
         f"PSNR {quality.psnr:.2f} dB on {len(held_out)} held-out clips; patch PCA {baselines['psnr_patch_pca']:.2f} dB"
+        + ("" if beside["verdict"] == "pass" else "; WARNING: the linear code is better than this autoencoder")
     )
     return {
         "psnr": quality.psnr,
@@ -92,6 +95,7 @@ def measured(
         "latent": {"channels": len(std), "std_min": float(std.min()), "std_max": float(std.max())},
         "num_held_out": len(held_out),
         "gates": gates(params.gates, std, quality.psnr),
+        "baselines": [beside],
     }
 
 

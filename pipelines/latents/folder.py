@@ -14,6 +14,7 @@ from torch import Tensor
 from pipelines import stage
 from pipelines.data.catalog import FACTOR_PREFIX
 from pipelines.data.contract import (
+    ACTIONS,
     CHECKSUM,
     EMPTY_PROMPT,
     INDEX,
@@ -73,8 +74,8 @@ def make_fields(catalog: pd.DataFrame, autoencoder: AutoencoderFacts, dim: int) 
         "prompt": Field(axes="", shape=(), dtype="str"),
     }
     if "actions" in fields_of(catalog):
-        wide = len(catalog["actions"].iloc[0][0])
-        fields["actions"] = Field(axes="T A", shape=(length("num_frames", 1), wide), dtype="float32")
+        shape = (length("num_frames", 1), len(ACTIONS.names))
+        fields["actions"] = Field(axes="T A", shape=shape, dtype="float32")
     return fields
 
 
@@ -142,9 +143,11 @@ def write_folder(
         raise stage.StageError(f"{len(missing)} clips are in no shard, first {missing[0]}: run latent_shards again.")
     pq.write_table(pa.Table.from_pandas(index, preserve_index=False), folder / INDEX)
     others = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".tar"]
+    fields = make_fields(catalog, autoencoder, text.dim)
     manifest = Manifest(
         version=VERSION,
-        fields=make_fields(catalog, autoencoder, text.dim),
+        fields=fields,
+        actions=ACTIONS if "actions" in fields else None,
         autoencoder=autoencoder,
         text_encoder=text,
         frame_rate=float(np.median(catalog["frame_rate"])),

@@ -1,14 +1,13 @@
 """What latents and embeddings are functions of, as one hash each: what has another recipe is encoded again.
 
-A recipe holds everything that shapes the numbers: weights, configuration, precision and the code that computes them
-(its syntax tree, so that comments and docstrings encode nothing again). Not in it, because at most a last bit follows:
-batch size, processor, versions of libraries. ``precision: auto`` stands for itself: name one where machines with and
-without bf16 encode the same clips. Imports no torch.
+A recipe holds everything that shapes the numbers: weights, configuration, precision and the identity of the code that
+computes them (:mod:`pipelines.code`), so that comments, docstrings and another Python encode nothing again. Not in it,
+because at most a last bit follows: batch size, processor, versions of libraries. ``precision: auto`` stands for itself:
+name one where machines with and without bf16 encode the same clips. Imports no torch.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 from functools import cache
@@ -16,19 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import stage
+from pipelines.code.stages import identity
 from pipelines.latents.params import EmbeddedText, LatentShardsParams, PretrainedText
 from pipelines.models import hub
 
 SHAPES_LATENTS = (
-    ("latents/encoder.py", ("encode_batch",)),
-    ("latents/clips.py", ("channels_first", "to_unit_range")),
-    ("data/video.py", None),
-    ("models/autoencoder.py", None),
-    ("models/pretrained_autoencoder.py", None),
-    ("models/geometry.py", None),
+    "pipelines.latents.encoder:encode_batch",
+    "pipelines.latents.clips:channels_first",
+    "pipelines.data.video:read_clip",
+    "pipelines.models.autoencoder:load_autoencoder",
 )
-"""Modules below ``pipelines/``, or functions and classes in them, between a clip's file and its latents."""
-SHAPES_EMBEDS = (("latents/text.py", None),)
+"""Functions that, with all they reach, stand between a clip's file and its latents."""
+SHAPES_EMBEDS = ("pipelines.latents.text:text_encoder",)
 """The same for prompts and their embeddings."""
 
 
@@ -64,21 +62,6 @@ def _hashed(**facts: Any) -> str:
 
 
 @cache
-def _code(modules: tuple[tuple[str, tuple[str, ...] | None], ...]) -> str:
-    """SHA-256 of the syntax trees, without comments and docstrings."""
-    texts = []
-    for name, chosen in modules:
-        tree = _without_docstrings(ast.parse((Path(__file__).parents[1] / name).read_text(encoding="utf-8")))
-        parts = [node for node in tree.body if chosen is None or getattr(node, "name", None) in chosen]
-        texts += [ast.dump(part) for part in parts]
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
-
-
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [  # type: ignore[attr-defined]
-                one for one in body if not (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))
-            ]
-    return tree
+def _code(functions: tuple[str, ...]) -> str:
+    """The identity of what the functions reach."""
+    return identity(functions).value

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipelines.models.feature_list import clip_features, feature_list, input_features
+from pipelines.models.feature_list import at_rest, clip_features, feature_list, input_features, reads_change
 
 
 def conv(into: int, out: int, frames: int = 1, stride: int = 1) -> nn.Conv3d:
@@ -108,15 +108,21 @@ class ConvMae(nn.Module):
             x = block(x, beside)
         return self.predict(x)
 
-    def features(self, latents: Tensor, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
+    def features(
+        self, latents: Tensor, wanted: Collection[str] | None = None, frames: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
         """The list phi_j over all frames (places count over T, H, W), and the clip poolings of every stage.
 
-        Of ``wanted`` names (None: all) only.
+        Of ``wanted`` names (None: all) only. ``frames``: which frames of a longer clip these are; convolutions know
+        no positions, so it changes nothing here.
         """
         maps = self.maps(latents)
         found = input_features(latents, wanted)
-        for number, features in enumerate(maps, start=1):
-            found |= clip_features(features, f"s{number}", wanted)
+        names = [f"s{number}" for number in range(1, len(maps) + 1)]
+        moving = any(reads_change(name, wanted) for name in names)
+        rests = self.maps(at_rest(latents)) if moving else [None] * len(maps)
+        for name, features, rest in zip(names, maps, rests, strict=True):
+            found |= clip_features(features, rest, name, wanted)
         if wanted is None or not found.keys() >= set(wanted):
             found |= feature_list(latents, maps, self.locations)
         return found if wanted is None else {name: found[name] for name in wanted}

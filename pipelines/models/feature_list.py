@@ -60,61 +60,87 @@ def feature_list(x: Tensor, maps: Sequence[Tensor], most: int) -> dict[str, Tens
     return found
 
 
-def changing_places(features: Tensor) -> Tensor:
-    """Where the clip changes: [B, T, H, W], the squared distance of each place from its own mean over time, scaled to a
-    largest value of 1 per clip. A still clip gets the same small value everywhere."""
-    change = (features - features.mean(2, keepdim=True)).square().sum(1)
-    return change / change.amax((1, 2, 3), keepdim=True).clamp_min(VARIANCE_FLOOR) + VARIANCE_FLOOR
+# ---- poolings of a clip -------------------------------------------------------------------------------------------
+
+OF_CHANGE = "moving", "trajectory", "path"
+"""Poolings that read how a clip changes, and so need the map of the clip at rest."""
 
 
-def moving(features: Tensor) -> Tensor:
+def at_rest(latents: Tensor) -> Tensor:
+    """The clip [B, C, T, H, W] stopped at its mean frame, and exactly itself where it stands still."""
+    first = latents[:, :, :1]
+    return (first + (latents - first).mean(2, keepdim=True)).expand_as(latents).contiguous()
+
+
+def change(features: Tensor, rest: Tensor) -> Tensor:
+    """What a map owes to the clip's change: the map less that of the clip :func:`at_rest`, less its mean over time.
+
+    An encoder adds positions to what it sees, so its map of a still clip varies from frame to frame. The map at rest
+    holds the same positions and takes them away: a still clip has no change, exactly.
+    """
+    differs = features - rest
+    return differs - differs.mean(2, keepdim=True)
+
+
+def changing_places(changed: Tensor) -> Tensor:
+    """Where a clip changes: [B, T, H, W], the squared :func:`change` of each place, scaled to a largest value of 1 per
+    clip. A still clip gets the same small value everywhere."""
+    squared = changed.square().sum(1)
+    return squared / squared.amax((1, 2, 3), keepdim=True).clamp_min(VARIANCE_FLOOR) + VARIANCE_FLOOR
+
+
+def moving(features: Tensor, rest: Tensor) -> Tensor:
     """What moves: the mean of the map weighted by the third power of :func:`changing_places`, [B, C].
 
     The power leaves the background out: with 1 the classes of the demo follow the background's tone, with 3 the
     sprite's colour (docs/pseudo_classes.md has the numbers).
     """
-    weight = changing_places(features) ** MOVING_POWER
+    weight = changing_places(change(features, rest)) ** MOVING_POWER
     weight = weight / weight.sum((1, 2, 3), keepdim=True)
     return (features * weight[:, None]).flatten(2).sum(2)
 
 
-def path(features: Tensor) -> Tensor:
-    """Where it moves: mean row and mean column, each in [-1, 1], of the change in every frame: [B, 2 T], rows first."""
-    change = changing_places(features)
-    change = change / change.sum((2, 3), keepdim=True)
-    axes = [torch.linspace(-1, 1, length, device=change.device) for length in change.shape[2:]]
-    return torch.cat([(change.sum(3) * axes[0]).sum(2), (change.sum(2) * axes[1]).sum(2)], 1)
+def path(features: Tensor, rest: Tensor) -> Tensor:
+    """Where it moves: mean row and mean column, each in [-1, 1], of the change in every frame: [B, 2 T], rows first;
+    zero for a still clip."""
+    where = changing_places(change(features, rest))
+    where = where / where.sum((2, 3), keepdim=True)
+    axes = [torch.linspace(-1, 1, length, device=where.device) for length in where.shape[2:]]
+    return torch.cat([(where.sum(3) * axes[0]).sum(2), (where.sum(2) * axes[1]).sum(2)], 1)
 
 
-def clip_features(features: Tensor, name: str, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
+def trajectory(features: Tensor, rest: Tensor) -> Tensor:
+    """Mean over space per frame of the :func:`change`, [B, T * C], frames first; zero for a still clip."""
+    return change(features, rest).mean((-2, -1)).transpose(1, 2).flatten(1)
+
+
+def reads_change(name: str, wanted: Collection[str] | None) -> bool:
+    """Whether one of the ``wanted`` poolings (None: all) of the map ``name`` needs the map at rest."""
+    return wanted is None or any(f"{name}_{pooling}" in wanted for pooling in OF_CHANGE)
+
+
+def clip_features(
+    features: Tensor, rest: Tensor | None, name: str, wanted: Collection[str] | None = None
+) -> dict[str, Tensor]:
     """Poolings of a video map [B, C, T, H, W]: what is there, how it varies, what stands out, what moves and how.
 
-    ``mean``, ``std``, ``max`` over time and space and ``moving``: [B, C]. ``trajectory``: mean over space per frame,
-    less the clip's mean, [B, T * C]; zero for a still clip. ``path``: [B, 2 T]. Only the ``wanted`` ones (full names;
-    None: all) are computed.
+    ``mean``, ``std``, ``max`` over time and space and ``moving``: [B, C]. ``trajectory``: [B, T * C]. ``path``:
+    [B, 2 T]. Only the ``wanted`` ones (full names; None: all) are computed. ``rest``: the map of the clip
+    :func:`at_rest`, which the last three need.
     """
     flat = features.flatten(2)
-    pooled = {
-        f"{name}_mean": lambda: flat.mean(2),
-        f"{name}_std": lambda: spread(flat, 2),
-        f"{name}_max": lambda: flat.amax(2),
-        f"{name}_moving": lambda: moving(features),
-        f"{name}_trajectory": lambda: trajectory(features),
-        f"{name}_path": lambda: path(features),
-    }
+    pooled = {f"{name}_mean": lambda: flat.mean(2), f"{name}_std": lambda: spread(flat, 2)}
+    pooled[f"{name}_max"] = lambda: flat.amax(2)
+    if rest is not None:
+        for word, pool in zip(OF_CHANGE, (moving, trajectory, path), strict=True):
+            pooled[f"{name}_{word}"] = lambda pool=pool: pool(features, rest)
     return {full: pool() for full, pool in pooled.items() if wanted is None or full in wanted}
 
 
-def trajectory(features: Tensor) -> Tensor:
-    """Mean over space per frame, less the clip's mean: [B, T * C], frames first."""
-    frames = features.mean((-2, -1))
-    return (frames - frames.mean(2, keepdim=True)).transpose(1, 2).flatten(1)
-
-
 def input_features(latents: Tensor, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
-    """Of the latents themselves, [B, C] each: ``input_x2_mean`` (mean over time and space of x^2), ``input_moving``."""
-    pooled = {
-        "input_x2_mean": lambda: latents.square().flatten(2).mean(2),
-        "input_moving": lambda: moving(latents),
-    }
-    return {name: pool() for name, pool in pooled.items() if wanted is None or name in wanted}
+    """Of the latents themselves: ``input_x2_mean`` [B, C] (mean over time and space of x^2), and the poolings of
+    :func:`clip_features` named ``input_...``, which stand beside those of trained layers."""
+    found = clip_features(latents, at_rest(latents), "input", wanted)
+    if wanted is None or "input_x2_mean" in wanted:
+        found["input_x2_mean"] = latents.square().flatten(2).mean(2)
+    return found

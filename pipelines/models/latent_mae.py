@@ -8,7 +8,7 @@ convolutional U-Net with ResNet stages (the feature encoder of the drifting loss
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,12 +74,20 @@ class LatentMae(nn.Module):
             mask = mask.repeat_interleave(part, axis)
         return mask[:, None]
 
-    def features(self, latents: Tensor, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
+    def features(
+        self, latents: Tensor, wanted: Collection[str] | None = None, frames: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
         """Named feature vectors [B, D] of unmasked latents; names and D are those of the family, for fixed T, H, W.
 
-        With ``wanted`` names, only those, and at less cost.
+        With ``wanted`` names, only those, and at less cost. With ``frames``, the latents are these frames of a longer
+        clip (keyframes), and are told so where the family has positions.
+
+        Raises:
+            ValueError: ``frames`` are given, and patches span several frames.
         """
-        return self.backbone.features(latents, wanted)
+        if frames is not None and self.backbone.patch[0] > 1:
+            raise ValueError(f"patches of {self.backbone.patch[0]} frames cannot be cut out of chosen frames")
+        return self.backbone.features(latents, wanted, frames)
 
     # ---- files ----
 

@@ -9,17 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipelines.models.feature_list import clip_features, input_features
+from pipelines.models.feature_list import at_rest, clip_features, input_features, reads_change
 
 
-def sine_positions(grid: Sequence[int], width: int) -> Tensor:
+def sine_positions(grid: Sequence[int], width: int, frames: Sequence[int] | None = None) -> Tensor:
     """[N, width]: sines and cosines of (frame, row, column), a third of the width for each axis, row-major.
 
-    Positions have no weights, so that a clip of another length or size has features too.
+    Positions have no weights, so that a clip of another length or size has features too. ``frames``: which frames of
+    a longer clip these are.
     """
     pairs = width // 6
     frequency = torch.exp(-math.log(100.0) * torch.arange(pairs) / max(pairs, 1))
-    axes = torch.meshgrid(*(torch.arange(length, dtype=torch.float32) for length in grid), indexing="ij")
+    numbers = [torch.arange(length, dtype=torch.float32) for length in grid]
+    if frames is not None:
+        numbers[0] = torch.tensor(frames, dtype=torch.float32)
+    axes = torch.meshgrid(*numbers, indexing="ij")
     angles = torch.cat([axis.reshape(-1, 1) * frequency for axis in axes], 1)
     waves = torch.cat([angles.sin(), angles.cos()], 1)
     return F.pad(waves, (0, width - waves.shape[1]))
@@ -96,10 +100,10 @@ class TransformerMae(nn.Module):
         cells = patches.unflatten(2, (-1, *self.patch)).unflatten(1, grid)
         return cells.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(6).flatten(4, 5).flatten(2, 3)
 
-    def _embedded(self, latents: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+    def _embedded(self, latents: Tensor, frames: Sequence[int] | None = None) -> tuple[Tensor, tuple[int, int, int]]:
         patches, grid = self._patches(latents)
         tokens = self.embed(patches)
-        return tokens + sine_positions(grid, tokens.shape[-1]).to(tokens), grid
+        return tokens + sine_positions(grid, tokens.shape[-1], frames).to(tokens), grid
 
     def forward(self, latents: Tensor, mask: Tensor) -> Tensor:
         """Prediction [B, C, T, H, W]; ``mask`` [B, T', H', W'] hides equally many patches in every sample."""
@@ -118,18 +122,30 @@ class TransformerMae(nn.Module):
             x = block(x)
         return self._latents(self.predict(self.decoder_norm(x)), grid)
 
-    def features(self, latents: Tensor, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
+    def _maps(self, latents: Tensor, numbers: Collection[int], frames: Sequence[int] | None) -> dict[int, Tensor]:
+        """Maps [B, width, T', H', W'] of the embedding (0) and of blocks; those behind the last one are not run."""
+        found: dict[int, Tensor] = {}
+        x, grid = self._embedded(latents, frames)
+        for number, block in enumerate([nn.Identity(), *self.encoder][: max(numbers, default=-1) + 1]):
+            x = block(x)
+            if number in numbers:
+                shown = self.norm(x) if number == len(self.encoder) else x
+                found[number] = shown.transpose(1, 2).unflatten(2, grid)
+        return found
+
+    def features(
+        self, latents: Tensor, wanted: Collection[str] | None = None, frames: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
         """Those of the input and, of the embedding (``block0``) and of every block, the clip poolings.
 
-        Of ``wanted`` names (None: all) only; blocks behind the last one named are not run.
+        Of ``wanted`` names (None: all) only; blocks behind the last one named are not run. ``frames``: the numbers of
+        the latents' frames within a longer clip, for their positions (patches of one frame each).
         """
         found = input_features(latents, wanted)
-        layers = [f"block{number}" for number in range(len(self.encoder) + 1)]
-        asked = [n for n, name in enumerate(layers) if wanted is None or any(w.startswith(f"{name}_") for w in wanted)]
-        x, grid = self._embedded(latents)
-        for number, block in enumerate([nn.Identity(), *self.encoder][: max(asked, default=-1) + 1]):
-            x = block(x)
-            if number in asked:
-                shown = self.norm(x) if number == len(self.encoder) else x
-                found |= clip_features(shown.transpose(1, 2).unflatten(2, grid), layers[number], wanted)
+        layers = {f"block{number}": number for number in range(len(self.encoder) + 1)}
+        asked = {n for name, n in layers.items() if wanted is None or any(w.startswith(f"{name}_") for w in wanted)}
+        maps = self._maps(latents, asked, frames)
+        rests = self._maps(at_rest(latents), {n for name, n in layers.items() if reads_change(name, wanted)}, frames)
+        for number, features in maps.items():
+            found |= clip_features(features, rests.get(number), f"block{number}", wanted)
         return found

@@ -12,7 +12,7 @@ from sklearn.metrics import mutual_info_score
 
 from pipelines.representation.params import KnownFactors
 from pipelines.representation.spectrum import standardised
-from pipelines.representation.spreads import LEFT_OUT, Found, Labellings, Metric, with_spreads
+from pipelines.representation.spreads import LEFT_OUT, Found, Labellings, Metric, Unavailable, with_spreads
 
 PREFIX = "factor_"
 
@@ -60,16 +60,24 @@ def _entropies(table: np.ndarray) -> list[float]:
 
 
 def nmi_of(table: np.ndarray) -> float:
-    """Normalised mutual information I(Y; F) / ((H(Y) + H(F)) / 2) of a contingency table, in [0, 1]; 1 where both have
-    one value."""
+    """Normalised mutual information I(Y; F) / ((H(Y) + H(F)) / 2) of a contingency table, in [0, 1].
+
+    Raises:
+        Unavailable: both have one value, so there is nothing to agree on.
+    """
     entropies = sum(_entropies(table))
-    shared = float(mutual_info_score(None, None, contingency=table))
-    return min(1.0, 2 * shared / entropies) if entropies > 0 else 1.0
+    if not entropies > 0:
+        raise Unavailable("classes and factor have one value each")
+    return min(1.0, 2 * float(mutual_info_score(None, None, contingency=table)) / entropies)
 
 
 def ari_of(table: np.ndarray) -> float:
     """Adjusted Rand index of a contingency table (Hubert and Arabie 1985): pairs of samples that are together in both,
-    less those expected by chance, over the same of a perfect match; 0 by chance, 1 equal."""
+    less those expected by chance, over the same of a perfect match; 0 by chance, 1 equal.
+
+    Raises:
+        Unavailable: all samples are together in both, or none are in either: any two such labellings match.
+    """
 
     def pairs(counts: np.ndarray) -> float:
         exact = counts.astype(np.float64)
@@ -78,7 +86,9 @@ def ari_of(table: np.ndarray) -> float:
     together, left, right = pairs(table), pairs(table.sum(1)), pairs(table.sum(0))
     expected = left * right / max(pairs(table.sum(keepdims=True)), 1.0)
     most = (left + right) / 2
-    return (together - expected) / (most - expected) if most != expected else 1.0
+    if most == expected:
+        raise Unavailable("both labellings have one class, or nothing but classes of one sample")
+    return (together - expected) / (most - expected)
 
 
 def nmi(labels: np.ndarray, factor: np.ndarray) -> float:

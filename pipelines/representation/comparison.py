@@ -38,16 +38,18 @@ ROWS = (
     ("occupancy/entropy_ratio", 1),
     ("occupancy/near_empty_share", -1),
     ("occupancy/largest_share", -1),
-    ("collapse/rankme", 1),
-    ("collapse/h_rankme", 0),
+    ("held_out/top5_excess", 1),
+    ("held_out/text_to_keyframes_top5", 1),
+    ("held_out/keyframes_to_text_top5", 1),
+    ("collapse/h/rankme", 0),
 )
 """Numbers of a report that are compared, and whether large (1), small (-1) or neither is better."""
 PROBES = ("probes/features/", "probes/h/")
-KERNEL = ("effective_positives", "effective_negatives", "mass_ratio")
+KERNEL = ("effective_positives_p50", "effective_negatives_p50", "mass_ratio_p50")
 """Numbers of the drifting kernel that are compared at every temperature; neither large nor small is better."""
 WIDE = 1.6
 """Pictures wider than this times their height are laid below one another."""
-LESS_CHANCE = ("agreement/", "retrieval/", "occupancy/")
+LESS_CHANCE = ("agreement/", "retrieval/", "held_out/", "occupancy/")
 """Blocks whose numbers are compared less their chance levels, which the number of classes alone moves."""
 
 
@@ -75,7 +77,13 @@ def value_at(report: Mapping[str, Any], path: str) -> Value | None:
 def paths_of(reports: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
     """Rows of the table: :data:`ROWS`, the kernel per temperature and a probe per factor, those that any report has."""
     factors = sorted({factor for report in reports for factor in report.get("probes", {}).get("features", {})})
-    groups = {group for report in reports for group in report.get("kernel", {}) if group.startswith("tau_")}
+    groups = {
+        f"{feature}/{group}"
+        for report in reports
+        for feature, found in report.get("kernel", {}).items()
+        for group in found
+        if group.startswith("tau_")
+    }
     rows = [*ROWS, *((f"kernel/{group}/{name}", 0) for group in sorted(groups) for name in KERNEL)]
     rows += ((f"{prefix}{factor}/accuracy", 1) for prefix in PROBES for factor in factors)
     return [(path, better) for path, better in rows if any(value_at(report, path) is not None for report in reports)]

@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 
 from pipelines import stage
-from pipelines.data.catalog import SEEN
+from pipelines.data.catalog import SEEN, TEST, TRAIN
 from pipelines.data.contract import require_autoencoder
 from pipelines.data.shards import Shards
 from pipelines.representation import codebook, exemplars, figures, kernel
 from pipelines.representation.class_figures import draw_occupancy
 from pipelines.representation.gates import judge
+from pipelines.representation.held_out import crossed
 from pipelines.representation.measuring import Measured, measure, neighbour_table, sample, train_counts
 from pipelines.representation.params import DiagnosticsParams
 from pipelines.training import checkpoint
@@ -44,6 +45,7 @@ def diagnose(
     shards.manifest.require(["latents", "prompt_embeds"], "diagnostics")
     stored = codebook.read(pseudo_classes)
     codebook.require_sources(stored, latents, latent_mae, shards.index["key"].tolist(), pseudo_classes)
+    whole, everything = shards, stored
     shards, stored = Shards(latents, SEEN), stored.of(np.asarray(shards.index["split"].isin(SEEN)))
     require_autoencoder(shards.manifest, autoencoder)
     checkpoint.read(autoencoder)
@@ -51,6 +53,8 @@ def diagnose(
     data = sample(params, shards, latent_mae, stored)
     results = measure(params, shards, data, stored)
     results["gates"] = judge(params.gates, results)
+    results["test"], missing = tested(params, whole, everything, results)
+    results["unavailable"] |= missing
     planes = figures.layouts(np.asarray(data.h[data.queries]), params.layout, params.seed)
     draw(params, shards, data, stored, results, planes, autoencoder, plots)
     with stage.whole_folder(out) as folder:
@@ -64,6 +68,30 @@ def diagnose(
             f"gate {found['name']}: {found['verdict']} ({value} {found['comparison']} {found['threshold']:g}; "
             f"{found['reason']})"
         )
+
+
+def tested(
+    params: DiagnosticsParams, shards: Shards, stored: codebook.Stored, results: Mapping[str, Any]
+) -> tuple[dict[str, float], dict[str, str]]:
+    """The one line that reads the test split: its clips as queries among train clips, one half of h judging the other,
+    beside the validation clips on which parameters were chosen; no gate stands on it. Or why there is none."""
+    split, tops = shards.index["split"].to_numpy(), params.neighbours
+    queries, among = np.flatnonzero(split == TEST), np.flatnonzero(split == TRAIN)
+    if not len(queries):
+        reason = f"the index has no split {TEST}; raw_video makes it"
+        stage.say(f"test split: not available, {reason}")
+        return {}, {"test": reason}
+    found = crossed(stored.codebook, stored.h, stored.embedding.text_width, queries, among, tops)
+    words, seen = [], results.get("held_out", {})
+    for name in ("text_to_keyframes", "keyframes_to_text"):
+        key = next((f"{name}_top{k}" for k in (5, 1, 10) if f"{name}_top{k}" in found.values), None)
+        if key is not None:
+            of_validation = f"validation {seen[key]:.3f}" if key in seen else "validation not available"
+            numbers = f"{found.values[key]:.3f} ± {found.values[f'{key}_std']:.3f}, {of_validation}"
+            words.append(f"{key} {numbers}, chance {found.values[f'{key}_chance']:.3f}")
+    if words:
+        stage.say(f"test split, {len(queries)} clips: {'; '.join(words)}")
+    return found.values, {f"test/{name}": reason for name, reason in found.unavailable.items()}
 
 
 def projection_table(data: Measured, planes: Mapping[str, np.ndarray]) -> pd.DataFrame:
@@ -97,12 +125,16 @@ def draw(
         file = "projection.png" if name == "pca" else f"projection_{name}.png"
         figures.draw_projection(plane, labels, colourings, title, plots / file)
     if "kernel" in results:
-        sides = kernel.class_distances(data.h, data.labels, params.kernel, params.seed)
-        figures.draw_kernel(kernel.pooled(sides), params.kernel.taus, results["kernel"], plots / "kernel.png")
+        labels, places = data.labels[rows], data.in_pool(rows)
+        sides = {
+            name: kernel.pooled(kernel.class_distances(data.features[name][places], labels, params.kernel, params.seed))
+            for name in results["kernel"]
+        }
+        figures.draw_kernel(sides, params.kernel.taus, results["kernel"], plots / "kernel.png")
     decoder = exemplars.Decoder(shards, autoencoder)
-    exemplars.draw_exemplars(
-        decoder, data.h, data.labels, stored.codebook.centroids, params.seed, plots / "exemplars.png"
-    )
+    seen = decoder, data.h, data.labels, stored.codebook.centroids
+    exemplars.draw_exemplars(*seen, params.seed, plots / "exemplars.png")
+    exemplars.draw_pages(*seen, plots / "exemplars_of_all.png")
     if "retrieval" in results:
         near = (data.queries, data.near.indices)
         exemplars.draw_retrieval(decoder, near, data.labels, results["retrieval"], plots / "retrieval.png")

@@ -1,15 +1,19 @@
 """The joint embedding h = g(text, keyframes) in which classes are made.
 
-Every part (text, keyframes, motion) is centred, scaled to a mean squared norm of 1 over the train split, and multiplied
-by its weight: weights compare shares of variance whatever the parts' sizes. Without alignment h is their concatenation.
+Every part (text, keyframes, motion) is centred and scaled to a mean squared norm of 1 over the train split. Without
+alignment, h is the parts side by side, each times its weight: weights are shares of variance whatever the parts' sizes.
 
-With alignment, h keeps what captions and keyframes say in common. With A the text part, B the visual parts side by
-side, S_A and S_B their covariances with ridge shrinkage S + r mean(eigenvalues) I, the singular value decomposition
-S_A^(-1/2)' S_AB S_B^(-1/2) = U diag(c) V' gives canonical directions (Hotelling 1936), and
+With alignment, h keeps what captions and each visual part say in common. With A the text, B a visual part, S_A and S_B
+their covariances with ridge shrinkage S + r mean(eigenvalues) I, the singular value decomposition
+S_A^(-1/2)' S_AB S_B^(-1/2) = U diag(c) V' gives canonical directions (Hotelling 1936), of which the first
+``components`` are kept, and
 
-    h = [w_text (A S_A^(-1/2) U) c^power | (B S_B^(-1/2) V) c^power],   first ``components`` columns each.
+    text columns of B = w_text (A S_A^(-1/2) U) c^power,    columns of B = w_B (B S_B^(-1/2) V) c^power.
 
 What only one side knows (the background's texture within a tone, a rare word) has a low correlation c and little say.
+Weights act after whitening, which would undo them: twice the weight is twice the distance at any ridge.
+
+The columns of h are [text | visual]: either half alone gives a class too, which the other half can judge.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.representation.extraction import concatenated
-from pipelines.representation.params import EmbeddingParams
+from pipelines.representation.params import Alignment, EmbeddingParams
 from pipelines.representation.ranks import Ranks
 from pipelines.stage import StageError
 
@@ -77,7 +81,7 @@ def canonical(covariance: np.ndarray, width: int, ridge: float) -> tuple[np.ndar
 
 @dataclass(frozen=True)
 class Embedding:
-    """A fitted g: what is subtracted and divided per part, and the maps of the alignment (None without)."""
+    """A fitted g: what is subtracted and divided per part, and the maps of the alignment (none without)."""
 
     params: EmbeddingParams
     tensors: Mapping[str, np.ndarray]
@@ -106,26 +110,43 @@ class Embedding:
                     f"embedding.{name}: the same for all {len(rows)} samples, so it says nothing; set it to null."
                 )
             tensors[f"{name}_scale"] = np.sqrt(square)
-        plain = cls(params, tensors)
         if params.alignment is not None:
-
-            def second_moments(parts: Parts) -> Parts:
-                both = np.concatenate(plain._sides(parts), axis=1)
-                return {"both": both.T @ both}
-
-            width = len(tensors["text_mean"])
-            text_map, seen_map, c = canonical(mean_of(second_moments)["both"], width, params.alignment.ridge)
-            kept = slice(0, params.alignment.components)
-            strength = c[kept] ** params.alignment.power
-            tensors |= {"text_map": text_map[:, kept] * strength, "seen_map": seen_map[:, kept] * strength}
-            tensors["correlations"] = c[kept]
+            tensors |= cls(params, tensors)._aligned(params.alignment, mean_of)
         return cls(params, {name: np.asarray(value, dtype=np.float64) for name, value in tensors.items()})
+
+    def _aligned(self, alignment: Alignment, mean_of: Callable[[Callable[[Parts], Parts]], Parts]) -> Parts:
+        """Maps of text and every visual part on their canonical directions, times correlation ** power."""
+
+        def second_moments(parts: Parts) -> Parts:
+            text = self._scaled(parts, "text")
+            sides = {name: np.concatenate([text, self._scaled(parts, name)], axis=1) for name in self._visual}
+            return {name: both.T @ both for name, both in sides.items()}
+
+        found, width, kept = {}, len(self.tensors["text_mean"]), slice(0, alignment.components)
+        for name, moments in mean_of(second_moments).items():
+            text_map, own_map, c = canonical(moments, width, alignment.ridge)
+            strength = c[kept] ** alignment.power
+            found |= {f"{name}_text_map": text_map[:, kept] * strength, f"{name}_map": own_map[:, kept] * strength}
+            found[f"{name}_correlations"] = c[kept]
+        return found
+
+    @property
+    def _visual(self) -> list[str]:
+        """The visual parts, in the order of their columns."""
+        return [name for name in PARTS[1:] if getattr(self.params, name) is not None]
+
+    @property
+    def text_width(self) -> int:
+        """How many of the first columns of h come from the text; the others come from the visual parts."""
+        if self.params.alignment is not None:
+            return sum(self.tensors[f"{name}_text_map"].shape[1] for name in self._visual)
+        return 0 if self.params.text is None else len(self.tensors["text_mean"])
 
     @property
     def width(self) -> int:
         """D of h."""
         if self.params.alignment is not None:
-            return self.tensors["text_map"].shape[1] + self.tensors["seen_map"].shape[1]
+            return self.text_width + sum(self.tensors[f"{name}_map"].shape[1] for name in self._visual)
         return sum(len(value) for name, value in self.tensors.items() if name.endswith("_mean"))
 
     def apply_into(self, h: np.ndarray, source: Source, places: range) -> None:
@@ -134,22 +155,15 @@ class Embedding:
             h[rows] = self.apply(source(rows))
 
     def _scaled(self, parts: Parts, name: str) -> np.ndarray:
-        weight = getattr(self.params, name).weight
-        return weight * (parts[name] - self.tensors[f"{name}_mean"]) / self.tensors[f"{name}_scale"]
-
-    def _sides(self, parts: Parts) -> tuple[np.ndarray, np.ndarray]:
-        """Text (not weighted: whitening would undo it) and the weighted visual parts."""
-        text = (parts["text"] - self.tensors["text_mean"]) / self.tensors["text_scale"]
-        return text, np.concatenate([self._scaled(parts, name) for name in PARTS[1:] if name in parts], axis=1)
+        return (parts[name] - self.tensors[f"{name}_mean"]) / self.tensors[f"{name}_scale"]
 
     def apply(self, parts: Parts) -> np.ndarray:
         """h [N, D], float32, of raw parts."""
+        scaled = {name: self._scaled(parts, name) for name in PARTS if name in parts}
+        weights = {name: getattr(self.params, name).weight for name in scaled}
         if self.params.alignment is None:
-            h = np.concatenate([self._scaled(parts, name) for name in PARTS if name in parts], axis=1)
+            columns = [weights[name] * values for name, values in scaled.items()]
         else:
-            assert self.params.text is not None
-            text, seen = self._sides(parts)
-            h = np.concatenate(
-                [self.params.text.weight * (text @ self.tensors["text_map"]), seen @ self.tensors["seen_map"]], axis=1
-            )
-        return h.astype(np.float32)
+            columns = [weights["text"] * (scaled["text"] @ self.tensors[f"{n}_text_map"]) for n in self._visual]
+            columns += [weights[name] * (scaled[name] @ self.tensors[f"{name}_map"]) for name in self._visual]
+        return np.concatenate(columns, axis=1).astype(np.float32)

@@ -55,7 +55,7 @@ def principal(values: np.ndarray, components: int, whiten: bool, fitted_on: np.n
 def pooled(shards: Shards, encoder: LatentMae, batch_size: int) -> np.ndarray:
     """The clip poolings of all layers of an encoder, each column with mean 0 and standard deviation 1: [N, D]."""
     probe = encoder.features(torch.zeros(1, *(length or 1 for length in shards.manifest.fields["latents"].shape)))
-    layers = sorted({name.removesuffix("_path") for name in probe if name.endswith("_path")})
+    layers = sorted({name.removesuffix("_path") for name in probe if name.endswith("_path")} - {"input"})
     names = [f"{layer}_{pooling}" for layer in layers for pooling in POOLINGS]
     rows = np.arange(len(shards))
     return standardised(concatenated(extract(shards, rows, encoder, names, batch_size), names)).astype(np.float32)
@@ -69,7 +69,8 @@ def whole(values: np.ndarray, params: PseudoClassesParams) -> Choice:
 
 def stated(shards: Shards, encoder: LatentMae, names: list[str], params: PseudoClassesParams) -> Choice:
     """The embedding of ``params.yaml``, from the features ``names`` that it reads."""
-    found = extract(shards, np.arange(len(shards)), encoder, names, params.batch_size)
+    rows, count = np.arange(len(shards)), params.embedding.num_keyframes
+    found = extract(shards, rows, encoder, names, params.batch_size, count)
     return Choice(params.embedding, {**found, FEATURE: concatenated(found, names)})
 
 
@@ -123,10 +124,12 @@ def report(
         neighbours_of(h, queries, max(diagnostics.neighbours)),
         rows,
         choice.features,
+        {name: choice.features[name] for name in feature_names(choice.recipe)},
         prompts,
     )
     probe = diagnostics.probe.model_copy(update={"features": (FEATURE,)})
-    asked = diagnostics.model_copy(update={"probe": probe, "rankme_feature": FEATURE})
+    kernel = diagnostics.kernel.model_copy(update={"features": (FEATURE,)})
+    asked = diagnostics.model_copy(update={"probe": probe, "kernel": kernel})
     return measure(asked, shards, data, stored), data
 
 
@@ -139,5 +142,5 @@ def reports(
     for name, choice in choices(shards, encoders, params).items():
         stage.say(f"encoder choice: {name}")
         found[name], data = report(shards, choice(), params, diagnostics)
-        measured[name] = replace(data, features={}, prompts=np.empty(0))  # what comparing needs is small
+        measured[name] = replace(data, features={}, read={}, prompts=np.empty(0))  # what comparing needs is small
     return found, measured

@@ -20,6 +20,8 @@ KEYFRAMES, CLIPS, CLIP_FRAMES = 9, 3, 5
 NEIGHBOURS, QUERIES = 5, 6
 PLAYING, PLAYED_FRAMES, PLAYED_SIDE = 5, 24, 96
 """Clips per class that play, most of their frames, and their longest side in pixels."""
+PAGE, PAGE_COLUMNS, TILES, TILE_SIDE = 64, 4, 5, 64
+"""Classes on a page of exemplars and their columns; frames per class, and their longest side in pixels."""
 GAP, LABEL, HEADING, COLOURS = 4, 84, 26, 128
 
 
@@ -83,6 +85,38 @@ def draw_exemplars(
     title = "Classes over time: first to last frame of the clips nearest to their centre (decoded latents)"
     _grid(rows, CLIPS, title, path.with_name(f"{path.stem}_clips{path.suffix}"))
     write_playing(playing, seconds, path.with_name("playing.gif"))
+
+
+def draw_pages(decoder: Decoder, h: np.ndarray, labels: np.ndarray, centroids: np.ndarray, path: Path) -> None:
+    """Every class, by the middle frames of the clips nearest to its centre: pages of :data:`PAGE` classes, ``path`` and
+    ``<name>_002`` and so on. A class without a sample here has its number and no pictures."""
+    for page, start in enumerate(range(0, len(centroids), PAGE), start=1):
+        tiles = []
+        for label in range(start, min(start + PAGE, len(centroids))):
+            members = np.flatnonzero(labels == label)
+            nearest = members[np.argsort(np.linalg.norm(h[members] - centroids[label], axis=1))][:TILES]
+            frames = spread(decoder.clips(nearest), 3)[:, 1] if len(nearest) else np.zeros((0, 1, 1, 3))
+            tiles.append((f"class {label} · {len(members)} clips", frames))
+        place = path if page == 1 else path.with_name(f"{path.stem}_{page:03d}{path.suffix}")
+        write_page(tiles, place)
+
+
+def write_page(tiles: list[tuple[str, np.ndarray]], path: Path) -> None:
+    """Tiles of frames [n, H, W, 3] in [0, 1] under their texts, in columns, as one picture."""
+    side = max(frames.shape[1:3] for _, frames in tiles)[0]
+    step = -(-side // TILE_SIDE)
+    width, height = TILES * (TILE_SIDE + 2) + 10, TILE_SIDE + 24
+    columns = min(PAGE_COLUMNS, len(tiles))
+    canvas = Image.new("RGB", (columns * width, -(-len(tiles) // columns) * height), "white")
+    draw = ImageDraw.Draw(canvas)
+    for number, (text, frames) in enumerate(tiles):
+        left, top = number % columns * width + 4, number // columns * height + 2
+        draw.text((left, top), text, "black", ImageFont.load_default(12))
+        for place, frame in enumerate(frames[:, ::step, ::step]):
+            picture = Image.fromarray((255 * frame).round().astype(np.uint8))
+            canvas.paste(picture, (left + place * (TILE_SIDE + 2), top + 16))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas.quantize(256).save(path, optimize=True)
 
 
 def played(clips: np.ndarray) -> np.ndarray:

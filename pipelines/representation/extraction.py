@@ -32,13 +32,36 @@ def load_encoder(folder: Path) -> LatentMae:
         raise stage.StageError(f"{place}: not a latent MAE: {error}") from None
 
 
+def keyframes(frames: int, count: int) -> list[int]:
+    """Numbers of up to ``count`` of ``frames`` latent frames, evenly spread, the first and last among them."""
+    return np.unique(np.linspace(0, frames - 1, min(count, frames)).round().astype(int)).tolist()
+
+
+def known_features(
+    encoder: LatentMae, shape: tuple[int | None, ...], count: int | None = None
+) -> dict[str, torch.Tensor]:
+    """The encoder's features of one clip of zeros, for their names and lengths; of ``count`` keyframes, or all frames.
+
+    Raises:
+        StageError: its patches span several frames, so keyframes alone cannot be read.
+    """
+    clip = torch.zeros(1, *(length or 1 for length in shape))
+    frames = None if count is None else keyframes(clip.shape[2], count)
+    try:
+        return encoder.features(clip if frames is None else clip[:, :, frames], None, frames)
+    except ValueError as error:
+        raise stage.StageError(
+            f"pseudo_classes.embedding.num_keyframes: {error}; train one with latent_mae.architecture.patch [1, …]."
+        ) from None
+
+
 def check_names(encoder: LatentMae, shape: tuple[int | None, ...], names: Iterable[str], where: str) -> None:
     """Check that the encoder has the features that ``where`` (a key of params.yaml) names.
 
     Raises:
         StageError: naming the first unknown feature and what there is.
     """
-    known = encoder.features(torch.zeros(1, *(length or 1 for length in shape)))
+    known = known_features(encoder, shape)
     for name in names:
         if name not in known:
             raise stage.StageError(f"{where}: this encoder has no feature {name}; it has {', '.join(known)}.")
@@ -61,9 +84,9 @@ def check_finite(values: np.ndarray, keys: Sequence[str], what: str) -> None:
 Widths = dict[str, int]
 
 
-def widths(shards: Shards, encoder: LatentMae, names: Iterable[str]) -> Widths:
-    """Length D of every named feature."""
-    known = encoder.features(torch.zeros(1, *(length or 1 for length in shards.manifest.fields["latents"].shape)))
+def widths(shards: Shards, encoder: LatentMae, names: Iterable[str], num_keyframes: int | None = None) -> Widths:
+    """Length D of every named feature, of keyframes or of whole clips."""
+    known = known_features(encoder, shards.manifest.fields["latents"].shape, num_keyframes)
     return {name: known[name].shape[1] for name in names}
 
 
@@ -75,8 +98,11 @@ def extract_into(
     rows: Sequence[int] | np.ndarray,
     encoder: LatentMae,
     batch_size: int,
+    num_keyframes: int | None = None,
 ) -> None:
     """Write named features of the latents of ``rows[places]`` to ``into[name][places]``, a batch at a time.
+
+    With ``num_keyframes``, only :func:`keyframes` of each clip are shown to the encoder.
 
     Raises:
         StageError: a feature is not finite.
@@ -87,7 +113,9 @@ def extract_into(
     for start in range(places.start, places.stop, batch_size):
         here = slice(start, min(start + batch_size, places.stop))
         latents = torch.from_numpy(shards.load(rows[here], "latents").astype(np.float32))
-        features = encoder.features(latents.to(device), into.keys())
+        frames = None if num_keyframes is None else keyframes(latents.shape[2], num_keyframes)
+        shown = latents if frames is None else latents[:, :, frames]
+        features = encoder.features(shown.to(device), into.keys(), frames)
         for name, values in into.items():
             values[here] = features[name].cpu().numpy()
             check_finite(values[here], keys[np.asarray(rows[here])].tolist(), f"feature {name}")
@@ -96,15 +124,21 @@ def extract_into(
 
 
 def extract(
-    shards: Shards, rows: Sequence[int] | np.ndarray, encoder: LatentMae, names: Sequence[str], batch_size: int
+    shards: Shards,
+    rows: Sequence[int] | np.ndarray,
+    encoder: LatentMae,
+    names: Sequence[str],
+    batch_size: int,
+    num_keyframes: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """Named features of the latents of some rows: float32 [N, D] each, in the order of ``rows``.
+    """Named features of the latents of some rows (of their keyframes): float32 [N, D] each, in the order of ``rows``.
 
     Raises:
         StageError: a feature is not finite.
     """
-    into = {name: np.empty((len(rows), width), np.float32) for name, width in widths(shards, encoder, names).items()}
-    extract_into(into, range(len(rows)), shards, rows, encoder, batch_size)
+    found = widths(shards, encoder, names, num_keyframes)
+    into = {name: np.empty((len(rows), width), np.float32) for name, width in found.items()}
+    extract_into(into, range(len(rows)), shards, rows, encoder, batch_size, num_keyframes)
     return into
 
 

@@ -151,20 +151,23 @@ def draw_projection(
 
 
 def draw_kernel(
-    distances: tuple[np.ndarray, np.ndarray], taus: Sequence[float], numbers: Mapping[str, Any], path: Path
+    distances: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    taus: Sequence[float],
+    numbers: Mapping[str, Any],
+    path: Path,
 ) -> None:
-    """Distances to positives and negatives, and the logits -d / (S tau) at every temperature."""
-    figure = Figure(figsize=(13, 3.6), layout="constrained")
-    grid = figure.subplots(1, len(taus) + 1)
-    near, far = distances
-    _sides(grid[0], near, far, "distance / mean distance", "Distances")
-    for axes, tau in zip(grid[1:], taus, strict=True):
-        found = numbers[f"tau_{tau:g}"]
-        counted = f"{found['effective_positives']:.1f} positives,\n{found['effective_negatives']:.1f} negatives count"
-        title = f"tau {tau:g}: {counted}"
-        _sides(axes, -near / tau, -far / tau, "logit", title)
-    grid[0].legend(frameon=False, fontsize=9)
-    figure.suptitle("What the drifting kernel sees of a class (positives) and of the others (negatives)")
+    """A row per feature: distances to positives and negatives, and the logits -d / (S tau) at every temperature."""
+    figure = Figure(figsize=(13, 0.6 + 2.9 * len(distances)), layout="constrained")
+    grid = figure.subplots(len(distances), len(taus) + 1, squeeze=False)
+    for row, (name, (near, far)) in zip(grid, distances.items(), strict=True):
+        _sides(row[0], near, far, "distance / mean distance", name)
+        for axes, tau in zip(row[1:], taus, strict=True):
+            found = numbers[name][f"tau_{tau:g}"]
+            near_count, far_count = found["effective_positives_p50"], found["effective_negatives_p50"]
+            title = f"tau {tau:g}: {near_count:.1f} positives,\n{far_count:.1f} negatives count"
+            _sides(axes, -near / tau, -far / tau, "logit", title)
+    grid[0, 0].legend(frameon=False, fontsize=9)
+    figure.suptitle("What the drifting kernel sees of a class (positives) and of the others (negatives), per feature")
     save(figure, path, 84)
 
 

@@ -28,22 +28,43 @@ def gate(name: str, value: float | None, threshold: Threshold, comparison: Liter
 
 def judge(params: Gates, results: Mapping[str, Any]) -> list[Gate]:
     """All gates of a diagnostics report; those on known factors have no value where the data has no known factors."""
-    occupancy, retrieval = results["occupancy"], results.get("retrieval", {})
-    gain = next((retrieval[name] for name in ("top5_gain", "top1_gain") if name in retrieval), None)
+    occupancy, held_out = results["occupancy"], results.get("held_out", {})
+    top = next((f"top{k}" for k in (5, 1, 10) if f"top{k}" in held_out), "top5")
+    ranks = {
+        name: found["rankme_share"]
+        for name, found in results.get("collapse", {}).items()
+        if name != "h" and "rankme_share" in found
+    }
+    lowest = min(ranks, key=lambda name: ranks[name], default=None)
+    reasons = {
+        "retrieval_excess": _why(results, "held_out", f"{top} of held-out queries in h, less a null codebook's"),
+        "text_to_keyframes": _why(
+            results, "held_out/text_to_keyframes", f"{top}: prompts retrieve, keyframes judge; less chance"
+        ),
+        "keyframes_to_text": _why(
+            results, "held_out/keyframes_to_text", f"{top}: keyframes retrieve, prompts judge; less chance"
+        ),
+        "rankme": _why(
+            results, "collapse", f"effective rank of {lowest or 'the features that h reads'}, share of noise's"
+        ),
+        "stability": _why(results, "stability", "ARI of classes over seeds, less a null codebook's"),
+    }
+    values = {
+        "retrieval_excess": held_out.get(f"{top}_excess"),
+        "text_to_keyframes": held_out.get(f"text_to_keyframes_{top}_excess"),
+        "keyframes_to_text": held_out.get(f"keyframes_to_text_{top}_excess"),
+        "rankme": None if lowest is None else ranks[lowest],
+        "stability": results.get("stability", {}).get("ari_excess"),
+    }
+    share = occupancy["near_empty_share"]
     found = [
-        gate("non_empty_share", occupancy["non_empty_share"], params.non_empty_share, ">=", "classes with samples / K"),
+        gate("near_empty_share", share, params.near_empty_share, "<=", "classes with few train samples / K"),
         gate("largest_share", occupancy["largest_share"], params.largest_share, "<=", "samples in the fullest class"),
-        gate("entropy_ratio", occupancy["entropy_ratio"], params.entropy_ratio, ">=", "exp(entropy) / K; 1 is even"),
-        gate("retrieval_gain", gain, params.retrieval_gain, ">=", _why(results, "retrieval", "top-5 hits / chance")),
-        gate("rankme", results["collapse"]["rankme"], params.rankme, ">=", "effective rank of the encoder's features"),
         gate(
-            "stability",
-            results.get("stability", {}).get("ari"),
-            params.stability,
-            ">=",
-            _why(results, "stability", "ARI of classes over seeds"),
+            "entropy_ratio", occupancy.get("entropy_ratio"), params.entropy_ratio, ">=", "exp(entropy) / K; 1 is even"
         ),
     ]
+    found += [gate(name, values[name], getattr(params, name), ">=", reason) for name, reason in reasons.items()]
     for name in ("identity", "motion"):
         agreement = results.get("agreement", {}).get(name)
         value = None if agreement is None else agreement["nmi"] - agreement["nmi_chance"]

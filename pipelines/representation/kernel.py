@@ -1,9 +1,10 @@
 """The kernel of the drifting loss between classes: at which temperature does it see which neighbours?
 
+Measured in one feature phi_j of the frozen encoder at a time, as the loss does; never in h, in which classes were made.
 For queries x of a class, positives are other samples of the class and negatives are samples of other classes (before
-there is a generator, these stand for its samples). Distances are divided by their mean S, as the loss does:
-logit = -d / (S tau). A = sqrt(softmax over columns * softmax over rows), columns = [positives | negatives]
-(seed C, C.6).
+there is a generator, these stand for its samples). Distances are divided by their mean S over all classes of the
+feature: logit = -d / (S tau). A = sqrt(max(softmax over columns * softmax over rows, 1e-6)), columns =
+[positives | negatives] (the authors' release; golden section 4).
 """
 
 from __future__ import annotations
@@ -18,45 +19,43 @@ from pipelines import stage
 from pipelines.representation.params import KernelParams
 from pipelines.representation.spreads import LEFT_OUT, Found, Labellings, Unavailable, with_spreads
 
-ROW_FLOOR = 1e-12
+FLOOR = 1e-6
 
 
-def effective_neighbours(weights: np.ndarray) -> np.ndarray:
-    """exp(entropy) of each row of weights [N, M], renormalised to sum 1: from 1 (one neighbour counts) to M."""
-    share = weights / np.maximum(weights.sum(1, keepdims=True), 1e-300)
-    safe = np.where(share > 0, share, 1.0)
-    return np.exp(-(share * np.log(safe)).sum(1))
+def effective_neighbours(logits: np.ndarray) -> np.ndarray:
+    """exp(entropy) of the softmax of each row of logits [N, M]: from 1 (one neighbour counts) to M. Restricting a
+    softmax to one side and renormalising it is the softmax of that side's logits, which cannot vanish."""
+    share = softmax(logits, axis=1)
+    return np.exp(-(share * np.log(np.where(share > 0, share, 1.0))).sum(1))
 
 
-def kernel(distances: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Softmax over columns, softmax over rows and symmetric kernel A [N, M] of distances [N, M]: logit = -d / tau."""
-    rows, columns = softmax(-distances / tau, axis=1), softmax(-distances / tau, axis=0)
-    return rows, columns, np.sqrt(rows * np.maximum(columns, ROW_FLOOR))
+def kernel(distances: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray]:
+    """Product of the softmax over columns and over rows, and the kernel A, both [N, M], of distances [N, M]."""
+    product = softmax(-distances / tau, axis=1) * softmax(-distances / tau, axis=0)
+    return product, np.sqrt(np.maximum(product, FLOOR))
 
 
-def class_statistics(distances: np.ndarray, num_positives: int, tau: float) -> dict[str, float]:
-    """Numbers of one class at one temperature; distances [N, P + M] (already divided by S), positives first.
+def per_sample(distances: np.ndarray, num_positives: int, tau: float) -> dict[str, np.ndarray]:
+    """Numbers [N] of every query of one class at one temperature; distances [N, P + M] (divided by S), positives first.
 
-    ``logit_p05/p50/p95``; ``effective_positives``, ``effective_negatives``: row softmax restricted to one side and
-    renormalised; ``mass_positive``, ``mass_negative``: mean row sums of A; ``floor_share``: entries of the softmax over
-    the axis of x that hit the floor 1e-12.
+    ``effective_positives``, ``effective_negatives``: :func:`effective_neighbours` of one side; ``mass_positive``,
+    ``mass_negative``: row sums of A; ``mass_ratio``: their ratio; ``floor_share``: entries of A at the floor.
     """
-    rows, columns, weights = kernel(distances, tau)
-    quantiles = np.percentile(-distances / tau, [5, 50, 95])
+    product, weights = kernel(distances, tau)
+    logits = -distances / tau
+    positive, negative = weights[:, :num_positives].sum(1), weights[:, num_positives:].sum(1)
     return {
-        "logit_p05": float(quantiles[0]),
-        "logit_p50": float(quantiles[1]),
-        "logit_p95": float(quantiles[2]),
-        "effective_positives": float(effective_neighbours(rows[:, :num_positives]).mean()),
-        "effective_negatives": float(effective_neighbours(rows[:, num_positives:]).mean()),
-        "mass_positive": float(weights[:, :num_positives].sum(1).mean()),
-        "mass_negative": float(weights[:, num_positives:].sum(1).mean()),
-        "floor_share": float((columns < ROW_FLOOR).mean()),
+        "effective_positives": effective_neighbours(logits[:, :num_positives]),
+        "effective_negatives": effective_neighbours(logits[:, num_positives:]),
+        "mass_positive": positive,
+        "mass_negative": negative,
+        "mass_ratio": positive / negative,
+        "floor_share": (product < FLOOR).mean(1),
     }
 
 
 Sides = list[tuple[np.ndarray, int]]
-"""Per class: distances [N, P + M] divided by their mean, positives first, and P."""
+"""Per class: distances [N, P + M] divided by their mean over all classes, positives first, and P."""
 
 
 def draw(
@@ -75,11 +74,14 @@ def draw(
 
 
 def class_distances(features: np.ndarray, labels: np.ndarray, params: KernelParams, seed: int) -> Sides:
-    """Distances d / S from queries to positives and negatives of every class that has two samples (label -1: left out).
+    """Distances d / S from queries to positives and negatives of every class that has two samples (label -1: left
+    out); S is their mean over all classes.
 
     Raises:
-        Unavailable: no class has, or there is one class.
+        Unavailable: no class has, or there is one class, or all samples are equal, or values are not finite.
     """
+    if not np.isfinite(features).all():
+        raise Unavailable("values that are not finite")
     rng = np.random.default_rng(seed)
     order = np.argsort(labels, kind="stable")
     order = order[labels[order] != LEFT_OUT]
@@ -89,10 +91,13 @@ def class_distances(features: np.ndarray, labels: np.ndarray, params: KernelPara
         queries, positives, negatives = draw(order, begin, end, params, rng)
         if len(queries) and len(negatives):
             distances = cdist(features[queries], features[np.concatenate([positives, negatives])])
-            found.append((distances / max(distances.mean(), 1e-300), len(positives)))
+            found.append((distances, len(positives)))
     if not found:
         raise Unavailable("no class has two samples, or there is one class")
-    return found
+    scale = np.concatenate([distances.ravel() for distances, _ in found]).mean()
+    if not scale > 0:
+        raise Unavailable("all samples are equal")
+    return [(distances / scale, count) for distances, count in found]
 
 
 def pooled(sides: Sides) -> tuple[np.ndarray, np.ndarray]:
@@ -101,19 +106,24 @@ def pooled(sides: Sides) -> tuple[np.ndarray, np.ndarray]:
     return near, np.concatenate([distances[:, count:].ravel() for distances, count in sides])
 
 
-def kernel_statistics(sides: Sides, taus: tuple[float, ...]) -> dict[str, float]:
-    """Means over classes per temperature (``tau_0.05/<name>``), and ``distance/...``: quantiles of d / S on both sides.
+QUANTILES = (5, 50, 95)
 
-    ``mass_ratio`` = mass_positive / mass_negative; where classes are random it is the ratio of numbers of samples.
-    """
+
+def kernel_statistics(sides: Sides, taus: tuple[float, ...]) -> dict[str, float]:
+    """Per temperature (``tau_0.05/<name>``) the quantiles ``_p05``, ``_p50``, ``_p95`` over samples of
+    :func:`per_sample`, and of all logits; ``floor_share``, their mean; ``distance/...``: quantiles of d / S on both
+    sides. Where classes are random, ``mass_ratio`` is the ratio of numbers of samples."""
     found = {}
+    near, far = pooled(sides)
     for tau in taus:
-        runs = [class_statistics(distances, count, tau) for distances, count in sides]
-        numbers = {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
-        numbers["mass_ratio"] = numbers["mass_positive"] / max(numbers["mass_negative"], 1e-300)
-        found |= {f"tau_{tau:g}/{name}": value for name, value in numbers.items()}
-    named = zip(("positive", "negative"), pooled(sides), strict=True)
-    return found | {f"distance/{side}_p{q:02d}": float(np.percentile(d, q)) for side, d in named for q in (5, 50, 95)}
+        runs = [per_sample(distances, count, tau) for distances, count in sides]
+        columns = {name: np.concatenate([run[name] for run in runs]) for name in runs[0]}
+        found[f"tau_{tau:g}/floor_share"] = float(columns.pop("floor_share").mean())
+        columns["logit"] = -np.concatenate([near, far]) / tau
+        for name, values in columns.items():
+            found |= {f"tau_{tau:g}/{name}_p{q:02d}": float(np.percentile(values, q)) for q in QUANTILES}
+    named = (("positive", near), ("negative", far))
+    return found | {f"distance/{side}_p{q:02d}": float(np.percentile(d, q)) for side, d in named for q in QUANTILES}
 
 
 def kernel_with_spreads(
@@ -122,7 +132,7 @@ def kernel_with_spreads(
     """:func:`kernel_statistics` by group, each number with its chance level and spreads.
 
     Raises:
-        Unavailable: no class has two samples.
+        Unavailable: as :func:`class_distances`.
     """
     drawn = iter(range(seed, seed + 10_000))  # every labelling draws its own queries, positives and negatives
 

@@ -16,13 +16,13 @@ from pipelines.data.batches import Batches
 from pipelines.data.contract import Manifest
 from pipelines.data.shards import Shards
 from pipelines.models.latent_mae import LatentMae, draw_mask
+from pipelines.record import baseline
 from pipelines.representation import mae_figures, spectrum
 from pipelines.representation.agreement import factor_labels, probe
 from pipelines.representation.extraction import check_names, concatenated, extract, raw_vectors
 from pipelines.representation.params import KnownFactors, LatentMaeParams, Mask
 from pipelines.training.loop import train as run_loop
 from pipelines.training.objective import Batch, LossOutput
-from pipelines.training.record import baseline
 from pipelines.training.run import Run
 
 MEASURED_SAMPLES = 256

@@ -18,7 +18,9 @@ from pydantic import TypeAdapter
 from pipelines import stage
 from pipelines.data.shards import Shards
 from pipelines.representation import codebook, kernel, quantiser, retrieval, spectrum
+from pipelines.representation import held_out as held_out_module
 from pipelines.representation.agreement import agreements, ari_of, contingency, factor_labels, missing_factors, probe
+from pipelines.representation.embedding import feature_names
 from pipelines.representation.extraction import (
     check_names,
     concatenated,
@@ -27,6 +29,7 @@ from pipelines.representation.extraction import (
     prompt_vectors,
     raw_vectors,
 )
+from pipelines.representation.held_out import Fit
 from pipelines.representation.occupancy import counts_of, occupancy_with_spreads
 from pipelines.representation.params import DiagnosticsParams, Quantiser
 from pipelines.representation.passes import Samples
@@ -50,7 +53,8 @@ class Near:
 @dataclass(frozen=True)
 class Measured:
     """What the blocks read. ``labels``, ``h``, ``factors``, ``is_train`` are of all N samples; ``queries`` [Q] are row
-    numbers; features and prompts are of the rows ``pool`` (queries and their neighbours, sorted)."""
+    numbers; features (of whole clips), ``read`` (those that h reads, of keyframes) and prompts are of the rows ``pool``
+    (queries and their neighbours, sorted)."""
 
     index: pd.DataFrame
     is_train: np.ndarray
@@ -61,6 +65,7 @@ class Measured:
     near: Near
     pool: np.ndarray
     features: dict[str, np.ndarray]
+    read: dict[str, np.ndarray]
     prompts: np.ndarray
 
     def in_pool(self, rows: np.ndarray) -> np.ndarray:
@@ -85,8 +90,9 @@ def sample(params: DiagnosticsParams, shards: Shards, latent_mae: Path, stored: 
     if len(shards) < 8:
         raise stage.StageError(f"{shards.folder}: {len(shards)} samples; diagnostics need at least 8.")
     encoder = load_encoder(latent_mae)
-    names = list(dict.fromkeys([*params.probe.features, params.rankme_feature]))
-    check_names(encoder, shards.manifest.fields["latents"].shape, names, "diagnostics.probe.features, rankme_feature")
+    names = list(dict.fromkeys([*params.probe.features, *params.kernel.features]))
+    check_names(encoder, shards.manifest.fields["latents"].shape, names, "diagnostics.probe.features, kernel.features")
+    recipe = stored.embedding.params
     queries = np.sort(np.random.default_rng(params.seed).permutation(len(shards))[: params.max_samples])
     near = neighbours_of(stored.h, queries, max(params.neighbours))
     pool = np.union1d(queries, near.indices)
@@ -100,8 +106,29 @@ def sample(params: DiagnosticsParams, shards: Shards, latent_mae: Path, stored: 
         near,
         pool,
         extract(shards, pool, encoder, names, params.batch_size),
+        extract(shards, pool, encoder, feature_names(recipe), params.batch_size, recipe.num_keyframes),
         prompt_vectors(shards, pool),
     )
+
+
+def fitter(stored: codebook.Stored) -> Fit:
+    """Fits codebooks as the one under study was, from further seeds."""
+    how, first = TypeAdapter(Quantiser).validate_python(stored.facts["quantiser"]), stored.facts["seed"]
+    classes = len(stored.codebook.centroids)
+    return lambda samples, number: quantiser.fit(samples, classes, how, first + 1000 * number, Ranks.alone())
+
+
+def fitted_rows(params: DiagnosticsParams, data: Measured, num_classes: int) -> np.ndarray:
+    """Train rows that codebooks of other seeds and null codebooks are fitted on.
+
+    Raises:
+        Unavailable: there are fewer train samples than classes.
+    """
+    rows = np.flatnonzero(data.is_train)
+    if num_classes > len(rows):
+        raise Unavailable(f"{len(rows)} train samples, {num_classes} classes")
+    most = max(params.max_samples, PER_CLASS * num_classes)
+    return np.sort(np.random.default_rng(params.seed).permutation(rows)[:most])
 
 
 def other_seeds(params: DiagnosticsParams, data: Measured, stored: codebook.Stored) -> list[np.ndarray]:
@@ -110,16 +137,9 @@ def other_seeds(params: DiagnosticsParams, data: Measured, stored: codebook.Stor
     Raises:
         Unavailable: there are fewer train samples than classes.
     """
-    rows, num_classes = np.flatnonzero(data.is_train), len(stored.codebook.centroids)
-    if num_classes > len(rows):
-        raise Unavailable(f"{len(rows)} train samples, {num_classes} classes")
-    most = max(params.max_samples, PER_CLASS * num_classes)
-    rows = np.sort(np.random.default_rng(params.seed).permutation(rows)[:most])
-    how, first, found = TypeAdapter(Quantiser).validate_python(stored.facts["quantiser"]), stored.facts["seed"], []
-    for number in range(1, params.stability_seeds + 1):
-        again = quantiser.fit(Samples(data.h, rows), num_classes, how, first + 1000 * number, Ranks.alone())
-        found.append(quantiser.assign(again, data.h).labels)
-    return found
+    rows, fit = fitted_rows(params, data, len(stored.codebook.centroids)), fitter(stored)
+    numbers = range(1, params.stability_seeds + 1)
+    return [quantiser.assign(fit(Samples(data.h, rows), number), data.h).labels for number in numbers]
 
 
 # ---- blocks -------------------------------------------------------------------------------------------------------
@@ -131,7 +151,8 @@ def train_counts(data: Measured, num_classes: int) -> np.ndarray:
 
 
 def retrieval_block(params: DiagnosticsParams, data: Measured, given: Labellings) -> Numbers:
-    """Consistency of nearest neighbours in h, and their agreement in text and keyframes over random pairs."""
+    """Consistency of nearest neighbours in h, and the agreement over random pairs of texts that keyframes retrieve
+    (``text_over_random``) and of keyframes that texts retrieve."""
     if data.near.reason is not None:
         return Numbers(unavailable={"retrieval": data.near.reason})
     found = retrieval.consistency(data.near.indices, data.labels, data.queries, params.neighbours)
@@ -140,10 +161,32 @@ def retrieval_block(params: DiagnosticsParams, data: Measured, given: Labellings
     found |= over_runs({name: found[name] for name in tops}, runs, "_seed_std")
     seen = spectrum.standardised(concatenated(data.features, params.probe.features))
     places, queries = data.in_pool(data.near.indices), data.in_pool(data.queries)
-    for name, vectors in (("text", data.prompts), ("keyframes", seen)):
-        value, error = retrieval.agreement_over_random(vectors, places, queries, params.seed)
+    numbers = Numbers(found)
+    for name, by, vectors in (("text", seen, data.prompts), ("keyframes", data.prompts, seen)):
+        try:
+            near = retrieval.neighbours(by, places.shape[1], queries, seed=params.seed)[0]
+            value, error = retrieval.agreement_over_random(vectors, near, queries, params.seed)
+        except Unavailable as reason:
+            numbers.unavailable[f"retrieval/{name}_over_random"] = str(reason)
+            continue
         found |= {f"{name}_over_random": value, f"{name}_over_random_std": error, f"{name}_over_random_chance": 0.0}
-    return Numbers(found)
+    return numbers
+
+
+def held_out_block(params: DiagnosticsParams, data: Measured, stored: codebook.Stored) -> Numbers:
+    """Held-out queries among train samples, beside a null codebook, and with one half of h judging the other."""
+    book, tops = stored.codebook, params.neighbours
+    held_out = np.flatnonzero(~data.is_train)
+    queries = np.sort(np.random.default_rng(params.seed).permutation(held_out)[: params.max_samples])
+    try:
+        among = fitted_rows(params, data, len(book.centroids))
+    except Unavailable as reason:
+        return Numbers(unavailable={"held_out": str(reason)})
+    own = held_out_module.against_null(
+        data.h, data.labels, queries, among, len(book.centroids), fitter(stored), tops, params.stability_seeds
+    )
+    halves = held_out_module.crossed(book, data.h, stored.embedding.text_width, queries, among, tops)
+    return Numbers({**own.values, **halves.values}, {**own.unavailable, **halves.unavailable})
 
 
 def neighbour_table(data: Measured) -> pd.DataFrame:
@@ -160,32 +203,44 @@ def neighbour_table(data: Measured) -> pd.DataFrame:
     )
 
 
-def stability_block(given: Labellings) -> Numbers:
-    """``ari``: mean adjusted Rand index between the classes and codebooks of other seeds; ``_std`` over seeds."""
-    values = [ari_of(contingency(given.classes, other)) for other in given.seeds]
-    chance = [ari_of(contingency(given.classes, other)) for other in given.permuted]
-    moments = {"ari": float(np.mean(values)), "ari_std": float(np.std(values, ddof=1))}
-    return Numbers({**moments, "ari_chance": float(np.mean(chance)), "ari_chance_std": float(np.std(chance, ddof=1))})
+def stability_block(given: Labellings, null: float | None) -> Numbers:
+    """``ari``: mean adjusted Rand index between the classes and codebooks of other seeds; ``_std`` over seeds;
+    ``ari_null``: of null codebooks, and ``ari_excess`` over it."""
+    try:
+        values = [ari_of(contingency(given.classes, other)) for other in given.seeds]
+        chance = [ari_of(contingency(given.classes, other)) for other in given.permuted]
+    except Unavailable as reason:
+        return Numbers(unavailable={"stability": str(reason)})
+    found = {"ari": float(np.mean(values)), "ari_std": float(np.std(values, ddof=1))}
+    found |= {"ari_chance": float(np.mean(chance)), "ari_chance_std": float(np.std(chance, ddof=1))}
+    return Numbers(found if null is None else {**found, "ari_null": null, "ari_excess": found["ari"] - null})
 
 
-def collapse_block(params: DiagnosticsParams, data: Measured) -> dict[str, float]:
-    """RankMe and participation ratio of the encoder's feature and of h over the queries; ``_noise``: of Gaussian noise
-    of that shape, the most that so many samples can show; ``_std``: over subsamples (delete-d jackknife)."""
-    rng = np.random.default_rng(params.seed)
+def collapse_block(params: DiagnosticsParams, data: Measured) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """:func:`spectrum.rank_numbers` of every feature that h reads (those are judged), and of h; and why not."""
     halves = labellings(np.zeros(len(data.queries), int), params.repeats, params.subsample_share, params.seed)
-    feature = data.features[params.rankme_feature][data.in_pool(data.queries)]
+    spaces = {name: values[data.in_pool(data.queries)] for name, values in data.read.items()}
+    found, unavailable = {}, {}
+    for name, values in {**spaces, "h": np.asarray(data.h[data.queries])}.items():
+        try:
+            found[name] = spectrum.rank_numbers(values, halves, params.seed)
+        except Unavailable as reason:
+            unavailable[f"collapse/{name}"] = str(reason)
+    return found, unavailable
 
-    def numbers(values: np.ndarray) -> dict[str, float]:
-        return {"rankme": spectrum.rankme(values), "participation": spectrum.participation(values)}
 
-    found = {}
-    for prefix, values in (("", feature), ("h_", np.asarray(data.h[data.queries]))):
-        own = numbers(values)
-        spread = over_runs(own, [numbers(values[rows]) for rows in halves.kept()], "_std")
-        found |= {f"{prefix}{name}": value for name, value in own.items()}
-        found |= {f"{prefix}{name}": value * halves.jackknife for name, value in spread.items()}
-        found[f"{prefix}rankme_noise"] = spectrum.rankme(rng.standard_normal(values.shape))
-    return found
+def kernel_block(params: DiagnosticsParams, data: Measured) -> tuple[dict[str, Any], dict[str, str]]:
+    """The drifting kernel in every named feature phi_j of the frozen encoder, over the queries."""
+    labels = data.labels[data.queries]
+    given = labellings(labels, params.repeats, params.subsample_share, params.seed)
+    found, unavailable = {}, {}
+    for name in params.kernel.features:
+        values = data.features[name][data.in_pool(data.queries)]
+        try:
+            found[name] = kernel.kernel_with_spreads(values, given, params.kernel, params.seed)
+        except Unavailable as reason:
+            unavailable[f"kernel/{name}"] = str(reason)
+    return found, unavailable
 
 
 def probe_block(params: DiagnosticsParams, shards: Shards, data: Measured) -> dict[str, Any]:
@@ -211,19 +266,21 @@ def measure(params: DiagnosticsParams, shards: Shards, data: Measured, stored: c
     blocks = {
         "separation": gathered("separation", separations(data.h, given.all(), data.queries), given),
         "retrieval": retrieval_block(params, data, given),
+        "held_out": held_out_block(params, data, stored),
     }
     if seeds:
-        blocks["stability"] = stability_block(given)
+        blocks["stability"] = stability_block(given, blocks["held_out"].values.get("stability_null"))
     results: dict[str, Any] = {
-        "occupancy": occupancy_with_spreads(counts, params.near_empty, params.repeats, params.seed),
-        "collapse": collapse_block(params, data),
+        "occupancy": occupancy_with_spreads(counts, params.near_empty, params.repeats, params.seed)
     }
+    for name, (values, missing) in {
+        "collapse": collapse_block(params, data),
+        "kernel": kernel_block(params, data),
+    }.items():
+        results |= {name: values} if values else {}
+        unavailable |= missing
     results |= {name: block.values for name, block in blocks.items() if block.values}
     unavailable |= {name: reason for block in blocks.values() for name, reason in block.unavailable.items()}
-    try:
-        results["kernel"] = kernel.kernel_with_spreads(data.h, given, params.kernel, params.seed)
-    except Unavailable as reason:
-        unavailable["kernel"] = str(reason)
     if data.factors:
         results["agreement"] = agreements(data.factors, given)
         results["probes"] = probe_block(params, shards, data)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipelines.representation.spreads import Unavailable
+
 
 def counts_of(labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Samples per class [K], empty ones included."""
@@ -16,12 +18,18 @@ def occupancy(counts: np.ndarray, near_empty: int) -> dict[str, float]:
     ``non_empty`` and its share of K; ``mean``, ``median``, ``p10``, ``p90`` (linear interpolation);
     ``singletons_share``: of K, classes with one sample; ``near_empty_share``: with fewer than ``near_empty`` samples,
     empty ones included;
-    ``entropy_nats`` H = -sum p ln p, p = counts / N; ``entropy_ratio`` = exp(H) / K, 1 when all are equally full;
-    ``largest_share`` = max p.
+    ``entropy_nats`` H = -sum p ln p, p = counts / N; ``entropy_ratio`` = exp(H) / K, 1 when all are equally full
+    (absent for one class, which is always even); ``largest_share`` = max p.
+
+    Raises:
+        Unavailable: there is no sample.
     """
+    if not counts.sum():
+        raise Unavailable("no samples")
     share = counts / counts.sum()
     filled = share[share > 0]
     entropy = float(-(filled * np.log(filled)).sum())
+    even = {"entropy_ratio": float(np.exp(entropy) / len(counts))} if len(counts) > 1 else {}
     return {
         "num_classes": len(counts),
         "non_empty": int((counts > 0).sum()),
@@ -33,7 +41,7 @@ def occupancy(counts: np.ndarray, near_empty: int) -> dict[str, float]:
         "singletons_share": float((counts == 1).mean()),
         "near_empty_share": float((counts < near_empty).mean()),
         "entropy_nats": entropy,
-        "entropy_ratio": float(np.exp(entropy) / len(counts)),
+        **even,
         "largest_share": float(share.max()),
     }
 

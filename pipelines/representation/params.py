@@ -100,6 +100,7 @@ class Alignment(Params):
 class EmbeddingParams(Params):
     """h = g(text, keyframes)."""
 
+    num_keyframes: Annotated[int, Field(ge=2)]
     text: TextPart | None
     keyframes: FeaturePart | None
     motion: FeaturePart | None
@@ -162,6 +163,7 @@ class PseudoClassesParams(Params):
     embedding: EmbeddingParams
     fallback: Fallback | None
     known_factors: KnownFactors
+    compared_layer: str
     baseline_samples: Count
     baseline_components: Count
     permutations: Annotated[int, Field(ge=2)]
@@ -201,12 +203,14 @@ class AgreementGate(Params):
 
 
 class Gates(Params):
-    """Thresholds; ``at least`` except ``largest_share``, which is ``at most``."""
+    """Thresholds; ``at least`` except ``near_empty_share`` and ``largest_share``, which are ``at most``."""
 
-    non_empty_share: AtLeast
+    near_empty_share: AtMost
     largest_share: AtMost
     entropy_ratio: AtLeast
-    retrieval_gain: AtLeast
+    retrieval_excess: AtLeast
+    text_to_keyframes: AtLeast
+    keyframes_to_text: AtLeast
     rankme: AtLeast
     stability: AtLeast
     agreement: AgreementGate
@@ -215,6 +219,7 @@ class Gates(Params):
 class KernelParams(Params):
     """The drifting kernel between samples of a class (positives) and of other classes (negatives)."""
 
+    features: Annotated[Names, Field(min_length=1)]
     taus: Positives
     queries: Count
     positives: Count
@@ -249,7 +254,6 @@ class DiagnosticsParams(Params):
     subsample_share: Annotated[Share, Field(gt=0, lt=1)]
     neighbours: Counts
     near_empty: Count
-    rankme_feature: str
     kernel: KernelParams
     probe: Probe
     known_factors: KnownFactors

@@ -35,6 +35,7 @@ from pipelines.representation.occupancy import counts_of, occupancy, occupancy_w
 from pipelines.representation.params import Kmeans, PseudoClassesParams
 from pipelines.representation.passes import Codebook, Samples
 from pipelines.representation.ranks import Ranks
+from pipelines.representation.rivals import compared, rivals
 from pipelines.representation.spreads import labellings
 
 NEAR_EMPTY = 2
@@ -56,10 +57,10 @@ def raw_parts(params: PseudoClassesParams, shards: Shards, latent_mae: Path, scr
     rows, part = np.arange(len(shards)), ranks.part(len(shards))
     features = {
         name: ranks.matrix(scratch / f"{name}.npy", (len(rows), width))
-        for name, width in widths(shards, encoder, names).items()
+        for name, width in widths(shards, encoder, names, params.embedding.num_keyframes).items()
     }
     if names:
-        extract_into(features, part, shards, rows, encoder, params.batch_size)
+        extract_into(features, part, shards, rows, encoder, params.batch_size, params.embedding.num_keyframes)
     prompts = None
     if params.embedding.text is not None:
         prompts = ranks.matrix(scratch / "prompts.npy", (len(rows), prompt_width(shards)))
@@ -205,12 +206,12 @@ def cluster(
     finally:
         if ranks.is_main:
             shutil.rmtree(scratch, ignore_errors=True)
-    results = report(params, shards, is_train, result, plots)
+    results = report(params, shards, latent_mae, is_train, result, plots)
     stage.write_metrics(metrics, {**results, "decision": decision, "dimensions": embedding.width})
 
 
 def report(
-    params: PseudoClassesParams, shards: Shards, is_train: np.ndarray, result: Made, plots: Path
+    params: PseudoClassesParams, shards: Shards, latent_mae: Path, is_train: np.ndarray, result: Made, plots: Path
 ) -> dict[str, Any]:
     """Inertia, occupancy and agreement with known factors beside other spaces and chance; the pictures.
 
@@ -236,6 +237,12 @@ def report(
     results["agreement"] = agreements({name: values[seen] for name, values in factors.items()}, given)
     results["nmi_other_spaces"], missing = baselines(params, shards, is_train, factors, classes)
     results["unavailable"] |= missing
+    try:
+        others = compared(params, shards, latent_mae, is_train, factors, classes, seen)
+        results["nmi_other_spaces"][params.compared_layer] = others
+    except stage.StageError as error:
+        results["unavailable"][f"nmi_other_spaces/{params.compared_layer}"] = str(error).partition(". ")[0]
+    results["baselines"] = rivals(params, results)
     class_figures.draw_agreement(results["agreement"], results["nmi_other_spaces"], plots / "agreement.png")
     names = [name for name in (*params.known_factors.identity, *params.known_factors.motion) if name in factors]
     values = {name: shards.index[f"factor_{name}"].astype(str).to_numpy()[seen] for name in names}

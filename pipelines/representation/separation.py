@@ -98,17 +98,26 @@ def _numbers(h: np.ndarray, tally: _Tally) -> Found:
     if not tally.pairs.all():
         raise Unavailable("no pair of measured samples in the same class, or in different ones")
     intra, inter = tally.sums / tally.pairs
+    if not np.isfinite(inter) or inter == 0:
+        raise Unavailable("all samples are equal" if inter == 0 else "values that are not finite")
     kept = tally.dense != LEFT_OUT
     values = np.asarray(h)[kept] if not kept.all() else np.asarray(h)
     labels = tally.dense[kept]
-    return {
+    found = {
         "intra_mean": float(intra),
         "inter_mean": float(inter),
         "intra_inter_ratio": float(intra / inter),
         "silhouette": float(np.concatenate(tally.silhouettes).mean()),
-        "davies_bouldin": float(davies_bouldin_score(values, labels)),
-        "calinski_harabasz": float(calinski_harabasz_score(values, labels)),
     }
+    sums = np.stack([np.bincount(labels, weights=column) for column in np.asarray(values, np.float64).T], axis=1)
+    centres = sums / tally.counts[:, None]
+    if len(np.unique(centres.round(12), axis=0)) == len(
+        centres
+    ):  # else two classes coincide, and their index is infinite
+        found["davies_bouldin"] = float(davies_bouldin_score(values, labels))
+    if intra > 0:  # else the variance within is 0, and the ratio infinite
+        found["calinski_harabasz"] = float(calinski_harabasz_score(values, labels))
+    return found
 
 
 def separations(
@@ -123,9 +132,13 @@ def separations(
     ``davies_bouldin``: mean over classes of max_j (s_i + s_j) / d_ij, small is good (1979); ``calinski_harabasz``:
     variance between over variance within, each per degree of freedom, 1 by chance (1974).
 
-    A labelling with fewer than two classes, or without a class of two samples, gives :class:`Unavailable`.
+    A labelling with fewer than two classes, or without a class of two samples, gives :class:`Unavailable`; so do equal
+    samples and values that are not finite. ``davies_bouldin`` is absent where the centres of two classes coincide
+    (it is infinite), ``calinski_harabasz`` where no class has any extent.
     """
     rows = np.arange(len(h)) if queries is None else queries
+    if not np.isfinite(h).all():
+        return [Unavailable("values that are not finite") for _ in given]
     tallies = [_tally(labels) for labels in given]
     for block, sums in class_sums(h, rows, _membership(tallies)):
         offset = 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipelines.representation.spreads import Labellings, Unavailable, over_runs
+
 RANKME_FLOOR = 1e-7
 
 
@@ -15,7 +17,13 @@ def standardised(features: np.ndarray) -> np.ndarray:
 
 
 def singular_values(features: np.ndarray) -> np.ndarray:
-    """Singular values of centred features [N, D], largest first."""
+    """Singular values of centred features [N, D], largest first.
+
+    Raises:
+        Unavailable: values that are not finite.
+    """
+    if not np.isfinite(features).all():
+        raise Unavailable("values that are not finite")
     centred = features.astype(np.float64) - features.mean(0, dtype=np.float64)
     return np.linalg.svd(centred, compute_uv=False)
 
@@ -39,6 +47,28 @@ def explained(features: np.ndarray) -> np.ndarray:
 
 
 def participation(features: np.ndarray) -> float:
-    """Participation ratio (sum v)^2 / sum v^2 of the variances v along principal directions."""
+    """Participation ratio (sum v)^2 / sum v^2 of the variances v along principal directions; of equal samples 1, the
+    least there is, as :func:`rankme`."""
     share = explained(features)
-    return float(share.sum() ** 2 / max((share**2).sum(), 1e-300))
+    return float(share.sum() ** 2 / (share**2).sum()) if share.any() else 1.0
+
+
+def rank_numbers(values: np.ndarray, halves: Labellings, seed: int) -> dict[str, float]:
+    """``rankme``, ``participation`` with ``_std``; ``rankme_noise``: of Gaussian noise of that shape, the most that so
+    many samples can show; ``rankme_share`` = (rankme - 1) / (noise - 1): 0 collapsed, 1 as noise; absent for a column
+    alone, which cannot collapse further.
+
+    Raises:
+        Unavailable: values that are not finite.
+    """
+
+    def numbers(some: np.ndarray) -> dict[str, float]:
+        return {"rankme": rankme(some), "participation": participation(some)}
+
+    own = numbers(values)
+    spread = over_runs(own, [numbers(values[rows]) for rows in halves.kept()], "_std")
+    noise = rankme(np.random.default_rng(seed).standard_normal(values.shape))
+    found = {**own, **{name: value * halves.jackknife for name, value in spread.items()}, "rankme_noise": noise}
+    if values.shape[1] > 1:
+        found["rankme_share"] = (own["rankme"] - 1) / (noise - 1)
+    return found

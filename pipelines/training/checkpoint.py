@@ -2,106 +2,25 @@
 
 ``config.json`` and ``*.safetensors`` load with ``from_pretrained`` of the network's own library, ``ema/`` holds the
 averaged weights the same way, ``README.md`` is the model card and ``checkpoint.json`` says where it came from:
-everything read, with digests, every parameter, the code, the versions and the results. All of it is a function of what
-went in: an identical run leaves identical bytes, so what follows stays fresh. Times and the machine stand in the run's
-own record (:mod:`pipelines.training.record`).
+everything read, with digests, every parameter, the identity of the code, the versions and the results. All of it is a
+function of what went in: an identical run leaves identical bytes, whatever was committed meanwhile, and what follows
+stays fresh. Times, the machine and the commit stand in the run's own record (:mod:`pipelines.record`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
-from pipelines.stage import StageError, digest, file_digest, write_json
+from pipelines.stage import StageError, file_digest, write_json
 
 
 class Saveable(Protocol):
     """A network that writes itself as ``config.json`` and safetensors."""
 
     def save_pretrained(self, save_directory: Any) -> Any: ...
-
-
-@dataclass(frozen=True)
-class Source:
-    """An artifact that a run read: where it stood and what it was."""
-
-    path: str
-    digest: str
-
-
-def inside(path: Path) -> str:
-    """The path inside the project; only its name where it is elsewhere: a checkpoint travels, a machine does not."""
-    with contextlib.suppress(ValueError):
-        return path.resolve().relative_to(Path.cwd()).as_posix()
-    return path.name
-
-
-def source(path: Path) -> Source:
-    """Where one artifact stood and what it was."""
-    return Source(inside(path), digest(path))
-
-
-def command(words: Sequence[str]) -> list[str]:
-    """A command line without places of this machine."""
-    return [inside(Path(word)) if Path(word).is_absolute() else word for word in words]
-
-
-def _git(*words: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def code() -> dict[str, Any]:
-    """Commit and whether tracked files differ from it; empty where git does not hold this code.
-
-    An archive unpacked inside another repository must not claim that repository's commit.
-    """
-    commit = _git("rev-parse", "HEAD")
-    if commit is None or _git("ls-files", "--error-unmatch", "dvc.yaml") is None:
-        return {}
-    status = _git("status", "--porcelain", "--untracked-files=no")
-    return {"commit": commit, "dirty": bool(status)}
-
-
-def branch() -> str | None:
-    """The branch that is checked out; None outside git."""
-    return _git("rev-parse", "--abbrev-ref", "HEAD")
-
-
-def environment() -> dict[str, str]:
-    """Versions of what decides the numbers."""
-    found = {"python": platform.python_version()}
-    for name in ("torch", "accelerate", "diffusers", "transformers", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def hardware(device: torch.device, processes: int) -> dict[str, Any]:
-    """What the run used; no host name."""
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {
-        "device": device.type,
-        "kind": kind,
-        "processes": processes,
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-    }
 
 
 def weights(folder: Path) -> dict[str, str]:
@@ -156,18 +75,28 @@ def _loading(folder: Path, where: str) -> list[str]:
     return lines
 
 
+def _segments(record: Mapping[str, Any]) -> list[str]:
+    """By which code each part of a run was trained, where it was more than one."""
+    parts = record.get("segments") or []
+    if len(parts) < 2:
+        return []
+    ends = [*(part["from"] for part in parts[1:]), record["step"]]
+    whole = zip(parts, ends, strict=True)
+    return [f"- steps {part['from']} to {end} of {part['steps']}: code `{part['code'][:16]}`" for part, end in whole]
+
+
 def card(record: Mapping[str, Any], loading: Sequence[str] = ()) -> str:
     """The model card: what it is, how to load it, what it was made from, what it reached, how to make it again."""
-    stage, code_facts = record["stage"], record["code"]
+    stage = record["stage"]
     lines = [f"# {stage}", "", f"Trained {record['step']} steps by Reelgraph's stage `{stage}`.", ""]
     if loading:
         lines += ["## Load", "", *loading, ""]
     made_from = dict(record["inputs"]) | ({"parent": record["parent"]} if record.get("parent") else {})
     lines += ["## Made from", ""]
     lines += [f"- {name}: `{item['path']}`, digest `{item['digest'][:16]}`" for name, item in made_from.items()]
-    if code_facts.get("commit"):
-        changes = " with local changes" if code_facts["dirty"] else ""
-        lines.append(f"- code: commit `{code_facts['commit'][:12]}`{changes}")
+    if record.get("code"):
+        lines.append(f"- code: `{record['code']}`")
+    lines += _segments(record)
     lines += [f"- {name} {number}" for name, number in (record.get("environment") or {}).items()]
     lines += ["", "## Results", ""]
     numbers = [(name, value) for name, value in record["results"].items() if isinstance(value, (int, float))]

@@ -1,9 +1,13 @@
-"""A trained flow, ready to sample: whatever its path, ``generator.json`` in the checkpoint says how it is walked."""
+"""A trained generator, ready to sample: ``generator.json`` in the checkpoint says its kind and what it needs.
+
+Evaluation, report and ``reel generate`` find generators by that file; none is listed by hand. Whatever the kind, the
+interface is ``sample(conditions, seeds, shape)`` with conditions by name (:data:`CONDITIONS`).
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,43 @@ from pipelines.flow.params import Guidance, Sampling
 from pipelines.flow.sampling import Phase, seeded_noise, walk
 from pipelines.models.denoiser import VideoDenoiser, averaged
 from pipelines.stage import StageError
+
+FILE = "generator.json"
+CONDITIONS = {
+    "prompt_embeds": "[B, L, D]",
+    "prompt_mask": "bool [B, L]",
+    "empty_prompt": "[L0, D] of the data set, for guidance",
+    "pseudo_class": "int [B], negative where unknown",
+    "first_frame": "clean latents [B, C, 1, H, W] to go on from",
+    "keyframes": "clean latents [B, C, T, H, W]; what stands at other frames is not looked at",
+    "keyframe_mask": "bool [B, T], true where a frame is given",
+    "actions": "[B, rows, names], as the shards hold them",
+}
+"""What a generator may be told, by name. ``needs`` in ``generator.json`` lists what it cannot do without (the prompt is
+one word for the first three), ``takes`` what it can be given besides."""
+PROMPT = ("prompt_embeds", "prompt_mask", "empty_prompt")
+KINDS = ("flow",)
+
+
+def found(checkpoints: Path) -> dict[str, Path]:
+    """The generators in a folder of checkpoints, by name: each subfolder with a ``generator.json``."""
+    places = sorted(place.parent for place in checkpoints.glob(f"*/{FILE}"))
+    return {place.name: place for place in places if not place.name.startswith(".")}
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """``generator.json`` of a checkpoint.
+
+    Raises:
+        StageError: there is none, or it is of a kind that this program does not know.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise StageError(f"{path}: no such file, so {folder} is no checkpoint of a generator.")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content.get("kind", "flow") not in KINDS:
+        raise StageError(f"{path}: kind {content['kind']!r}; this program knows {', '.join(KINDS)}.")
+    return content
 
 
 def shared_out(total: int, weights: Sequence[int]) -> list[int]:
@@ -39,11 +80,14 @@ class Generator:
         folder: the checkpoint.
         phases: from noise towards latents; an identity-stage checkpoint ends at the junction, with a still clip.
         facts: shape (C, T, H, W), frame rate, autoencoder and text encoder (id, digest, strides) of its training data.
+        needs, takes: names of conditions, as in ``generator.json``.
     """
 
     folder: Path
     phases: tuple[Phase, ...]
     facts: dict[str, Any]
+    needs: tuple[str, ...] = ("prompt",)
+    takes: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> Generator:
@@ -52,10 +96,7 @@ class Generator:
         Raises:
             StageError: the folder holds no flow.
         """
-        path = folder / "generator.json"
-        if not path.is_file():
-            raise StageError(f"{path}: no such file, so {folder} is no checkpoint of a flow.")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_description(folder)
         networks: dict[str, VideoDenoiser] = {}
         phases = []
         for item in content["phases"]:
@@ -65,7 +106,8 @@ class Generator:
             sampling = Sampling.model_validate(item["sampling"])
             given = item.get("first_frame", False)
             phases.append(Phase(networks[name], sampling, item["start"], item["end"], item["still"], given))
-        return cls(folder, tuple(phases), content["latents"])
+        told = {name: tuple(content[name]) for name in ("needs", "takes") if name in content}
+        return cls(folder, tuple(phases), content["latents"], **told)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -137,32 +179,26 @@ class Generator:
         return replace(self, phases=tuple(replace(phase, sampling=sampling) for phase, sampling in walked))
 
     def sample(
-        self,
-        prompt_embeds: Tensor,
-        prompt_mask: Tensor,
-        empty_prompt: Tensor,
-        seeds: Sequence[int],
-        pseudo_class: Tensor | None = None,
-        shape: tuple[int, int, int, int] | None = None,
-        first_frame: Tensor | None = None,
+        self, conditions: Mapping[str, Any], seeds: Sequence[int], shape: tuple[int, int, int, int] | None = None
     ) -> Tensor:
-        """Latents [B, C, T, H, W] (normalised, as in the shards), one sample per prompt and seed.
+        """Latents [B, C, T, H, W] (normalised, as in the shards), one sample per seed.
 
         Args:
-            prompt_embeds, prompt_mask: [B, L, D] and bool [B, L].
-            empty_prompt: [L0, D] of the data set, for guidance.
+            conditions: by name, see :data:`CONDITIONS`; what the generator has no use for is passed over.
             seeds: B integers; a sample depends on its own seed and conditions, not on the batch.
-            pseudo_class: int [B], negative where unknown; ignored by a generator that knows the prompt only.
             shape: (C, T, H, W); None: that of the training latents.
-            first_frame: clean latents [B, C, 1, H, W] to go on from; None: all frames are sampled.
 
         Raises:
-            ValueError: a prompt is too long, or a first frame is given to a flow that was trained without.
+            ValueError: a prompt is missing or too long, or a first frame is given to a flow that was trained without.
         """
+        absent = [name for name in PROMPT if name not in conditions]
+        if absent:
+            raise ValueError(f"{self.folder}: a flow samples from a prompt; conditions lack {', '.join(absent)}.")
         device, shared = self.device, self.phases[0].still
         noise = seeded_noise(seeds, shape or self.shape, shared).to(device)
-        conditions = {"prompt_embeds": prompt_embeds.to(device), "prompt_mask": prompt_mask.to(device)}
-        if pseudo_class is not None and self.num_classes is not None:
-            conditions["pseudo_class"] = pseudo_class.to(device)
-        given = first_frame.to(device) if first_frame is not None else None
-        return walk(self.phases, noise, conditions, empty_prompt.to(device), given)
+        told = {name: conditions[name].to(device) for name in ("prompt_embeds", "prompt_mask")}
+        if conditions.get("pseudo_class") is not None and self.num_classes is not None:
+            told["pseudo_class"] = conditions["pseudo_class"].to(device)
+        first = conditions.get("first_frame")
+        given = first.to(device) if first is not None else None
+        return walk(self.phases, noise, told, conditions["empty_prompt"].to(device), given)

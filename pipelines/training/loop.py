@@ -170,7 +170,7 @@ def _log(trainer: Trainer, clock: Clock) -> None:
     trainer.averages.merge(run.accelerator)
     row = {"step": run.step, "seconds": round(run.seconds, 3), **trainer.averages.take()}
     row |= {f"lr/{name}": optimizer.learning_rate for name, optimizer in trainer.optimizers.items()}
-    row |= run.loss_scale.numbers() | clock.numbers(run.training.batch_size)
+    row |= run.loss_scale.numbers() | (clock.numbers(run.training.batch_size) if clock.steps else {})
     run.log(row)
     clock.reset()
 
@@ -208,20 +208,20 @@ def train(objective: Objective, batches: Batches, run: Run, validate: Validate |
     with run.recorded(objective):
         try:
             with stage.saves_on_stop() as stop, memory.explained(run.training, run.name, trainer.networks.standing_gib):
+                clock = Clock(Reader(trainer.batches, run, trainer.accumulate))
                 if trainer.watches.ended is None:
-                    _updates(trainer, stop, validate)
+                    _updates(trainer, clock, stop, validate)
+                _last_rows(trainer, clock, validate)
         finally:
             run.wait_for_state()
     run.ended = trainer.watches.ended
     trainer.networks.give_back(objective)
 
 
-def _updates(trainer: Trainer, stop: threading.Event, validate: Validate | None) -> None:
+def _updates(trainer: Trainer, clock: Clock, stop: threading.Event, validate: Validate | None) -> None:
     run, params = trainer.run, trainer.run.training
-    reader = Reader(trainer.batches, run, trainer.accumulate)
-    clock = Clock(reader)
     index = 0
-    for batch in reader:
+    for batch in clock.reader:
         trainer.accumulate_micro_batch(batch, index)
         index += 1
         if index < trainer.accumulate:
@@ -229,19 +229,34 @@ def _updates(trainer: Trainer, stop: threading.Event, validate: Validate | None)
         index = 0
         trainer.update()
         clock.steps += 1
-        last = run.step == params.steps
         stage.report(run.step, params.steps, "step", **trainer.averages.peek("loss/"))
-        with clock.stopped():
-            validated = _validated(trainer, validate) if run.step % params.validate_every == 0 or last else {}
-        finished = last or trainer.watches.ended is not None
-        if run.step % params.log_every == 0 or finished:
-            _log(trainer, clock)
-        if validated:
-            run.log({"step": run.step, "seconds": round(run.seconds, 3), **validated})
+        _rows(trainer, clock, validate, run.step % params.log_every == 0, run.step % params.validate_every == 0)
+        finished = run.step == params.steps or trainer.watches.ended is not None
         stopping = run.any_process(stop.is_set())
         if run.step % params.save_every == 0 or finished or stopping:
-            run.save(trainer.tree())
+            run.save(trainer.tree(), finished)
         if stopping and not finished:
             raise stage.Stopped(f"asked to stop; saved at step {run.step}, the same command continues there")
         if finished:
             return
+
+
+def _rows(trainer: Trainer, clock: Clock, validate: Validate | None, log: bool, look: bool) -> None:
+    """Validate where ``look``, log where ``log``."""
+    run = trainer.run
+    with clock.stopped():
+        validated = _validated(trainer, validate) if look else {}
+    if log:
+        _log(trainer, clock)
+    if validated:
+        run.log({"step": run.step, "seconds": round(run.seconds, 3), **validated})
+
+
+def _last_rows(trainer: Trainer, clock: Clock, validate: Validate | None) -> None:
+    """What is logged and validated only because the run ends here.
+
+    The last state knows nothing of it: a longer run goes on from there as if it had never ended.
+    """
+    run, params = trainer.run, trainer.run.training
+    look = run.step == params.steps and run.step % params.validate_every != 0
+    _rows(trainer, clock, validate, run.step % params.log_every != 0, look)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pipelines.origin import peak_gib
 from pipelines.params import Training
 from pipelines.stage import StageError
-from pipelines.training.meters import peak_gib
 from pipelines.training.sharding import local
 
 WRONG_IN_DIFFUSERS = ("AutoencoderTiny",)

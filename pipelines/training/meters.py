@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -14,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from pipelines.origin import peak_gib
 from pipelines.training.reading import Reader
 
 SIGMA_BUCKETS = 4
@@ -94,14 +93,6 @@ class Averages:
         means = {name: total / weight for name, (total, weight) in self.sums.items() if weight}
         self.sums.clear()
         return means
-
-
-def peak_gib() -> float:
-    """Peak memory: of the GPU where there is one, else resident memory of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    scale = 2**30 if sys.platform == "darwin" else 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
 
 
 class Clock:

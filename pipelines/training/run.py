@@ -1,14 +1,13 @@
 """One training run of one stage: where it resumes, what it logs, what it leaves.
 
-Resume is "run the same command again": state lives in ``.work/<stage>/<fingerprint>``, where the fingerprint hashes the
-parameters (without the number of steps, so that a longer run continues) and the content of everything the run reads.
+Resume is "run the same command again": state lives in ``.work/<stage>/<run id>``; :mod:`pipelines.training.resume` says
+which earlier state a run goes on from.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,13 +19,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin, set_seed
 
-from pipelines import stage
+from pipelines import origin, stage
+from pipelines.origin import Source
 from pipelines.params import Params, Training
-from pipelines.training import checkpoint, diagrams, sharding, state, zero
+from pipelines.record import Experiment
+from pipelines.training import checkpoint, diagrams, resume, sharding, state, zero
 from pipelines.training.ema import Ema
-from pipelines.training.journal import FILE
+from pipelines.training.facts import begin_record, model_facts
 from pipelines.training.precision import LossScale, chosen_device, resolved
-from pipelines.training.record import Experiment, contract, model_facts
 from pipelines.training.tracking import (
     MACHINE,
     Rows,
@@ -41,14 +41,6 @@ SHOWN = "validation"
 """Folder of a checkpoint with the clips of its validations."""
 
 
-def fingerprint(params: Params, precision: str, inputs: Mapping[str, checkpoint.Source]) -> str:
-    """Identity of a run: parameters without the number of steps, precision as computed, content of what it reads."""
-    values = params.model_dump(mode="json")
-    values["training"] |= {"precision": precision, "steps": None}
-    content = {"params": values, "inputs": {name: source.digest for name, source in inputs.items()}}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
 @dataclass
 class Run:
     """State of one run around the loop."""
@@ -60,10 +52,10 @@ class Run:
     metrics: Path
     plots: Path
     work: Path
-    inputs: dict[str, checkpoint.Source]
-    parent: checkpoint.Source | None
+    inputs: dict[str, Source]
+    parent: Source | None
     accelerator: Accelerator
-    run_id: str
+    identity: resume.Identity
     precision: str
     loss_scale: LossScale
     fsdp: FullyShardedDataParallelPlugin | None = None
@@ -77,12 +69,14 @@ class Run:
     began: float = field(default_factory=time.monotonic)
     rows: Rows | None = None
     wandb: WandbRun | None = None
-    code: dict[str, Any] = field(default_factory=checkpoint.code)
-    """The code as it was at the start."""
-    experiment: Experiment = field(default_factory=lambda: Experiment(None))
+    experiment: Experiment = field(default_factory=Experiment)
     writer: state.Writer | None = None
     ended: str | None = None
     """Why ``stop_when`` ended the run before its last step."""
+    first_id: str = ""
+    """``run_id`` of the run that began it: wandb knows a run by that one, however long it became."""
+    segments: list[resume.Segment] = field(default_factory=list)
+    """By which code each part of the run was trained."""
 
     @classmethod
     def open(
@@ -104,21 +98,29 @@ class Run:
         with zero.set_aside():
             accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
         fsdp = sharding.asked(accelerator, training, precision)
-        read = {key: checkpoint.source(path) for key, path in inputs.items()}
-        start = checkpoint.source(parent) if parent else None
-        identity = fingerprint(params, precision, {**read, "parent": start} if start else read)
+        read = {key: origin.source(path) for key, path in inputs.items()}
+        start = origin.source(parent) if parent else None
         context = stage.current()
+        read_from = {**read, "parent": start} if start else read
+        identity = resume.identity(params, precision, read_from, context.code)
         name = context.name if context.work else out.name
-        work = context.work_folder(out) / identity
+        work = context.work_folder(out) / identity.run_id
         scale = LossScale(precision, accelerator.device)
         run = cls(
             name, params, training, out, metrics, plots, work, read, start, accelerator, identity, precision, scale
         )
         run.fsdp = fsdp
         run.zero = zero.asked(accelerator.num_processes, training, precision)
-        run.experiment = Experiment(work / FILE if run.is_main else None)
-        run.experiment.begin(**contract(run, inputs))
+        if run.is_main:
+            resume.prepare(work, identity, training)
+        run.experiment = context.experiment or run.experiment
+        begin_record(run, {**inputs, "parent": parent} if parent else inputs, read_from)
         return run
+
+    @property
+    def run_id(self) -> str:
+        """16 hexadecimal digits: of the parameters, what is read, the code and the number of steps."""
+        return self.identity.run_id
 
     @property
     def device(self) -> torch.device:
@@ -143,25 +145,39 @@ class Run:
         """The newest complete state, or None at a fresh start."""
         with self.accelerator.main_process_first():  # one process sets a broken state aside for all
             found = state.newest(self.work)
+        self.segments, self.first_id, rows = resume.first(self.identity), self.run_id, 0
         if found is not None:
             self.step = int(found["step"])
             self.resumes = int(found["resumes"]) + 1
             self.seconds_before = float(found["seconds"])
+            before = resume.read(found["run"]["segments"])
+            self.segments = resume.continued(before, self.step, self.identity, self.training)
+            self.first_id, rows = found["first_id"], int(found["rows"])
             stage.say(f"continues at step {self.step} of {self.training.steps}")
         if self.is_main:
-            self.rows = Rows(self.work / "rows.jsonl", self.step)
+            self.rows = Rows(self.work / "rows.jsonl", rows)
+            self._drop_shown()
             tracking = stage.current().tracking.wandb
             if tracking is not None:
                 values = self.params.model_dump(mode="json")
-                self.wandb = WandbRun(tracking, self.name, f"{self.name}-{self.run_id}", values, Path(".work/wandb"))
+                self.wandb = WandbRun(tracking, self.name, f"{self.name}-{self.first_id}", values, Path(".work/wandb"))
         return found
 
-    def save(self, tree: dict[str, Any]) -> None:
+    def _drop_shown(self) -> None:
+        """Forget clips and pictures of validations that come after the state, or only because a run ended there."""
+        for path in self.shown.glob("step-*") if self.shown.is_dir() else ():
+            step = int(re.sub(r"\D", "", path.stem) or 0)
+            if step > self.step or step % self.training.validate_every:
+                path.unlink()
+
+    def save(self, tree: dict[str, Any], finished: bool) -> None:
         """Store the state of this step, whole or not at all: copied now, written while training goes on."""
         if self.fsdp is not None:
             tree = sharding.gathered(tree, self.is_main)
         if self.is_main:
             facts = {"step": self.step, "resumes": self.resumes, "seconds": self.seconds}
+            facts |= {"rows": self.rows.count if self.rows is not None else 0, "first_id": self.first_id}
+            facts["run"] = resume.facts(self.identity, finished, self.segments)
             self.writer = self.writer or state.Writer(self.work)
             self.writer.write(self.step, {**tree, **facts})
 
@@ -219,12 +235,12 @@ class Run:
         """Write the metrics file, and complete the run's record with the results and what the gates decide."""
         spent = self.spent()
         rows = read_rows(self.work / "rows.jsonl") if self.rows is not None else []
-        hardware = checkpoint.hardware(self.device, self.accelerator.num_processes)
+        hardware = origin.hardware(self.device.type)
         ran_on = ", ".join(f"{name} {value}" for name, value in hardware.items())
         times = {"steps": self.step, "seconds": spent["seconds"], "resumes": self.resumes, "ran_on": ran_on}
         stage.write_metrics(self.metrics, {**(rows[-1] if rows else {}), **results, **times})
         self.experiment.put(summary=diagrams.summary(rows, self.name))
-        self.experiment.conclude(spent, results, checkpoint.inside(self.plots / "training.csv") if rows else None)
+        self.experiment.conclude(spent, results, origin.inside(self.plots / "training.csv") if rows else None)
 
     # ---- the end ----
 
@@ -239,10 +255,11 @@ class Run:
             "inputs": {name: asdict(source) for name, source in self.inputs.items()},
             "precision": self.precision,
             "ended": self.ended,
+            "segments": resume.plain(self.segments),
             "parent": asdict(self.parent) if self.parent else None,
-            "command": checkpoint.command(stage.current().command),
-            "code": self.code,
-            "environment": checkpoint.environment(),
+            "command": origin.command(stage.current().command),
+            "code": stage.current().code or None,
+            "environment": origin.environment(),
             "results": dict(results),
         }
 
@@ -266,9 +283,10 @@ class Run:
             if self.shown.is_dir():
                 shutil.copytree(self.shown, folder / SHOWN)
             write_rows([without_machine(row) for row in rows], folder / "metrics.jsonl")
-            checkpoint.write_record(folder, self.record(results), checkpoint.inside(self.out))
+            checkpoint.write_record(folder, self.record(results), origin.inside(self.out))
         self.conclude(results)
         write_table(rows, self.plots / "training.csv")
         diagrams.draw(rows, self.name, self.plots / "training")
+        resume.tidy(self.work)
         if self.wandb is not None:
             self.wandb.close()

@@ -6,10 +6,12 @@ A tree of dictionaries and lists is stored as ``state.json`` (structure and plai
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipelines.stage import file_digest, say
+from pipelines.stage import StageError, file_digest, say
 
 KEEP = 2
 """How many complete states stay; the last good one is never removed first."""
@@ -112,23 +114,83 @@ class Writer:
             pending.result()
 
 
+class Damaged(ValueError):
+    """A state is not what was written, or not all of it: content decides, never an error of the disk's moment."""
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """An error of the disk's moment in one line; the state stays as it is."""
+    try:
+        yield
+    except OSError as error:
+        raise StageError(
+            f"{error.filename or path}: {error.strerror or error}. The state is left as it is: run it again when the "
+            f"disk answers. To go on from the state before it, remove {path}."
+        ) from None
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Structure and digests of a state, as they were written."""
+    try:
+        outer = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        text = outer["content"]
+        is_whole = hashlib.sha256(text.encode()).hexdigest() == outer["check"]
+    except FileNotFoundError:
+        raise Damaged("state.json is missing") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise Damaged("state.json is damaged") from None
+    if not is_whole:
+        raise Damaged("state.json is damaged")
+    return json.loads(text)
+
+
 def _load(path: Path) -> dict[str, Any]:
-    outer = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    text = outer["content"]
-    if hashlib.sha256(text.encode()).hexdigest() != outer["check"]:
-        raise ValueError("state.json is damaged")
-    content = json.loads(text)
-    if file_digest(path / "state.safetensors") != content["tensors"]:
-        raise ValueError("state.safetensors is damaged")
+    content = _content(path)
+    try:
+        digest = file_digest(path / "state.safetensors")
+    except FileNotFoundError:
+        raise Damaged("state.safetensors is missing") from None
+    if digest != content["tensors"]:
+        raise Damaged("state.safetensors is damaged")
     return join(content["tree"], load_file(path / "state.safetensors"))
 
 
+def facts(path: Path) -> dict[str, Any]:
+    """What a state says of its run, with its step; no tensor is read.
+
+    Raises:
+        Damaged: ``state.json`` is not what was written. KeyError: it is of an earlier form.
+        StageError: it cannot be read at the moment.
+    """
+    with _readable(path):
+        content = _content(path)
+    tree = dict(content["tree"]["items"])
+    return {"step": content["step"], **join(tree["run"], {})}
+
+
+def complete(folder: Path) -> list[Path]:
+    """The states of a run, newest first; none where there is no such folder.
+
+    Raises:
+        StageError: the folder cannot be read at the moment.
+    """
+    with _readable(folder):
+        names = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208 (a glob is silent about what it cannot read)
+    return [folder / name for name in sorted(names, reverse=True) if name.startswith("state-")]
+
+
 def newest(folder: Path) -> dict[str, Any] | None:
-    """The newest complete state; a broken one is named and set aside as ``broken-…``. None where there is none."""
-    for path in sorted(folder.glob("state-*"), reverse=True):
+    """The newest complete state; a damaged one is named and set aside as ``broken-…``. None where there is none.
+
+    Raises:
+        StageError: a state cannot be read at the moment. It is left where it is.
+    """
+    for path in complete(folder):
         try:
-            return _load(path)
-        except Exception as error:
+            with _readable(path):
+                return _load(path)
+        except Damaged as error:
             aside = path.with_name(f"broken-{path.name}-{os.getpid()}")
             path.rename(aside)
             say(f"resume state {path.name} is not usable ({error}); set aside as {aside.name}")

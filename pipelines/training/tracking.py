@@ -18,19 +18,21 @@ def is_number(value: Any) -> bool:
 
 
 class Rows:
-    """``rows.jsonl``: one row per logged step. A resumed run drops rows after the step it resumes from."""
+    """``rows.jsonl``: one row per logged step. A resumed run keeps the first ``kept`` rows, which its state counted."""
 
-    def __init__(self, path: Path, resumed_step: int) -> None:
+    def __init__(self, path: Path, kept: int) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [row for row in read_rows(path) if row["step"] <= resumed_step] if path.exists() else []
-        write_rows(kept, path)
+        rows = read_rows(path)[:kept] if path.exists() else []
+        write_rows(rows, path)
+        self.count = len(rows)
 
     def write(self, row: Mapping[str, float]) -> None:
         """Append one row; what is no finite number is left out: JSON has no word for it, and a curve no place."""
         finite = {name: value for name, value in row.items() if is_number(value)}
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(finite) + "\n")
+        self.count += 1
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -7,8 +7,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dagster_dvc.lock import Yaml12, code_version, lock_code_version, read_lock
+from dagster_dvc.lock import Yaml12, read_lock
 from dagster_dvc.project import DvcProject, ProjectError
+from dagster_dvc.versions import code_version, lock_code_version
 from tests.dagster_dvc import toy
 
 SCALARS = st.one_of(

@@ -20,18 +20,27 @@ from tests.dagster_dvc.dagster_toy import QUIET
 
 pytestmark = QUIET
 CHAIN = ("raw_video", "autoencoder", "latent_shards", "rectified_flow", "report")
+MAKE = """
+import sys
+from pathlib import Path
+Path("data").mkdir(exist_ok=True)
+Path("data", sys.argv[1]).write_text("1")
+"""
 EXPECTED = {"nightly_data_refresh": set(CHAIN[:3]), "weekly_retraining": set(CHAIN)}
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A chain of stages with this project's names; its clips come from the folder `videos`."""
+    """A chain of stages with this project's names; its clips come from the folder `videos`, which DVC looks at."""
     stages: dict[str, Any] = {
         name: {"cmd": f"python make.py {name}", "deps": ["make.py", *before], "outs": [f"data/{name}"]}
         for name, before in zip(CHAIN, [[], *[[f"data/{name}"] for name in CHAIN]], strict=False)
     }
     stages["raw_video"]["params"] = ["raw_video"]
-    toy.make(tmp_path, yaml.safe_dump({"stages": stages}), make__py="pass\n")
+    stages["raw_video"]["deps"] = ["make.py", "videos"]
+    toy.make(tmp_path, yaml.safe_dump({"stages": stages}), make__py=MAKE)
+    with (tmp_path / ".dvcignore").open("a") as stream:
+        stream.write(".DS_Store\n")
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos/first.mp4").write_bytes(b"1")
     write_source(tmp_path, folder={"path": "videos"})
@@ -54,100 +63,151 @@ def repository(root: Path) -> dg.RepositoryDefinition:
     ).get_repository_def()
 
 
-def tick(loaded: dg.RepositoryDefinition, cursor: str | None) -> Any:
-    """One evaluation of the sensor."""
-    with (
-        dg.DagsterInstance.ephemeral() as instance,
-        dg.build_sensor_context(instance=instance, cursor=cursor, repository_def=loaded) as context,
+def record(root: Path) -> None:
+    toy.dvc(root, "repro", "raw_video")
+
+
+class Ticks:
+    """The sensor, evaluated again and again with its own cursor, on an instance that keeps the runs it asked for."""
+
+    def __init__(self, root: Path, cursor: str | None = None) -> None:
+        self.loaded, self.cursor = repository(root), cursor
+        self.instance = dg.DagsterInstance.ephemeral()
+
+    def look(self) -> Any:
+        with dg.build_sensor_context(instance=self.instance, cursor=self.cursor, repository_def=self.loaded) as context:
+            found = self.loaded.get_sensor_def("new_clips").evaluate_tick(context)
+        self.cursor = found.cursor or self.cursor
+        return found
+
+    def says(self) -> str:
+        found = self.look()
+        assert not found.run_requests
+        return found.skip_message
+
+    def asks(self) -> Any:
+        """Two looks with nothing in between: the first sees the change, the second that it is complete."""
+        assert "are changing" in self.says()
+        [request] = self.look().run_requests
+        return request
+
+    def ran(self, request: Any, status: dg.DagsterRunStatus) -> None:
+        self.instance.add_run(dg.DagsterRun("refresh_data", status=status, tags=dict(request.tags)))
+
+
+def unwatch(root: Path) -> None:
+    """As before a user has added the folder to the stage's dependencies."""
+    toy.edit(root, "dvc.yaml", "    - videos\n", "")
+
+
+def test_clips_are_handled_when_dvc_has_recorded_them_and_not_before(project: Path) -> None:
+    ticks = Ticks(project)
+    request = ticks.asks()  # what was there before the first look is not recorded either
+    ticks.ran(request, dg.DagsterRunStatus.STARTED)
+    assert "is being processed" in ticks.says()
+    record(project)
+    assert "nothing new in" in ticks.says()
+    for change in (
+        lambda: (project / "videos/second.mp4").write_bytes(b"2"),
+        lambda: (project / "videos/first.mp4").write_bytes(b"1, cut again"),
+        lambda: (project / "videos/first.mp4").rename(project / "first.mp4"),
+        lambda: (project / "first.mp4").rename(project / "videos/first.mp4"),
     ):
-        return loaded.get_sensor_def("new_clips").evaluate_tick(context)
-
-
-def tick_until_quiet(loaded: dg.RepositoryDefinition, cursor: str | None) -> Any:
-    """Two looks with nothing in between: the first sees the change, the second that it is complete."""
-    seen = tick(loaded, cursor)
-    assert not seen.run_requests
-    return tick(loaded, seen.cursor)
-
-
-def test_new_clips_asks_for_a_run_after_every_change_and_only_then(project: Path) -> None:
-    loaded = repository(project)
-    first = tick(loaded, None)
-    assert not first.run_requests and first.skip_message == "remembered what is there now"
-    cursor = first.cursor
-
-    def add() -> None:
-        (project / "videos/more").mkdir()
-        (project / "videos/more/second.mp4").write_bytes(b"2")
-
-    def edit() -> None:
-        (project / "videos/first.mp4").write_bytes(b"1, cut again")
-
-    def touch() -> None:
-        os.utime(project / "videos/first.mp4", (1, 1))
-
-    def move(source: str, target: str) -> None:
-        (project / source).rename(project / target)
-
-    changes = (
-        add,
-        edit,
-        touch,
-        lambda: move("videos/first.mp4", "first.mp4"),
-        lambda: move("first.mp4", "videos/first.mp4"),
-    )
-    for change in changes:
-        quiet = tick(loaded, cursor)
-        assert not quiet.run_requests and "nothing new in" in quiet.skip_message
         change()
-        found = tick_until_quiet(loaded, cursor)
-        [request] = found.run_requests
+        request = ticks.asks()
         assert request.run_key is None  # Dagster never runs one key twice, and files may come back
-        cursor = found.cursor
+        record(project)
+        assert "nothing new in" in ticks.says()
+    os.utime(project / "videos/first.mp4", (1, 1))
+    (project / "videos/.DS_Store").write_bytes(b"litter")
+    assert "nothing new in" in ticks.says()
+
+
+def test_a_run_that_failed_is_followed_by_another_and_three_by_a_person(project: Path) -> None:
+    record(project)
+    ticks = Ticks(project)
+    (project / "videos/second.mp4").write_bytes(b"2")
+    request = ticks.asks()
+    for _ in range(2):
+        ticks.ran(request, dg.DagsterRunStatus.FAILURE)
+        [request] = ticks.look().run_requests
+    ticks.ran(request, dg.DagsterRunStatus.FAILURE)
+    assert "3 runs did not record what is new" in ticks.says()
+    (project / "videos/third.mp4").write_bytes(b"3")
+    assert ticks.asks()
+    record(project)
+    assert "nothing new in" in ticks.says()
+
+
+def test_what_arrives_while_a_run_runs_is_asked_for_after_it(project: Path) -> None:
+    record(project)
+    ticks = Ticks(project)
+    (project / "videos/second.mp4").write_bytes(b"2")
+    ticks.ran(ticks.asks(), dg.DagsterRunStatus.STARTED)
+    record(project)
+    (project / "videos/third.mp4").write_bytes(b"3")
+    assert ticks.asks()
+
+
+def test_a_folder_that_dvc_does_not_look_at_is_handled_by_runs_that_went_well(project: Path) -> None:
+    unwatch(project)
+    ticks = Ticks(project)
+    assert ticks.says() == "remembered what is there now"
+    (project / "videos/second.mp4").write_bytes(b"2")
+    request = ticks.asks()
+    ticks.ran(request, dg.DagsterRunStatus.FAILURE)
+    [request] = ticks.look().run_requests
+    ticks.ran(request, dg.DagsterRunStatus.SUCCESS)
+    assert "nothing new in" in ticks.says()
+    for _ in range(4):  # files that go and come back are news each time
+        (project / "videos/second.mp4").rename(project / "second.mp4")
+        ticks.ran(ticks.asks(), dg.DagsterRunStatus.SUCCESS)
+        assert "nothing new in" in ticks.says()
+        (project / "second.mp4").rename(project / "videos/second.mp4")
+        ticks.ran(ticks.asks(), dg.DagsterRunStatus.SUCCESS)
+        assert "nothing new in" in ticks.says()
 
 
 def test_a_file_that_is_still_being_copied_starts_nothing(project: Path) -> None:
-    loaded = repository(project)
-    cursor = tick(loaded, None).cursor
+    record(project)
+    ticks = Ticks(project)
     for size in (1, 2, 3):
         (project / "videos/second.mp4").write_bytes(b"2" * size)
-        growing = tick(loaded, cursor)
-        assert not growing.run_requests and "are changing" in growing.skip_message
-        cursor = growing.cursor
-    whole = tick(loaded, cursor)
-    assert len(whole.run_requests) == 1
-    assert not tick(loaded, whole.cursor).run_requests
+        assert "are changing" in ticks.says()
+    assert len(ticks.look().run_requests) == 1
 
 
 def test_a_file_that_came_and_went_is_no_news(project: Path) -> None:
-    loaded = repository(project)
-    cursor = tick(loaded, None).cursor
+    record(project)
+    ticks = Ticks(project)
+    assert "nothing new in" in ticks.says()
     (project / "videos/.partial").write_bytes(b"2")
-    cursor = tick(loaded, cursor).cursor
+    assert "are changing" in ticks.says()
     (project / "videos/.partial").unlink()
     for _ in range(3):
-        found = tick(loaded, cursor)
-        assert not found.run_requests
-        cursor = found.cursor
-    assert "nothing new in" in found.skip_message
+        assert "nothing new in" in ticks.says()
 
 
 def test_a_cursor_of_an_earlier_version_is_a_first_look(project: Path) -> None:
-    found = tick(repository(project), "8d969eef6ecad3c29a3a629280e686cf0c3f5d5a86aff3ca12020c923adc6c92")
-    assert not found.run_requests and found.skip_message == "remembered what is there now"
+    unwatch(project)
+    for cursor in ("8d969eef6ecad3c29a3a629280e686cf0c3f5d5a86aff3ca12020c923adc6c92", '["a", "b"]', '{"other": 1}'):
+        assert Ticks(project, cursor).says() == "remembered what is there now"
 
 
-def test_what_the_sensor_asks_for_is_a_valid_run_that_dvc_cannot_skip(project: Path) -> None:
-    loaded = repository(project)
-    cursor = tick(loaded, None).cursor
-    (project / "videos/second.mp4").write_bytes(b"2")
-    [request] = tick_until_quiet(loaded, cursor).run_requests
-    sensor = loaded.get_sensor_def("new_clips")
+@pytest.mark.parametrize("watched", [True, False])
+def test_what_the_sensor_asks_for_is_a_valid_run_that_dvc_cannot_skip(project: Path, watched: bool) -> None:
+    if not watched:
+        unwatch(project)
+    ticks = Ticks(project)
+    if not watched:
+        ticks.look()
+        (project / "videos/second.mp4").write_bytes(b"2")
+    request = ticks.asks()
+    sensor = ticks.loaded.get_sensor_def("new_clips")
     assert sensor.job_name == "refresh_data"
     assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
-    job = loaded.get_job("refresh_data")
-    config = dg.validate_run_config(job, request.run_config)
-    assert config["ops"]["repro_raw_video"]["config"] == {"force": True}
+    config = dg.validate_run_config(ticks.loaded.get_job("refresh_data"), request.run_config)
+    assert config["ops"]["repro_raw_video"]["config"] == {"force": not watched}
     assert config["ops"]["repro_latent_shards"]["config"] == {"force": False}
 
 
@@ -161,23 +221,21 @@ def test_what_the_sensor_asks_for_is_a_valid_run_that_dvc_cannot_skip(project: P
 )
 def test_new_clips_says_why_it_does_nothing(project: Path, source: dict[str, Any], words: str) -> None:
     write_source(project, **source)
-    found = tick(repository(project), None)
-    assert not found.run_requests and words in found.skip_message
+    assert words in Ticks(project).says()
 
 
 def test_new_clips_names_a_stage_that_dvc_yaml_lost(project: Path) -> None:
-    loaded = repository(project)
+    ticks = Ticks(project)
     toy.edit(project, "dvc.yaml", "  raw_video:", "  raw_videos:")
-    found = tick(loaded, None)
-    assert not found.run_requests and "dvc.yaml: no stage 'raw_video'; did you mean" in found.skip_message
+    assert "dvc.yaml: no stage 'raw_video'; did you mean" in ticks.says()
 
 
 def test_recordings_are_watched_as_well(project: Path) -> None:
-    loaded = repository(project)
     write_source(project, folder=None, recordings={"path": "videos"})
-    cursor = tick(loaded, None).cursor
+    record(project)
+    ticks = Ticks(project)
     (project / "videos/frame_0001.png").write_bytes(b"p")
-    assert len(tick_until_quiet(loaded, cursor).run_requests) == 1
+    assert ticks.asks()
 
 
 @pytest.mark.parametrize("name", [plan[0] for plan in PLANS])

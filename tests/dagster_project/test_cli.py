@@ -1,5 +1,6 @@
 """`reel` on the toy project."""
 
+import json
 import os
 import signal
 import subprocess
@@ -140,3 +141,27 @@ def test_footage_that_dvc_does_not_look_at_is_told_by_status_and_check(
         said = capsys.readouterr().out
         assert ("is not in deps" in said) == (unwatched is not None)
         assert unwatched is None or f"warn  dvc.yaml: raw_video: {unwatched} is not in deps" in said
+
+
+def test_what_came_between_the_last_look_and_dvcs_own_is_told_by_status_and_check(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = "raw_video: {cmd: mkdir -p clips, deps: [videos], outs: [clips]}"
+    toy.edit(project, "dvc.yaml", "stages:\n", f"stages:\n  {stage}\n")
+    (project / "videos").mkdir()
+    (project / "videos/a.mp4").write_text("a")
+    (project / ".work/raw_video").mkdir(parents=True)
+    read = project / ".work/raw_video/read.json"
+    read.write_text(json.dumps({"videos/a.mp4": [1, 0]}))
+    late = "warn  raw_video: videos/late.mp4 came as the stage ended and is recorded, but not read"
+    for name, expected in (("a.mp4", False), ("late.mp4", True)):
+        (project / "videos" / name).write_text("a")
+        cli.main(["status"])
+        assert late not in capsys.readouterr().out  # not recorded: stale, as DVC says itself
+        toy.dvc(project, "repro", "raw_video")
+        for command in ("status", "check"):
+            cli.main([command])
+            assert (late in capsys.readouterr().out) == expected
+    read.write_text(json.dumps({"videos/a.mp4": [1, 0], "videos/late.mp4": [1, 0]}))
+    cli.main(["status"])
+    assert late not in capsys.readouterr().out

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.data.contract import (
+    ACTIONS,
     CHECKSUM,
     EMPTY_PROMPT,
     INDEX,
@@ -53,6 +54,7 @@ def write_latents(folder: Path, num_samples: int = 12, per_shard: int = 5, autoe
     (folder / EMPTY_PROMPT).write_bytes(npy_bytes(np.ones((1, DIM), np.float16)))
     manifest = Manifest(
         version=1,
+        actions=ACTIONS,
         fields={
             "latents": Field(axes="C T H W", shape=(CHANNELS, 2, 3, 3), dtype="float16"),
             "prompt_embeds": Field(axes="L D", shape=(None, DIM), dtype="float16"),

@@ -47,3 +47,13 @@ def test_latents_from_another_autoencoder_are_refused_with_both_digests(tmp_path
     wrong = Manifest.read(write_latents(tmp_path / "wrong"))
     with pytest.raises(ContractError, match=rf"autoencoder toy {'a' * 16}, but .* is {digest(checkpoint)[:16]}"):
         require_autoencoder(wrong, checkpoint)
+
+
+def test_actions_without_a_word_on_their_columns_are_refused(tmp_path: Path) -> None:
+    folder = write_latents(tmp_path / "latents")
+    content = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**content, "actions": None}))
+    manifest = Manifest.read(folder)
+    manifest.require(["latents"], "a flow")
+    with pytest.raises(ContractError, match="does not say what the columns of actions are, which a world model reads"):
+        manifest.require(iter(["actions"]), "a world model")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,11 +11,13 @@ import torch
 
 from pipelines.data.shards import Shards
 from pipelines.data.video import read_clip
-from pipelines.evaluation.judge import chance, grouped
+from pipelines.evaluation.judge import Scores, chance, grouped
 from pipelines.evaluation.params import KnownFactors
+from pipelines.evaluation.parts import real_latents
 from pipelines.evaluation.probe import Labels, Probe, train_clip_reader, train_frame_reader
-from pipelines.evaluation.score import real_latents, score
-from pipelines.evaluation.systems import Requests, classes_by_prompt, generate
+from pipelines.evaluation.resampling import Estimate
+from pipelines.evaluation.score import compared_systems, score
+from pipelines.evaluation.systems import Requests, classes_of_prompts, generate
 from pipelines.params import ParamsError, parse_section
 from pipelines.stage import StageError
 from pipelines.training.generator import Generator
@@ -35,6 +38,12 @@ def test_every_system_and_reference_has_every_score(scored: dict[str, Path]) -> 
     assert set(found["systems"]) == SYSTEMS
     assert set(found["references"]) == {"held_out", "frozen", "noise", "chance"}
     scores = {
+        "kernel_distance",
+        "kernel_distance_low",
+        "kernel_distance_high",
+        "kernel_distance_motion",
+        "variety",
+        "copied_share",
         "frechet",
         "frechet_motion",
         "motion_ratio",
@@ -44,7 +53,9 @@ def test_every_system_and_reference_has_every_score(scored: dict[str, Path]) -> 
         "agreement",
     }
     for one in found["systems"].values():
-        assert scores <= set(one) and {"color", "direction", "all_identity", "all_motion"} == set(one["agreement"])
+        assert scores <= set(one)
+        assert {"color", "direction", "all_identity", "all_motion", "all_motion_low"} <= set(one["agreement"])
+        assert one["kernel_distance_low"] <= one["kernel_distance_high"]
     assert found["references"]["held_out"]["motion_ratio"] == pytest.approx(1.0)
     assert found["references"]["frozen"]["motion_ratio"] == pytest.approx(0.0, abs=1e-6)
     assert found["systems"]["anchored_flow_identity"]["motion_ratio"] == pytest.approx(0.0, abs=1e-6)
@@ -54,7 +65,7 @@ def test_every_system_and_reference_has_every_score(scored: dict[str, Path]) -> 
 def test_samples_are_listed_with_what_they_show_and_some_are_written(scored: dict[str, Path]) -> None:
     samples = pd.read_parquet(scored["out"] / "samples.parquet")
     assert {"system", "prompt", "key", "seed", "file", "factor_color", "probe_color"} <= set(samples.columns)
-    assert len(samples) == 3 * (len(SYSTEMS) + 3) and set(samples["system"]) == {
+    assert len(samples) == 6 * (len(SYSTEMS) + 3) and set(samples["system"]) == {
         *SYSTEMS,
         "held_out",
         "frozen",
@@ -94,10 +105,11 @@ def test_data_without_factors_is_scored_without_agreement(tmp_path: Path) -> Non
 
 
 def test_a_generator_of_other_latents_is_refused_before_work(scored: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(scored["checkpoints"], tmp_path / "checkpoints")
     other = toy.write_latent_mae(tmp_path / "other")
-    flow = toy.write_flow(tmp_path / "flow", other, 0.0, False, None)
+    flow = toy.write_flow(tmp_path / "checkpoints" / "flow", other, 0.0, False, None)
     with pytest.raises(StageError, match="trained on latents of autoencoder toy"):
-        score(toy.params(), **{**scored, "rectified": flow, "out": tmp_path / "out"})
+        score(toy.params(), **{**scored, "checkpoints": flow.parent, "out": tmp_path / "out"})
     assert not (tmp_path / "out").exists()
 
 
@@ -110,16 +122,83 @@ def test_an_unknown_feature_is_named_with_those_that_exist(scored: dict[str, Pat
 def test_another_autoencoder_or_damaged_weights_are_refused_before_work(
     scored: dict[str, Path], tmp_path: Path
 ) -> None:
-    other = toy.write_latent_mae(tmp_path / "other")
-    with pytest.raises(StageError, match=r"made by autoencoder toy .*but .*other is"):
-        score(toy.params(), **{**scored, "autoencoder": other, "out": tmp_path / "out"})
     for name in ("autoencoder", "latent_mae"):
-        damaged = tmp_path / name
-        shutil.copytree(scored[name], damaged)
-        weights = next(damaged.glob("*.safetensors"))
+        checkpoints = tmp_path / name
+        shutil.copytree(scored["checkpoints"], checkpoints)
+        weights = next((checkpoints / name).glob("*.safetensors"))
         weights.write_bytes(weights.read_bytes()[:-1] + bytes([weights.read_bytes()[-1] ^ 1]))
-        with pytest.raises(StageError, match=r"not the weights that checkpoint\.json records"):
-            score(toy.params(), **{**scored, name: damaged, "out": tmp_path / "out"})
+        expected = r"made by autoencoder toy .*but .*autoencoder is|not the weights that checkpoint\.json records"
+        with pytest.raises(StageError, match=expected):
+            score(toy.params(), **{**scored, "checkpoints": checkpoints, "out": tmp_path / "out"})
+
+
+def test_generators_are_found_whatever_they_are_called(scored: dict[str, Path], tmp_path: Path) -> None:
+    """A checkpoint that somebody puts into the folder is scored like the others; one of a foreign kind is told."""
+    checkpoints = tmp_path / "checkpoints"
+    shutil.copytree(scored["checkpoints"], checkpoints)
+    for name in SYSTEMS - {"rectified_flow"}:
+        shutil.rmtree(checkpoints / name)
+    (checkpoints / "rectified_flow").rename(checkpoints / "mine")
+    places = {"out": tmp_path / "out", "metrics": tmp_path / "metrics.json", "plots": tmp_path / "plots"}
+    paths = {**scored, "checkpoints": checkpoints, **places}
+    score(toy.params(), **paths)
+    assert set(json.loads(paths["metrics"].read_text())["systems"]) == {"mine"}
+    description = checkpoints / "mine" / "generator.json"
+    description.write_text(json.dumps({**json.loads(description.read_text()), "kind": "oracle"}))
+    with pytest.raises(StageError, match="kind 'oracle'; this program knows flow"):
+        score(toy.params(), **paths)
+    shutil.rmtree(checkpoints / "mine")
+    with pytest.raises(StageError, match="holds no generator"):
+        score(toy.params(), **paths)
+
+
+def test_a_generator_gets_what_it_needs_and_no_more(scored: dict[str, Path]) -> None:
+    """Frames of the real clip only for those who cannot do without them."""
+    shards = Shards(scored["latents"])
+    rows = shards.rows("test").tolist()[:3]
+    requests = Requests.of(shards, rows, torch.zeros(3, dtype=torch.int64), [0])
+    plain = Generator.load(scored["checkpoints"] / "rectified_flow")
+    told = requests.part(plain, slice(0, 2))
+    assert "keyframes" not in told and "first_frame" not in told and len(told["prompt_embeds"]) == 2
+    needy = replace(plain, needs=("prompt", "keyframes", "first_frame"))
+    told = requests.part(needy, slice(0, 2))
+    assert told["keyframe_mask"].tolist() == [[True, False, True]] * 2
+    assert not told["keyframes"][:, :, 1].any() and told["keyframes"][:, :, 0].any()
+    assert torch.equal(told["first_frame"], told["keyframes"][:, :, :1])
+    with pytest.raises(StageError, match="needs actions, which these latents do not have"):
+        requests.part(replace(plain, needs=("prompt", "actions")), slice(0, 1))
+
+
+def test_other_splits_stand_beside_the_test_split(scored: dict[str, Path], tmp_path: Path) -> None:
+    found = json.loads(scored["metrics"].read_text())
+    assert set(found["validation"]) == set(found["composition"]) == {*SYSTEMS, "held_out"}
+    assert "kernel_distance" in found["validation"]["rectified_flow"]
+    assert set(found["composition"]["rectified_flow"]) == {"agreement"}
+    index = scored["latents"] / "index.parquet"
+    latents = tmp_path / "latents"
+    shutil.copytree(scored["latents"], latents)
+    table = pd.read_parquet(index)
+    table["split"] = table["split"].replace({"test": "train", "composition": "train"})
+    table.to_parquet(latents / "index.parquet")
+    paths = {**scored, "latents": latents, "out": tmp_path / "out", "metrics": tmp_path / "metrics.json"}
+    score(toy.params(), **{**paths, "plots": tmp_path / "plots"})
+    without = json.loads(paths["metrics"].read_text())
+    assert "has no test split" in without["unavailable"]["test"] and "validation" not in without
+
+
+def test_pairs_are_compared_and_who_copies_has_no_distance_that_counts(scored: dict[str, Path]) -> None:
+    pairs = json.loads((scored["out"] / "comparisons.json").read_text())
+    assert len(pairs) == 4 * 5 // 2 and "rectified_flow against held_out" in pairs
+    for row in pairs.values():
+        assert {"kernel_distance", "motion_ratio", "agreement/all_motion"} <= set(row)
+    draws = torch.linspace(0.4, 0.6, 20, dtype=torch.float64)
+    copied, honest = Estimate(0.5, draws), Estimate(0.05, draws * 0.1)
+    scores = {
+        name: Scores({"kernel_distance": Estimate(0.0, draws * 0), "copied_share": share}, {}, {})
+        for name, share in (("thief", copied), ("honest", honest))
+    }
+    verdict = compared_systems(scores)["thief against honest"]["kernel_distance"]["verdict"]
+    assert verdict == "thief copies training clips"
 
 
 def test_a_factor_that_the_clips_lack_is_told(scored: dict[str, Path], tmp_path: Path) -> None:
@@ -136,13 +215,13 @@ def test_a_training_clip_without_class_is_named(scored: dict[str, Path], tmp_pat
     pd.read_parquet(folder / "assignments.parquet").iloc[1:].to_parquet(folder / "assignments.parquet")
     shards = Shards(scored["latents"])
     with pytest.raises(StageError, match="1 training clips have no class, first clip-000"):
-        classes_by_prompt(shards, folder, [0], 1)
+        classes_of_prompts(shards, folder, [0], 1)
 
 
 def test_the_class_of_a_prompt_is_that_of_equal_prompts(scored: dict[str, Path]) -> None:
     shards = Shards(scored["latents"])
     rows = shards.rows("validation").tolist()
-    classes = classes_by_prompt(shards, scored["pseudo_classes"], rows, 3)
+    classes = classes_of_prompts(shards, scored["pseudo_classes"], rows, 3)
     assert classes.tolist() == [row % 4 for row in rows]
 
 
@@ -150,7 +229,7 @@ def test_a_sample_does_not_depend_on_its_batch(scored: dict[str, Path]) -> None:
     shards = Shards(scored["latents"])
     rows = shards.rows("validation").tolist()
     requests = Requests.of(shards, rows, torch.zeros(len(rows), dtype=torch.int64), [3])
-    generator = Generator.load(scored["rectified"])
+    generator = Generator.load(scored["checkpoints"] / "rectified_flow")
     torch.testing.assert_close(generate("a", generator, requests, 1), generate("b", generator, requests, 3))
 
 

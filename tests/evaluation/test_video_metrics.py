@@ -93,9 +93,3 @@ def test_frame_difference_is_in_gray_levels() -> None:
 def test_psnr_has_its_closed_form() -> None:
     video = torch.zeros(2, 3, 5, 4, 4)
     assert video_metrics.psnr(video + 0.02, video) == pytest.approx(40.0, rel=1e-5)
-
-
-def test_the_spread_of_a_mean_is_its_standard_error() -> None:
-    values = normal(0, 400)
-    found = video_metrics.spread(lambda rows: float(values[rows].mean()), 400, 200, 0)
-    assert found == pytest.approx(float(values.std()) / 20, rel=0.2)

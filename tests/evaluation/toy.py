@@ -19,7 +19,9 @@ from pipelines.models.latent_mae import LatentMae
 from pipelines.stage import digest, file_digest, write_json
 from pipelines.training import checkpoint
 
-CHANNELS, FRAMES, SIDE, DIM, COUNT = 4, 3, 4, 6, 16
+CHANNELS, FRAMES, SIDE, DIM, COUNT = 4, 3, 4, 6, 48
+SPLIT_OF = {6: "validation", 7: "test", 8: "test", 9: "test", 10: "composition"}
+"""By blocks of the four kinds."""
 COLORS, DIRECTIONS = ("blue", "red"), ("down", "up")
 ROOT = Path(__file__).parents[2]
 RECORD = {"step": 1, "inputs": {}, "code": {}, "results": {}}
@@ -36,14 +38,14 @@ def clip(number: int) -> np.ndarray:
 
 
 def write_latents(folder: Path, autoencoder: Path, factors: bool = True) -> Path:
-    """``COUNT`` clips, every fourth held out, with factors color and direction or without any."""
+    """``COUNT`` clips, three of eight held out, with factors color and direction or without any."""
     folder.mkdir(parents=True)
     samples = []
     for number in range(COUNT):
         color, direction = COLORS[number % 2], DIRECTIONS[number // 2 % 2]
         words = np.zeros((2, DIM), np.float16)
         words[0, number % 2], words[1, 2 + number // 2 % 2] = 1.0, 1.0
-        row = {"key": f"clip-{number:03d}", "split": "validation" if number % 5 == 4 else "train"}
+        row = {"key": f"clip-{number:03d}", "split": SPLIT_OF.get(number // 4, "train")}
         row |= {"prompt": f"a {color} bar goes {direction}"}
         row |= {"factor_color": color, "factor_direction": direction} if factors else {}
         fields = {"latents": clip(number), "prompt_embeds": words, "prompt": row["prompt"]}
@@ -117,7 +119,8 @@ def write_flow(folder: Path, autoencoder: Path, end: float, still: bool, classes
     phase = {"network": "", "start": 1.0, "end": end, "still": still, "sampling": EULER}
     facts = {"shape": [CHANNELS, FRAMES, SIDE, SIDE], "frame_rate": 8.0}
     facts |= {"autoencoder": {"id": "toy", "digest": digest(autoencoder)}}
-    write_json(folder / "generator.json", {"phases": [phase], "latents": facts})
+    needs = ["prompt", "pseudo_class"] if classes else ["prompt"]
+    write_json(folder / "generator.json", {"kind": "flow", "needs": needs, "phases": [phase], "latents": facts})
     checkpoint.write_record(folder, RECORD | {"stage": folder.name})
     return folder
 
@@ -136,16 +139,17 @@ def params(**changes: Any) -> EvaluationParams:
 
 def world(folder: Path, factors: bool = True) -> dict[str, Path]:
     """Everything on disk: the path arguments of the stage."""
-    autoencoder = write_autoencoder(folder / "autoencoder")
+    checkpoints = folder / "checkpoints"
+    autoencoder = write_autoencoder(checkpoints / "autoencoder")
+    write_latent_mae(checkpoints / "latent_mae")
+    write_flow(checkpoints / "anchored_flow_identity", autoencoder, 0.2, True, 4)
+    write_flow(checkpoints / "anchored_flow_motion", autoencoder, 0.0, False, 4)
+    write_flow(checkpoints / "anchored_flow_unified", autoencoder, 0.0, False, 6)
+    write_flow(checkpoints / "rectified_flow", autoencoder, 0.0, False, None)
     return {
         "latents": write_latents(folder / "latents", autoencoder, factors),
-        "autoencoder": autoencoder,
-        "latent_mae": write_latent_mae(folder / "latent_mae"),
+        "checkpoints": checkpoints,
         "pseudo_classes": write_classes(folder / "pseudo_classes"),
-        "identity": write_flow(folder / "identity", autoencoder, 0.2, True, 4),
-        "motion": write_flow(folder / "motion", autoencoder, 0.0, False, 4),
-        "unified": write_flow(folder / "unified", autoencoder, 0.0, False, 6),
-        "rectified": write_flow(folder / "rectified", autoencoder, 0.0, False, None),
         "out": folder / "evaluation",
         "metrics": folder / "metrics.json",
         "plots": folder / "plots",

@@ -115,7 +115,8 @@ def as_the_card_says(folder: Path) -> torch.Tensor:
         generator = generator.with_sampling(int(told["--steps"]), guidance, told["--sampler"])
     embeds, mask = embed([PROMPT], folder / "latents")
     empty, _ = embed([""], folder / "latents")
-    return generator.sample(embeds, mask, empty[0], seeds=[3])
+    told = {"prompt_embeds": embeds, "prompt_mask": mask, "empty_prompt": empty[0]}
+    return generator.sample(told, seeds=[3])
 
 
 def run(folder: Path, out: Path, flow: Path | None = None) -> int:
@@ -134,8 +135,8 @@ def conditions() -> dict[str, torch.Tensor]:
 
 
 def ours(folder: Path, **changes: Any) -> torch.Tensor:
-    given = {**conditions(), "empty_prompt": torch.zeros(1, DIM), "seeds": [3, 4]}
-    return Generator.load(folder / "flow").sample(**given, **changes)
+    given = {**conditions(), "empty_prompt": torch.zeros(1, DIM), **changes}
+    return Generator.load(folder / "flow").sample(given, seeds=[3, 4])
 
 
 def theirs(folder: Path, pipe: Any, **changes: Any) -> torch.Tensor:

@@ -43,9 +43,9 @@ def test_an_adapter_is_trained_on_a_base_that_stays(world, name):
 
     generator = Generator.load(places["out"])
     first = torch.randn(2, CHANNELS, 1, SIDE, SIDE)
-    one, other = (generator.sample(**PROMPT, seeds=[3, 4], first_frame=given) for given in (first, first + 1))
+    one, other = (generator.sample({**PROMPT, "first_frame": given}, seeds=[3, 4]) for given in (first, first + 1))
     assert torch.equal(one[:, :, :1], first) and not torch.allclose(one[:, :, 1:], other[:, :, 1:])
-    longer = generator.sample(**PROMPT, seeds=[3, 4], shape=(CHANNELS, FRAMES + 2, SIDE, SIDE + 2))
+    longer = generator.sample(PROMPT, seeds=[3, 4], shape=(CHANNELS, FRAMES + 2, SIDE, SIDE + 2))
     assert longer.shape == (2, CHANNELS, FRAMES + 2, SIDE, SIDE + 2)
 
 
@@ -55,7 +55,7 @@ def test_a_whole_pretrained_network_is_trained_and_loads_with_diffusers_alone(wo
     rectified_flow.train(rectified(steps=2, denoiser=block(base, lora=False)), world.latents, **places)
     tuned, before = type(wan()).from_pretrained(places["out"]), wan()
     assert any(not torch.equal(p, q) for p, q in zip(tuned.parameters(), before.parameters(), strict=True))
-    assert Generator.load(places["out"]).sample(**PROMPT, seeds=[3, 4]).shape == (2, CHANNELS, FRAMES, SIDE, SIDE)
+    assert Generator.load(places["out"]).sample(PROMPT, seeds=[3, 4]).shape == (2, CHANNELS, FRAMES, SIDE, SIDE)
 
 
 @pytest.mark.slow
@@ -78,7 +78,7 @@ def test_both_stages_of_anchored_flow_train_adapters_of_one_base(world):
     identity = world.anchored(anchored(denoiser=denoised, steps=2), "identity")
     motion = world.anchored(anchored("motion", denoiser=denoised, steps=2), "motion", identity)
     assert (motion / "identity" / FILE).is_file() and (motion / "denoiser" / FILE).is_file()
-    sampled = Generator.load(motion).sample(**PROMPT, seeds=[1, 2], pseudo_class=torch.tensor([0, -1]))
+    sampled = Generator.load(motion).sample({**PROMPT, "pseudo_class": torch.tensor([0, -1])}, seeds=[1, 2])
     assert sampled.shape == (2, CHANNELS, FRAMES, SIDE, SIDE)
 
 
@@ -139,4 +139,4 @@ def test_clips_of_one_latent_frame_are_images_and_have_nothing_to_go_on_to(tmp_p
     with pytest.raises(StageError, match=r"one latent frame, so rectified_flow\.first_frame_share 0\.5 leaves nothing"):
         rectified_flow.train(rectified(first_frame_share=0.5), world.latents, **places)
     rectified_flow.train(rectified(steps=1), world.latents, **places)
-    assert Generator.load(places["out"]).sample(**PROMPT, seeds=[0, 1]).shape == (2, CHANNELS, 1, SIDE, SIDE)
+    assert Generator.load(places["out"]).sample(PROMPT, seeds=[0, 1]).shape == (2, CHANNELS, 1, SIDE, SIDE)

@@ -73,9 +73,9 @@ def test_rectified_flow_leaves_a_checkpoint_that_samples(tmp_path):
     for name in ("validation/loss", "velocity_cos_sim", "pred_velocity_mag", "target_velocity_mag"):
         assert isinstance(found[name], float)
     generator = Generator.load(places["out"])
-    one = generator.sample(**PROMPT, seeds=[3, 4])
+    one = generator.sample(PROMPT, seeds=[3, 4])
     assert one.shape == (2, CHANNELS, FRAMES, SIDE, SIDE)
-    torch.testing.assert_close(generator.sample(**PROMPT, seeds=[4, 3])[1], one[0])
+    torch.testing.assert_close(generator.sample(PROMPT, seeds=[4, 3])[1], one[0])
     assert generator.with_sampling(steps=3).phases[0].sampling.steps == 3
     assert generator.num_classes is None
     with pytest.raises(StageError, match="decode with the one it was trained with"):
@@ -88,9 +88,9 @@ def test_identity_stands_still_and_motion_follows_from_its_anchor(tmp_path):
     motion = world.anchored(anchored("motion"), "motion", identity)
     still, moving = Generator.load(identity), Generator.load(motion)
     assert [(phase.start, phase.end, phase.still) for phase in moving.phases] == [(1.0, 0.2, True), (0.2, 0.0, False)]
-    at_junction = still.sample(**PROMPT, seeds=[1, 2], pseudo_class=torch.tensor([0, -1]))
+    at_junction = still.sample({**PROMPT, "pseudo_class": torch.tensor([0, -1])}, seeds=[1, 2])
     torch.testing.assert_close(at_junction, at_junction[:, :, :1].expand_as(at_junction))
-    assert not torch.allclose(moving.sample(**PROMPT, seeds=[1, 2]), at_junction)
+    assert not torch.allclose(moving.sample(PROMPT, seeds=[1, 2]), at_junction)
     kept = (motion / "identity" / "diffusion_pytorch_model.safetensors").read_bytes()
     assert kept == (identity / "ema" / "diffusion_pytorch_model.safetensors").read_bytes()
     assert checkpoint.read(motion)["parent"] == {"path": identity.name, "digest": digest(identity)}

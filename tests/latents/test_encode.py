@@ -54,6 +54,8 @@ def test_shards_hold_what_the_contract_says(tmp_path: Path, checkpoint: Path) ->
     assert manifest.fields["latents"].shape == (4, 2, 2, 2) and manifest.fields["latents"].axes == "C T H W"
     assert manifest.fields["prompt_embeds"].shape == (None, 16)
     assert manifest.fields["actions"].shape == (NUM_FRAMES, 6)
+    assert manifest.actions is not None and manifest.actions.names == ("W", "A", "S", "D", "mouse_dx", "mouse_dy")
+    assert manifest.actions.kinds == ("key",) * 4 + ("mouse",) * 2 and manifest.actions.offset == 1
     assert manifest.splits == {"train": 6, "validation": 2} and manifest.frame_rate == 8.0
     assert [facts.num_samples for facts in manifest.shards.values()] == [3, 3, 2]
     columns = (

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from pipelines import stage
+from pipelines.code.stages import identity
 from pipelines.data.batches import Batches
 from pipelines.data.catalog import read_catalog, write_catalog
 from pipelines.data.shards import Shards
@@ -24,7 +25,7 @@ from pipelines.latents import plan as planning
 from pipelines.latents.autoencoder import train
 from pipelines.latents.encode import encode
 from pipelines.latents.params import LatentShardsParams
-from pipelines.latents.recipes import _code
+from pipelines.latents.recipes import SHAPES_EMBEDS, SHAPES_LATENTS
 from tests.latents.toy import autoencoder_params, shards_params, write_clips
 
 COUNTERS = ("clips_encoded", "clips_reused", "prompts_embedded", "prompts_reused", "shards_written", "shards_reused")
@@ -195,16 +196,17 @@ def test_other_sizes_of_shards_copy_and_encode_nothing(tmp_path: Path, checkpoin
     assert run(tmp_path, checkpoint, shards_params(samples_per_shard=4)) == [0, 8, 0, 2, 2, 0]
 
 
-def test_comments_and_docstrings_are_not_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    digests = []
-    for text in ('"""One."""\nx = 1\n', '"""Two."""\n# but the same\nx = 1\n', "x = 2\n"):
-        (tmp_path / "latents").mkdir(exist_ok=True)
-        (tmp_path / "latents/thing.py").write_text(text)
-        monkeypatch.setattr("pipelines.latents.recipes.__file__", str(tmp_path / "latents/recipes.py"))
-        _code.cache_clear()
-        digests.append(_code((("latents/thing.py", None),)))
-    _code.cache_clear()
-    assert digests[0] == digests[1] != digests[2]
+def test_what_encodes_is_what_is_reached_from_the_file_of_a_clip_to_its_latents() -> None:
+    latents, embeds = set(identity(SHAPES_LATENTS).parts), set(identity(SHAPES_EMBEDS).parts)
+    assert {
+        "data/video.py read_frames",
+        "models/autoencoder_traits.py encode",
+        "latents/clips.py to_unit_range",
+    } <= latents
+    assert {"latents/text.py TextEncoder", "latents/text.py pretrained"} <= embeds
+    assert not {
+        label for label in latents | embeds if label.startswith(("latents/quality", "latents/plan", "latents/stock"))
+    }
 
 
 # ---- after DVC deleted the output ------------------------------------------------------------------------------------

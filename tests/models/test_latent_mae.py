@@ -10,7 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.models.feature_list import feature_list, map_features, moving, path, places, spread, windows
+from pipelines.models.feature_list import (
+    at_rest,
+    feature_list,
+    map_features,
+    moving,
+    path,
+    places,
+    spread,
+    windows,
+)
 from pipelines.models.latent_mae import LatentMae, draw_mask
 
 TRANSFORMER = {
@@ -145,19 +154,21 @@ def moving_dot(row: int) -> torch.Tensor:
 
 
 def test_the_path_follows_the_thing_that_moves() -> None:
-    found = path(moving_dot(row=1))
+    clip = moving_dot(row=1)
+    found = path(clip, at_rest(clip))
     rows, columns = found[0, :5], found[0, 5:]
     torch.testing.assert_close(rows, torch.full((5,), -0.5), atol=0.01, rtol=0)
     assert (columns.diff() > 0.2).all()
-    assert not torch.allclose(rows, path(moving_dot(row=3))[0, :5])
+    assert not torch.allclose(rows, path(moving_dot(row=3), at_rest(moving_dot(row=3)))[0, :5])
 
 
 def test_moving_is_the_thing_and_not_the_background() -> None:
-    found = moving(moving_dot(row=2))
+    clip = moving_dot(row=2)
+    found = moving(clip, at_rest(clip))
     assert found[0, 0] > 7.5
     assert found[0, 1] < -7.0
     still = torch.randn(1, 2, 1, 5, 5).expand(1, 2, 4, 5, 5)
-    torch.testing.assert_close(moving(still), still.mean((2, 3, 4)), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(moving(still, at_rest(still)), still.mean((2, 3, 4)), rtol=1e-3, atol=1e-4)
 
 
 # ---- files --------------------------------------------------------------------------------------------------------
@@ -186,3 +197,25 @@ def test_a_config_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderTiny"}')
     with pytest.raises(ValueError, match="not the config of a latent MAE"):
         LatentMae.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("architecture", [TRANSFORMER, CONV], ids=["transformer", "conv"])
+def test_a_still_clip_has_no_path_and_no_trajectory_in_any_layer(architecture: dict) -> None:
+    torch.manual_seed(0)
+    mae = LatentMae(4, architecture).eval()
+    still = torch.randn(2, 4, 1, 8, 8).expand(2, 4, 3, 8, 8).contiguous()
+    with torch.no_grad():
+        found, moved = mae.features(still), mae.features(torch.randn(2, 4, 3, 8, 8))
+    names = [name for name in found if name.endswith(("_path", "_trajectory"))]
+    assert len(names) >= 6
+    for name in names:
+        assert found[name].abs().max() < 1e-5, name
+        assert moved[name].abs().max() > 1e-3, name
+
+
+def test_keyframes_keep_their_places_in_time() -> None:
+    torch.manual_seed(0)
+    mae, clip = LatentMae(4, TRANSFORMER).eval(), torch.randn(1, 4, 2, 8, 8)
+    near, far = (mae.features(clip, ["block1_mean"], frames)["block1_mean"] for frames in ([0, 1], [0, 4]))
+    assert not torch.allclose(near, far)
+    torch.testing.assert_close(near, mae.features(clip, ["block1_mean"])["block1_mean"])

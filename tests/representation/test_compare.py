@@ -59,20 +59,24 @@ def test_a_table_has_what_any_report_has() -> None:
 
 def agreeing(nmi: float, chance: float) -> dict:
     """A report of an agreement, with a kernel."""
-    kernel = {"tau_0.05": {"mass_ratio": 100 * nmi, "mass_ratio_std": 1.0}, "distance": {"positive_p50": 0.4}}
+    seen = {"mass_ratio_p50": 100 * nmi, "mass_ratio_p50_std": 1.0}
+    kernel = {"f": {"tau_0.05": seen, "distance": {"positive_p50": 0.4}}}
     return {"agreement": {"motion": {"nmi": nmi, "nmi_std": 0.01, "nmi_chance": chance}}, "kernel": kernel}
 
 
 def test_numbers_that_the_number_of_classes_lifts_are_compared_less_their_chance_level() -> None:
     reports = {"a": agreeing(0.5, 0.1), "b": agreeing(0.6, 0.2), "c": agreeing(0.6, 0.1)}
     table = compared(reports, 2.0)
-    assert table["number"].tolist() == ["agreement/motion/nmi", "kernel/tau_0.05/mass_ratio"]
+    assert table["number"].tolist() == ["agreement/motion/nmi", "kernel/f/tau_0.05/mass_ratio_p50"]
     assert table["b verdict"].tolist() == ["=", "differs"]
     assert table["c verdict"].tolist() == ["better", "differs"]
     text = as_text(table, list(reports), 2.0)
     assert "| 0.1, 0.2, 0.1 |" in text
-    assert "b against a, beyond the noise: differs: kernel/tau_0.05/mass_ratio." in text
-    assert "c against a, beyond the noise: better: agreement/motion/nmi; differs: kernel/tau_0.05/mass_ratio." in text
+    assert "b against a, beyond the noise: differs: kernel/f/tau_0.05/mass_ratio_p50." in text
+    assert (
+        "c against a, beyond the noise: better: agreement/motion/nmi; differs: kernel/f/tau_0.05/mass_ratio_p50."
+        in text
+    )
 
 
 def test_equal_sides_say_that_nothing_exceeds_the_noise() -> None:

@@ -19,7 +19,7 @@ from sklearn.metrics import (
     silhouette_score,
 )
 
-from pipelines.representation import kernel, retrieval, spectrum
+from pipelines.representation import held_out, kernel, quantiser, retrieval, spectrum
 from pipelines.representation.agreement import (
     agreements,
     ari_of,
@@ -31,10 +31,14 @@ from pipelines.representation.agreement import (
     nmi_of,
     probe,
 )
+from pipelines.representation.embedding import Embedding
 from pipelines.representation.figures import prompt_families
 from pipelines.representation.gates import gate, judge
+from pipelines.representation.measuring import stability_block
 from pipelines.representation.occupancy import counts_of, gini, lorenz, occupancy, occupancy_with_spreads
-from pipelines.representation.params import Gates, KernelParams, KnownFactors, Threshold
+from pipelines.representation.params import EmbeddingParams, Gates, KernelParams, Kmeans, KnownFactors, Threshold
+from pipelines.representation.passes import Codebook, Samples
+from pipelines.representation.ranks import Ranks
 from pipelines.representation.separation import separations
 from pipelines.representation.spreads import LEFT_OUT, Unavailable, gathered, labellings
 from tests.representation.toy import PARAMS
@@ -42,6 +46,7 @@ from tests.representation.toy import PARAMS
 RNG = np.random.default_rng(0)
 LINE = np.array([[0.0], [1.0], [10.0], [12.0]])
 PAIRS = np.array([0, 0, 1, 1])
+ALONE = Ranks.alone()
 
 
 def blobs(classes: int = 4, each: int = 20, apart: float = 8.0) -> tuple[np.ndarray, np.ndarray]:
@@ -256,38 +261,39 @@ def test_the_spectrum_is_shares_of_the_variance() -> None:
 # ---- kernel -------------------------------------------------------------------------------------------------------
 
 
-def test_effective_neighbours_count_equal_weights_and_are_renormalised() -> None:
-    weights = np.array([[0.1, 0.1, 0.1, 0.0], [0.9, 0.0, 0.0, 0.0]])
-    assert kernel.effective_neighbours(weights) == pytest.approx([3, 1])
+def test_effective_neighbours_count_equal_weights_and_cannot_vanish() -> None:
+    logits = np.array([[0.0, 0.0, 0.0, -1e4], [0.0, -1e4, -1e4, -1e4], [-1e4, -1e4, -2e4, -2e4]])
+    assert kernel.effective_neighbours(logits) == pytest.approx([3, 1, 2])
 
 
-def test_the_kernel_is_the_root_of_both_softmaxes() -> None:
+def test_the_kernel_is_the_root_of_both_softmaxes_above_its_floor() -> None:
     distances = np.abs(RNG.normal(size=(5, 8)))
-    rows, _, both = kernel.kernel(distances, 0.7)
+    _, both = kernel.kernel(distances, 0.7)
     e = np.exp(-distances / 0.7)
-    np.testing.assert_allclose(rows, e / e.sum(1, keepdims=True))
-    np.testing.assert_allclose(both, np.sqrt(rows * e / e.sum(0, keepdims=True)))
+    np.testing.assert_allclose(both, np.sqrt(e / e.sum(1, keepdims=True) * e / e.sum(0, keepdims=True)))
+    assert kernel.kernel(distances, 1e-4)[1].min() == pytest.approx(1e-3)
 
 
 def test_a_hot_kernel_counts_all_and_a_cold_one_counts_one() -> None:
     distances = cdist(RNG.normal(size=(6, 3)), RNG.normal(size=(10, 3)))
-    hot, cold = (kernel.class_statistics(distances, 4, tau) for tau in (1e4, 1e-4))
-    assert (hot["effective_positives"], hot["effective_negatives"]) == pytest.approx((4, 6), abs=1e-3)
-    assert (cold["effective_positives"], cold["effective_negatives"]) == pytest.approx((1, 1), abs=1e-3)
-    assert cold["floor_share"] > 0 == hot["floor_share"]
-    assert hot["mass_positive"] / hot["mass_negative"] == pytest.approx(4 / 6, abs=1e-3)
+    hot, cold = (kernel.per_sample(distances, 4, tau) for tau in (1e4, 1e-4))
+    assert hot["effective_positives"] == pytest.approx(np.full(6, 4), abs=1e-3)
+    assert cold["effective_negatives"] == pytest.approx(np.ones(6), abs=1e-3)
+    assert (cold["floor_share"] > 0).all() and not hot["floor_share"].any()
+    assert hot["mass_ratio"] == pytest.approx(np.full(6, 4 / 6), abs=1e-3)
 
 
 def test_real_classes_pull_more_than_random_ones() -> None:
     h, labels = blobs()
-    params = KernelParams(taus=(0.1,), queries=8, positives=8, negatives=8)
+    params = KernelParams(features=("f",), taus=(0.1,), queries=8, positives=8, negatives=8)
     found = kernel.kernel_with_spreads(h, labellings(labels, 3, 0.8, 0, [labels, labels]), params, 0)
-    assert found["tau_0.1"]["mass_ratio"] > 10 * found["tau_0.1"]["mass_ratio_chance"]
+    assert found["tau_0.1"]["mass_ratio_p50"] > 10 * found["tau_0.1"]["mass_ratio_p50_chance"]
+    assert found["tau_0.1"]["mass_ratio_p05"] < found["tau_0.1"]["mass_ratio_p95"]
     assert found["distance"]["positive_p50"] < found["distance"]["negative_p05"]
 
 
 def test_queries_positives_and_negatives_never_share_a_sample() -> None:
-    params = KernelParams(taus=(0.1,), queries=64, positives=64, negatives=64)
+    params = KernelParams(features=("f",), taus=(0.1,), queries=64, positives=64, negatives=64)
     for begin, end in ((0, 2), (2, 4)):
         groups = kernel.draw(np.array([3, 1, 0, 2]), begin, end, params, np.random.default_rng(0))
         assert sorted(np.concatenate(groups).tolist()) == [0, 1, 2, 3]
@@ -295,7 +301,7 @@ def test_queries_positives_and_negatives_never_share_a_sample() -> None:
 
 
 def test_singletons_have_no_kernel() -> None:
-    params = KernelParams(taus=(0.1,), queries=8, positives=8, negatives=8)
+    params = KernelParams(features=("f",), taus=(0.1,), queries=8, positives=8, negatives=8)
     with pytest.raises(Unavailable, match="no class has two samples"):
         kernel.class_distances(LINE, np.arange(4), params, 0)
 
@@ -305,7 +311,7 @@ def test_singletons_have_no_kernel() -> None:
 
 def test_nmi_and_ari_are_those_of_scikit_learn() -> None:
     dice = np.random.default_rng(3)
-    for classes, values, count in [(6, 4, 200), (40, 3, 57), (2, 2, 5), (1, 3, 30), (1, 1, 4)]:
+    for classes, values, count in [(6, 4, 200), (40, 3, 57), (3, 2, 40)]:
         labels, factor = dice.integers(0, classes, count), dice.integers(0, values, count)
         for other in (factor, np.where(dice.random(count) < 0.8, factor, 0), labels):
             table = contingency(labels, other)
@@ -378,14 +384,14 @@ def test_a_gate_without_a_value_warns_and_says_why() -> None:
     gates = Gates.model_validate(PARAMS["diagnostics"]["gates"])
     results = {
         "occupancy": occupancy(np.full(4, 5), 2),
-        "collapse": {"rankme": 9.0},
-        "unavailable": {"retrieval": "3 samples", "agreement/motion": "no such factor"},
+        "collapse": {"input_path": {"rankme_share": 0.5}},
+        "unavailable": {"held_out": "3 samples", "agreement/motion": "no such factor"},
         "agreement": {"identity": {"nmi": 0.9, "nmi_chance": 0.1}},
     }
     found = {one["name"]: one for one in judge(gates, results)}
-    assert found["retrieval_gain"]["verdict"] == "warn"
-    assert "value" not in found["retrieval_gain"]
-    assert "3 samples" in found["retrieval_gain"]["reason"]
+    for name in ("retrieval_excess", "text_to_keyframes", "keyframes_to_text"):
+        assert found[name]["verdict"] == "warn" and "value" not in found[name]
+        assert "3 samples" in found[name]["reason"]
     assert found["agreement_identity"]["verdict"] == "pass"
     assert found["agreement_motion"]["verdict"] == "warn" and "no such factor" in found["agreement_motion"]["reason"]
 
@@ -406,6 +412,126 @@ def test_a_known_factor_that_the_data_lacks_is_told() -> None:
 
 def test_a_collapsed_codebook_fails() -> None:
     gates = Gates.model_validate(PARAMS["diagnostics"]["gates"])
-    results = {"occupancy": occupancy(np.array([97, 1, 1, 1, 0, 0, 0, 0]), 2), "collapse": {"rankme": 1.0}}
+    results = {
+        "occupancy": occupancy(np.array([97, 1, 1, 1, 0, 0, 0, 0]), 2),
+        "collapse": {"input_path": {"rankme_share": 0.0}},
+    }
     verdicts = {one["name"]: one["verdict"] for one in judge(gates, results)}
-    assert {verdicts[name] for name in ("non_empty_share", "largest_share", "entropy_ratio", "rankme")} == {"fail"}
+    assert {verdicts[name] for name in ("near_empty_share", "largest_share", "entropy_ratio", "rankme")} == {"fail"}
+
+
+# ---- null codebooks -----------------------------------------------------------------------------------------------
+
+TOPS = (1, 5)
+
+
+def halves(common: float, samples: int = 900) -> tuple[Embedding, np.ndarray]:
+    """An aligned embedding of two parts that share a factor of eight values by so much, or nothing at all (0)."""
+    rng = np.random.default_rng(0)
+    factor = np.eye(8)[rng.integers(0, 8, samples)] * common
+    parts = {"text": rng.normal(size=(samples, 24)), "keyframes": rng.normal(size=(samples, 20))}
+    parts["text"][:, :8] += factor
+    parts["keyframes"][:, :8] += factor
+    recipe = {**PARAMS["pseudo_classes"]["embedding"], "motion": None}
+    params = EmbeddingParams.model_validate(recipe)
+    train = np.arange(samples) % 3 > 0
+    embedding = Embedding.fit(params, lambda rows: {n: v[rows] for n, v in parts.items()}, np.flatnonzero(train), ALONE)
+    return embedding, embedding.apply(parts)
+
+
+def held_out_numbers(common: float) -> dict:
+    """A report of what the gates read, for classes fitted on two thirds of the samples of :func:`halves`."""
+    embedding, h = halves(common)
+    among, queries = np.flatnonzero(np.arange(len(h)) % 3 > 0), np.flatnonzero(np.arange(len(h)) % 3 == 0)
+    how = Kmeans(kind="kmeans", restarts=2, max_iterations=50)
+
+    def fit(samples: Samples, number: int) -> Codebook:
+        return quantiser.fit(samples, 12, how, number, ALONE)
+
+    book = fit(Samples(h, among), 0)
+    labels = quantiser.assign(book, h).labels
+    own = held_out.against_null(h, labels, queries, among, 12, fit, TOPS, 2)
+    crossed = held_out.crossed(book, h, embedding.text_width, queries, among, TOPS)
+    others = [quantiser.assign(fit(Samples(h, among), number), h).labels for number in (1, 2)]
+    given = labellings(labels, 3, 0.8, 0, others)
+    return {
+        "occupancy": occupancy(counts_of(labels[among], 12), 4),
+        "held_out": {**own.values, **crossed.values},
+        "stability": stability_block(given, own.values["stability_null"]).values,
+    }
+
+
+def test_gates_fail_on_a_codebook_of_noise_and_pass_where_captions_and_clips_share_something() -> None:
+    gates = Gates.model_validate(PARAMS["diagnostics"]["gates"])
+    names = ("retrieval_excess", "text_to_keyframes", "keyframes_to_text", "stability")
+    noise = {one["name"]: one for one in judge(gates, held_out_numbers(0.0))}
+    shared = {one["name"]: one for one in judge(gates, held_out_numbers(8.0))}
+    assert {name: noise[name]["verdict"] for name in names} == dict.fromkeys(names, "fail")
+    assert {name: shared[name]["verdict"] for name in names} == dict.fromkeys(names, "pass")
+    found = held_out_numbers(0.0)["held_out"]
+    assert found["top5"] > 4 / 12  # what used to pass: far above chance, and no more than the null codebook has
+    assert found["text_to_keyframes_top5"] == pytest.approx(found["text_to_keyframes_top5_chance"], abs=0.05)
+
+
+def test_half_an_embedding_has_no_other_half_to_judge_it() -> None:
+    h, labels = blobs()
+    book = Codebook(np.stack([h[labels == n].mean(0) for n in range(4)]), 0.0)
+    found = held_out.crossed(book, h, 0, np.arange(20), np.arange(20, 80), TOPS)
+    assert not found.values and "h has no text" in found.unavailable["held_out/text_to_keyframes"]
+
+
+# ---- degenerate input ---------------------------------------------------------------------------------------------
+
+
+def test_equal_points_are_never_well_separated() -> None:
+    with pytest.raises(Unavailable, match="all samples are equal"):
+        separation(np.ones((6, 2)), np.arange(6) % 2)
+
+
+def test_coinciding_classes_have_no_davies_bouldin_and_points_no_calinski_harabasz() -> None:
+    h = np.array([[1.0], [-1.0], [1.0], [-1.0], [5.0], [6.0]])
+    assert "davies_bouldin" not in separation(h, np.array([0, 0, 1, 1, 2, 2]))
+    assert "calinski_harabasz" not in separation(np.array([[0.0], [0.0], [1.0], [1.0]]), PAIRS)
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+def test_values_that_are_not_finite_give_reasons(odd: float) -> None:
+    h, labels = blobs()
+    h[3, 1] = odd
+    params = KernelParams(features=("f",), taus=(0.1,), queries=8, positives=8, negatives=8)
+    for measured in (
+        lambda: separation(h, labels),
+        lambda: retrieval.neighbours(h, 5),
+        lambda: spectrum.rankme(h),
+        lambda: kernel.class_distances(h, labels, params, 0),
+        lambda: retrieval.agreement_over_random(h, np.zeros((80, 1), int), np.arange(80), 0),
+    ):
+        with pytest.raises(Unavailable, match="not finite"):
+            measured()
+
+
+def test_equal_points_retrieve_at_chance_in_whatever_order_the_classes_stand() -> None:
+    labels = np.repeat(np.arange(8), 50)
+    indices, _ = retrieval.neighbours(np.ones((400, 3)), 5)
+    found = retrieval.consistency(indices, labels, np.arange(400), (5,))
+    assert found["top5"] < 0.3
+
+
+def test_one_class_or_one_value_has_no_agreement_and_no_retrieval() -> None:
+    one, two = np.zeros(10, int), np.arange(10) % 2
+    for score in (nmi_of, ari_of):
+        with pytest.raises(Unavailable, match=r"one (value|class)"):
+            score(contingency(one, one))
+    with pytest.raises(Unavailable, match="one class"):
+        retrieval.consistency(np.zeros((10, 1), int), one, np.arange(10), (1,))
+    assert nmi_of(contingency(one, two)) == 0
+
+
+def test_a_collapsed_space_has_the_least_rank_and_one_class_no_evenness() -> None:
+    assert (spectrum.rankme(np.ones((5, 3))), spectrum.participation(np.ones((5, 3)))) == (1.0, 1.0)
+    halved = labellings(np.zeros(20, int), 3, 0.8, 0)
+    assert spectrum.rank_numbers(np.outer(np.arange(20.0), np.ones(4)), halved, 0)["rankme_share"] < 0.01
+    assert "rankme_share" not in spectrum.rank_numbers(np.arange(20.0)[:, None], halved, 0)
+    assert "entropy_ratio" not in occupancy(np.array([7]), 2)
+    with pytest.raises(Unavailable, match="no samples"):
+        occupancy(np.zeros(3, int), 2)

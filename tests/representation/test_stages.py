@@ -16,9 +16,10 @@ from PIL import Image
 from pipelines.data.shards import Shards
 from pipelines.models.latent_mae import LatentMae
 from pipelines.params import Params
-from pipelines.representation import codebook, quantiser
+from pipelines.representation import codebook, exemplars, quantiser
 from pipelines.representation.diagnostics import diagnose
 from pipelines.representation.embedding import Embedding, canonical
+from pipelines.representation.extraction import extract, keyframes
 from pipelines.representation.latent_mae import copied_mean, masked_error, train
 from pipelines.representation.params import Alignment, EmbeddingParams, Kmeans, Vq
 from pipelines.representation.passes import Samples
@@ -44,6 +45,10 @@ class Chain:
 
     def files(self, name: str) -> tuple[Path, Path]:
         return self.root / f"{name}.json", self.root / "plots" / name
+
+    def retrain(self) -> None:
+        shutil.rmtree(self.mae, ignore_errors=True)
+        train(toy.mae_params(), self.latents, self.mae, *self.files("mae"))
 
     def cluster(self, **changes: object) -> dict:
         cluster(toy.class_params(**changes), self.latents, self.mae, self.classes, *self.files("classes"))
@@ -121,7 +126,10 @@ def test_classes_follow_colour_and_direction_far_above_chance(made: Chain) -> No
     agreement = made.numbers("classes")["agreement"]
     for name in ("identity", "motion"):
         assert agreement[name]["nmi"] > agreement[name]["nmi_chance"] + 0.3
-    assert set(made.numbers("classes")["nmi_other_spaces"]) == {"raw_latents", "pca_latents", "text"}
+    assert set(made.numbers("classes")["nmi_other_spaces"]) == {"raw_latents", "pca_latents", "text", "block1"}
+    beside = {one["name"]: one for one in made.numbers("classes")["baselines"]}
+    assert {name.partition(" over ")[2] for name in beside} == {"pca_latents", "block1"}
+    assert all(one["verdict"] == ("pass" if one["value"] > one["threshold"] else "fail") for one in beside.values())
 
 
 def test_spaces_with_fewer_different_samples_than_classes_have_no_agreement_and_say_so(made: Chain) -> None:
@@ -193,7 +201,13 @@ def test_data_without_factors_has_classes_and_says_what_is_missing(chain: Chain)
 
 # ---- the embedding ------------------------------------------------------------------------------------------------
 
-PLAIN = {"text": {"weight": 2.0}, "keyframes": {"features": ("a",), "weight": 1.0}, "motion": None, "alignment": None}
+PLAIN = {
+    "num_keyframes": 3,
+    "text": {"weight": 2.0},
+    "keyframes": {"features": ("a",), "weight": 1.0},
+    "motion": None,
+    "alignment": None,
+}
 
 
 def fitted(params: EmbeddingParams, parts: dict[str, np.ndarray]) -> Embedding:
@@ -223,6 +237,33 @@ def test_alignment_keeps_what_both_sides_know() -> None:
     assert h[:, 1].std() < 0.1 * h[:, 0].std()
 
 
+def test_weights_act_on_an_aligned_embedding_even_without_a_ridge() -> None:
+    rng = np.random.default_rng(0)
+    parts = {
+        "text": rng.normal(size=(60, 3)),
+        "keyframes": rng.normal(size=(60, 4)),
+        "motion": rng.normal(size=(60, 2)),
+    }
+    aligned = {**PLAIN, "alignment": Alignment(components=2, ridge=0.0, power=1.0)}
+    aligned["motion"] = {"features": ("b",), "weight": 1.0}
+    heavier = {**aligned, "motion": {"features": ("b",), "weight": 3.0}}
+    plain, heavy = (fitted(EmbeddingParams.model_validate(one), parts) for one in (aligned, heavier))
+    first, second = plain.apply(parts), heavy.apply(parts)
+    np.testing.assert_allclose(second[:, -2:], 3 * first[:, -2:], rtol=1e-4)
+    np.testing.assert_allclose(second[:, :-2], first[:, :-2], rtol=1e-4)
+    assert plain.text_width == 4 and plain.width == first.shape[1] == 8
+
+
+def test_keyframe_features_are_read_from_keyframes_alone(made: Chain) -> None:
+    shards, encoder = Shards(made.latents), LatentMae.from_pretrained(made.mae)
+    clips = torch.from_numpy(shards.load(range(4), "latents").astype(np.float32))
+    found = extract(shards, np.arange(4), encoder, ["block1_mean"], 4, 2)["block1_mean"]
+    clips[:, :, 1] = 99.0  # not a keyframe
+    expected = encoder.features(clips[:, :, [0, 2]], ["block1_mean"], [0, 2])["block1_mean"]
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5)
+    assert keyframes(21, 4) == [0, 7, 13, 20] and keyframes(3, 9) == [0, 1, 2]
+
+
 def test_a_part_that_never_varies_is_refused() -> None:
     with pytest.raises(StageError, match=r"embedding.text: the same for all 5 samples"):
         fitted(EmbeddingParams.model_validate(PLAIN), {"text": np.ones((5, 2)), "keyframes": np.eye(5)})
@@ -230,7 +271,7 @@ def test_a_part_that_never_varies_is_refused() -> None:
 
 def test_an_embedding_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one of text, keyframes and motion"):
-        EmbeddingParams(text=None, keyframes=None, motion=None, alignment=None)
+        EmbeddingParams(num_keyframes=2, text=None, keyframes=None, motion=None, alignment=None)
     assert issubclass(EmbeddingParams, Params)
 
 
@@ -239,9 +280,21 @@ def test_an_embedding_of_nothing_is_refused() -> None:
 
 def test_the_report_has_every_block_and_its_files(made: Chain) -> None:
     numbers = made.numbers("report")
-    blocks = {"separation", "retrieval", "occupancy", "kernel", "collapse", "agreement", "probes", "stability", "gates"}
+    blocks = {
+        "separation",
+        "retrieval",
+        "held_out",
+        "occupancy",
+        "kernel",
+        "collapse",
+        "agreement",
+        "probes",
+        "stability",
+        "gates",
+    }
     assert blocks <= numbers.keys()
-    assert numbers["unavailable"] == {}
+    assert numbers["unavailable"] == {"test": "the index has no split test; raw_video makes it"}
+    assert set(numbers["kernel"]) == {"block1_mean"} and set(numbers["collapse"]) == {"input_moving", "input_path", "h"}
     assert json.loads((made.report / "gates.json").read_text()) == {"gates": numbers["gates"]}
     near = pq.read_table(made.report / "neighbours.parquet").to_pandas()
     assert len(near) == 72 * 10
@@ -253,7 +306,15 @@ def test_every_picture_is_there_and_small(made: Chain) -> None:
     expected = {
         "mae": {"masked", "probes", "spectrum", "validation"},
         "classes": {"occupancy", "agreement", "composition"},
-        "report": {"occupancy", "projection", "kernel", "exemplars", "exemplars_clips", "retrieval"},
+        "report": {
+            "occupancy",
+            "projection",
+            "kernel",
+            "exemplars",
+            "exemplars_clips",
+            "exemplars_of_all",
+            "retrieval",
+        },
     }
     for stage, names in expected.items():
         folder = made.root / "plots" / stage
@@ -299,5 +360,56 @@ def test_too_few_samples_for_a_metric_leave_it_out_with_a_reason(chain: Chain) -
     assert "retrieval" not in report
     assert "72 samples, top-72 needs more than 72" in report["unavailable"]["retrieval"]
     gates = {gate["name"]: gate for gate in report["gates"]}
-    assert gates["retrieval_gain"]["verdict"] == "warn"
+    assert gates["retrieval_excess"]["verdict"] == "warn"
+    assert "72" in gates["retrieval_excess"]["reason"]
     assert report["num_samples"] == 9
+
+
+def test_nothing_that_is_reported_depends_on_what_test_clips_show(made: Chain, tmp_path: Path) -> None:
+    """Two data sets that differ in their test clips alone: the same numbers, the same classes of what may be seen."""
+    chains = [Chain(tmp_path / name) for name in ("one", "two")]
+    for chain, scale in zip(chains, (1.0, 3.0), strict=True):
+        toy.autoencoder(chain.autoencoder)
+        toy.latents(chain.latents, chain.autoencoder, judged=[scale] * 18)
+        shutil.copytree(made.mae, chain.mae)
+        chain.cluster()
+        chain.diagnose()
+    one, two = chains
+    for name in ("classes", "report"):
+        numbers = [chain.numbers(name) for chain in chains]
+        for one_of in numbers:
+            one_of.pop("test", None)  # the one line that may read them
+        assert numbers[0] == numbers[1]
+    tables = [pd.read_parquet(chain.classes / "assignments.parquet") for chain in chains]
+    assert len(tables[0]) == 90 and (tables[0]["split"] == "test").sum() == 18
+    seen = tables[0]["split"] != "test"
+    assert tables[0][seen].equals(tables[1][seen]) and not tables[0]["distance"].equals(tables[1]["distance"])
+    assert one.numbers("report")["num_samples_total"] == 72
+    for chain in (one, two):
+        asked = pd.read_parquet(chain.report / "neighbours.parquet")
+        assert not set(asked["key"]) & set(tables[0]["key"][~seen])
+        assert not set(asked["neighbour"]) & set(tables[0]["key"][~seen])
+
+
+def test_one_line_reads_the_test_split_and_nothing_else_changes(
+    chain: Chain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(chain.latents)
+    toy.latents(chain.latents, chain.autoencoder, count=96, tested=24)
+    chain.retrain()
+    chain.cluster()
+    report = chain.diagnose()
+    assert "test split, 24 clips: text_to_keyframes_top5" in capsys.readouterr().out
+    assert report["num_samples_total"] == 72
+    assert report["test"]["text_to_keyframes_top5"] > report["test"]["text_to_keyframes_top5_chance"]
+
+
+def test_every_class_has_its_exemplars_in_pages(tmp_path: Path) -> None:
+    class Flat:
+        def clips(self, rows: np.ndarray) -> np.ndarray:
+            return np.full((len(rows), 3, 8, 8, 3), 0.5)
+
+    labels = np.arange(2 * exemplars.PAGE + 3).repeat(2)
+    h = labels[:, None].astype(float)
+    exemplars.draw_pages(Flat(), h, labels, h[::2], tmp_path / "all.png")  # type: ignore[arg-type]
+    assert {path.name for path in tmp_path.iterdir()} == {"all.png", "all_002.png", "all_003.png"}

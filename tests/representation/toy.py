@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +52,29 @@ def autoencoder(folder: Path) -> Path:
     return folder
 
 
-def latents(folder: Path, decoder: Path, count: int = 72, known: bool = True, broken: int | None = None) -> Path:
-    """Write ``count`` samples, a sixth held out; without factors if not ``known``; NaN in sample ``broken``."""
+def latents(
+    folder: Path,
+    decoder: Path,
+    count: int = 72,
+    known: bool = True,
+    broken: int | None = None,
+    judged: Sequence[float] = (),
+    tested: int = 0,
+) -> Path:
+    """Write ``count`` samples, a sixth held out; without factors if not ``known``; NaN in sample ``broken``.
+
+    The last ``tested`` are the test split. Behind them a test sample for each number of ``judged``, by which its latents are multiplied.
+    """
     folder.mkdir(parents=True)
     samples, rows = [], []
-    for number in range(count):
+    for number in range(count + len(judged)):
         fields, factors = sample(number)
         if number == broken:
             fields["latents"] = fields["latents"] * np.float16("nan")
         row = {"key": f"clip-{number:04d}", "split": "validation" if number % 36 >= 30 else "train"}
+        row["split"] = "test" if number >= count - tested else row["split"]
+        if number >= count:
+            fields["latents"], row["split"] = fields["latents"] * np.float16(judged[number - count]), "test"
         row |= {"prompt": fields["prompt"], **(factors if known else {})}
         samples.append((row["key"], fields, row))
         rows.append(row)
@@ -85,7 +100,7 @@ def latents(folder: Path, decoder: Path, count: int = 72, known: bool = True, br
         ),
         text_encoder=TextFacts(id="toy", digest="0" * 64, dim=6),
         frame_rate=8.0,
-        num_samples=count,
+        num_samples=len(index),
         splits={str(name): int(n) for name, n in index["split"].value_counts().sort_index().items()},
         shards={"latents-00000.tar": facts},
         files={},
@@ -142,7 +157,7 @@ def diagnostics_params(**changes: Any) -> DiagnosticsParams:
     small = {
         "repeats": 3,
         "stability_seeds": 2,
-        "rankme_feature": "block1_mean",
+        "kernel": {"features": ["block1_mean"]},
         "probe": {"features": ["block0_path", "block1_moving", "input_moving"]},
         "known_factors": {"identity": ["color"], "motion": ["direction"]},
         "layout": None,

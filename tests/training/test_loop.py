@@ -21,7 +21,7 @@ from pipelines.training.loop import accumulation, micro_seed
 from pipelines.training.meters import Scalars, sigma_buckets
 from pipelines.training.optimizers import NetworkOptimizer
 from pipelines.training.tracking import read_rows
-from tests.training.toy import Net, Points, Regression, params, run
+from tests.training.toy import Net, Points, Regression, params, run, train_toy
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -48,7 +48,7 @@ def test_a_run_cut_in_two_equals_an_uninterrupted_one_bitwise(tmp_path: Path) ->
 
 
 def test_an_unfinished_state_is_not_used_and_a_broken_one_is_set_aside(tmp_path: Path, capsys: object) -> None:
-    run(tmp_path, params(steps=8))
+    train_toy(tmp_path, params(steps=8))
     work = next((tmp_path / ".work" / "out").iterdir())
     states = sorted(work.glob("state-*"))
     assert [path.name for path in states] == ["state-000000004", "state-000000008"]

@@ -13,10 +13,10 @@ from benchmarks import resume
 def test_a_run_killed_at_random_instants_ends_with_the_same_bits_and_damage_is_noticed(tmp_path: Path) -> None:
     kills = resume.kills(tmp_path, count=2, seed=1)
     assert len(kills) == 2 and all(kill.same for kill in kills)
-    dice = random.Random(0)
+    dice, trained = random.Random(0), resume.two_states(tmp_path / "damaged")
     for kind in resume.DAMAGES:
         for name in resume.FILES:
-            assert resume.damaged(tmp_path / "whole", kind, name, dice), (kind, name)
+            assert resume.damaged(trained, kind, name, dice), (kind, name)
 
 
 def test_a_limit_on_file_sizes_stops_a_run_in_one_line_and_it_continues_without(tmp_path: Path) -> None:

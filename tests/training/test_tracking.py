@@ -96,7 +96,7 @@ def test_wandb_continues_the_same_run_offline_and_takes_clips(tmp_path: Path, mo
         extra.close()
     finally:
         stage._CURRENT.reset(token)
-    assert ids[0] == ids[1] and again.run_id in ids[0]
+    assert ids[0] == ids[1] and again.first_id in ids[0]
     assert [row["step"] for row in logged if "loss/net" in row][-1] == 8
     assert len(list(tmp_path.rglob("offline-run-*"))) >= 2 and list(tmp_path.rglob("*.mp4"))[1:]
     assert json.dumps(logged)

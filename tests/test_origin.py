@@ -1,4 +1,4 @@
-"""The record of a checkpoint tells which code made it, and no other."""
+"""A record tells which commit made it, and no other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.training.checkpoint import code
+from pipelines.origin import commit
 
 
 def test_an_archive_inside_another_repository_does_not_claim_its_commit(
@@ -22,7 +22,7 @@ def test_an_archive_inside_another_repository_does_not_claim_its_commit(
     monkeypatch.chdir(project)
     git("init", "--quiet")
     git("commit", "--quiet", "--allow-empty", "--message", "something else")
-    assert code() == {}
+    assert commit() == {}
     git("add", "project/dvc.yaml")
     git("commit", "--quiet", "--message", "ours")
-    assert len(code()["commit"]) == 40 and code()["dirty"] is False
+    assert len(commit()["commit"]) == 40 and commit()["dirty"] is False

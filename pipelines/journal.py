@@ -1,4 +1,4 @@
-"""``reel log``: the records of all training runs, written into a marked part of LOG.md; ``reel log --help``.
+"""``reel log``: the records of all runs, written into a marked part of LOG.md; ``reel log --help``.
 
 The program fills a record and decides by the gates. A person may decide otherwise, with a reason: that line lives in
 LOG.md itself, which git keeps, and survives every rewriting. So does the entry of a run whose record is gone.
@@ -17,14 +17,14 @@ from typing import Any
 
 from pipelines.processes import is_alive
 from pipelines.progress import duration
+from pipelines.record import FILE
 from pipelines.stage import StageError, write_json
 
-FILE = "record.json"
-"""Name of a record, beside the resume state of its run."""
 BEGIN, END = "<!-- runs: written by `reel log` -->", "<!-- /runs -->"
 HEADING = re.compile(r"^### (\S+) `([0-9a-f]+)`", re.MULTILINE)
 BY_PERSON = re.compile(r"^- decision: \*\*(keep|drop)\*\*, (.*) \(a person, (\S+)\)$", re.MULTILINE)
 MOST_NUMBERS = 12
+MOST_LETTERS = 120
 
 
 def read_records(work: Path = Path(".work")) -> list[tuple[Path, dict[str, Any]]]:
@@ -55,13 +55,48 @@ def _data(record: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _model(record: Mapping[str, Any]) -> str:
+def _model(record: Mapping[str, Any]) -> list[str]:
     model = record.get("model") or {}
-    if not model:
-        return "- model: not built"
+    lines = [
+        f"- {name}: `{facts['path']}` `{facts['digest'][:12]}`, {'frozen' if facts['frozen'] else 'trained on'}"
+        for name, facts in (model.get("read") or {}).items()
+    ]
+    if "objective" not in model:
+        return lines
     parts = [f"{name} ({facts['class']}, {facts['parameters']:,} weights)" for name, facts in model["trained"].items()]
     frozen = [f"{name} ({facts['class']})" for name, facts in model["frozen"].items()]
-    return f"- {model['objective']}: trains {', '.join(parts)}; frozen: {', '.join(frozen) or 'nothing'}"
+    return [*lines, f"- {model['objective']}: trains {', '.join(parts)}; frozen: {', '.join(frozen) or 'nothing'}"]
+
+
+def _contract(record: Mapping[str, Any]) -> list[str]:
+    """The choices that the logging contract asks for, and why the run has none of some."""
+    found = dict(record.get("contract") or {})
+    absent = found.pop("absent", {})
+    lines = [
+        f"- {name}: {_listed({key: _short(value) for key, value in parts.items()})}" for name, parts in found.items()
+    ]
+    return lines + [f"- {name}: none, {reason}" for name, reason in absent.items()]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value) if isinstance(value, (dict, list)) else str(value)
+    return text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]}…"
+
+
+def _runtime(record: Mapping[str, Any]) -> str:
+    runtime, resumed = record["runtime"], record["header"].get("resumed_at", [])
+    speed, memory = runtime.get("throughput/samples_per_second"), runtime.get("memory/peak_gib")
+    took = []
+    if "steps" in runtime:
+        took += [
+            f"{runtime.get('step', 0)} of {runtime['steps']} steps of {runtime['batch_size']}",
+            runtime["precision"],
+        ]
+    took += [duration(float(runtime["seconds"]))] if "seconds" in runtime else []
+    took += [f"{speed:.4g} samples/s"] if speed is not None else []
+    took += [f"peak {memory:.2f} GiB"] if memory is not None else []
+    took += [f"resumed {len(resumed)} times"]
+    return f"- {', '.join(took)}; {_listed(runtime['hardware'])}"
 
 
 def numbers(results: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
@@ -83,21 +118,15 @@ def decision_line(made: Mapping[str, Any]) -> str:
 
 def entry(record: Mapping[str, Any]) -> str:
     """One run as Markdown: header, data, model, runtime, results, decision."""
-    header, runtime = record["header"], record["runtime"]
+    header = record["header"]
     code = header["code"]
     commit = f"{code['commit'][:12]}{' with local changes' if code['dirty'] else ''}" if "commit" in code else "no git"
-    speed = runtime.get("throughput/samples_per_second")
-    memory = runtime.get("memory/peak_gib")
-    took = [f"{runtime.get('step', 0)} of {runtime['steps']} steps of {runtime['batch_size']}", runtime["precision"]]
-    took += [duration(float(runtime["seconds"]))] if "seconds" in runtime else []
-    took += [f"{speed:.4g} samples/s"] if speed is not None else []
-    took += [f"peak {memory:.2f} GiB"] if memory is not None else []
-    took += [f"resumed {len(header.get('resumed_at', []))} times"]
     lines = [f"### {header['stage']} `{header['run_id']}`, {header['began_at']}, {record['status']}", ""]
     lines += [
-        f"- code: {commit}, branch {code.get('branch') or 'none'}; `{' '.join(header['command']) or 'no command'}`"
+        f"- code: {commit}, branch {code.get('branch') or 'none'}, identity {(code.get('identity') or 'none')[:12]}; "
+        f"`{' '.join(header['command']) or 'no command'}`"
     ]
-    lines += [*_data(record), _model(record), f"- {', '.join(took)}; {_listed(runtime['hardware'])}"]
+    lines += [*_data(record), *_model(record), *_contract(record), _runtime(record)]
     results = record.get("results") or {}
     shown = [f"{name} {value:.4g}" for name, value in numbers(results).items()]
     more = f" and {len(shown) - MOST_NUMBERS} more" if len(shown) > MOST_NUMBERS else ""
@@ -158,7 +187,7 @@ def decide(records: Sequence[tuple[Path, dict[str, Any]]], run: str, verdict: st
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="reel log", description="Write every training run's record into LOG.md.")
+    parser = argparse.ArgumentParser(prog="reel log", description="Write every run's record into LOG.md.")
     parser.add_argument("--print", action="store_true", dest="only_print", help="print the records, write nothing")
     parser.add_argument("--decide", nargs=2, metavar=("RUN", "keep|drop"), help="overrule the gates for a run")
     parser.add_argument("--because", default="", help="the reason of --decide")

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from pipelines import stage
-from pipelines.training import journal
+import pipelines
+from pipelines import journal, stage
+from pipelines.record import baseline, decision, recorded
+from pipelines.training import checkpoint
 from pipelines.training.loop import train
-from pipelines.training.record import baseline, decision
 from pipelines.training.run import Run
+from tests.data.sample_shards import write_latents
 from tests.training.toy import Points, Regression, params, run
 
 GATE = {"name": "psnr", "value": 18.0, "threshold": 20.0, "comparison": ">=", "verdict": "fail", "reason": "dB"}
@@ -120,7 +125,7 @@ def test_a_person_overrules_with_a_reason_and_the_record_may_go(
     run(tmp_path, params(steps=4, max_grad_norm=0.5))
     assert journal.main([]) == 0
     text = (tmp_path / "LOG.md").read_text()
-    assert line in text and len(journal._entries(text)) == 2
+    assert line in text and len(journal._entries(text)) == 3  # of 4 steps, of 5, and of another clipping
     run(tmp_path, params(steps=6))  # its record is made anew, without the decision: LOG.md still holds it
     assert journal.main([]) == 0 and line in (tmp_path / "LOG.md").read_text()
 
@@ -142,3 +147,116 @@ def test_an_identical_run_leaves_an_identical_checkpoint(tmp_path: Path) -> None
         }
 
     assert folder("one") == folder("two")
+
+
+# ---- every stage -----------------------------------------------------------------------------------------------------
+
+PARAMS = """
+from pipelines.params import Params, Whole
+
+
+class ProbeParams(Params):
+    num_classes: Whole
+    taus: list[float] | None
+    fails: str | None
+"""
+STAGE = '''
+import json
+from pathlib import Path
+
+from pipelines import stage
+from probing.params import ProbeParams
+
+
+def probe(params: ProbeParams, latents: Path, encoder: Path, out: Path, metrics: Path) -> None:
+    """Looks at its own record, then does what it is told."""
+    records = [json.loads(path.read_text()) for path in Path(".work/probe").rglob("record.json")]
+    [mine] = [one for one in records if one["status"] == "running"]
+    stage.write_json(out / "seen.json", mine)
+    if params.fails == "stop":
+        raise stage.Stopped("asked to stop")
+    if params.fails is not None:
+        raise RuntimeError(params.fails)
+    gate = {"name": "gain", "value": 3.0, "comparison": ">=", "threshold": 2.0, "verdict": "pass", "reason": "x"}
+    stage.write_metrics(metrics, {"gain": 3.0, "gates": [gate]})
+'''
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose stage ``probe`` knows nothing of records: a module, its section, latents and a checkpoint."""
+    (tmp_path / "probing").mkdir()
+    (tmp_path / "probing/params.py").write_text(PARAMS)
+    (tmp_path / "probing/stages.py").write_text(STAGE)
+    write_latents(tmp_path / "data/latents")
+    (tmp_path / "checkpoints/encoder").mkdir(parents=True)
+    checkpoint.write_record(
+        tmp_path / "checkpoints/encoder", {"stage": "encoder", "step": 1, "inputs": {}, "code": {}, "results": {}}
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def probe(project: Path, **changes: object) -> int:
+    """Run the stage as the launcher does, in a process of its own; its exit code."""
+    values = {"num_classes": 4, "taus": None, "fails": None} | changes
+    (project / "params.yaml").write_text(json.dumps({"probe": values}))
+    words = ["--params", "probe", "--latents", "data/latents", "--encoder", "checkpoints/encoder", "--out", "out"]
+    command = [sys.executable, "-m", "pipelines", "probing.stages", "probe", *words, "--metrics", "metrics.json"]
+    path = os.pathsep.join([str(project), str(Path(pipelines.__file__).parents[1])])
+    return subprocess.run(command, cwd=project, env={**os.environ, "PYTHONPATH": path}, check=False).returncode
+
+
+def test_a_stage_that_knows_nothing_of_records_has_one(project: Path) -> None:
+    assert probe(project, taus=[0.1, 0.2]) == 0
+    before, after = json.loads((project / "out/seen.json").read_text()), record(project)
+    assert before["status"] == "running" and before["header"]["ended_at"] is None and "results" not in before
+    assert before["header"]["command"][:2] == ["probing.stages", "probe"]
+    latents = before["data"]["latents"]
+    assert (latents["samples"], latents["splits"]) == (12, {"train": 9, "validation": 3})
+    assert latents["shard_range"] == ["latents-00000.tar", "latents-00002.tar"] and latents["digest"]
+    assert before["model"]["read"]["encoder"]["frozen"] is True
+    chosen = before["contract"]
+    assert chosen["quantiser"] == {"num_classes": 4} and chosen["temperatures"] == {"taus": [0.1, 0.2]}
+    assert "autoencoder" in chosen["normalisation"]["latents.normalisation"]
+    assert set(chosen["absent"]) == {"sampling", "phi"} and all(chosen["absent"].values())
+    assert after["status"] == "finished" and after["results"]["gain"] == 3.0
+    assert after["decision"] == {"verdict": "keep", "because": "gain 3 >= 2: pass", "by": "gates"}
+    assert after["runtime"]["seconds"] >= 0 and after["runtime"]["memory/peak_gib"] > 0
+    assert after["runtime"]["hardware"]["cores"] and after["runtime"]["environment"]["python"]
+    assert str(project) not in json.dumps(after)
+
+
+@pytest.mark.parametrize(("fails", "status"), [("boom", "failed"), ("stop", "stopped")])
+def test_a_crash_completes_the_record_of_any_stage(project: Path, fails: str, status: str) -> None:
+    assert probe(project, fails=fails) != 0
+    found = record(project)
+    assert found["status"] == status and found["header"]["ended_at"] and "results" not in found
+    assert (fails in found["error"]) and found["runtime"]["seconds"] >= 0
+
+
+def test_the_same_run_once_more_begins_anew_and_another_has_its_own_record(project: Path) -> None:
+    assert probe(project) == 0 and probe(project) == 0
+    assert "resumed_at" not in record(project)["header"]
+    assert probe(project, num_classes=5) == 0
+    assert len(list((project / ".work").rglob(journal.FILE))) == 2
+    assert journal.main([]) == 0
+    text = (project / "LOG.md").read_text()
+    for word in ("quantiser: num_classes 4", "temperatures: none, it has no kernel", "encoder: `checkpoints/encoder`"):
+        assert word in text
+
+
+def test_a_training_run_takes_the_record_over(tmp_path: Path) -> None:
+    """The launcher's record becomes that of the run, at its own place: one run, one record."""
+    context = stage.Context("out", tmp_path / ".work/out")
+    stage.enter(context)
+    try:
+        with recorded({}, {"out": tmp_path / "out", "metrics": tmp_path / "m.json"}):
+            [generic] = tmp_path.rglob(journal.FILE)
+            run(tmp_path, params(steps=4))
+    finally:
+        stage.enter(stage.Context())
+    found = record(tmp_path)
+    assert not generic.exists() and found["status"] == "finished" and found["runtime"]["step"] == 4
+    assert found["results"]["score"] == 1.0 and "resumed_at" not in found["header"]

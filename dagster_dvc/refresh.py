@@ -1,0 +1,51 @@
+"""Before one stage is started: the params files that other stages make for it are brought up to date.
+
+DVC does so when it runs the whole graph; ``--single-item`` runs no other stage. A stage that is running keeps DVC from
+running what makes a file that it reads; then the command of the maker is run outright, and DVC records it later.
+"""
+
+import shlex
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+
+from dagster_dvc.environment import environment
+from dagster_dvc.generated import is_outdated, makers
+from dagster_dvc.project import DvcProject, Stage
+from dagster_dvc.repro import Repro, Result
+
+
+def refresh(project: DvcProject, name: str, on_line: Callable[[str], None] = lambda line: None) -> Result | None:
+    """Bring the generated params files of a stage up to date; the result of what failed, None when all is well.
+
+    What was not up to date is said in one line.
+    """
+    now = DvcProject(project.root)
+    stage = now.stages.get(name)
+    for maker in makers(now, stage) if stage is not None else ():
+        if not is_outdated(now, maker):
+            continue
+        on_line(f"{', '.join(out.path for out in maker.outs)} was not up to date: {maker.name} runs first")
+        result = Repro(now, maker.name).result()
+        if result.outcome == "busy":
+            result = _outright(now, maker)
+        if not result.succeeded:
+            return replace(result, stage=name, error=f"{maker.name}: {result.error.removeprefix(f'{maker.name}: ')}")
+    now.hashes.save()
+    return None
+
+
+def _outright(project: DvcProject, maker: Stage) -> Result:
+    for command in [maker.cmd] if isinstance(maker.cmd, str) else maker.cmd:
+        done = subprocess.run(
+            shlex.split(command),
+            cwd=project.root / maker.wdir,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+        if done.returncode:
+            return Result(maker.name, "failed", 0.0, done.returncode, done.stderr.strip())
+    return Result(maker.name, "executed", 0.0, 0)

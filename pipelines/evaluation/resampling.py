@@ -1,0 +1,123 @@
+"""How far a number would move with other clips: bootstrap over prompts, the same draws for everything compared.
+
+A resample counts how often each prompt is drawn (Efron, 1979); all samples of a prompt share its count, and so do the
+systems that are compared, so that a difference is taken on equal prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+LEVEL = 0.95
+"""Of every interval."""
+Better = Literal["higher", "lower", "near 1"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number, and its values [R] in the resamples: NaN where one (of very few clips) does not define it."""
+
+    value: float
+    draws: Tensor
+
+    @property
+    def _defined(self) -> Tensor:
+        found = self.draws[self.draws.isfinite()]
+        return found if len(found) > 1 else torch.full((2,), self.value, dtype=torch.float64)
+
+    @property
+    def low(self) -> float:
+        """Lower end of the interval (percentile bootstrap)."""
+        return float(torch.quantile(self._defined, (1 - LEVEL) / 2))
+
+    @property
+    def high(self) -> float:
+        """Upper end of the interval."""
+        return float(torch.quantile(self._defined, (1 + LEVEL) / 2))
+
+    def numbers(self, name: str) -> dict[str, float]:
+        """The number, its standard deviation over resamples and its interval, as metrics."""
+        return {
+            name: self.value,
+            f"{name}_spread": float(self._defined.std()),
+            f"{name}_low": self.low,
+            f"{name}_high": self.high,
+        }
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """Counts [R, N] of N samples: rows are resamples."""
+
+    counts: Tensor
+
+    @classmethod
+    def of(cls, num_prompts: int, copies: int, resamples: int, seed: int) -> Resamples:
+        """Of ``copies`` samples per prompt, all prompts of the first copy first."""
+        draw = torch.Generator().manual_seed(seed)
+        rows = torch.randint(num_prompts, (resamples, num_prompts), generator=draw)
+        counts = torch.zeros(resamples, num_prompts, dtype=torch.float64)
+        counts.scatter_add_(1, rows, torch.ones_like(rows, dtype=torch.float64))
+        return cls(counts.repeat(1, copies))
+
+    def estimate(self, score: Callable[[Tensor], float]) -> Estimate:
+        """Of a score of weights [N]: with all weights 1, and in every resample.
+
+        Raises:
+            ValueError: as ``score`` does with all weights 1; a resample that it refuses is left undefined.
+        """
+
+        def drawn(row: Tensor) -> float:
+            try:
+                return score(row)
+            except ValueError:
+                return float("nan")
+
+        value = score(torch.ones(self.counts.shape[1], dtype=torch.float64))
+        return Estimate(value, torch.tensor([drawn(row) for row in self.counts], dtype=torch.float64))
+
+    def mean(self, values: Tensor) -> Estimate:
+        """Of the mean of values [N]."""
+        values = values.double()
+        return Estimate(float(values.mean()), self.counts @ values / self.counts.sum(1))
+
+
+def compared(one: Estimate, other: Estimate, better: Better) -> dict[str, Any]:
+    """``one`` against ``other``: difference, its interval over equal resamples, and "better", "worse", "within noise".
+
+    For a target of 1 the distances from it on a logarithmic scale are compared.
+    """
+    if better == "near 1":
+        sizes = [(_from_one(estimate.value), _from_one(estimate.draws)) for estimate in (one, other)]
+    else:
+        sizes = [(torch.tensor(estimate.value), estimate.draws) for estimate in (one, other)]
+    difference = float(sizes[0][0] - sizes[1][0])
+    moved = Estimate(difference, sizes[0][1] - sizes[1][1])
+    sign = 1.0 if better == "higher" else -1.0
+    low, high = sorted((sign * moved.low, sign * moved.high))
+    verdict = "better" if low > 0 else "worse" if high < 0 else "within noise"
+    return {"difference": difference, "low": moved.low, "high": moved.high, "verdict": verdict}
+
+
+def _from_one(value: float | Tensor) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float64).clamp(min=1e-6).log().abs()
+
+
+def all_compared(
+    estimates: Mapping[str, Mapping[str, Estimate]], better: Mapping[str, Better]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Every pair of systems once, by ``<one> against <other>`` and metric."""
+    names = list(estimates)
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for place, one in enumerate(names):
+        for other in names[place + 1 :]:
+            shared = [name for name in better if name in estimates[one] and name in estimates[other]]
+            found[f"{one} against {other}"] = {
+                name: compared(estimates[one][name], estimates[other][name], better[name]) for name in shared
+            }
+    return found

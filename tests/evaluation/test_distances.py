@@ -1,0 +1,138 @@
+"""Distances and intervals: unbiased, honest about what they cannot see, and not to be won by copying."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipelines.evaluation.distances import COPIED, Kernels, Training, nearest, spread_ratio
+from pipelines.evaluation.resampling import Estimate, Resamples, all_compared, compared
+from pipelines.evaluation.video_metrics import frechet_distance
+
+DIMS = 32
+
+
+def gaussian(seed: int, count: int = 96, scale: float = 1.0) -> Tensor:
+    return scale * torch.randn(count, DIMS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def ones(count: int) -> Tensor:
+    return torch.ones(count, dtype=torch.float64)
+
+
+def distance(x: Tensor, y: Tensor) -> float:
+    return Kernels.of(x, y).distance(ones(len(x)), ones(len(y)))
+
+
+# ---- the kernel distance ------------------------------------------------------------------------------------------
+
+
+def test_between_equal_distributions_the_mean_is_zero_and_frechets_is_not() -> None:
+    """Where 96 clips in 32 directions have a Fréchet distance of 2.4 or more."""
+    kernel = torch.tensor([distance(gaussian(2 * n), gaussian(2 * n + 1)) for n in range(200)])
+    assert kernel.mean().abs() < 2.5 * kernel.std() / 200**0.5
+    assert (kernel < 0).float().mean() > 0.3
+    assert min(frechet_distance(gaussian(2 * n), gaussian(2 * n + 1), 0.02) for n in range(20)) > 2.0
+
+
+def test_it_does_not_depend_on_how_many_clips_there_are() -> None:
+    shifted = [
+        torch.tensor([distance(gaussian(n, c) + 0.5, gaussian(999 + n, c)) for n in range(30)]) for c in (48, 192)
+    ]
+    assert shifted[0].mean().item() == pytest.approx(shifted[1].mean().item(), rel=0.1)
+
+
+def test_counted_samples_are_repeated_samples_that_are_no_pairs_of_their_own() -> None:
+    x, y = gaussian(0, 6), gaussian(1, 7)
+    counts = torch.tensor([2.0, 0, 1, 1, 0, 2], dtype=torch.float64)
+    rows = [0, 0, 2, 3, 5, 5]
+    kernel = Kernels.of(x, y)
+    pairs = [(i, j) for a, i in enumerate(rows) for b, j in enumerate(rows) if i != j]
+    own = sum(float(kernel.own[i, j]) for i, j in pairs) / len(pairs)
+    across = float(kernel.cross[rows].mean())
+    mean = float(kernel.reference.sum() - kernel.reference.trace()) / (7 * 6)
+    assert kernel.distance(counts, ones(7)) == pytest.approx(own + mean - 2 * across)
+
+
+@pytest.mark.parametrize("scale", [0.93, 1.0])
+def test_a_narrow_generator_is_seen_by_its_spread(scale: float) -> None:
+    """7 % too narrow, 96 clips: the interval of the spread leaves 1 out, where the Fréchet distance sees nothing."""
+    real, made = gaussian(0, 96), gaussian(1, 96, scale)
+    resamples = Resamples.of(96, 1, 200, 0)
+    found = resamples.estimate(lambda weights: spread_ratio(made, real, weights))
+    assert (found.high < 1.0) == (scale < 1.0)
+    assert found.low < scale < found.high
+    assert frechet_distance(made, gaussian(2), 0.02) < frechet_distance(real, gaussian(2), 0.02) + 0.5
+
+
+def test_features_without_a_distance_are_told() -> None:
+    broken = gaussian(0, 4)
+    broken[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="not finite"):
+        Kernels.of(broken, gaussian(1, 4))
+    with pytest.raises(ValueError, match="two samples a side"):
+        Kernels.of(gaussian(0, 1), gaussian(1, 4))
+    with pytest.raises(ValueError, match="real clips are all alike"):
+        spread_ratio(gaussian(0, 4), torch.ones(4, DIMS, dtype=torch.float64), ones(4))
+
+
+def test_samples_that_are_all_alike_score_badly_not_well() -> None:
+    still = gaussian(0, 1).expand(96, -1)
+    assert distance(still, gaussian(1)) > 10 * abs(distance(gaussian(2), gaussian(1)))
+    assert spread_ratio(still, gaussian(1), ones(96)) < 1e-9
+
+
+# ---- copying ------------------------------------------------------------------------------------------------------
+
+
+def test_copies_of_training_clips_are_found_though_their_distance_is_that_of_real_clips() -> None:
+    train, held_out, reference = gaussian(0, 400), gaussian(1, 96), gaussian(2, 96)
+    copies = train[:96] + 0.01 * gaussian(3, 96)
+    training = Training.of(train, held_out)
+    assert training.copies(held_out).double().mean().item() == pytest.approx(COPIED, abs=0.011)
+    assert training.copies(gaussian(4, 96)).double().mean() < 0.2
+    assert training.copies(copies).all()
+    assert distance(copies, reference) < distance(held_out, reference) + 0.3, "the distance alone would let them win"
+    assert nearest(copies, train).max() < 0.2 * nearest(held_out, train).min()
+
+
+# ---- resampling ---------------------------------------------------------------------------------------------------
+
+
+def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
+    hits = 0
+    for seed in range(200):
+        draw = torch.Generator().manual_seed(seed)
+        values = torch.randn(60, generator=draw, dtype=torch.float64) + 1.0
+        found = Resamples.of(60, 1, 200, seed).mean(values)
+        hits += found.low < 1.0 < found.high
+    assert 0.88 < hits / 200 < 0.99
+
+
+def test_copies_of_a_prompt_are_drawn_together() -> None:
+    counts = Resamples.of(5, 3, 10, 0).counts
+    assert counts.shape == (10, 15) and torch.equal(counts[:, :5], counts[:, 10:])
+    assert (counts.sum(1) == 15).all()
+
+
+def test_a_small_difference_on_equal_prompts_is_seen_and_none_is_noise() -> None:
+    """Two systems that share what is hard about a prompt: each interval is wide, that of the difference narrow."""
+    draw = torch.Generator().manual_seed(0)
+    hard = torch.randn(96, generator=draw, dtype=torch.float64)
+    resamples = Resamples.of(96, 1, 400, 0)
+    one, other = resamples.mean(hard + 0.05), resamples.mean(hard + 0.01 * torch.randn(96, generator=draw))
+    assert one.low < other.value < one.high, "the intervals overlap"
+    assert compared(one, other, "higher")["verdict"] == "better"
+    assert compared(other, one, "higher")["verdict"] == "worse"
+    assert compared(one, other, "lower")["verdict"] == "worse"
+    assert compared(one, one, "higher")["verdict"] == "within noise"
+
+
+def test_near_one_counts_from_both_sides() -> None:
+    draws = torch.linspace(-0.01, 0.01, 50, dtype=torch.float64)
+    high, low, right = (Estimate(value, value + draws) for value in (1.5, 0.6, 1.0))
+    assert compared(right, high, "near 1")["verdict"] == "better"
+    assert compared(low, high, "near 1")["verdict"] == "worse"
+    pairs = all_compared({"a": {"ratio": right}, "b": {"ratio": low}, "c": {}}, {"ratio": "near 1"})
+    assert pairs["a against b"]["ratio"]["verdict"] == "better" and pairs["a against c"] == {}
