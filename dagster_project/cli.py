@@ -15,7 +15,8 @@ from dagster_dvc.command import exit_status
 from dagster_dvc.project import DvcProject, ProjectError
 from dagster_dvc.repro import NOISE, Result
 from dagster_dvc.runner import Options, Runner, Summary, needed
-from dagster_project import ablation, footage, home, tables, tools, variants
+from dagster_project import ablate as ablate_command
+from dagster_project import footage, home, tables, tools, variants
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,21 +105,12 @@ def _parser() -> argparse.ArgumentParser:
     lineage.add_argument("what", help="a stage, a path, or the first characters of a content hash")
     demo = add("demo", run_demo, "Check everything, then run the whole graph.")
     demo.add_argument("--jobs", type=int, default=2, metavar="N", help="stages at once (default 2)")
-    _add_ablate(add("ablate", ablate, "Compare variants of params.yaml over training seeds, in folders of their own."))
+    ablate_command.add_words(
+        add("ablate", ablate, "Compare variants of params.yaml over training seeds, in folders of their own.")
+    )
     for name, (_, text) in tools.TOOLS.items():  # for --help; `main` hands them on before words are parsed
         commands.add_parser(name, help=text, add_help=False)
     return parser
-
-
-def _add_ablate(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("what", nargs="+", help="SECTION.KEY=A,B (the first is the baseline), or stages to repeat")
-    sub.add_argument("--seeds", type=int, default=1, metavar="N", help="trainings of each variant (default 1)")
-    sub.add_argument("--until", nargs="+", default=[], metavar="STAGE", help="compare the numbers of these stages")
-    sub.add_argument("--compare", nargs="+", default=[], metavar="PREFIX", help="compare numbers below two prefixes")
-    sub.add_argument("--metric", nargs="+", default=[], metavar="PATTERN", help="numbers to compare (the headline)")
-    sub.add_argument("--higher", nargs="+", default=[], metavar="PATTERN", help="numbers of which more is better")
-    sub.add_argument("--lower", nargs="+", default=[], metavar="PATTERN", help="numbers of which less is better")
-    sub.add_argument("--jobs", type=int, default=2, metavar="N", help="stages at once (default 2)")
 
 
 def run(project: DvcProject, arguments: argparse.Namespace) -> int:
@@ -207,26 +199,7 @@ def plan(project: DvcProject, arguments: argparse.Namespace) -> int:
 
 def ablate(project: DvcProject, arguments: argparse.Namespace) -> int:
     """`reel ablate`: every variant with every seed, one after the other; then the table."""
-    plan = variants.planned(project, arguments.what, arguments.seeds, arguments.until)
-    folders = [ablation.prepare(project, run) for run in plan.runs]
-    if any(_params_are_wrong(folder) for folder in folders):
-        return 1
-    seeds = f"{arguments.seeds} seeds of {', '.join(plan.seeded)}" if arguments.seeds > 1 else "one seed"
-    print(f"{len(folders)} runs: {', '.join(plan.variants)}; {seeds}; compared after {', '.join(plan.goals)}")
-    done = [
-        run for run, folder in zip(plan.runs, folders, strict=True) if _ran(run, folder, plan.goals, arguments.jobs)
-    ]
-    values = ablation.collect(project, plan, done, arguments.compare)
-    if not values:
-        print("reel ablate: no run left a number to compare", file=sys.stderr)
-        return 1
-    names = ablation.shown(project, plan, values, arguments.metric, bool(arguments.compare))
-    better = ablation.directions(project, names, arguments.higher, arguments.lower)
-    print("\n" + ablation.table(values, names, better) + f"\n\n{ablation.record(project, plan, values, names, better)}")
-    for run in plan.runs:
-        if run not in done:
-            print(f"failed, and not in the table: {run.name}", file=sys.stderr)
-    return 0 if len(done) == len(plan.runs) else 1
+    return ablate_command.ablate(project, arguments, _params_are_wrong, _ran)
 
 
 def _ran(run: variants.Run, folder: DvcProject, goals: Sequence[str], jobs: int) -> bool:
