@@ -26,7 +26,7 @@ def ablate(
     is_wrong: Callable[[DvcProject], bool],
     ran: Callable[[variants.Run, DvcProject, Sequence[str], int], bool],
 ) -> int:
-    """Every variant with every seed; `is_wrong` judges a folder's params, `ran` runs one and says whether it went well."""
+    """Every variant with every seed; `is_wrong` judges a folder's params, `ran` says whether a run went well."""
     plan = variants.planned(project, arguments.what, arguments.seeds, arguments.until)
     folders = [ablation.prepare(project, run) for run in plan.runs]
     if any(is_wrong(folder) for folder in folders):

@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = add("demo", run_demo, "Check everything, then run the whole graph.")
     demo.add_argument("--jobs", type=int, default=2, metavar="N", help="stages at once (default 2)")
     ablate_command.add_words(
-        add("ablate", ablate, "Compare variants of params.yaml over training seeds, in folders of their own.")
+        add("ablate", ablate, "Compare variants of params.yaml over training seeds, each in a folder.")
     )
     for name, (_, text) in tools.TOOLS.items():  # for --help; `main` hands them on before words are parsed
         commands.add_parser(name, help=text, add_help=False)
