@@ -15,7 +15,8 @@ from dagster_dvc.command import exit_status
 from dagster_dvc.project import DvcProject, ProjectError
 from dagster_dvc.repro import NOISE, Result
 from dagster_dvc.runner import Options, Runner, Summary, needed
-from dagster_project import footage, home, tables, tools
+from dagster_project import ablate as ablate_command
+from dagster_project import footage, home, tables, tools, variants
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     lineage.add_argument("what", help="a stage, a path, or the first characters of a content hash")
     demo = add("demo", run_demo, "Check everything, then run the whole graph.")
     demo.add_argument("--jobs", type=int, default=2, metavar="N", help="stages at once (default 2)")
+    ablate_command.add_words(
+        add("ablate", ablate, "Compare variants of params.yaml over training seeds, each in a folder.")
+    )
     for name, (_, text) in tools.TOOLS.items():  # for --help; `main` hands them on before words are parsed
         commands.add_parser(name, help=text, add_help=False)
     return parser
@@ -191,6 +195,24 @@ def plan(project: DvcProject, arguments: argparse.Namespace) -> int:
     )
     print("A stage that ran before with the same inputs comes back from DVC's run cache in a second.")
     return 0
+
+
+def ablate(project: DvcProject, arguments: argparse.Namespace) -> int:
+    """`reel ablate`: every variant with every seed, one after the other; then the table."""
+    return ablate_command.ablate(project, arguments, _params_are_wrong, _ran)
+
+
+def _ran(run: variants.Run, folder: DvcProject, goals: Sequence[str], jobs: int) -> bool:
+    print(f"\n{run.name}", flush=True)
+    printer, outer = _Printer(folder), os.environ["REEL_PROJECT"]
+    os.environ["REEL_PROJECT"] = str(folder.root)
+    try:
+        done = Runner(folder, needed(folder, goals), Options(jobs), printer.line, printer.ended).run()
+    finally:
+        os.environ["REEL_PROJECT"] = outer
+    for result in done.failed:
+        print(tables.failure(result, result.stage in done.restored))
+    return not done.failed
 
 
 def show_status(project: DvcProject, arguments: argparse.Namespace) -> int:

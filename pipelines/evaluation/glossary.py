@@ -6,6 +6,8 @@ shown. Thresholds and chance levels are data of the stages, not of this file.
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -135,3 +137,7 @@ HEADLINES = (
     Headline("diagnostics", ("*nmi*identity", "*identity*nmi"), "classes know identity", "NMI with identity factors"),
     Headline("diagnostics", ("*nmi*motion", "*motion*nmi"), "classes know motion", "NMI with motion factors"),
 )
+
+
+if __name__ == "__main__":  # `reel ablate` asks which way numbers are better
+    print(json.dumps({name: meaning(name).better for name in sys.argv[1:]}))

@@ -1,0 +1,47 @@
+"""The command `reel ablate`: its words, and the order of checking, running and comparing."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from dagster_dvc.project import DvcProject
+from dagster_project import ablation, variants
+
+
+def add_words(sub: argparse.ArgumentParser) -> None:
+    """The words of the command."""
+    sub.add_argument("what", nargs="+", help="SECTION.KEY=A,B (the first is the baseline), or stages to repeat")
+    sub.add_argument("--seeds", type=int, default=1, metavar="N", help="trainings of each variant (default 1)")
+    sub.add_argument("--until", nargs="+", default=[], metavar="STAGE", help="compare the numbers of these stages")
+    sub.add_argument("--compare", nargs="+", default=[], metavar="PREFIX", help="compare numbers below two prefixes")
+    sub.add_argument("--metric", nargs="+", default=[], metavar="PATTERN", help="numbers to compare (the headline)")
+    sub.add_argument("--higher", nargs="+", default=[], metavar="PATTERN", help="numbers of which more is better")
+    sub.add_argument("--lower", nargs="+", default=[], metavar="PATTERN", help="numbers of which less is better")
+    sub.add_argument("--jobs", type=int, default=2, metavar="N", help="stages at once (default 2)")
+
+
+def ablate(
+    project: DvcProject,
+    arguments: argparse.Namespace,
+    is_wrong: Callable[[DvcProject], bool],
+    ran: Callable[[variants.Run, DvcProject, Sequence[str], int], bool],
+) -> int:
+    """Every variant with every seed; `is_wrong` judges a folder's params, `ran` says whether a run went well."""
+    plan = variants.planned(project, arguments.what, arguments.seeds, arguments.until)
+    folders = [ablation.prepare(project, run) for run in plan.runs]
+    if any(is_wrong(folder) for folder in folders):
+        return 1
+    seeds = f"{arguments.seeds} seeds of {', '.join(plan.seeded)}" if arguments.seeds > 1 else "one seed"
+    print(f"{len(folders)} runs: {', '.join(plan.variants)}; {seeds}; compared after {', '.join(plan.goals)}")
+    done = [run for run, folder in zip(plan.runs, folders, strict=True) if ran(run, folder, plan.goals, arguments.jobs)]
+    values = ablation.collect(project, plan, done, arguments.compare)
+    if not values:
+        print("reel ablate: no run left a number to compare", file=sys.stderr)
+        return 1
+    names = ablation.shown(project, plan, values, arguments.metric, bool(arguments.compare))
+    better = ablation.directions(project, names, arguments.higher, arguments.lower)
+    print("\n" + ablation.table(values, names, better) + f"\n\n{ablation.record(project, plan, values, names, better)}")
+    for run in plan.runs:
+        if run not in done:
+            print(f"failed, and not in the table: {run.name}", file=sys.stderr)
+    return 0 if len(done) == len(plan.runs) else 1
