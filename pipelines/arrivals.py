@@ -92,20 +92,20 @@ def until_still(stage: str, run: Callable[[], tuple[int, bool]]) -> tuple[int, b
     Raises:
         StageError: data moved every time.
     """
-    paths, news = sources(stage), ""
+    paths, moved = sources(stage), ""
     for turn in range(PASSES):
         before = listing(paths)
         code, asked = run()
-        news = news(before, listing(paths)) if code == 0 else ""
-        if not news:
+        moved = news(before, listing(paths)) if code == 0 else ""
+        if not moved:
             if paths and code == 0:
                 write_json(Path(".work") / stage / READ, before)
             return code, asked
         if asked:
             break
         if turn + 1 < PASSES:
-            print(f"{stage}: {news} while it ran; it runs once more, so that DVC records what was read", flush=True)
+            print(f"{stage}: {moved} while it ran; it runs once more, so that DVC records what was read", flush=True)
     raise StageError(
-        f"{news} while the stage was running, and DVC would record it as read. Nothing is recorded: run it again when "
+        f"{moved} while the stage was running, and DVC would record it as read. Nothing is recorded: run it again when "
         "nothing more arrives (what is done is kept in .work and reused)."
     )

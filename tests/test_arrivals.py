@@ -52,7 +52,7 @@ def footage(project: Path) -> Path:  # noqa: F811
     (project / "videos").mkdir()
     (project / "videos/a.mp4").touch()
     graph = yaml.safe_load((project / "dvc.yaml").read_text())
-    graph["stages"]["toy"]["deps"].append("videos")
+    graph["stages"]["toy"].setdefault("deps", []).append("videos")
     (project / "dvc.yaml").write_text(yaml.safe_dump(graph))
     shutil.copy(ROOT / ".dvcignore", project / ".dvcignore")
     (project / "go").touch()

@@ -81,7 +81,7 @@ def test_gates_decide_and_without_gates_nobody_did() -> None:
     passed = {**GATE, "value": 30.0, "verdict": "pass"}
     assert decision({"gates": [passed]})["verdict"] == "keep"
     dropped = decision({"gates": [passed, GATE], "baselines": [passed]})
-    assert dropped == {"verdict": "drop", "because": "psnr 18 >= 20: fail", "by": "gates"}
+    assert dropped == {"verdict": "drop", "because": "psnr 18 >= 20: fail", "by": "gates and baselines"}
     assert decision({"psnr": 30.0})["verdict"] == "open"
 
 

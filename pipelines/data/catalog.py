@@ -172,12 +172,15 @@ def _read(folder: Path, name: str) -> pa.Table:
 
 
 def _check_actions(rows: Iterable[Mapping[str, Any]], folder: Path) -> None:
+    width: int | None = None
     for row in rows:
         held, frames = row["actions"], row["num_frames"]
-        if held is not None and (len(held) != frames or any(len(one) != len(ACTIONS.names) for one in held)):
+        if held is not None and width is None and len(held):
+            width = len(held[0])
+        if held is not None and (len(held) != frames or any(len(one) != width for one in held)):
             raise StageError(
                 f"{folder / CATALOG}: clip {row['key']}: actions must be a row for each of the {frames} frames, of "
-                f"{len(ACTIONS.names)} numbers: {', '.join(ACTIONS.names)}."
+                f"{width} numbers like the clips before it (a keyboard's and mouse's are {', '.join(ACTIONS.names)})."
             )
 
 

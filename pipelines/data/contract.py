@@ -85,17 +85,26 @@ class ShardFacts(Params):
 class ActionFacts(Params):
     """What the columns of ``actions`` [T, A] are: a name and a kind each, in order, and which frames a row joins.
 
-    A ``key`` is 1 while it is down and 0 otherwise; a ``mouse`` axis moves by an amount in [-1, 1] per frame. Row k
+    A ``key`` is 1 while it is down and 0 otherwise; a ``mouse`` axis moves by an amount in [-1, 1] per frame; a
+    ``number`` is whatever the source recorded (a robot's joint, say). Row k
     leads from frame k - ``offset`` to frame k, so the first ``offset`` rows lead from before the clip.
     """
 
     names: tuple[str, ...]
-    kinds: tuple[Literal["key", "mouse"], ...]
+    kinds: tuple[Literal["key", "mouse", "number"], ...]
     offset: Whole
 
 
 ACTIONS = ActionFacts(names=("W", "A", "S", "D", "mouse_dx", "mouse_dy"), kinds=("key",) * 4 + ("mouse",) * 2, offset=1)
-"""The actions of every clip that has some: in the catalog, in the shards, and in what a user gives."""
+"""Keyboard and mouse: of rendered clips, of recordings, and of what a user gives by hand."""
+
+
+def action_facts(width: int) -> ActionFacts:
+    """What columns of this number are: :data:`ACTIONS`, or numbers without names (robots' data sets)."""
+    if width == len(ACTIONS.names):
+        return ACTIONS
+    names = tuple(f"action_{place}" for place in range(width))
+    return ActionFacts(names=names, kinds=("number",) * width, offset=ACTIONS.offset)
 
 
 class Manifest(Params):

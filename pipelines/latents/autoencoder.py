@@ -17,9 +17,9 @@ from pipelines.data import validation_clips
 from pipelines.latents import pictures
 from pipelines.latents.clips import Clips, FrameGroups
 from pipelines.latents.params import AutoencoderGates, AutoencoderParams, PretrainedAutoencoderParams
-from pipelines.latents.quality import Autoencoder, latent_statistics, linear_baselines, reconstruction_quality
+from pipelines.latents.quality import latent_statistics, linear_baselines, reconstruction_quality
 from pipelines.models import hub
-from pipelines.models.autoencoder import PretrainedVideoAutoencoder, StackedAutoencoder
+from pipelines.models.autoencoder import Autoencoder, PretrainedVideoAutoencoder, StackedAutoencoder
 from pipelines.record import baseline
 from pipelines.training import checkpoint
 from pipelines.training.loop import train as run_training

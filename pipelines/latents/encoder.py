@@ -23,9 +23,9 @@ from pipelines import stage
 from pipelines.latents.clips import Clips, channels_first, to_unit_range
 from pipelines.latents.params import LatentShardsParams
 from pipelines.latents.plan import Part, Plan, fields_of, prompt_hash
-from pipelines.latents.quality import Autoencoder
 from pipelines.latents.stock import Reader
 from pipelines.latents.text import TextEncoder
+from pipelines.models.autoencoder import Autoencoder
 from pipelines.training.precision import resolved
 
 Item = TypeVar("Item")

@@ -14,7 +14,6 @@ from torch import Tensor
 from pipelines import stage
 from pipelines.data.catalog import FACTOR_PREFIX
 from pipelines.data.contract import (
-    ACTIONS,
     CHECKSUM,
     EMPTY_PROMPT,
     INDEX,
@@ -25,12 +24,13 @@ from pipelines.data.contract import (
     Field,
     Manifest,
     TextFacts,
+    action_facts,
 )
 from pipelines.data.tar import npy_bytes
 from pipelines.latents.plan import fields_of, prompt_hash
-from pipelines.latents.quality import Autoencoder
 from pipelines.latents.stock import PLACE, Stock, StockShard
 from pipelines.latents.text import TextEncoder
+from pipelines.models.autoencoder import Autoencoder
 from pipelines.models.geometry import latent_frames
 from pipelines.recording import link
 from pipelines.training import checkpoint
@@ -56,6 +56,11 @@ def make_index(catalog: pd.DataFrame, shards: Mapping[str, StockShard]) -> pd.Da
     return index.sort_values("key", ignore_index=True)
 
 
+def action_width(catalog: pd.DataFrame) -> int:
+    """Columns of the clips' actions, the same for all of them."""
+    return len(next(iter(catalog["actions"]))[0])
+
+
 def make_fields(catalog: pd.DataFrame, autoencoder: AutoencoderFacts, dim: int) -> dict[str, Field]:
     """Axes, lengths and dtype of each field; a length that differs between samples is None, as is that of prompts."""
     temporal, spatial = autoencoder.temporal_stride, autoencoder.spatial_stride
@@ -74,7 +79,7 @@ def make_fields(catalog: pd.DataFrame, autoencoder: AutoencoderFacts, dim: int) 
         "prompt": Field(axes="", shape=(), dtype="str"),
     }
     if "actions" in fields_of(catalog):
-        shape = (length("num_frames", 1), len(ACTIONS.names))
+        shape = (length("num_frames", 1), action_width(catalog))
         fields["actions"] = Field(axes="T A", shape=shape, dtype="float32")
     return fields
 
@@ -147,7 +152,7 @@ def write_folder(
     manifest = Manifest(
         version=VERSION,
         fields=fields,
-        actions=ACTIONS if "actions" in fields else None,
+        actions=action_facts(action_width(catalog)) if "actions" in fields else None,
         autoencoder=autoencoder,
         text_encoder=text,
         frame_rate=float(np.median(catalog["frame_rate"])),

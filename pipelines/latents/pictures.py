@@ -14,7 +14,8 @@ from pipelines.data import validation_clips
 from pipelines.data.shards import Shards
 from pipelines.drawing import new_figure
 from pipelines.latents.clips import Clips, FrameGroups, as_frames
-from pipelines.latents.quality import Autoencoder, Quality
+from pipelines.latents.quality import Quality
+from pipelines.models.autoencoder import Autoencoder
 
 VALIDATED = 2
 """Held-out clips that every validation of the training shows."""

@@ -11,12 +11,10 @@ from torch import Tensor
 
 from pipelines import stage
 from pipelines.latents.clips import Clips
-from pipelines.models.autoencoder import PretrainedVideoAutoencoder, StackedAutoencoder, stack
+from pipelines.models.autoencoder import Autoencoder, stack
 
 MOST_PATCH_VALUES = 32_000_000
 """Most numbers in the matrix of patches that the principal components are fitted to."""
-
-Autoencoder = StackedAutoencoder | PretrainedVideoAutoencoder
 
 
 def psnr(mean_squared_error: float) -> float:

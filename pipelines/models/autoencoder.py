@@ -185,6 +185,9 @@ class StackedAutoencoder(nn.Module):
         return self
 
 
+Autoencoder = StackedAutoencoder | PretrainedVideoAutoencoder
+
+
 def load_autoencoder(folder: Path) -> StackedAutoencoder | PretrainedVideoAutoencoder:
     """The autoencoder of a checkpoint folder, ready to encode and decode (frozen).
 

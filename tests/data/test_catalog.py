@@ -65,7 +65,10 @@ def test_equal_rows_give_equal_bytes(tmp_path: Path) -> None:
         ([row(file="../x.mp4")], "leaves the folder"),
         ([row(num_frames=16)], "1 mod 4"),
         ([row(actions=[[0.0] * 6] * 3)], "a row for each of the"),
-        ([row(actions=[[0.0] * 4] * 5)], "6 numbers: W, A, S, D, mouse_dx, mouse_dy"),
+        (
+            [row(actions=[[0.0] * 4] * 17), row("clip-2", actions=[[0.0] * 6] * 17)],
+            "4 numbers like the clips before it",
+        ),
         ([row(height="tall")], "does not fit"),
         ([row(colour="red")], "colour"),
         ([{name: value for name, value in row().items() if name != "caption"}], "caption"),

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipelines.data.catalog import read_catalog, read_rejected
 from pipelines.data.video import read_clip
-from pipelines.footage.factors import FACTORS
+from pipelines.footage.factors import FACTORS, STEERED
 from pipelines.footage.params import RawVideoParams
 from pipelines.footage.raw_video import warn_unwatched
 from pipelines.footage.rendered import drawn
@@ -18,7 +18,7 @@ from pipelines.params import parse_section
 from pipelines.stage import StageError
 from tests.footage.footage import CLIP, SPLITS, folder, run, video
 
-RENDERED = {"seed": 0, "test_seed": 1, "num_clips": 8, "composition": None}
+RENDERED = {"seed": 0, "test_seed": 1, "num_clips": 8, "steered_share": 0.0, "composition": None}
 
 
 def combined(*combinations: dict[str, str], num_clips: int = 4) -> dict[str, Any]:
@@ -27,7 +27,15 @@ def combined(*combinations: dict[str, str], num_clips: int = 4) -> dict[str, Any
 
 
 def rendered(num_clips: int = 16, seed: int = 0) -> RawVideoParams:
-    source = {"rendered": {"seed": seed, "test_seed": seed + 100, "num_clips": num_clips, "composition": None}}
+    source = {
+        "rendered": {
+            "seed": seed,
+            "test_seed": seed + 100,
+            "num_clips": num_clips,
+            "steered_share": 0.0,
+            "composition": None,
+        }
+    }
     return RawVideoParams.model_validate({"clip": CLIP, "splits": SPLITS, "source": source})
 
 
@@ -53,7 +61,7 @@ def test_the_default_split_has_every_factor_value_on_both_sides() -> None:
     for split in ("train", "validation", "test"):
         part = [factors for name, factors, *_ in clips if name == split]
         for name, values in FACTORS.items():
-            assert {getattr(one, name) for one in part} == set(values)
+            assert {getattr(one, name) for one in part} - {STEERED} == set(values)
 
 
 def test_equal_parameters_give_equal_bytes(tmp_path: Path) -> None:

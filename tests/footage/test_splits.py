@@ -114,7 +114,7 @@ def test_too_few_clips_for_three_splits_are_told(tmp_path: Path) -> None:
 
 
 def composed(num_clips: int, **block: Any) -> RawVideoParams:
-    source = {"rendered": {"seed": 0, "test_seed": 1, "num_clips": num_clips, **block}}
+    source = {"rendered": {"seed": 0, "test_seed": 1, "num_clips": num_clips, "steered_share": 0.0, **block}}
     return RawVideoParams.model_validate({"clip": CLIP, "splits": SPLITS, "source": source})
 
 
