@@ -153,7 +153,7 @@ def test_raw_latents_pca_and_encoders_get_the_same_report(tmp_path: Path) -> Non
     )
     asked = toy.class_params(), toy.diagnostics_params(kernel={"taus": [0.1]})
     found, measured = encoder_choices.reports(tmp_path / "latents", {"conv": tmp_path / "conv"}, *asked)
-    assert list(found) == ["conv, all poolings", "conv, random weights", "raw latents", "PCA of latents"]
+    assert list(found) == ["conv", "conv, all poolings", "conv, random weights", "raw latents", "PCA of latents"]
     blocks = {"separation", "retrieval", "occupancy", "kernel", "collapse", "agreement", "probes", "stability"}
     assert all(blocks <= report.keys() for report in found.values())
     assert measured["PCA of latents"].h.shape[0] == 48
