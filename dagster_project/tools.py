@@ -11,6 +11,7 @@ TOOLS = {
     "verify": ("pipelines.data.verify", "Compare every byte of the latents with what was recorded."),
     "log": ("pipelines.journal", "Every run's record, in LOG.md; and the decision to keep or drop it."),
     "gc": ("pipelines.training.gc", "What is left over on the disk, and what it would free."),
+    "new": ("pipelines.new_stage", "A working stage of your own to start from, with all that belongs to it."),
     "use": ("pipelines.footage.use", "Make a folder, tar or data set the source of the clips: looks, says, writes."),
     "generate": ("pipelines.generation.generate", "Clips from prompts with any flow checkpoint."),
     "profile": ("pipelines.profile", "params.yaml at the size of a published model."),
