@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+RARE, HALF = 0.05, 0.5
+"""A copy is nearer to a training clip than half of what all but 5 % of the real held-out clips keep as distance."""
 COPIED = 0.05
-"""Share of real held-out clips that lie nearer to a training clip than :attr:`Training.near`: the level of chance."""
+"""Share of copies above which, with its interval, a set of clips is said to copy; of real clips there are none."""
 
 
 def polynomial(x: Tensor, y: Tensor) -> Tensor:
@@ -80,21 +82,34 @@ def _variance(features: Tensor, weights: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Training:
-    """The training clips' features [M, D], and how near to one of them a real held-out clip rarely is."""
+    """The training clips' features [M, D], how far each is from the others, and how near a real clip rarely comes.
+
+    Nearness is measured against what is usual around the training clip: its distance to the nearest other one. Clips
+    that lie where training clips are dense (that stand still, say) come somewhat nearer than real ones, copies much.
+    """
 
     features: Tensor
+    apart: Tensor
     near: float
 
     @classmethod
     def of(cls, features: Tensor, held_out: Tensor) -> Training:
-        """``near``: the distance that :data:`COPIED` of the held-out clips' nearest training clips lie within."""
-        return cls(features, float(torch.quantile(nearest(held_out, features), COPIED)))
+        """``near``: half of the relative distance that :data:`RARE` of the held-out clips lie within."""
+        among = distances_between(features, features)
+        among.fill_diagonal_(torch.inf)
+        found = cls(features, among.amin(1), 0.0)
+        return cls(features, found.apart, HALF * float(torch.quantile(found.relative(held_out), RARE)))
+
+    def relative(self, features: Tensor) -> Tensor:
+        """Distance [N] to the nearest training clip, over that clip's distance to its own nearest."""
+        nearest, which = distances_between(features, self.features).min(1)
+        return nearest / self.apart[which].clamp_min(1e-12)
 
     def copies(self, features: Tensor) -> Tensor:
-        """Which samples [N] are nearer to a training clip than that: :data:`COPIED` of them by chance."""
-        return nearest(features, self.features) < self.near
+        """Which samples [N] are nearer to a training clip than that: of real held-out clips hardly one."""
+        return self.relative(features) < self.near
 
 
-def nearest(features: Tensor, others: Tensor) -> Tensor:
-    """Distance [N] of each sample to the nearest of others [M, D]."""
-    return torch.cdist(features, others, compute_mode="donot_use_mm_for_euclid_dist").amin(1)
+def distances_between(features: Tensor, others: Tensor) -> Tensor:
+    """Euclidean distances [N, M], without the loss of digits of a matrix product."""
+    return torch.cdist(features, others, compute_mode="donot_use_mm_for_euclid_dist")

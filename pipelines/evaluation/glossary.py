@@ -30,7 +30,7 @@ MEANINGS: tuple[tuple[str, Meaning], ...] = (
     ("*kernel_distance_motion*", Meaning("", "unbiased kernel distance to real test clips, motion features", "lower")),
     ("*kernel_distance*", Meaning("", "unbiased kernel distance to real test clips: 0 as real, may be below", "lower")),
     ("*variety*", Meaning("", "spread of the samples in feature space over that of real clips", "near 1")),
-    ("*copied_share*", Meaning("", "samples that lie very near to a training clip; 0.05 of real clips do", "lower")),
+    ("*copied_share*", Meaning("", "samples that are nearly a training clip; real held-out clips are not", "lower")),
     ("*frechet_motion*", Meaning("", "Fréchet distance to real clips in features of motion alone", "lower")),
     ("*frechet*", Meaning("", "Fréchet distance to real clips in the latent MAE's feature space", "lower")),
     (

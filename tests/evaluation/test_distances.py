@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.evaluation.distances import COPIED, Kernels, Training, nearest, spread_ratio
+from pipelines.evaluation.distances import COPIED, Kernels, Training, spread_ratio
 from pipelines.evaluation.resampling import Estimate, Resamples, all_compared, compared
 from pipelines.evaluation.video_metrics import frechet_distance
 
@@ -90,11 +90,26 @@ def test_copies_of_training_clips_are_found_though_their_distance_is_that_of_rea
     train, held_out, reference = gaussian(0, 400), gaussian(1, 96), gaussian(2, 96)
     copies = train[:96] + 0.01 * gaussian(3, 96)
     training = Training.of(train, held_out)
-    assert training.copies(held_out).double().mean().item() == pytest.approx(COPIED, abs=0.011)
-    assert training.copies(gaussian(4, 96)).double().mean() < 0.2
+    assert not training.copies(held_out).any() and not training.copies(gaussian(4, 96)).any()
     assert training.copies(copies).all()
     assert distance(copies, reference) < distance(held_out, reference) + 0.3, "the distance alone would let them win"
-    assert nearest(copies, train).max() < 0.2 * nearest(held_out, train).min()
+    assert training.copies(train[:96]).all(), "the clips themselves too"
+
+
+def test_clips_that_lie_where_training_clips_are_dense_are_no_copies() -> None:
+    """Samples with a third of the spread are nearer to training clips than real ones are, and copies of none."""
+    train, held_out = gaussian(0, 400), gaussian(1, 96)
+    narrow = gaussian(5, 96, 0.33)
+    absolute = [torch.cdist(clips, train).amin(1) for clips in (narrow, held_out)]
+    assert absolute[0].max() < absolute[1].quantile(0.2)
+    resamples = Resamples.of(96, 1, 200, 0)
+    assert resamples.mean(Training.of(train, held_out).copies(narrow)).high < COPIED
+
+
+def test_a_clip_that_is_in_the_training_set_twice_can_still_be_copied() -> None:
+    train = torch.cat([gaussian(0, 50), gaussian(0, 50)[:1]])
+    training = Training.of(train, gaussian(1, 96))
+    assert training.copies(train[:1]).all() and not training.copies(gaussian(7, 1) + 5).any()
 
 
 # ---- resampling ---------------------------------------------------------------------------------------------------
