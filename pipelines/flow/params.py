@@ -99,6 +99,7 @@ class Anchor(Params):
     junction: Fraction
     first_frame_weight: Share
     noise_std: NonNegative
+    frame_noise_std: NonNegative
 
 
 class LossWeights(Params):

@@ -29,6 +29,8 @@ class Phase:
         start, end: levels where it begins and ends, both exact.
         still: whether the part moves all frames alike (the identity phase of anchored flow).
         first_frame: whether the denoiser was trained to go on from a given first frame.
+        frame_noise_std: size of the noise of each frame's own that is added where the part begins (tau of
+            :mod:`pipelines.flow.anchored`); 0: none.
     """
 
     denoiser: Callable[..., Tensor]
@@ -37,6 +39,7 @@ class Phase:
     end: float = 0.0
     still: bool = False
     first_frame: bool = False
+    frame_noise_std: float = 0.0
 
     @property
     def sigmas(self) -> Tensor:
@@ -53,6 +56,16 @@ def seeded_noise(seeds: Sequence[int], shape: Sequence[int], shared: bool = Fals
         for seed in seeds
     ]
     return torch.stack(noise).expand(-1, -1, frames, -1, -1)
+
+
+FRAME_SEEDS = 0x9E3779B9
+"""Turns bits of a sample's seed for the noise of its frames' own, which is another than what it starts from. Within 32
+bits: torch's generator of a processor looks at no others."""
+
+
+def frame_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Noise [B, C, T, H, W] of each frame's own, for phases that add some: a sample's is a function of its seed."""
+    return seeded_noise([(seed ^ FRAME_SEEDS) & 0xFFFFFFFF for seed in seeds], shape)
 
 
 def without_prompt(conditions: Conditions, empty_prompt: Tensor) -> dict[str, Tensor]:
@@ -91,13 +104,15 @@ def walk(
     conditions: Conditions,
     empty_prompt: Tensor | None = None,
     given: Tensor | None = None,
+    of_frames: Tensor | None = None,
 ) -> Tensor:
     """Latents [B, C, T, H, W] from noise, phase after phase; where a phase ends the next begins, at the same level.
 
-    ``given`` [B, C, 1, H, W] is a clean first frame to go on from.
+    ``given`` [B, C, 1, H, W] is a clean first frame to go on from; ``of_frames`` the noise of :func:`frame_noise`.
 
     Raises:
-        ValueError: two phases do not meet, or a first frame is given to a denoiser that was not trained for one.
+        ValueError: two phases do not meet, a first frame is given to a denoiser that was not trained for one, or a
+            phase adds noise of each frame's own and there is none.
     """
     for earlier, later in pairwise(phases):
         if earlier.end != later.start:
@@ -106,6 +121,10 @@ def walk(
         raise ValueError("this flow was not trained to start from a given first frame (first_frame_share 0).")
     x = noise if given is None else first_frame.placed(noise, given)
     for phase in phases:
+        if phase.frame_noise_std:
+            if of_frames is None:
+                raise ValueError("a phase adds noise of each frame's own, and none was given.")
+            x = x + phase.frame_noise_std * of_frames.to(x)
         field = conditioned(phase.denoiser, conditions, phase.sampling.guidance, empty_prompt)
         field = field if given is None else first_frame.kept(field, given)
         x = SAMPLERS[phase.sampling.sampler](_still(field) if phase.still else field, x, phase.sigmas)

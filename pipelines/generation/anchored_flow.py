@@ -21,15 +21,15 @@ from pipelines.generation.fixed_prompts import FixedPrompts
 from pipelines.generation.latents import Latents, TokenCount, token_counter
 from pipelines.generation.params import AnchoredFlowParams
 from pipelines.generation.parent import Parent
-from pipelines.generation.trained import Named, finish, new_denoiser
+from pipelines.generation.trained import Named, finish, new_denoiser, preview
 from pipelines.generation.validation import FixedLevels, agreement
 from pipelines.models.denoiser import VideoDenoiser
 from pipelines.training.loop import train as run_training
 from pipelines.training.objective import Batch, LossOutput
 from pipelines.training.run import Run
 
-RATIO_LEVELS = 4
-"""Fixed sigmas of the motion phase at which ``local_vs_global_ratio`` is measured."""
+RATIO_SAMPLES = 24
+"""Validation prompts whose samples ``local_vs_global_ratio`` is measured on, once, at the end."""
 
 
 class AnchoredFlow:
@@ -77,8 +77,10 @@ class AnchoredFlow:
         )
         noise, unit_noise = torch.randn_like(latents[:, :, :1]), torch.randn_like(latents[:, :, :1])
         anchor = anchored.anchor(latents, place.first_frame_weight, place.noise_std, unit_noise)
-        x = anchored.noised(latents, anchor, noise, sigma, junction)
-        target = anchored.velocity(latents, anchor, noise, sigma, junction)
+        own = torch.randn_like(latents) if place.frame_noise_std else torch.zeros_like(latents)
+        start = anchored.start_of_motion(anchor, place.frame_noise_std, own)
+        x = anchored.noised(latents, anchor, noise, sigma, junction, start)
+        target = anchored.velocity(latents, anchor, noise, sigma, junction, start)
         predicted = self.denoiser(x, sigma, **self.conditions(batch))
 
         shared, moving = anchored.split_over_frames(predicted - target)
@@ -122,42 +124,44 @@ def current_stage(params: AnchoredFlowParams) -> int:
 
 
 def held_out_error(
-    params: AnchoredFlowParams, denoiser: nn.Module, fixed: FixedLevels
+    params: AnchoredFlowParams, denoiser: nn.Module | None, fixed: FixedLevels
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Unweighted squared error per sample and level, and what was predicted and wanted, on fixed held-out draws."""
+    """Unweighted squared error per sample and level, and what was predicted and wanted, on fixed held-out draws.
+
+    Without a network, of the formula that knows no data (:func:`pipelines.flow.anchored.given_away`).
+    """
     place, shared_noise = params.anchor, fixed.noise[:, :, :1]
     anchor = anchored.anchor(fixed.latents, place.first_frame_weight, place.noise_std, fixed.unit_noise)
-    x = anchored.noised(fixed.latents, anchor, shared_noise, fixed.sigma, place.junction)
-    target = anchored.velocity(fixed.latents, anchor, shared_noise, fixed.sigma, place.junction)
-    predicted = fixed.predict(denoiser, x)
+    start = anchored.start_of_motion(anchor, place.frame_noise_std, fixed.noise)
+    x = anchored.noised(fixed.latents, anchor, shared_noise, fixed.sigma, place.junction, start)
+    target = anchored.velocity(fixed.latents, anchor, shared_noise, fixed.sigma, place.junction, start)
+    predicted = anchored.given_away(x, fixed.sigma, place.junction) if denoiser is None else fixed.predict(denoiser, x)
     return path.per_sample((predicted - target).square()), predicted, target
 
 
-def motion_ratio(predicted: Tensor, target: Tensor) -> dict[str, float]:
-    """``local_vs_global_ratio`` of velocities in the motion phase, with its parts (SEED_NOTES A.4).
+def motion_ratio(made: Tensor, true: Tensor, name: str) -> dict[str, float]:
+    """Mean square of what frames add over mean square of what they share, divided by the same of what is true.
 
-    Mean square of what frames add over mean square of what they share, divided by the same of the true velocity: 0 is a
-    frozen clip, 1 as much difference between frames as the data has. Absent where a divisor is 0.
+    0 is a frozen clip, 1 as much difference between frames as the data has; absent where a divisor is 0. Of samples it
+    is seed A's ``local_vs_global_ratio`` (SEED_NOTES A.4).
     """
-    moving, shared = (float(part.mean()) for part in anchored.frame_variation(predicted))
-    true_moving, true_shared = (float(part.mean()) for part in anchored.frame_variation(target))
-    parts = {"afm_ratio/moving": moving, "afm_ratio/shared": shared}
-    parts |= {"afm_ratio/true_moving": true_moving, "afm_ratio/true_shared": true_shared}
-    if shared > 0 and true_moving > 0 and true_shared > 0:
-        parts["local_vs_global_ratio"] = (moving / shared) / (true_moving / true_shared)
-    return parts
+    moving, shared = (float(part.mean()) for part in anchored.frame_variation(made))
+    true_moving, true_shared = (float(part.mean()) for part in anchored.frame_variation(true))
+    if not (shared > 0 and true_moving > 0 and true_shared > 0):
+        return {}
+    return {name: (moving / shared) / (true_moving / true_shared)}
 
 
 def phases(params: AnchoredFlowParams, denoiser: VideoDenoiser, parent: Parent | None) -> list[Named]:
     """The way from noise as far as it is trained: this stage's part, and the parent's where this stage has none."""
     junction, own = params.anchor.junction, "denoiser" if parent is not None and not params.has_identity else ""
-    walked: list[Named] = []
+    tau, walked = params.anchor.frame_noise_std, list[Named]()
     if params.sampling.identity is not None:
         walked.append((own, Phase(denoiser, params.sampling.identity, 1.0, junction, still=True)))
     elif parent is not None and parent.identity is not None:
         walked.append(("identity", parent.identity))
     if params.sampling.motion is not None:
-        walked.append((own, Phase(denoiser, params.sampling.motion, junction, 0.0)))
+        walked.append((own, Phase(denoiser, params.sampling.motion, junction, frame_noise_std=tau)))
     return walked
 
 
@@ -191,13 +195,11 @@ def train(
     objective = AnchoredFlow(denoiser, params, empty, tokens, is_start=parent is not None)
     held_out = data.held_out(params.validation.clips, run.device)
     fixed = FixedLevels.of(held_out, params.validation.levels, params.sigma_range)
-    below = FixedLevels.of(held_out, RATIO_LEVELS, (0.0, params.anchor.junction))
+    junction = params.anchor.junction
+    at_junction = FixedLevels.of(held_out, 1, (junction, junction))
 
-    def error(network: nn.Module, levels: FixedLevels) -> tuple[Tensor, Tensor, Tensor]:
+    def error(network: nn.Module | None, levels: FixedLevels) -> tuple[Tensor, Tensor, Tensor]:
         return held_out_error(params, network, levels)
-
-    def ratio() -> Mapping[str, float]:
-        return motion_ratio(*error(denoiser, below)[1:])
 
     walked = phases(params, denoiser, parent)
     others = {"identity": parent.identity_network(run.device)} if parent and walked[0][0] == "identity" else None
@@ -206,7 +208,17 @@ def train(
     def validate(step: int) -> dict[str, float]:
         with run.ema_weights("denoiser"):
             prompts.show(step, walked)
-            return {**fixed.numbers(*error(denoiser, fixed)), **{f"validation/{n}": v for n, v in ratio().items()}}
+            return {**fixed.numbers(*error(denoiser, fixed)), **departure()}
+
+    def departure() -> dict[str, float]:
+        return motion_ratio(*error(denoiser, at_junction)[1:], "validation/ratio_at_junction")
+
+    def at_the_end() -> Mapping[str, float]:
+        real, sampled, _ = preview(data, walked, run.device, RATIO_SAMPLES)
+        numbers = departure() | motion_ratio(sampled, real, "local_vs_global_ratio")
+        if not params.has_identity:
+            numbers["afm_baseline/explained_by_formula"] = fixed.numbers(*error(None, fixed))["explained"]
+        return numbers
 
     run_training(objective, data.batches(objective.reads, params.training, params.class_balance), run, validate)
-    finish(run, data, denoiser, walked, fixed, error, ratio, others)
+    finish(run, data, denoiser, walked, fixed, error, at_the_end, others)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.data import validation_clips
-from pipelines.flow.sampling import Phase, seeded_noise, walk
+from pipelines.flow.sampling import Phase, frame_noise, seeded_noise, walk
 from pipelines.generation import pictures
 from pipelines.generation.latents import Latents
 from pipelines.generation.params import Adapter, Denoiser, DenoiserParams, PretrainedDenoiserParams
@@ -62,6 +62,7 @@ def description(phases: Sequence[Named], data: Latents) -> dict[str, Any]:
             "end": phase.end,
             "still": phase.still,
             "first_frame": phase.first_frame,
+            "frame_noise_std": phase.frame_noise_std,
             "sampling": phase.sampling.model_dump(mode="json"),
         }
         for network, phase in phases
@@ -81,7 +82,8 @@ def preview(
     shared = any(phase.still for _, phase in phases)
     noise = seeded_noise(range(count), data.shape, shared).to(device)
     conditions = {name: batch[name] for name in CONDITIONS if name in batch}
-    sampled = walk([phase for _, phase in phases], noise, conditions, data.empty_prompt.to(device))
+    of_frames = frame_noise(range(count), data.shape)
+    sampled = walk([phase for _, phase in phases], noise, conditions, data.empty_prompt.to(device), None, of_frames)
     return batch["latents"].cpu(), sampled.cpu(), batch["prompt"]
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipelines.flow.params import Guidance, Sampling
-from pipelines.flow.sampling import Phase, seeded_noise, walk
+from pipelines.flow.sampling import Phase, frame_noise, seeded_noise, walk
 from pipelines.models.denoiser import VideoDenoiser, averaged
 from pipelines.stage import StageError
 
@@ -105,7 +105,8 @@ class Generator:
                 networks[name] = VideoDenoiser.from_pretrained(averaged(folder / name)).to(device).eval()
             sampling = Sampling.model_validate(item["sampling"])
             given = item.get("first_frame", False)
-            phases.append(Phase(networks[name], sampling, item["start"], item["end"], item["still"], given))
+            own = item.get("frame_noise_std", 0.0)
+            phases.append(Phase(networks[name], sampling, item["start"], item["end"], item["still"], given, own))
         told = {name: tuple(content[name]) for name in ("needs", "takes") if name in content}
         return cls(folder, tuple(phases), content["latents"], **told)
 
@@ -201,4 +202,5 @@ class Generator:
             told["pseudo_class"] = conditions["pseudo_class"].to(device)
         first = conditions.get("first_frame")
         given = first.to(device) if first is not None else None
-        return walk(self.phases, noise, told, conditions["empty_prompt"].to(device), given)
+        of_frames = frame_noise(seeds, shape or self.shape)
+        return walk(self.phases, noise, told, conditions["empty_prompt"].to(device), given, of_frames)

@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.flow import anchored, path
+from pipelines.flow.params import Sampling
+from pipelines.flow.sampling import Phase, frame_noise, seeded_noise, walk
 
 JUNCTION = 0.2
 
@@ -86,3 +88,102 @@ def test_frame_variation_of_a_still_clip_is_zero():
     moving, shared = anchored.frame_variation(anchored.still(latents))
     assert moving.tolist() == [0.0, 0.0]
     assert (shared > 0).all()
+
+
+# ---- noise of each frame's own at the junction --------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(0.001, 0.999), st.floats(0.0, 2.0), st.integers(0, 50))
+def test_velocity_is_the_derivative_with_noise_of_the_frames_own(level, tau, seed):
+    latents, noise, anchor = ingredients(seed)
+    start = anchored.start_of_motion(anchor, tau, torch.randn_like(latents))
+    sigma = torch.full((2, 1), level, dtype=torch.float64)
+    _, slope = torch.autograd.functional.jvp(
+        lambda s: anchored.noised(latents, anchor, noise, s, JUNCTION, start), (sigma,), (torch.ones_like(sigma),)
+    )
+    torch.testing.assert_close(slope, anchored.velocity(latents, anchor, noise, sigma, JUNCTION, start))
+
+
+def test_the_junction_belongs_to_the_motion_phase():
+    latents, noise, anchor = ingredients()
+    start = anchored.start_of_motion(anchor, 0.5, torch.randn_like(latents))
+    at = torch.full((2, 1), JUNCTION, dtype=torch.float64)
+    torch.testing.assert_close(anchored.noised(latents, anchor, noise, at, JUNCTION, start), start)
+    assert torch.equal(anchored.velocity(latents, anchor, noise, at, JUNCTION, start), (start - latents) / JUNCTION)
+
+
+CLIPS = torch.tensor([[-1.0, 0.0, 1.0], [1.0, 0.0, -1.0]], dtype=torch.float64)[:, None, :, None, None]
+"""Two clips with one mean and opposite motions, under one prompt."""
+
+
+def exact_field(tau):
+    """E[v | x, sigma] of the two clips in closed form: (x - E[x_0 | x]) / sigma, S = A + tau eps_f having A = 0."""
+
+    def field(x, sigma, **_):
+        r = float(sigma[0, 0]) / JUNCTION
+        if tau == 0.0:  # off the path's one start point the clips are told apart by the sign of what is seen
+            seen = (x[:, None] * CLIPS[None]).sum((2, 3, 4, 5))
+            weight = torch.where(seen == 0, 0.0, 1e9) * seen.sign()
+        else:
+            apart = (x[:, None] - (1.0 - r) * CLIPS[None]).square().sum((2, 3, 4, 5))
+            weight = -apart / (2.0 * (r * tau) ** 2)
+        expected = (weight.softmax(1)[:, :, None, None, None, None] * CLIPS[None]).sum(1)
+        return (x - expected) / sigma[:, :, None, None, None]
+
+    return field
+
+
+def sampled(tau, count=200):
+    plan = Sampling(sampler="euler", steps=20, shift=1.0, guidance=None)
+    phase = Phase(exact_field(tau), plan, JUNCTION, 0.0, frame_noise_std=tau)
+    shape = (1, 3, 1, 1)
+    still = torch.zeros(count, *shape, dtype=torch.float64)
+    return walk([phase], still, {}, None, None, frame_noise(range(count), shape))
+
+
+def test_two_opposite_motions_from_one_anchor_are_both_sampled():
+    """By the field that a perfect network would learn: each half of the time, and nothing between."""
+    found = sampled(0.5)
+    rightwards = (found[:, 0, 2, 0, 0] - found[:, 0, 0, 0, 0]) / 2.0
+    torch.testing.assert_close(rightwards.abs(), torch.ones_like(rightwards), atol=1e-3, rtol=0)
+    assert 0.35 < (rightwards > 0).double().mean() < 0.65
+
+
+def test_without_noise_of_the_frames_own_the_mean_of_both_motions_is_sampled():
+    """The document's literal path: at the junction a squared loss asks for the mean, which stands still."""
+    assert sampled(0.0).abs().max() == 0
+
+
+def test_what_is_sampled_is_a_function_of_the_seed():
+    torch.testing.assert_close(sampled(0.5)[7], sampled(0.5, 8)[7])
+    one, other = frame_noise([3], (1, 3, 1, 1)), seeded_noise([3], (1, 3, 1, 1))
+    assert not torch.allclose(one, other), "the noise of frames is another than what the clip starts from"
+
+
+def test_a_formula_without_data_predicts_the_literal_path_and_gets_no_credit_for_it():
+    latents, noise, anchor = ingredients()
+    sigma = torch.full((2, 1), 0.1, dtype=torch.float64)
+    x = anchored.noised(latents, anchor, noise, sigma, JUNCTION)
+    _, moving = anchored.split_over_frames(anchored.velocity(latents, anchor, noise, sigma, JUNCTION))
+    torch.testing.assert_close(anchored.given_away(x, sigma, JUNCTION), moving)
+    plan = Sampling(sampler="euler", steps=20, shift=1.0, guidance=None)
+    phase = Phase(lambda y, s, **_: anchored.given_away(y, s, JUNCTION), plan, JUNCTION, 0.0)
+    made = walk([phase], anchor.expand_as(latents), {}, None)
+    assert anchored.frame_variation(made)[0].max() < 1e-20, "its samples stand still"
+    start = anchored.start_of_motion(anchor, 0.5, torch.randn_like(latents))
+    x = anchored.noised(latents, anchor, noise, sigma, JUNCTION, start)
+    _, moving = anchored.split_over_frames(anchored.velocity(latents, anchor, noise, sigma, JUNCTION, start))
+    assert (anchored.given_away(x, sigma, JUNCTION) - moving).square().mean() > 0.1 * moving.square().mean()
+
+
+def test_noise_of_frames_must_be_given_where_it_is_added():
+    phase = Phase(
+        exact_field(0.5),
+        Sampling(sampler="euler", steps=2, shift=1.0, guidance=None),
+        JUNCTION,
+        0.0,
+        frame_noise_std=0.5,
+    )
+    with pytest.raises(ValueError, match="adds noise of each frame's own, and none was given"):
+        walk([phase], torch.zeros(1, 1, 3, 1, 1, dtype=torch.float64), {}, None)

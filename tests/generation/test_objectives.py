@@ -88,11 +88,11 @@ def test_seed_names_are_logged_and_absent_where_undefined():
 def test_motion_ratio_of_true_frozen_and_halved_velocities():
     target = torch.randn(3, 2, 4, 2, 2)
     shared = target.mean(2, keepdim=True)
-    assert motion_ratio(target, target)["local_vs_global_ratio"] == pytest.approx(1.0)
-    assert motion_ratio(shared.expand_as(target), target)["local_vs_global_ratio"] == pytest.approx(0.0, abs=1e-10)
+    assert motion_ratio(target, target, "ratio")["ratio"] == pytest.approx(1.0)
+    assert motion_ratio(shared.expand_as(target), target, "ratio")["ratio"] == pytest.approx(0.0, abs=1e-10)
     half = shared + 0.5 * (target - shared)
-    assert motion_ratio(half, target)["local_vs_global_ratio"] == pytest.approx(0.25, rel=1e-4)
-    assert "local_vs_global_ratio" not in motion_ratio(torch.zeros_like(target), target)
+    assert motion_ratio(half, target, "ratio")["ratio"] == pytest.approx(0.25, rel=1e-4)
+    assert motion_ratio(torch.zeros_like(target), target, "ratio") == {}
 
 
 @pytest.mark.parametrize("name", ["rectified", "motion"])

@@ -126,7 +126,7 @@ def test_a_motion_stage_needs_a_fitting_parent(tmp_path):
     wider = {**SMALL["denoiser"], "feed_forward": 48}
     with pytest.raises(StageError, match=r"denoiser\.feed_forward is 32 there and 48 here"):
         world.anchored(anchored("motion", denoiser=wider), "motion", identity)
-    elsewhere = {"junction": 0.3, "first_frame_weight": 0.9, "noise_std": 0.05}
+    elsewhere = {"junction": 0.3, "first_frame_weight": 0.9, "noise_std": 0.05, "frame_noise_std": 0.5}
     with pytest.raises(StageError, match=r"ends at sigma 0\.2, not at this stage's anchor\.junction 0\.3"):
         world.anchored(anchored("motion", anchor=elsewhere), "motion", identity)
     other = World(tmp_path / "other")

@@ -13,7 +13,7 @@ from pipelines.training.contract import BreachError, check_objective
 from pipelines.training.objective import LossOutput
 from tests.training.objectives import CASES
 
-ANCHOR = {"junction": 0.2, "first_frame_weight": 0.9, "noise_std": 0.05}
+ANCHOR = {"junction": 0.2, "first_frame_weight": 0.9, "noise_std": 0.05, "frame_noise_std": 0.5}
 KNOBS: dict[str, list[dict[str, Any]]] = {
     "latent_mae transformer": [{"mask": {"shape": "patch"}}, {"mask": {"ratio": 0.5}}],
     "rectified_flow": [
@@ -26,6 +26,7 @@ KNOBS: dict[str, list[dict[str, Any]]] = {
         {"anchor": {**ANCHOR, "junction": 0.3}},
         {"anchor": {**ANCHOR, "first_frame_weight": 0.2}},
         {"anchor": {**ANCHOR, "noise_std": 0.5}},
+        {"anchor": {**ANCHOR, "frame_noise_std": 0.1}},
         {"sigma_range": [0.1, 0.9]},
         {"draw": {"name": "mode", "scale": 1.0}},
         {"loss_weights": {"identity": 1.0, "motion": 10.0}},
