@@ -123,8 +123,9 @@ def _told(project: DvcProject, maker: Stage, command: str) -> dict[str, Any]:
     return told
 
 
-def _ask(project: DvcProject, maker: Stage, command: str) -> dict[str, Any]:
-    done = subprocess.run(
+def run_beside(project: DvcProject, maker: Stage, command: str) -> subprocess.CompletedProcess[str]:
+    """A command in the stage's folder, without a shell, its output kept; its exit code is the caller's to judge."""
+    return subprocess.run(
         shlex.split(command),
         cwd=project.root / maker.wdir,
         env=environment(),
@@ -133,6 +134,10 @@ def _ask(project: DvcProject, maker: Stage, command: str) -> dict[str, Any]:
         stdin=subprocess.DEVNULL,
         check=False,
     )
+
+
+def _ask(project: DvcProject, maker: Stage, command: str) -> dict[str, Any]:
+    done = run_beside(project, maker, command)
     try:
         if done.returncode == 0:
             return dict(json.loads(done.stdout))

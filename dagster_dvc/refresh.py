@@ -4,13 +4,10 @@ DVC does so when it runs the whole graph; ``--single-item`` runs no other stage.
 running what makes a file that it reads; then the command of the maker is run outright, and DVC records it later.
 """
 
-import shlex
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 
-from dagster_dvc.environment import environment
-from dagster_dvc.generated import is_outdated, makers
+from dagster_dvc.generated import is_outdated, makers, run_beside
 from dagster_dvc.project import DvcProject, Stage
 from dagster_dvc.repro import Repro, Result
 
@@ -37,15 +34,7 @@ def refresh(project: DvcProject, name: str, on_line: Callable[[str], None] = lam
 
 def _outright(project: DvcProject, maker: Stage) -> Result:
     for command in [maker.cmd] if isinstance(maker.cmd, str) else maker.cmd:
-        done = subprocess.run(
-            shlex.split(command),
-            cwd=project.root / maker.wdir,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
+        done = run_beside(project, maker, command)
         if done.returncode:
             return Result(maker.name, "failed", 0.0, done.returncode, done.stderr.strip())
     return Result(maker.name, "executed", 0.0, 0)
