@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -66,6 +67,10 @@ class Measured:
     reference: Tensor
     training: Training
     shrinkage: float
+
+    def features(self, encoder: LatentMae, latents: Tensor) -> Tensor:
+        """Latents [N, C, T', H', W'] in the space: [N, dims]."""
+        return self.space.project(features_of(encoder, latents, self.names))
 
     def frechet(self, features: Tensor) -> float:
         """Fréchet distance of projected features [N, dims] to the reference."""
@@ -203,21 +208,20 @@ class Judge:
 
     def _in_space(self, name: str, space: Measured, clips: Clips) -> dict[str, Estimate]:
         """Distances in one space (``name`` is "" or "_motion"), and in that of appearance variety and copies."""
-        features = space.space.project(features_of(self.encoder, clips.latents, space.names))
+        features = self._real_features[name] if clips is self.real else space.features(self.encoder, clips.latents)
         kernels = Kernels.of(features, space.reference)
-        counts = iter([None, *self.reference_resamples.counts])
-
-        def distance(weights: Tensor) -> float:
-            beside = next(counts)
-            return kernels.distance(weights, torch.ones(len(space.reference)).double() if beside is None else beside)
-
-        found = {f"kernel_distance{name}": self.resamples.estimate(distance)}
-        found[f"frechet{name}"] = self._frechet(space, features)
+        distance = self.resamples.estimate_beside(self.reference_resamples, kernels.distance)
+        found = {f"kernel_distance{name}": distance, f"frechet{name}": self._frechet(space, features)}
         if not name:
-            real = space.space.project(features_of(self.encoder, self.real.latents, space.names))
+            real = self._real_features[name]
             found["variety"] = self.resamples.estimate(lambda weights: spread_ratio(features, real, weights))
             found["copied_share"] = self.resamples.mean(space.training.copies(features))
         return found
+
+    @cached_property
+    def _real_features(self) -> dict[str, Tensor]:
+        """Of the real clips in every space: the same beside every system."""
+        return {name: space.features(self.encoder, self.real.latents) for name, space in self.spaces.items()}
 
     def _frechet(self, space: Measured, features: Tensor) -> Estimate:
         few = Resamples(self.resamples.counts[:FRECHET_RESAMPLES])

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from pipelines.evaluation import lineage
-from pipelines.evaluation.glossary import HEADLINES, NAMES, SCORES, Headline, meaning
+from pipelines.evaluation.glossary import HEADLINES, SCORES, Headline, meaning
 from pipelines.evaluation.markup import Html, beside, join, tag
 from pipelines.evaluation.pairs import beside_splits, pair_table
 from pipelines.evaluation.params import ReportParams
-from pipelines.evaluation.project import Stage
 from pipelines.evaluation.samples import Sample, clip_rows
-from pipelines.evaluation.sections import gate_table, number, references, stage_section, table, word
+from pipelines.evaluation.score_table import Stages, named, score_table, scores_of
+from pipelines.evaluation.sections import gate_table, references, stage_section, word
 from pipelines.progress import duration
-
-Stages = Mapping[str, Stage]
 
 
 def _policy(style: str, script: str) -> str:
@@ -50,59 +46,6 @@ def _headline(stages: Stages, headline: Headline) -> Html | None:
                 below = "; ".join([headline.text, *beside])
                 return _card(headline.label, value, meaning(name).unit, below, headline.stage)
     return None
-
-
-def scores_of(stages: Stages, kind: str) -> dict[str, dict[str, Any]]:
-    """Scores of the evaluation (``<kind>/<name>/<score>``) by name; empty before it has run."""
-    metrics = (stages["evaluation"].metrics or {}) if "evaluation" in stages else {}
-    found: dict[str, dict[str, Any]] = {}
-    for path, value in metrics.items():
-        of_kind, _, rest = path.partition("/")
-        name, _, score = rest.partition("/")
-        if of_kind == kind and score:
-            found.setdefault(name, {})[score] = value
-    return found
-
-
-ENDS = ("_spread", "_low", "_high")
-"""Of numbers that say how sure another number is."""
-
-
-def _score_table(stages: Stages, is_shown: Callable[[str], bool]) -> Html:
-    """Systems, and quieter below them the references; a column per score."""
-    scored, beside = scores_of(stages, "systems"), scores_of(stages, "references")
-    every = dict.fromkeys([*SCORES, *(name for row in (*scored.values(), *beside.values()) for name in row)])
-    known = {name for row in (*scored.values(), *beside.values()) for name in row if not name.endswith(ENDS)}
-    shown = [name for name in every if name in known and is_shown(name)]
-    heads = [tag("span", _heading(name), title=meaning(name).text) for name in shown]
-    rows = [
-        (tag(kind, _named(name)), *(_with_interval(row, column) for column in shown))
-        for kind, group in (("b", scored), ("i", beside))
-        for name, row in group.items()
-        if any(column in row for column in shown)
-    ]
-    return table(("", *heads), rows, "systems")
-
-
-def _named(name: str) -> str:
-    return NAMES.get(name, name.replace("_", " "))
-
-
-def _heading(name: str) -> Html:
-    said = meaning(name)
-    target = {"higher": "↑", "lower": "↓"}.get(said.better, said.better)
-    words = SCORES.get(name, name.rpartition("/")[2].replace("_", " ")) + (f" ({said.unit})" if said.unit else "")
-    return join([words, tag("small", f" {target}")])
-
-
-def _with_interval(row: Mapping[str, Any], name: str) -> Html | str:
-    if row.get(name) is None:
-        return "–"
-    value = f"{row[name]:.2f}" if abs(row[name]) < 100 else number(row[name])
-    ends = row.get(f"{name}_low"), row.get(f"{name}_high")
-    if ends[0] is None or ends[1] is None:
-        return value
-    return join([value, tag("small", f" {float(ends[0]):.2f} to {float(ends[1]):.2f}", title="95 % interval")])
 
 
 def _times(stages: Stages) -> Html | None:
@@ -139,10 +82,10 @@ LISTED = {
 def _list_card(stages: Stages, score: str, text: str) -> Html | None:
     """A card with one score of every system, and of real clips and chance where they have it."""
     scored, beside = scores_of(stages, "systems"), scores_of(stages, "references")
-    rows = {_named(name): row[score] for name, row in scored.items() if score in row}
+    rows = {named(name): row[score] for name, row in scored.items() if score in row}
     if not rows:
         return None
-    others = {_named(name): beside[name][score] for name in ("held_out", "chance") if score in beside.get(name, {})}
+    others = {named(name): beside[name][score] for name in ("held_out", "chance") if score in beside.get(name, {})}
     lines = [tag("div", name, tag("b", f"{value:.2f}"), class_="line") for name, value in rows.items()]
     lines += [tag("div", name, tag("b", f"{value:.2f}"), class_="line quiet") for name, value in others.items()]
     heading = tag("div", tag("b", SCORES[score]), tag("small", text), class_="label")
@@ -188,11 +131,11 @@ def _navigation(stages: Stages) -> Html:
 def _samples(samples: list[Sample] | None, folder: Path, stages: Stages, pixels: int) -> Html:
     parts = [tag("h2", "Samples and scores")]
     if scores_of(stages, "systems"):
-        parts.append(_score_table(stages, lambda name: "/" not in name))
+        parts.append(score_table(stages, lambda name: "/" not in name))
         said = (
             "Prompt agreement: share of samples in which a probe reads what the prompt says. Held out is its ceiling."
         )
-        parts += [tag("p", said), _score_table(stages, lambda name: name.startswith("agreement/"))]
+        parts += [tag("p", said), score_table(stages, lambda name: name.startswith("agreement/"))]
         parts += beside_splits(stages) + pair_table(folder)
     if samples is None:
         command = tag("code", "dvc repro evaluation")

@@ -7,18 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.evaluation.glossary import NAMES, SCORES
+from pipelines.evaluation.glossary import SCORES
 from pipelines.evaluation.markup import Html, tag
-from pipelines.evaluation.project import Stage
+from pipelines.evaluation.score_table import Stages, named, scores_of, with_interval
 from pipelines.evaluation.sections import table
 
 GROUPS = ("agreement/all_identity", "agreement/all_motion")
 SPLITS = {"validation": ("kernel_distance", "motion_ratio", *GROUPS), "composition": GROUPS}
 """What the page shows of each split beside test."""
-
-
-def _named(name: str) -> str:
-    return NAMES.get(name, name.replace("_", " "))
 
 
 def pair_table(folder: Path) -> list[Html]:
@@ -30,7 +26,7 @@ def pair_table(folder: Path) -> list[Html]:
     columns = [name for name in SCORES if any(name in row for row in pairs.values())]
     rows = []
     for pair, row in pairs.items():
-        words = " against ".join(_named(name) for name in pair.split(" against "))
+        words = " against ".join(named(name) for name in pair.split(" against "))
         rows.append((tag("b", words), *(_verdict(row[name]) if name in row else "–" for name in columns)))
     said = (
         "Each system against each other on equal prompts: the first one's verdict, and the difference with its 95 % "
@@ -45,33 +41,19 @@ def _verdict(found: Mapping[str, Any]) -> Html:
     return tag("span", tag("b", str(found["verdict"])), tag("small", f" {size}"))
 
 
-def beside_splits(stages: Mapping[str, Stage]) -> list[Html]:
+def beside_splits(stages: Stages) -> list[Html]:
     """A table of the validation split, by which models were chosen, and one of combinations never seen together."""
-    metrics = (stages["evaluation"].metrics or {}) if "evaluation" in stages else {}
     titles = {
         "validation": "On the validation split, by which models were chosen",
         "composition": "On combinations that no training clip shows",
     }
     parts: list[Html] = []
     for split, columns in SPLITS.items():
-        names = dict.fromkeys(
-            path.split("/")[1] for path in metrics if path.startswith(f"{split}/") and path.count("/") > 1
-        )
         rows = [
-            (tag("b", _named(name)), *(_cell(metrics, f"{split}/{name}/{column}") for column in columns))
-            for name in names
+            (tag("b", named(name)), *(with_interval(row, column) for column in columns))
+            for name, row in scores_of(stages, split).items()
         ]
         if rows:
             heads = ("", *(SCORES[column] for column in columns))
             parts += [tag("h3", titles[split]), table(heads, rows, "systems")]
     return parts
-
-
-def _cell(metrics: Mapping[str, Any], path: str) -> Html | str:
-    if path not in metrics:
-        return "–"
-    ends = metrics.get(f"{path}_low"), metrics.get(f"{path}_high")
-    value = f"{float(metrics[path]):.2f}"
-    if None in ends:
-        return value
-    return tag("span", value, tag("small", f" {float(ends[0]):.2f} to {float(ends[1]):.2f}"))  # type: ignore[arg-type]

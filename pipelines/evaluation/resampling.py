@@ -6,7 +6,7 @@ systems that are compared, so that a difference is taken on equal prompts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -72,19 +72,32 @@ class Resamples:
             ValueError: as ``score`` does with all weights 1; a resample that it refuses is left undefined.
         """
 
-        def drawn(row: Tensor) -> float:
-            try:
-                return score(row)
-            except ValueError:
-                return float("nan")
+        return _estimated(score, (self,))
 
-        value = score(torch.ones(self.counts.shape[1], dtype=torch.float64))
-        return Estimate(value, torch.tensor([drawn(row) for row in self.counts], dtype=torch.float64))
+    def estimate_beside(self, other: Resamples, score: Callable[[Tensor, Tensor], float]) -> Estimate:
+        """Likewise of a score of these weights [N] and the other's [M]: their r-th resamples go together.
+
+        Raises:
+            ValueError: as ``score`` does with all weights 1, or the two have different numbers of resamples.
+        """
+        return _estimated(score, (self, other))
 
     def mean(self, values: Tensor) -> Estimate:
         """Of the mean of values [N]."""
         values = values.double()
         return Estimate(float(values.mean()), self.counts @ values / self.counts.sum(1))
+
+
+def _estimated(score: Callable[..., float], sides: Sequence[Resamples]) -> Estimate:
+    def drawn(*weights: Tensor) -> float:
+        try:
+            return score(*weights)
+        except ValueError:
+            return float("nan")
+
+    value = score(*(torch.ones(side.counts.shape[1], dtype=torch.float64) for side in sides))
+    draws = [drawn(*weights) for weights in zip(*(side.counts for side in sides), strict=True)]
+    return Estimate(value, torch.tensor(draws, dtype=torch.float64))
 
 
 def compared(one: Estimate, other: Estimate, better: Better) -> dict[str, Any]:

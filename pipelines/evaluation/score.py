@@ -145,7 +145,10 @@ def score(
     encoder = load_encoder(params, checkpoints / "latent_mae", shards)
     systems = load_systems(checkpoints, shards, params.sampling, device)
     decoder = Decoder(autoencoder, device)
-    clips = {name: sampled(systems, shards, pseudo_classes, part, params, decoder) for name, part in parts.items()}
+    rows = [row for part in parts.values() for row in part.rows]
+    found = classes_of_prompts(shards, pseudo_classes, rows, params.class_neighbours)
+    classes = dict(zip(rows, found.tolist(), strict=True))
+    clips = {name: sampled(systems, shards, classes, part, params, decoder) for name, part in parts.items()}
 
     test = parts[TEST]
     real = decoder(real_latents(shards, test.every), REAL)
@@ -178,14 +181,13 @@ def score(
 def sampled(
     systems: Mapping[str, Generator],
     shards: Shards,
-    pseudo_classes: Path,
+    classes: Mapping[int, int],
     part: Part,
     params: EvaluationParams,
     decoder: Decoder,
 ) -> dict[str, Clips]:
-    """Clips of every system for the prompts of one split."""
-    classes = classes_of_prompts(shards, pseudo_classes, part.rows, params.class_neighbours)
-    requests = Requests.of(shards, part.rows, classes, part.seeds)
+    """Clips of every system for the prompts of one split; ``classes`` are by row of the index."""
+    requests = Requests.of(shards, part.rows, torch.tensor([classes[row] for row in part.rows]), part.seeds)
     made = {name: generate(name, system, requests, params.batch_size) for name, system in systems.items()}
     return {name: decoder(latents, name) for name, latents in made.items()}
 
