@@ -25,9 +25,6 @@ from pipelines.models.geometry import latent_frames
 from pipelines.stage import StageError
 from pipelines.training.generator import Generator
 
-EVALUATIONS = {"euler": 1, "dpm_2m": 1, "heun": 2, "midpoint": 2}
-"""Velocities that a step of each sampler asks for, without guidance."""
-
 
 def load_text_encoder(folder: Path) -> tuple[Any, Any]:
     """Tokenizer and network (T5, umT5, CLIP's text tower …) kept beside the latents.
@@ -177,7 +174,7 @@ class ClipMaker:
 
     def _first_frame(self, image: Path, shape: tuple[int, int, int, int]) -> Tensor:
         """Clean latents [1, C, 1, H, W] of the picture."""
-        if not all(phase.first_frame for phase in self.generator.phases):
+        if "first_frame" not in self.generator.takes:
             raise StageError(
                 f"{self.generator.folder}: was not trained to start from a picture; train rectified_flow with a "
                 "first_frame_share above 0, or leave --image out."
@@ -190,17 +187,14 @@ class ClipMaker:
     @contextlib.contextmanager
     def _progress(self, batches: int) -> Iterator[None]:
         """Reports every evaluation of a denoiser."""
-        plans = [phase.sampling for phase in self.generator.phases]
-        each = [plan.steps * EVALUATIONS[plan.sampler] * (2 if plan.guidance else 1) for plan in plans]
-        total, done = batches * sum(each), 0
+        total, done = batches * self.generator.evaluations, 0
 
         def tick(*_: Any) -> None:
             nonlocal done
             done += 1
             stage.report(done, total, "evaluation")
 
-        networks = {id(phase.denoiser): phase.denoiser for phase in self.generator.phases}
-        hooks = [network.register_forward_hook(tick) for network in networks.values()]  # type: ignore[attr-defined]
+        hooks = [network.register_forward_hook(tick) for network in self.generator.networks]
         try:
             yield
         finally:

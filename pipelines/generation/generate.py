@@ -13,7 +13,7 @@ import torch
 
 from pipelines import stage
 from pipelines.data.video import write_mp4
-from pipelines.flow.params import Guidance, Sampling
+from pipelines.flow.params import Guidance
 from pipelines.flow.samplers import SAMPLERS
 from pipelines.generation import contact_sheet
 from pipelines.generation.clips import ClipMaker, Wanted
@@ -99,16 +99,10 @@ def load(given: argparse.Namespace) -> Generator:
 
 def story(generator: Generator, seed: int, wanted: Wanted) -> str:
     """What an mp4 says of how it was made."""
-    walked = " then ".join(_part(phase.sampling) for phase in generator.phases)
-    parts = [f"seed {seed}", walked]
+    parts = [f"seed {seed}", generator.story]
     parts += [f"negative prompt {wanted.negative!r}"] * (wanted.negative is not None)
     parts += [f"first frame {wanted.image.name}"] if wanted.image is not None else []
     return ", ".join([*parts, f"{generator.facts['frame_rate']:g} frames/s", "h264", generator.name])
-
-
-def _part(sampling: Sampling) -> str:
-    guidance = f"guidance {sampling.guidance.scale:g}" if sampling.guidance else "no guidance"
-    return f"{sampling.steps} {sampling.sampler} steps with {guidance}"
 
 
 def check_out(given: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.generation.drifting import keyframes
+from pipelines.flow import keyframes
 from pipelines.stage import StageError
 
 KINDS = ("doubling", "linear", "geometric")
