@@ -1,4 +1,4 @@
-"""From prompts to mp4 files with any flow checkpoint: ``reel generate --help``."""
+"""From prompts to mp4 files with any flow checkpoint, refined where asked: ``reel generate --help``."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ from pipelines.training.generator import Generator
 SHEET = "contact_sheet.png"
 
 
-def _size(text: str) -> tuple[int, int]:
+def size(text: str) -> tuple[int, int]:
+    """Height and width of ``480x832``."""
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, such as 480x832")
     return int(found[1]), int(found[2])
 
 
-def _count(text: str) -> int:
+def whole_number(text: str) -> int:
+    """A number from 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
@@ -58,15 +60,18 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--negative", metavar="PROMPT", help="what guidance leads away from; default: the empty prompt")
     parser.add_argument("--image", type=Path, help="a picture to start from (flows trained with a first_frame_share)")
-    parser.add_argument("--num-frames", type=_count, help="frames of the video; default: as in training")
-    parser.add_argument("--size", type=_size, metavar="HEIGHTxWIDTH", help="pixels; default: as in training")
+    parser.add_argument(
+        "--refine", type=Path, metavar="CHECKPOINT", help="a refiner: it keeps only keyframes of the flow"
+    )
+    parser.add_argument("--num-frames", type=whole_number, help="frames of the video; default: as in training")
+    parser.add_argument("--size", type=size, metavar="HEIGHTxWIDTH", help="pixels; default: as in training")
     parser.add_argument("--seed", type=int, default=0, help="of the first clip; the next ones count on")
-    parser.add_argument("--steps", type=_count, help="default: as the checkpoint states, like the next two")
+    parser.add_argument("--steps", type=whole_number, help="default: as the checkpoint states, like the next two")
     parser.add_argument("--guidance", type=_guidance, help="scale; 1: none")
     parser.add_argument("--sampler", choices=SAMPLERS)
     parser.add_argument("--latents", type=Path, default=Path("data/latents"), help="that it was trained on")
     parser.add_argument("--autoencoder", type=Path, default=Path("checkpoints/autoencoder"), help="of those latents")
-    parser.add_argument("--batch-size", type=_count, default=8, help="clips sampled together; changes no clip")
+    parser.add_argument("--batch-size", type=whole_number, default=8, help="clips sampled together; changes no clip")
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")
     return parser.parse_args(argv)
 
@@ -89,9 +94,18 @@ def read_prompts(given: argparse.Namespace) -> list[str]:
 
 
 def load(given: argparse.Namespace) -> Generator:
-    """The generator with the wanted steps, sampler and guidance, on the wanted device."""
+    """The generator with the wanted steps, sampler and guidance, on the wanted device.
+
+    Raises:
+        StageError: it cannot be sampled so, or not from prompts alone.
+    """
     device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     generator = Generator.load(given.checkpoint, device)
+    if "keyframes" in generator.needs:
+        raise StageError(
+            f"{given.checkpoint}: a refiner, which starts from keyframes: name a flow here and it with --refine, or give "
+            "pictures to `reel refine`."
+        )
     guidance = Guidance(scale=given.guidance, rescale=0.0) if given.guidance not in (None, 1.0) else None
     generator = generator.with_sampling(given.steps, guidance, given.sampler)
     return generator.without_guidance() if given.guidance == 1.0 else generator
@@ -102,6 +116,7 @@ def story(generator: Generator, seed: int, wanted: Wanted) -> str:
     parts = [f"seed {seed}", generator.story]
     parts += [f"negative prompt {wanted.negative!r}"] * (wanted.negative is not None)
     parts += [f"first frame {wanted.image.name}"] if wanted.image is not None else []
+    parts += [f"{wanted.refiner.story} by {wanted.refiner.name}"] if wanted.refiner is not None else []
     return ", ".join([*parts, f"{generator.facts['frame_rate']:g} frames/s", "h264", generator.name])
 
 
@@ -124,7 +139,8 @@ def write_clips(given: argparse.Namespace) -> None:
     prompts = read_prompts(given)
     check_out(given)
     generator = load(given)
-    wanted = Wanted(given.num_frames, given.size, given.image, given.negative)
+    refiner = Generator.load(given.refine, generator.device) if given.refine is not None else None
+    wanted = Wanted(given.num_frames, given.size, given.image, given.negative, refiner)
     seeds = list(range(given.seed, given.seed + len(prompts)))
     maker = ClipMaker(generator, given.latents, given.autoencoder)
     strips = []
