@@ -103,8 +103,8 @@ def load(given: argparse.Namespace) -> Generator:
     generator = Generator.load(given.checkpoint, device)
     if "keyframes" in generator.needs:
         raise StageError(
-            f"{given.checkpoint}: a refiner, which starts from keyframes: name a flow here and it with --refine, or give "
-            "pictures to `reel refine`."
+            f"{given.checkpoint}: a refiner, which starts from keyframes: name a flow here and it with --refine, or "
+            "give pictures to `reel refine`."
         )
     guidance = Guidance(scale=given.guidance, rescale=0.0) if given.guidance not in (None, 1.0) else None
     generator = generator.with_sampling(given.steps, guidance, given.sampler)

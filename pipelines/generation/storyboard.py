@@ -146,8 +146,8 @@ def latent_places(given: Given, num_frames: int, stride: int) -> list[int]:
         whole = [group for group, places in found.items() if len(places) == (stride if group else 1)]
         if not whole:
             raise StageError(
-                f"--missing: frames are given in groups of {stride} (1 to {stride}, {stride + 1} to {2 * stride} …; frame "
-                "0 by itself), and none is there as a whole."
+                f"--missing: frames are given in groups of {stride} (1 to {stride}, {stride + 1} to {2 * stride} …; "
+                "frame 0 by itself), and none is there as a whole."
             )
         return whole
     for group, places in found.items():
