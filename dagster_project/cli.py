@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from dagster_dvc import doctor, repro, status
 from dagster_dvc.command import exit_status
@@ -15,7 +15,10 @@ from dagster_dvc.project import DvcProject, ProjectError
 from dagster_dvc.repro import NOISE, Result
 from dagster_dvc.runner import Options, Runner, Summary, needed
 from dagster_project import ablate as ablate_command
-from dagster_project import accepting, checking, footage, home, tables, tools, variants
+from dagster_project import accepting, checking, footage, home, tables, tools
+
+if TYPE_CHECKING:
+    from dagster_project import variants
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -204,7 +207,7 @@ def ablate(project: DvcProject, arguments: argparse.Namespace) -> int:
     return ablate_command.ablate(project, arguments, checking.params_are_wrong, _ran)
 
 
-def _ran(run: variants.Run, folder: DvcProject, goals: Sequence[str], jobs: int) -> bool:
+def _ran(run: "variants.Run", folder: DvcProject, goals: Sequence[str], jobs: int) -> bool:
     print(f"\n{run.name}", flush=True)
     printer, outer = _Printer(folder), os.environ["REEL_PROJECT"]
     os.environ["REEL_PROJECT"] = str(folder.root)
