@@ -13,10 +13,11 @@ from dagster_project import footage
 def check(project: DvcProject, arguments: argparse.Namespace) -> int:
     """`reel check`: the graph, the lock file and the parameters; every complaint with file and line."""
     complaints = doctor.complaints(project)
-    complaints += [] if complaints else generated(project).problems.values()
+    is_wrong = _says_wrong(project, "entries")
+    complaints += [] if complaints or is_wrong else generated(project).problems.values()
     for complaint in complaints:
         print(complaint, file=sys.stderr)
-    if _says_wrong(project, "entries") or complaints:
+    if is_wrong or complaints:
         return 1
     for line in [*footage.unwatched(project), *footage.unread(project)]:
         print(f"warn  {line}")
