@@ -114,7 +114,7 @@ def line(name: str, base: Sequence[Cost], here: Sequence[Cost]) -> str:
     most = [max(one.memory for one in costs) for costs in (base, here)]
     spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
     return (
-        f"| {name} | {before:.1f} s | {after:.1f} s | **{statistics.median(ratios):.2f}** | {spread} "
+        f"| {name} | {before:.2f} s | {after:.2f} s | **{statistics.median(ratios):.2f}** | {spread} "
         f"| {most[0]:.2f} | {most[1]:.2f} |"
     )
 
