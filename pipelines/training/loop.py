@@ -116,7 +116,7 @@ class Trainer:
         accelerator = self.run.accelerator
         place = index * accelerator.num_processes + accelerator.process_index
         reseed(micro_seed(self.run.training.seed, self.run.step, place), self.run.device)
-        with accelerator.autocast(), self.run.loss_scale.autocast():
+        with self.run.computing():
             outputs = self.objective.losses(batch, self.run.step)
         check_outputs(outputs, self.objective.trained)
         self._backward(outputs, index == self.accumulate - 1)
