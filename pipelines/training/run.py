@@ -139,6 +139,12 @@ class Run:
         votes = torch.tensor(int(flag), device=self.device)
         return int(self.accelerator.reduce(votes, reduction="sum")) > 0  # type: ignore[arg-type]
 
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Inside, networks compute in the run's precision: in training, validation and final measurement alike."""
+        with self.accelerator.autocast(), self.loss_scale.autocast():
+            yield
+
     # ---- resume ----
 
     def restore(self) -> dict[str, Any] | None:
