@@ -74,7 +74,8 @@ class AnchoredFlow:
     def losses(self, batch: Batch, step: int) -> dict[str, LossOutput]:
         """One draw of anchor, shared noise and sigma per sample."""
         latents, params = batch["latents"], self.params
-        sigma, importance = sigmas.drawn(params.draw, len(latents), self.tokens(latents), latents.device, params.levels)
+        tokens = self.tokens(latents if params.has_motion else latents[:, :, :1])
+        sigma, importance = sigmas.drawn(params.draw, len(latents), tokens, latents.device, params.levels)
         noise, unit_noise = torch.randn_like(latents[:, :, :1]), torch.randn_like(latents[:, :, :1])
         own = torch.randn_like(latents) if params.has_motion else latents
         x, target = on_the_path(params, latents, noise, unit_noise, own, sigma)
