@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,8 @@ from torch import Tensor
 
 from pipelines import stage
 from pipelines.data.batches import pad
-from pipelines.data.contract import TEXT_ENCODER, require_autoencoder
+from pipelines.data.contract import TEXT_ENCODER, Manifest, read_empty_prompt, require_autoencoder
 from pipelines.data.picture import Picture
-from pipelines.data.shards import Shards
 from pipelines.flow.corruption import REPLACED
 from pipelines.flow.keyframes import uniform
 from pipelines.generation.storyboard import Given, held, latent_places
@@ -120,11 +120,17 @@ class ClipMaker:
 
     def __init__(self, generator: Generator, latents: Path, autoencoder: Path) -> None:
         self.generator, self.latents = generator, latents
-        self.shards = Shards(latents)
-        require_autoencoder(self.shards.manifest, autoencoder)
-        generator.require_autoencoder(self.shards.manifest.autoencoder.digest, str(autoencoder))
+        self.manifest = Manifest.read(latents)
+        require_autoencoder(self.manifest, autoencoder)
+        generator.require_autoencoder(self.manifest.autoencoder.digest, str(autoencoder))
         self.device = generator.device
         self.autoencoder = load_autoencoder(autoencoder).to(self.device)
+
+    def using(self, generator: Generator) -> ClipMaker:
+        """The same with the generator walked in another way."""
+        other = copy.copy(self)
+        other.generator = generator
+        return other
 
     def shape(self, wanted: Wanted) -> tuple[int, int, int, int]:
         """(C, T, H, W) of the latents of such clips.
@@ -133,7 +139,7 @@ class ClipMaker:
             StageError: the frames or pixels do not fit autoencoder and denoiser; names the nearest that do.
         """
         channels, frames, height, width = self.generator.shape
-        facts, patch = self.shards.manifest.autoencoder, self.generator.patch
+        facts, patch = self.manifest.autoencoder, self.generator.patch
         if wanted.num_frames is not None:
             frames = latent_frames(wanted.num_frames, facts.temporal_stride)
             if frames % patch[0]:
@@ -164,7 +170,7 @@ class ClipMaker:
         if wanted.refiner is not None:
             self._require_refiner(wanted.refiner)
         embeds, mask = embed(prompts, self.latents)
-        empty = torch.from_numpy(self.shards.empty_prompt)
+        empty = torch.from_numpy(read_empty_prompt(self.latents))
         if wanted.negative is not None:
             empty = embed([wanted.negative], self.latents)[0][0]
         first = self._first_frame(wanted.image, shape) if wanted.image is not None else None
@@ -187,7 +193,7 @@ class ClipMaker:
     def _require_refiner(self, refiner: Generator) -> None:
         if "keyframes" not in refiner.needs:
             raise StageError(f"{refiner.folder}: no refiner, so it takes no keyframes; leave --refine out.")
-        refiner.require_autoencoder(self.shards.manifest.autoencoder.digest, f"that of {self.latents}")
+        refiner.require_autoencoder(self.manifest.autoencoder.digest, f"that of {self.latents}")
 
     def from_keyframes(
         self, given: Given, prompt: str, seed: int, wanted: Wanted, interpolate: bool = False
@@ -197,9 +203,9 @@ class ClipMaker:
         Raises:
             StageError: frames lie outside the clip or two in one latent frame, a size or the prompt does not fit.
         """
-        stride = self.shards.manifest.autoencoder.temporal_stride
+        stride = self.manifest.autoencoder.temporal_stride
         _, frames, height, width = self.shape(wanted)
-        num_frames, side = 1 + (frames - 1) * stride, self.shards.manifest.autoencoder.spatial_stride
+        num_frames, side = 1 + (frames - 1) * stride, self.manifest.autoencoder.spatial_stride
         places = latent_places(given, num_frames, stride)
         with torch.no_grad():
             clip = self.autoencoder.encode(
@@ -207,7 +213,8 @@ class ClipMaker:
             )
         mask = torch.zeros(1, frames, dtype=torch.bool, device=self.device)
         mask[:, places] = True
-        told = {"keyframes": clip, "keyframe_mask": mask, "empty_prompt": torch.from_numpy(self.shards.empty_prompt)}
+        empty = torch.from_numpy(read_empty_prompt(self.latents))
+        told = {"keyframes": clip, "keyframe_mask": mask, "empty_prompt": empty}
         if prompt:
             told["prompt_embeds"], told["prompt_mask"] = embed([prompt], self.latents)
         try:
@@ -231,7 +238,7 @@ class ClipMaker:
                 "first_frame_share above 0, or leave --image out."
             )
         require_lone_first_frame(self.autoencoder, "--image")
-        side = self.shards.manifest.autoencoder.spatial_stride
+        side = self.manifest.autoencoder.spatial_stride
         with torch.no_grad():
             return self.autoencoder.encode(read_image(image, shape[2] * side, shape[3] * side).to(self.device))
 

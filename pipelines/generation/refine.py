@@ -19,6 +19,7 @@ from pipelines.generation import storyboard
 from pipelines.generation.clips import ClipMaker, Wanted
 from pipelines.generation.generate import check_out, whole_number
 from pipelines.generation.generate import size as pixels
+from pipelines.generation.pipeline import surroundings
 from pipelines.progress import Progress
 from pipelines.stage import StageError
 from pipelines.training.generator import Generator
@@ -39,8 +40,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=pixels, metavar="HEIGHTxWIDTH", help="pixels; default: as in training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--interpolate", action="store_true", help="fill in only, to compare with")
-    parser.add_argument("--latents", type=Path, default=Path("data/latents"), help="that it was trained on")
-    parser.add_argument("--autoencoder", type=Path, default=Path("checkpoints/autoencoder"), help="of those latents")
+    parser.add_argument("--latents", type=Path, help="that it was trained on; default: its own, or data/latents")
+    parser.add_argument("--autoencoder", type=Path, help="of those; default: its own, or checkpoints/autoencoder")
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")
     return parser.parse_args(argv)
 
@@ -77,7 +78,7 @@ def write_clip(given: argparse.Namespace) -> None:
     check_out(given)
     known = read_given(given)
     refiner = load(given)
-    maker = ClipMaker(refiner, given.latents, given.autoencoder)
+    maker = ClipMaker(refiner, *surroundings(given.checkpoint, given.latents, given.autoencoder))
     wanted = Wanted(num_frames=known.length or given.num_frames, size=given.size)
     frames, places = maker.from_keyframes(known, given.prompt, given.seed, wanted, given.interpolate)
     how = f"keyframes filled in ({refiner.filling.mode})" if given.interpolate else refiner.story
