@@ -24,10 +24,14 @@ Words = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True)
 class Clips:
-    """Clips as latents [N, C, T', H', W'] and as decoded video [N, 3, T, H, W] in [-1, 1]."""
+    """Clips as latents [N, C, T', H', W'] and as decoded video [N, 3, T, H, W] in [-1, 1].
+
+    ``missing``: bool [N, T'], latent frames that a generator was not given, where it was given some.
+    """
 
     latents: Tensor
     video: Tensor
+    missing: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -133,6 +137,7 @@ BETTER: Mapping[str, Better] = {
     "kernel_distance_motion": "lower",
     "motion_ratio": "near 1",
     "variety": "near 1",
+    "missing_error": "lower",
     "agreement/all_identity": "higher",
     "agreement/all_motion": "higher",
 }
@@ -197,6 +202,10 @@ class Judge:
         estimates["motion_ratio"] = self.resamples.estimate(
             lambda weights: video_metrics.local_vs_global_ratio(clips.latents, self.real.latents, weights)
         )
+        if clips.missing is not None:
+            squares = (clips.latents - self.real.latents).square().mean((1, 3, 4))
+            missing = clips.missing.to(squares)
+            estimates["missing_error"] = self.resamples.mean((squares * missing).sum(1) / missing.sum(1))
         estimates |= self.agreement(readings)
         values = {
             "frame_difference": video_metrics.frame_difference(clips.video),

@@ -20,6 +20,7 @@ from pipelines.data.shards import Shards
 from pipelines.data.video import write_mp4
 from pipelines.evaluation import figures
 from pipelines.evaluation.distances import COPIED
+from pipelines.evaluation.interpolations import interpolations
 from pipelines.evaluation.judge import (
     BETTER,
     Clips,
@@ -153,7 +154,8 @@ def score(
     test = parts[TEST]
     real = decoder(real_latents(shards, test.every), REAL)
     judge = build_judge(params, shards, decoder, encoder, real, reference, test)
-    others = references(decoder, real, params.seeds[0])
+    filled = interpolations(systems, requests_of(shards, classes, test), decoder)
+    others = references(decoder, real, params.seeds[0]) | filled
     readings = {name: judge.readings(one) for name, one in (clips[TEST] | others).items()}
     scores = {name: judge.scores(one, readings[name]) for name, one in (clips[TEST] | others).items()}
     results = results_of(judge, scores, list(systems), readings, factor_words(shards, shards.rows(TRAIN).tolist()))
@@ -164,9 +166,9 @@ def score(
             results["unavailable"][name] = f"the latents have no split {name}" if why is None else why
     if why is not None:
         results["unavailable"][TEST] = why
-    pairs = compared_systems({name: scores[name] for name in [*systems, REAL]})
+    pairs = compared_systems({name: scores[name] for name in [*systems, *filled, REAL]})
     table = sample_table(shards, test.every, params, readings, judge.words)
-    shown = {REAL: real, **clips[TEST]}
+    shown = {REAL: real, **filled, **clips[TEST]}
     with stage.whole_folder(out) as folder:
         write_clips(folder, table, shown, len(test.rows[: params.num_shown]), shards.manifest.frame_rate)
         table.to_parquet(folder / "samples.parquet", index=False)
@@ -187,9 +189,15 @@ def sampled(
     decoder: Decoder,
 ) -> dict[str, Clips]:
     """Clips of every system for the prompts of one split; ``classes`` are by row of the index."""
-    requests = Requests.of(shards, part.rows, torch.tensor([classes[row] for row in part.rows]), part.seeds)
+    requests = requests_of(shards, classes, part)
     made = {name: generate(name, system, requests, params.batch_size) for name, system in systems.items()}
-    return {name: decoder(latents, name) for name, latents in made.items()}
+    missing = {name: requests.missing(system) for name, system in systems.items()}
+    return {name: replace(decoder(latents, name), missing=missing[name]) for name, latents in made.items()}
+
+
+def requests_of(shards: Shards, classes: Mapping[int, int], part: Part) -> Requests:
+    """The prompts of one split with the classes of their rows."""
+    return Requests.of(shards, part.rows, torch.tensor([classes[row] for row in part.rows]), part.seeds)
 
 
 def beside(

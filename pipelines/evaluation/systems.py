@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +93,23 @@ class Requests:
         each = tuple(seed * SEED_STRIDE + number for seed in seeds for number in range(len(rows)))
         return cls(told, each, real.repeat(copies, 1, 1, 1, 1))
 
+    def keyframe_mask(self, generator: Generator) -> Tensor | None:
+        """Which frames of the real clips it is given, bool [N, T]: as many as at its sparsest level, evenly spaced.
+
+        None for a generator that needs none.
+        """
+        if "keyframes" not in generator.needs:
+            return None
+        count, frames = len(self.real), self.real.shape[2]
+        mask = torch.zeros(count, frames, dtype=torch.bool)
+        mask[:, torch.linspace(0, frames - 1, generator.facts.get("num_keyframes", 2)).round().long()] = True
+        return mask
+
+    def missing(self, generator: Generator) -> Tensor | None:
+        """Frames bool [N, T] that it is not given; None where it is given none."""
+        mask = self.keyframe_mask(generator)
+        return None if mask is None else ~mask
+
     def part(self, generator: Generator, part: slice) -> dict[str, Tensor]:
         """What this generator needs of some samples; frames of the real clip only where it cannot do without.
 
@@ -103,12 +120,9 @@ class Requests:
         real = self.real[part]
         if "first_frame" in generator.needs:
             told["first_frame"] = real[:, :, :1]
-        if "keyframes" in generator.needs:
-            given = generator.facts.get("num_keyframes", 2)
-            places = torch.linspace(0, real.shape[2] - 1, given).round().long()
-            mask = torch.zeros(len(real), real.shape[2], dtype=torch.bool)
-            mask[:, places] = True
-            told |= {"keyframes": real * mask[:, None, :, None, None], "keyframe_mask": mask}
+        mask = self.keyframe_mask(generator)
+        if mask is not None:
+            told |= {"keyframes": real * mask[part, None, :, None, None], "keyframe_mask": mask[part]}
         absent = [name for name in generator.needs if name != "prompt" and name not in told]
         if absent:
             raise stage.StageError(f"{generator.folder}: needs {', '.join(absent)}, which these latents do not have.")
@@ -124,3 +138,10 @@ def generate(name: str, generator: Generator, requests: Requests, batch_size: in
         made.append(generator.sample(told, requests.seeds[part]).float().cpu())
         stage.report(min(start + batch_size, count), count, f"{name} sample")
     return torch.cat(made)
+
+
+def starting_points(systems: Mapping[str, Generator], requests: Requests) -> dict[str, Tensor]:
+    """By system, the clips [N, C, T, H, W] that it corrects, of those that start from clips."""
+    whole = slice(0, len(requests.seeds))
+    found = {name: one.starting_clips(requests.part(one, whole)) for name, one in systems.items()}
+    return {name: clips.float().cpu() for name, clips in found.items() if clips is not None}

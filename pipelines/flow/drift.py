@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.flow.drift_kernel import FAR, LEAST_COLUMN, affinities, coefficients, distances, far_centre
+from pipelines.flow.drift_kernel import FAR, LEAST_COLUMN, affinities, coefficients, far_centre, near_distances
 from pipelines.flow.params import DriftField
 
 CHUNK = 2**26
@@ -87,7 +87,9 @@ class _Rows:
     def __init__(self, problems: Problems) -> None:
         kind = torch.promote_types(problems.generated.dtype, torch.float32)
         given = (problems.generated, problems.negatives, problems.positives)
-        self.parts = tuple(part.detach().to(kind).flatten(0, 1) for part in given)
+        parts = tuple(part.detach().to(kind).flatten(0, 1) for part in given)
+        centre = far_centre(parts[0])  # distances and field are those of any other origin
+        self.parts = parts if centre is None else tuple(part - centre for part in parts)
         self.locations, self.problems, self.group, self.width = problems.generated.shape
         self.num_negatives = self.group + problems.negatives.shape[2]
         self.weights = self._per_row(problems.weights, kind)
@@ -106,13 +108,10 @@ class _Rows:
 
     def moved(self, coefs: Tensor, piece: slice) -> Tensor:
         """coefs [r, K G, J] times the samples of those rows: [r, K G, D]."""
-        x = self.x[piece]
-        centre = x.mean(1, keepdim=True) if far_centre(x) is not None else None
         total, begin = None, 0
         for part in self.parts:
             own = coefs[:, :, begin : begin + part.shape[1]]
-            samples = part[piece] if centre is None else part[piece] - centre
-            moved = torch.bmm(own.contiguous(), samples)
+            moved = torch.bmm(own.contiguous(), part[piece])
             total = moved if total is None else total.add_(moved)
             begin += part.shape[1]
         assert total is not None
@@ -166,7 +165,7 @@ def drift(problems: Problems, field: DriftField, chunk: int = CHUNK) -> Drift:
 
 def _drift(rows: _Rows, field: DriftField, chunk: int) -> Drift:
     floors = bool(field.floor)
-    found = distances(rows.x, *rows.parts)
+    found = near_distances(rows.x, *rows.parts)
     if floors:
         found.clamp_(min=LEAST_DISTANCE)
     mean = rows.mean_distance(found, field)
@@ -203,11 +202,26 @@ def _drift(rows: _Rows, field: DriftField, chunk: int) -> Drift:
     return Drift(total.unflatten(0, shape), scale.view(shape), power.sqrt().unflatten(1, shape), loss.view(shape))
 
 
+@dataclass(frozen=True)
+class Pull:
+    """A loss [L, P] with its gradient, and what shows progress where the loss does not.
+
+    Attributes:
+        force, scale: as in :class:`Drift`; without gradient.
+    """
+
+    loss: Tensor
+    force: Tensor
+    scale: Tensor
+
+
 class _Loss(torch.autograd.Function):
     """The loss [L, P] and its gradient in closed form."""
 
     @staticmethod
-    def forward(ctx: Any, generated: Tensor, problems: Problems, field: DriftField, chunk: int) -> Tensor:
+    def forward(
+        ctx: Any, generated: Tensor, problems: Problems, field: DriftField, chunk: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         found = drift(problems, field, chunk)
         group = generated.shape[2]
         if problems.present is None:
@@ -216,7 +230,8 @@ class _Loss(torch.autograd.Function):
             count = problems.present[:, :group].sum(1)[None, :, None, None]
         ctx.save_for_backward(found.total.mul_(-2.0 / generated.shape[3]).div_(found.scale[:, :, None, None] * count))
         ctx.kind = generated.dtype
-        return found.loss
+        ctx.mark_non_differentiable(found.force, found.scale)
+        return found.loss, found.force, found.scale
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
@@ -224,12 +239,15 @@ class _Loss(torch.autograd.Function):
         return (gradients[0][:, :, None, None] * direction).to(ctx.kind), None, None, None
 
 
-def drift_loss(problems: Problems, field: DriftField, chunk: int = CHUNK) -> Tensor:
-    """Loss [L, P] of the generated samples; the gradient reaches them only, and pulls each along its V.
+def drift_pull(problems: Problems, field: DriftField, chunk: int = CHUNK) -> Pull:
+    """The loss of the generated samples; the gradient reaches them only, and pulls each along its V.
 
     Raises:
         ValueError: as :func:`drift`.
     """
-    found = _Loss.apply(problems.generated, problems, field, chunk)
-    assert isinstance(found, Tensor)
-    return found
+    return Pull(*_Loss.apply(problems.generated, problems, field, chunk))  # type: ignore[misc]
+
+
+def drift_loss(problems: Problems, field: DriftField, chunk: int = CHUNK) -> Tensor:
+    """The loss [L, P] of :func:`drift_pull` alone."""
+    return drift_pull(problems, field, chunk).loss

@@ -27,6 +27,11 @@ def distances(x: Tensor, *others: Tensor) -> Tensor:
     shift = far_centre(x)
     if shift is not None:
         x, others = x - shift, tuple(other - shift for other in others)
+    return near_distances(x, *others)
+
+
+def near_distances(x: Tensor, *others: Tensor) -> Tensor:
+    """:func:`distances` of what lies around zero (:func:`far_centre`)."""
     squares = [torch.linalg.vector_norm(other, dim=-1).square_()[:, None, :] for other in others]
     products = [torch.bmm(x, other.mT) for other in others]
     apart = torch.cat(products, 2).mul_(-2.0).add_(torch.cat(squares, 2)).add_(squares[0][:, :, : x.shape[1]].mT)

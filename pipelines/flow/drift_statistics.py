@@ -21,11 +21,43 @@ def effective_neighbours(kernel: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def kernel_statistics(problems: Problems, field: DriftField) -> dict[str, float]:
-    """Means over all generated samples, per temperature: ``tau_0.05/<name>``.
+def kernel_numbers(
+    scaled: Tensor, num_negatives: int, field: DriftField, weights: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Of every sample and temperature, [R, K, G], from distances d / S [R, G, J], negatives first; infinite: no pair.
 
-    ``effective_positives``, ``effective_negatives``: of the row softmax restricted to one side and renormalised;
-    ``mass_positive``, ``mass_negative`` and ``mass_ratio``: row sums of A; ``floor_share``: pairs held up by the floor.
+    ``effective_positives``, ``effective_negatives``: of the row softmax of one side, from 1 to its number (0: it is
+    empty); ``mass_positive``, ``mass_negative`` and ``mass_ratio``: row sums of A; ``floor_share``: pairs held up by
+    the floor, where there is one.
+    """
+    kernel = affinities(scaled, field, weights)
+    rates = torch.tensor([-1.0 / tau for tau in field.temperatures], dtype=scaled.dtype, device=scaled.device)
+    logits = scaled[:, None] * rates[:, None, None]
+    positive, negative = kernel[..., num_negatives:].sum(-1), kernel[..., :num_negatives].sum(-1)
+    found = {
+        "effective_positives": _effective(logits[..., num_negatives:]),
+        "effective_negatives": _effective(logits[..., :num_negatives]),
+        "mass_positive": positive,
+        "mass_negative": negative,
+        "mass_ratio": positive / negative,
+    }
+    if field.normalisation == "both" and field.floor:
+        product = torch.softmax(logits, -1) * torch.softmax(logits, -2)
+        there = scaled[:, None].isfinite()
+        found["floor_share"] = ((product < field.floor) & there).sum(-1) / there.sum(-1)
+    return found
+
+
+def _effective(logits: Tensor) -> Tensor:
+    """:func:`effective_neighbours` of the softmax of logits [..., J]: of one side alone, so it cannot vanish."""
+    return effective_neighbours(torch.softmax(logits, -1).nan_to_num_(nan=0.0))
+
+
+@torch.no_grad()
+def kernel_statistics(problems: Problems, field: DriftField) -> dict[str, float]:
+    """Means of :func:`kernel_numbers` over all generated samples, per temperature: ``tau_0.05/<name>``.
+
+    ``mass_ratio`` is the ratio of the mean masses, absent where the negatives have none.
     """
     parts = (problems.generated, problems.negatives, problems.positives)
     y = torch.cat([part.detach().float() for part in parts], dim=2).flatten(0, 1)
@@ -35,24 +67,14 @@ def kernel_statistics(problems: Problems, field: DriftField) -> dict[str, float]
     found = found / (mean.mean() if field.scale == "all" else mean).clamp(min=1e-12)
     weights = None if problems.weights is None else problems.weights.float().repeat(parts[0].shape[0], 1)[:, None]
     found[:, range(group), range(group)] = torch.inf
-    there = found.isfinite()
-    kernels = affinities(found, field, weights)
+    each = kernel_numbers(found, negatives, field, weights)
+    each.pop("mass_ratio")
     numbers = {}
     for number, tau in enumerate(field.temperatures):
-        kernel, rows = kernels[:, number], torch.softmax(found / -tau, 2)
-        positive, negative = kernel[:, :, negatives:].sum(2).mean(), kernel[:, :, :negatives].sum(2).mean()
-        values = {
-            "effective_positives": effective_neighbours(rows[:, :, negatives:]).mean(),
-            "effective_negatives": effective_neighbours(rows[:, :, :negatives]).mean(),
-            "mass_positive": positive,
-            "mass_negative": negative,
-        }
-        if field.normalisation == "both" and field.floor:
-            columns = torch.softmax(found / -tau, 1)
-            values["floor_share"] = (rows * columns < field.floor)[there].float().mean()
-        if negative > 0:
-            values["mass_ratio"] = positive / negative
-        numbers |= {f"tau_{tau:g}/{name}": float(value) for name, value in values.items()}
+        values = {name: float(value[:, number].mean()) for name, value in each.items()}
+        if values["mass_negative"] > 0:
+            values["mass_ratio"] = values["mass_positive"] / values["mass_negative"]
+        numbers |= {f"tau_{tau:g}/{name}": value for name, value in values.items()}
     return numbers
 
 

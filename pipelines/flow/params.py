@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from pipelines.params import Count, NonNegative, Params, Positive, Real, Share
 
 Fraction = Annotated[Share, Field(gt=0, lt=1)]
+
+
+def _tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
 
 
 class Uniform(Params):
@@ -119,9 +123,32 @@ class DriftField(Params):
     ``problem`` and 0.
     """
 
-    temperatures: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    temperatures: Annotated[tuple[Positive, ...], BeforeValidator(_tuple), Field(min_length=1)]
     normalisation: Literal["both", "rows", "none", "sinkhorn"]
     weights: Literal["after", "inside"]
     scale: Literal["all", "problem", "location"]
     floor: NonNegative
     correction: Literal["ratio"] | None
+
+
+class Transport(Params):
+    """Filling by optical flow: tokens of ``patch`` latent pixels, matched by a Sinkhorn plan within a ``radius``."""
+
+    patch: Count
+    temperature: Positive
+    dustbin: Real
+    radius: Count
+    iterations: Count
+
+
+class Filling(Params):
+    """What stands between keyframes before a refiner sees it; ``transport`` belongs to the mode of that name."""
+
+    mode: Literal["linear", "smooth", "slerp", "transport"]
+    transport: Transport | None
+
+    @model_validator(mode="after")
+    def _transport_is_told_how(self) -> Filling:
+        if (self.mode == "transport") != (self.transport is not None):
+            raise ValueError("mode: transport needs a block transport, the other modes have none (transport: null)")
+        return self

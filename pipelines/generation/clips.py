@@ -20,13 +20,13 @@ from pipelines import stage
 from pipelines.data.batches import pad
 from pipelines.data.contract import TEXT_ENCODER, Manifest, read_empty_prompt, require_autoencoder
 from pipelines.data.picture import Picture
+from pipelines.flow.corruption import REPLACED
+from pipelines.flow.keyframes import uniform
+from pipelines.generation.storyboard import Given, held, latent_places
 from pipelines.models.autoencoder import load_autoencoder, require_lone_first_frame
 from pipelines.models.geometry import latent_frames
 from pipelines.stage import StageError
 from pipelines.training.generator import Generator
-
-EVALUATIONS = {"euler": 1, "dpm_2m": 1, "heun": 2, "midpoint": 2}
-"""Velocities that a step of each sampler asks for, without guidance."""
 
 
 def load_text_encoder(folder: Path) -> tuple[Any, Any]:
@@ -92,12 +92,23 @@ class Wanted:
         size: (height, width) in pixels.
         image: a picture to start from.
         negative: a prompt that guidance leads away from; None: the empty prompt.
+        refiner: of whose keyframes the flow's sample gives, and which makes the other frames anew.
     """
 
     num_frames: int | None = None
     size: tuple[int, int] | None = None
     image: Path | None = None
     negative: str | None = None
+    refiner: Generator | None = None
+
+
+def keyframes_of(clips: Tensor, refiner: Generator) -> dict[str, Tensor]:
+    """Evenly spaced frames of a flow's samples [B, C, T, H, W] as keyframes: ones that may be corrected."""
+    count, frames = len(clips), clips.shape[2]
+    mask = torch.zeros(count, frames, dtype=torch.bool)
+    mask[:, uniform(frames, min(frames, refiner.facts["num_keyframes"]))] = True
+    sure = REPLACED * mask.float()
+    return {"keyframes": clips, "keyframe_mask": mask.to(clips.device), "keyframe_confidence": sure.to(clips.device)}
 
 
 class ClipMaker:
@@ -156,6 +167,8 @@ class ClipMaker:
             StageError: a prompt has no known word or is too long, a size does not fit, or the flow takes no image.
         """
         shape = self.shape(wanted)
+        if wanted.refiner is not None:
+            self._require_refiner(wanted.refiner)
         embeds, mask = embed(prompts, self.latents)
         empty = torch.from_numpy(read_empty_prompt(self.latents))
         if wanted.negative is not None:
@@ -170,10 +183,46 @@ class ClipMaker:
                     told["first_frame"] = first.expand(count, -1, -1, -1, -1)
                 try:
                     sampled = self.generator.sample(told, seeds[part], shape)
+                    if wanted.refiner is not None:
+                        sampled = wanted.refiner.sample({**told, **keyframes_of(sampled, wanted.refiner)}, seeds[part])
                 except ValueError as error:
                     raise StageError(str(error)) from None
                 for one in sampled:
                     yield self._decoded(one)
+
+    def _require_refiner(self, refiner: Generator) -> None:
+        if "keyframes" not in refiner.needs:
+            raise StageError(f"{refiner.folder}: no refiner, so it takes no keyframes; leave --refine out.")
+        refiner.require_autoencoder(self.manifest.autoencoder.digest, f"that of {self.latents}")
+
+    def from_keyframes(
+        self, given: Given, prompt: str, seed: int, wanted: Wanted, interpolate: bool = False
+    ) -> tuple[np.ndarray, list[int]]:
+        """A clip uint8 [T, H, W, 3] with what is given in its places, and which latent frames that is.
+
+        Raises:
+            StageError: frames lie outside the clip or two in one latent frame, a size or the prompt does not fit.
+        """
+        stride = self.manifest.autoencoder.temporal_stride
+        _, frames, height, width = self.shape(wanted)
+        num_frames, side = 1 + (frames - 1) * stride, self.manifest.autoencoder.spatial_stride
+        places = latent_places(given, num_frames, stride)
+        with torch.no_grad():
+            clip = self.autoencoder.encode(
+                held(given, num_frames, stride, (height * side, width * side)).to(self.device)
+            )
+        mask = torch.zeros(1, frames, dtype=torch.bool, device=self.device)
+        mask[:, places] = True
+        empty = torch.from_numpy(read_empty_prompt(self.latents))
+        told = {"keyframes": clip, "keyframe_mask": mask, "empty_prompt": empty}
+        if prompt:
+            told["prompt_embeds"], told["prompt_mask"] = embed([prompt], self.latents)
+        try:
+            made = self.generator.starting_clips(told) if interpolate else self.generator.sample(told, [seed])
+        except ValueError as error:
+            raise StageError(str(error)) from None
+        assert made is not None
+        return self._decoded(made[0]), places
 
     def _decoded(self, latents: Tensor) -> np.ndarray:
         with torch.no_grad():
@@ -183,7 +232,7 @@ class ClipMaker:
 
     def _first_frame(self, image: Path, shape: tuple[int, int, int, int]) -> Tensor:
         """Clean latents [1, C, 1, H, W] of the picture."""
-        if not all(phase.first_frame for phase in self.generator.phases):
+        if "first_frame" not in self.generator.takes:
             raise StageError(
                 f"{self.generator.folder}: was not trained to start from a picture; train rectified_flow with a "
                 "first_frame_share above 0, or leave --image out."
@@ -196,17 +245,14 @@ class ClipMaker:
     @contextlib.contextmanager
     def _progress(self, batches: int) -> Iterator[None]:
         """Reports every evaluation of a denoiser."""
-        plans = [phase.sampling for phase in self.generator.phases]
-        each = [plan.steps * EVALUATIONS[plan.sampler] * (2 if plan.guidance else 1) for plan in plans]
-        total, done = batches * sum(each), 0
+        total, done = batches * self.generator.evaluations, 0
 
         def tick(*_: Any) -> None:
             nonlocal done
             done += 1
             stage.report(done, total, "evaluation")
 
-        networks = {id(phase.denoiser): phase.denoiser for phase in self.generator.phases}
-        hooks = [network.register_forward_hook(tick) for network in networks.values()]  # type: ignore[attr-defined]
+        hooks = [network.register_forward_hook(tick) for network in self.generator.networks]
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""From prompts to mp4 files with any flow checkpoint: ``reel generate --help``."""
+"""From prompts to mp4 files with any flow checkpoint, refined where asked: ``reel generate --help``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from pipelines import stage
 from pipelines.data.video import write_mp4
-from pipelines.flow.params import Guidance, Sampling
+from pipelines.flow.params import Guidance
 from pipelines.flow.samplers import SAMPLERS
 from pipelines.generation import contact_sheet
 from pipelines.generation.clips import ClipMaker, Wanted
@@ -26,14 +26,16 @@ from pipelines.training.generator import Generator
 SHEET = "contact_sheet.png"
 
 
-def _size(text: str) -> tuple[int, int]:
+def size(text: str) -> tuple[int, int]:
+    """Height and width of ``480x832``."""
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, such as 480x832")
     return int(found[1]), int(found[2])
 
 
-def _count(text: str) -> int:
+def whole_number(text: str) -> int:
+    """A number from 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
@@ -59,15 +61,18 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--negative", metavar="PROMPT", help="what guidance leads away from; default: the empty prompt")
     parser.add_argument("--image", type=Path, help="a picture to start from (flows trained with a first_frame_share)")
-    parser.add_argument("--num-frames", type=_count, help="frames of the video; default: as in training")
-    parser.add_argument("--size", type=_size, metavar="HEIGHTxWIDTH", help="pixels; default: as in training")
+    parser.add_argument(
+        "--refine", type=Path, metavar="CHECKPOINT", help="a refiner: it keeps only keyframes of the flow"
+    )
+    parser.add_argument("--num-frames", type=whole_number, help="frames of the video; default: as in training")
+    parser.add_argument("--size", type=size, metavar="HEIGHTxWIDTH", help="pixels; default: as in training")
     parser.add_argument("--seed", type=int, default=0, help="of the first clip; the next ones count on")
-    parser.add_argument("--steps", type=_count, help="default: as the checkpoint states, like the next two")
+    parser.add_argument("--steps", type=whole_number, help="default: as the checkpoint states, like the next two")
     parser.add_argument("--guidance", type=_guidance, help="scale; 1: none")
     parser.add_argument("--sampler", choices=SAMPLERS)
     parser.add_argument("--latents", type=Path, help="that it was trained on; default: its own, or data/latents")
     parser.add_argument("--autoencoder", type=Path, help="of those; default: its own, or checkpoints/autoencoder")
-    parser.add_argument("--batch-size", type=_count, default=8, help="clips sampled together; changes no clip")
+    parser.add_argument("--batch-size", type=whole_number, default=8, help="clips sampled together; changes no clip")
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")
     return parser.parse_args(argv)
 
@@ -90,9 +95,18 @@ def read_prompts(given: argparse.Namespace) -> list[str]:
 
 
 def load(given: argparse.Namespace) -> Generator:
-    """The generator with the wanted steps, sampler and guidance, on the wanted device."""
+    """The generator with the wanted steps, sampler and guidance, on the wanted device.
+
+    Raises:
+        StageError: it cannot be sampled so, or not from prompts alone.
+    """
     device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     generator = Generator.load(given.checkpoint, device)
+    if "keyframes" in generator.needs:
+        raise StageError(
+            f"{given.checkpoint}: a refiner, which starts from keyframes: name a flow here and it with --refine, or "
+            "give pictures to `reel refine`."
+        )
     guidance = Guidance(scale=given.guidance, rescale=0.0) if given.guidance not in (None, 1.0) else None
     generator = generator.with_sampling(given.steps, guidance, given.sampler)
     return generator.without_guidance() if given.guidance == 1.0 else generator
@@ -100,16 +114,11 @@ def load(given: argparse.Namespace) -> Generator:
 
 def story(generator: Generator, seed: int, wanted: Wanted) -> str:
     """What an mp4 says of how it was made."""
-    walked = " then ".join(_part(phase.sampling) for phase in generator.phases)
-    parts = [f"seed {seed}", walked]
+    parts = [f"seed {seed}", generator.story]
     parts += [f"negative prompt {wanted.negative!r}"] * (wanted.negative is not None)
     parts += [f"first frame {wanted.image.name}"] if wanted.image is not None else []
+    parts += [f"{wanted.refiner.story} by {wanted.refiner.name}"] if wanted.refiner is not None else []
     return ", ".join([*parts, f"{generator.facts['frame_rate']:g} frames/s", "h264", generator.name])
-
-
-def _part(sampling: Sampling) -> str:
-    guidance = f"guidance {sampling.guidance.scale:g}" if sampling.guidance else "no guidance"
-    return f"{sampling.steps} {sampling.sampler} steps with {guidance}"
 
 
 def check_out(given: argparse.Namespace) -> None:
@@ -131,7 +140,8 @@ def write_clips(given: argparse.Namespace) -> None:
     prompts = read_prompts(given)
     check_out(given)
     generator = load(given)
-    wanted = Wanted(given.num_frames, given.size, given.image, given.negative)
+    refiner = Generator.load(given.refine, generator.device) if given.refine is not None else None
+    wanted = Wanted(given.num_frames, given.size, given.image, given.negative, refiner)
     seeds = list(range(given.seed, given.seed + len(prompts)))
     maker = ClipMaker(generator, *surroundings(given.checkpoint, given.latents, given.autoencoder))
     strips = []

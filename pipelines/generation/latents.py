@@ -145,6 +145,13 @@ class Latents:
             batch["pseudo_class"] = classes_by_prompt(self.shards, self.classes, rows.tolist())
         return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
 
+    def evenly(self, split: str, count: int, device: torch.device | str = "cpu") -> Tensor:
+        """Latents [N, C, T, H, W] of up to ``count`` evenly spaced clips of a split, of the most frequent shape."""
+        rows = self.shards.rows(split)
+        rows = rows[np.isin(rows, max(self.forms.values(), key=len))]
+        rows = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)]
+        return collate(self.shards.read_many(rows.tolist(), ("latents",)))["latents"].to(device)
+
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must remember of its latents: later readers compare it."""
         return {

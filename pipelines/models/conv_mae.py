@@ -98,6 +98,17 @@ class ConvMae(nn.Module):
             found.append(x)
         return found
 
+    @property
+    def layers(self) -> list[str]:
+        """``s1``, ``s2`` …, the stages."""
+        return [f"s{number}" for number in range(1, len(self.stages) + 1)]
+
+    def layer_maps(self, latents: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+        """Maps after the named stages."""
+        numbers = {name: self.layers.index(name) for name in wanted}
+        found = self.maps(latents)
+        return {name: found[number] for name, number in numbers.items()}
+
     def forward(self, latents: Tensor, mask: Tensor) -> Tensor:
         """Prediction [B, C, T, H, W] from latents that are zero where ``mask`` [B, T', H', W'] hides them."""
         for axis, part in enumerate(self.patch, start=1):

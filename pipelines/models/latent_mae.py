@@ -89,6 +89,19 @@ class LatentMae(nn.Module):
             raise ValueError(f"patches of {self.backbone.patch[0]} frames cannot be cut out of chosen frames")
         return self.backbone.features(latents, wanted, frames)
 
+    def maps(self, latents: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
+        """The maps [B, D, T', H', W'] after some layers, named as the features of those layers begin.
+
+        Raises:
+            ValueError: there is no such layer.
+        """
+        return self.backbone.layer_maps(latents, layers)
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers whose maps there are."""
+        return self.backbone.layers
+
     # ---- files ----
 
     def save_pretrained(self, save_directory: str | Path) -> None:

@@ -133,6 +133,16 @@ class TransformerMae(nn.Module):
                 found[number] = shown.transpose(1, 2).unflatten(2, grid)
         return found
 
+    @property
+    def layers(self) -> list[str]:
+        """``block0`` (the embedding), ``block1`` …"""
+        return [f"block{number}" for number in range(len(self.encoder) + 1)]
+
+    def layer_maps(self, latents: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+        """Maps of the named layers; blocks behind the last one are not run."""
+        numbers = {self.layers.index(name): name for name in wanted}
+        return {numbers[number]: found for number, found in self._maps(latents, numbers, None).items()}
+
     def features(
         self, latents: Tensor, wanted: Collection[str] | None = None, frames: Sequence[int] | None = None
     ) -> dict[str, Tensor]:

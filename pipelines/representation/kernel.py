@@ -3,8 +3,8 @@
 Measured in one feature phi_j of the frozen encoder at a time, as the loss does; never in h, in which classes were made.
 For queries x of a class, positives are other samples of the class and negatives are samples of other classes (before
 there is a generator, these stand for its samples). Distances are divided by their mean S over all classes of the
-feature: logit = -d / (S tau). A = sqrt(max(softmax over columns * softmax over rows, 1e-6)), columns =
-[positives | negatives] (the authors' release; golden section 4).
+feature: logit = -d / (S tau). The kernel is the drift's own (:mod:`pipelines.flow.drift_kernel`), that of the authors'
+release: A = sqrt(max(softmax over columns * softmax over rows, 1e-6)), columns = [negatives | positives].
 """
 
 from __future__ import annotations
@@ -12,46 +12,32 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import torch
 from scipy.spatial.distance import cdist
-from scipy.special import softmax
 
 from pipelines import stage
+from pipelines.flow.drift_statistics import kernel_numbers
+from pipelines.flow.params import DriftField
 from pipelines.representation.params import KernelParams
 from pipelines.representation.spreads import LEFT_OUT, Found, Labellings, Unavailable, with_spreads
 
-FLOOR = 1e-6
+
+def field_of(taus: tuple[float, ...]) -> DriftField:
+    """The authors' release, with these temperatures."""
+    return DriftField(
+        temperatures=taus, normalisation="both", weights="after", scale="all", floor=1e-6, correction=None
+    )
 
 
-def effective_neighbours(logits: np.ndarray) -> np.ndarray:
-    """exp(entropy) of the softmax of each row of logits [N, M]: from 1 (one neighbour counts) to M. Restricting a
-    softmax to one side and renormalising it is the softmax of that side's logits, which cannot vanish."""
-    share = softmax(logits, axis=1)
-    return np.exp(-(share * np.log(np.where(share > 0, share, 1.0))).sum(1))
+def per_sample(distances: np.ndarray, num_positives: int, taus: tuple[float, ...]) -> dict[str, np.ndarray]:
+    """:func:`~pipelines.flow.drift_statistics.kernel_numbers` [K, N] of every query of one class.
 
-
-def kernel(distances: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray]:
-    """Product of the softmax over columns and over rows, and the kernel A, both [N, M], of distances [N, M]."""
-    product = softmax(-distances / tau, axis=1) * softmax(-distances / tau, axis=0)
-    return product, np.sqrt(np.maximum(product, FLOOR))
-
-
-def per_sample(distances: np.ndarray, num_positives: int, tau: float) -> dict[str, np.ndarray]:
-    """Numbers [N] of every query of one class at one temperature; distances [N, P + M] (divided by S), positives first.
-
-    ``effective_positives``, ``effective_negatives``: :func:`effective_neighbours` of one side; ``mass_positive``,
-    ``mass_negative``: row sums of A; ``mass_ratio``: their ratio; ``floor_share``: entries of A at the floor.
+    ``distances``: [N, P + M], divided by S, positives first.
     """
-    product, weights = kernel(distances, tau)
-    logits = -distances / tau
-    positive, negative = weights[:, :num_positives].sum(1), weights[:, num_positives:].sum(1)
-    return {
-        "effective_positives": effective_neighbours(logits[:, :num_positives]),
-        "effective_negatives": effective_neighbours(logits[:, num_positives:]),
-        "mass_positive": positive,
-        "mass_negative": negative,
-        "mass_ratio": positive / negative,
-        "floor_share": (product < FLOOR).mean(1),
-    }
+    negatives_first = np.concatenate([distances[:, num_positives:], distances[:, :num_positives]], axis=1)
+    scaled = torch.from_numpy(negatives_first)[None]
+    found = kernel_numbers(scaled, distances.shape[1] - num_positives, field_of(taus))
+    return {name: values[0].numpy() for name, values in found.items()}
 
 
 Sides = list[tuple[np.ndarray, int]]
@@ -115,9 +101,9 @@ def kernel_statistics(sides: Sides, taus: tuple[float, ...]) -> dict[str, float]
     sides. Where classes are random, ``mass_ratio`` is the ratio of numbers of samples."""
     found = {}
     near, far = pooled(sides)
-    for tau in taus:
-        runs = [per_sample(distances, count, tau) for distances, count in sides]
-        columns = {name: np.concatenate([run[name] for run in runs]) for name in runs[0]}
+    runs = [per_sample(distances, count, taus) for distances, count in sides]
+    for place, tau in enumerate(taus):
+        columns = {name: np.concatenate([run[name][place] for run in runs]) for name in runs[0]}
         found[f"tau_{tau:g}/floor_share"] = float(columns.pop("floor_share").mean())
         columns["logit"] = -np.concatenate([near, far]) / tau
         for name, values in columns.items():

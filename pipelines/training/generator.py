@@ -29,6 +29,7 @@ CONDITIONS = {
     "first_frame": "clean latents [B, C, 1, H, W] to go on from",
     "keyframes": "clean latents [B, C, T, H, W]; what stands at other frames is not looked at",
     "keyframe_mask": "bool [B, T], true where a frame is given",
+    "keyframe_confidence": "[B, T], below 1 where a given frame may be corrected (one that another generator made)",
     "actions": "[B, rows, names], as the shards hold them",
 }
 """What a generator may be told, by name. ``needs`` in ``generator.json`` lists what it cannot do without (the prompt is
@@ -36,7 +37,7 @@ one word for the first three), ``takes`` what it can be given besides."""
 PROMPT = ("prompt_embeds", "prompt_mask", "empty_prompt")
 CLOCKS = "of phases"
 """What the networks of a flow in several phases are told: 1 to 0 in each (:mod:`pipelines.flow.anchored`)."""
-KINDS = ("flow",)
+KINDS = ("flow", "refiner")
 
 
 def found(checkpoints: Path) -> dict[str, Path]:
@@ -79,41 +80,32 @@ def shared_out(total: int, weights: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class Generator:
-    """The phases of a checkpoint, in the order in which they are walked, and the facts of its latents.
+    """A checkpoint that samples: what all kinds share.
 
     Attributes:
         folder: the checkpoint.
-        phases: from noise towards latents; an identity-stage checkpoint ends at the junction, with a still clip.
         facts: shape (C, T, H, W), frame rate, autoencoder and text encoder (id, digest, strides) of its training data.
         needs, takes: names of conditions, as in ``generator.json``.
     """
 
     folder: Path
-    phases: tuple[Phase, ...]
     facts: dict[str, Any]
-    needs: tuple[str, ...] = ("prompt",)
-    takes: tuple[str, ...] = ()
+    needs: tuple[str, ...]
+    takes: tuple[str, ...]
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> Generator:
-        """The generator in a checkpoint folder, on the device; averaged weights where there are any.
+        """The generator in a checkpoint folder, of whatever kind, on the device; averaged weights where there are any.
 
         Raises:
-            StageError: the folder holds no flow.
+            StageError: the folder holds no generator.
         """
         content = read_description(folder)
-        networks: dict[str, VideoDenoiser] = {}
-        phases = []
-        for item in content["phases"]:
-            name = item["network"]
-            if name not in networks:
-                networks[name] = VideoDenoiser.from_pretrained(averaged(folder / name)).to(device).eval()
-            sampling = Sampling.model_validate(item["sampling"])
-            given = item.get("first_frame", False)
-            own = item.get("frame_noise_std", 0.0)
-            phases.append(Phase(networks[name], sampling, item["start"], item["end"], item["still"], given, own))
-        told = {name: tuple(content[name]) for name in ("needs", "takes") if name in content}
-        return cls(folder, tuple(phases), content["latents"], **told)
+        if content.get("kind", "flow") == "refiner":
+            from pipelines.training.refining import RefinerGenerator
+
+            return RefinerGenerator.read(folder, content, device)
+        return FlowGenerator.read(folder, content, device)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -129,19 +121,34 @@ class Generator:
         return f"{record.get('stage', self.folder.name)} {record.get('run_id', '')}".strip()
 
     @property
+    def networks(self) -> list[Any]:
+        """Its networks, each once."""
+        raise NotImplementedError
+
+    @property
     def device(self) -> torch.device:
         """Where its networks live."""
-        return next(iter(self.phases[0].denoiser.parameters())).device  # type: ignore[attr-defined]
+        return next(iter(self.networks[0].parameters())).device
 
     @property
     def patch(self) -> tuple[int, int, int]:
         """Latent frames, rows and columns per token: latents must be multiples of it."""
-        return self.phases[0].denoiser.patch  # type: ignore[attr-defined]
+        return self.networks[0].patch
 
     @property
     def num_classes(self) -> int | None:
         """Number of pseudo-classes it can be told; None where it knows the prompt only."""
-        return getattr(self.phases[0].denoiser, "num_classes", None)
+        return getattr(self.networks[0], "num_classes", None)
+
+    @property
+    def evaluations(self) -> int:
+        """Forwards of its networks for one batch."""
+        raise NotImplementedError
+
+    @property
+    def story(self) -> str:
+        """How it samples, in words."""
+        raise NotImplementedError
 
     def require_autoencoder(self, digest: str, where: str) -> None:
         """Check that latents of this generator are the ones that an autoencoder decodes.
@@ -159,6 +166,82 @@ class Generator:
     def with_sampling(
         self, steps: int | None = None, guidance: Guidance | None = None, sampler: str | None = None
     ) -> Generator:
+        """The same generator with other steps, guidance or sampler, as far as its kind has them.
+
+        Raises:
+            StageError: it cannot be sampled so.
+        """
+        raise NotImplementedError
+
+    def starting_clips(self, conditions: Mapping[str, Any]) -> Tensor | None:
+        """The clips [B, C, T, H, W] that it corrects, which samples are to be compared with; None where it has none."""
+        return None
+
+    def without_guidance(self) -> Generator:
+        """The same generator without guidance."""
+        raise NotImplementedError
+
+    def sample(
+        self, conditions: Mapping[str, Any], seeds: Sequence[int], shape: tuple[int, int, int, int] | None = None
+    ) -> Tensor:
+        """Latents [B, C, T, H, W] (normalised, as in the shards), one sample per seed.
+
+        Args:
+            conditions: by name, see :data:`CONDITIONS`; what the generator has no use for is passed over.
+            seeds: B integers; a sample depends on its own seed and conditions, not on the batch.
+            shape: (C, T, H, W); None: that of the training latents.
+
+        Raises:
+            ValueError: a condition is missing, or does not fit.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class FlowGenerator(Generator):
+    """A flow: the phases of a checkpoint, in the order in which they are walked.
+
+    Attributes:
+        phases: from noise towards latents; an identity-stage checkpoint ends at the junction, with a still clip.
+    """
+
+    phases: tuple[Phase, ...]
+
+    @classmethod
+    def read(cls, folder: Path, content: Mapping[str, Any], device: torch.device | str) -> FlowGenerator:
+        """The flow that ``generator.json`` describes."""
+        networks: dict[str, VideoDenoiser] = {}
+        phases = []
+        for item in content["phases"]:
+            name = item["network"]
+            if name not in networks:
+                networks[name] = VideoDenoiser.from_pretrained(averaged(folder / name)).to(device).eval()
+            sampling = Sampling.model_validate(item["sampling"])
+            given = item.get("first_frame", False)
+            own = item.get("frame_noise_std", 0.0)
+            phases.append(Phase(networks[name], sampling, item["start"], item["end"], item["still"], given, own))
+        needs, takes = tuple(content.get("needs", ("prompt",))), tuple(content.get("takes", ()))
+        return cls(folder, content["latents"], needs, takes, tuple(phases))
+
+    @property
+    def networks(self) -> list[Any]:
+        """The denoisers of its phases, each once."""
+        return list({id(phase.denoiser): phase.denoiser for phase in self.phases}.values())
+
+    @property
+    def evaluations(self) -> int:
+        """Velocities asked for on the way, those of guidance included."""
+        plans = [phase.sampling for phase in self.phases]
+        return sum(plan.steps * EVALUATIONS[plan.sampler] * (2 if plan.guidance else 1) for plan in plans)
+
+    @property
+    def story(self) -> str:
+        """Steps, sampler and guidance of every phase."""
+        return " then ".join(_part(phase.sampling) for phase in self.phases)
+
+    def with_sampling(
+        self, steps: int | None = None, guidance: Guidance | None = None, sampler: str | None = None
+    ) -> FlowGenerator:
         """The same generator with other steps (shared out over its phases), guidance or sampler.
 
         Guidance is changed where a phase has some; a flow of which no phase has any gets it in all.
@@ -181,7 +264,7 @@ class Generator:
             changed.append(replace(phase, sampling=Sampling.model_validate(values)))
         return replace(self, phases=tuple(changed))
 
-    def without_guidance(self) -> Generator:
+    def without_guidance(self) -> FlowGenerator:
         """The same generator, walked along the conditional velocity alone."""
         plain = [phase.sampling.model_copy(update={"guidance": None}) for phase in self.phases]
         walked = zip(self.phases, plain, strict=True)
@@ -190,12 +273,7 @@ class Generator:
     def sample(
         self, conditions: Mapping[str, Any], seeds: Sequence[int], shape: tuple[int, int, int, int] | None = None
     ) -> Tensor:
-        """Latents [B, C, T, H, W] (normalised, as in the shards), one sample per seed.
-
-        Args:
-            conditions: by name, see :data:`CONDITIONS`; what the generator has no use for is passed over.
-            seeds: B integers; a sample depends on its own seed and conditions, not on the batch.
-            shape: (C, T, H, W); None: that of the training latents.
+        """As :meth:`Generator.sample`, walked from noise.
 
         Raises:
             ValueError: a prompt is missing or too long, or a first frame is given to a flow that was trained without.
@@ -212,3 +290,12 @@ class Generator:
         given = first.to(device) if first is not None else None
         of_frames = frame_noise(seeds, shape or self.shape)
         return walk(self.phases, noise, told, conditions["empty_prompt"].to(device), given, of_frames)
+
+
+EVALUATIONS = {"euler": 1, "dpm_2m": 1, "heun": 2, "midpoint": 2}
+"""Velocities that a step of each sampler asks for, without guidance."""
+
+
+def _part(sampling: Sampling) -> str:
+    guidance = f"guidance {sampling.guidance.scale:g}" if sampling.guidance else "no guidance"
+    return f"{sampling.steps} {sampling.sampler} steps with {guidance}"

@@ -23,12 +23,17 @@ from pipelines.training.watching import Watches
 Validate = Callable[[int], dict[str, float]]
 
 
-def accumulation(batch_size: int, micro_batch: int, processes: int) -> int:
-    """Micro-batches per process and update.
+def accumulation(batch_size: int, micro_batch: int, processes: int, whole: int = 1) -> int:
+    """Micro-batches per process and update; each keeps units of ``whole`` samples together.
 
     Raises:
-        ParamsError: the global batch is not a multiple of micro_batch x processes.
+        ParamsError: the global batch is not a multiple of micro_batch x processes, or a micro-batch of the unit.
     """
+    if micro_batch % whole:
+        raise ParamsError(
+            f"micro_batch {micro_batch} would cut a unit of {whole} samples that belong together in two. Use a "
+            f"multiple of {whole}."
+        )
     unit = micro_batch * processes
     if batch_size % unit:
         low, high = batch_size // unit * unit, -(-batch_size // unit) * unit
@@ -64,7 +69,8 @@ class Trainer:
 
     def __init__(self, objective: Objective, batches: Batches, run: Run) -> None:
         self.objective, self.batches, self.run = objective, batches, run
-        self.accumulate = accumulation(run.training.batch_size, run.training.micro_batch, run.accelerator.num_processes)
+        whole, params = getattr(batches, "unit", 1), run.training
+        self.accumulate = accumulation(params.batch_size, params.micro_batch, run.accelerator.num_processes, whole)
         blocks = own_blocks(run, objective.trained)
         self.rates = {name: Rate(block.schedule, run.training.steps) for name, block in blocks.items()}
         self.averages, self.scalars = Averages(), Scalars()

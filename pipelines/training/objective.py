@@ -46,7 +46,11 @@ class Objective(Protocol):
 
 
 class Batches(Protocol):
-    """A training reader whose content is a pure function of the step: resume needs no state."""
+    """A training reader whose content is a pure function of the step: resume needs no state.
+
+    Samples of which some belong together (the clips of a drifting problem, of a class) come in units: a reader that has
+    an attribute ``unit`` is asked for whole units only, so that a micro-batch never cuts one.
+    """
 
     def keys(self, step: int) -> Sequence[str]:
         """Keys of the global batch of this step, in order."""

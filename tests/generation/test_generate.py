@@ -46,7 +46,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rectified_flow.train(rectified(steps=1, first_frame_share=0.5), latents, **places)
     shutil.copytree(folder / "flow", folder / "text_only")
     facts = json.loads((folder / "flow" / "generator.json").read_text())
-    facts["phases"][0]["first_frame"] = False
+    facts["phases"][0]["first_frame"], facts["takes"] = False, []
     (folder / "text_only" / "generator.json").write_text(json.dumps(facts))
     return folder
 

@@ -13,9 +13,12 @@ import yaml
 
 from pipelines.data.contract import EMPTY_PROMPT, INDEX, MANIFEST, AutoencoderFacts, Field, Manifest, TextFacts
 from pipelines.data.tar import npy_bytes, write_shard
+from pipelines.generation.drifting.params import DriftingRefinerParams
 from pipelines.generation.params import AnchoredFlowParams, RectifiedFlowParams
 from pipelines.models.denoiser import VideoDenoiser
+from pipelines.models.latent_mae import LatentMae
 from pipelines.stage import digest, file_digest, write_json
+from pipelines.training import checkpoint
 
 CHANNELS, FRAMES, SIDE, DIM, CLASSES = 4, 3, 4, 8, 3
 ROOT = Path(__file__).parents[2]
@@ -121,6 +124,45 @@ def rectified(steps: int = 4, **changes: Any) -> RectifiedFlowParams:
 def anchored(stage: str = "identity", steps: int = 4, **changes: Any) -> AnchoredFlowParams:
     """Section anchored_flow_identity or anchored_flow_motion at toy size."""
     return AnchoredFlowParams.model_validate(section(f"anchored_flow_{stage}", steps, **changes))
+
+
+REFINER: dict[str, Any] = {
+    "refiner": SMALL["denoiser"],
+    "keyframes": {"growth": "linear", "least": 2, "levels": 1, "selection": "random", "endpoints": True},
+    "validation": {"clips": 4, "samples": 2, "shown": 0, "resamples": 20},
+}
+DRIFT: dict[str, Any] = {
+    "begin": 2,
+    "samples": 3,
+    "group": {"clips": 2, "positives": 1, "unconditional": 2, "balance": 0.0},
+    "features": {
+        "encoder": "trained",
+        "maps": {"layers": ["block1"], "windows": [1, 2], "locations": 3, "weight": 1.0},
+        "statistics": {"names": ["block1_mean", "input_trajectory"], "weight": 1.0},
+        "latents": {"windows": [2], "locations": 3, "weight": 1.0},
+    },
+}
+
+
+def refining(steps: int = 4, **changes: Any) -> DriftingRefinerParams:
+    """Section drifting_refiner at toy size; ``drift`` replaces keys of its block, None takes it away."""
+    values = PARAMS["drifting_refiner"]
+    drift = {**values["drift"], **DRIFT, **(changes.pop("drift", {}) or {})}
+    training = {"steps": steps, "batch_size": 4, "micro_batch": 4, "validate_every": steps, "log_every": 1}
+    training = {**values["training"], **training, **changes.pop("training", {})}
+    values = {**values, **REFINER, "drift": drift, "training": training, **changes}
+    return DriftingRefinerParams.model_validate(values)
+
+
+def write_encoder(folder: Path, latents: Path, channels: int = CHANNELS) -> Path:
+    """A latent MAE as its stage leaves it, with random weights."""
+    torch.manual_seed(0)
+    sizes = {"patch": [1, 1, 1], "width": 12, "depth": 1, "heads": 2, "decoder_width": 12, "decoder_depth": 1}
+    LatentMae(channels, {"family": "transformer", **sizes}).save_pretrained(folder)
+    read = {"latents": {"path": "latents", "digest": digest(latents)}}
+    record = {"stage": "latent_mae", "step": 1, "run_id": "", "inputs": read, "parent": None, "results": {}}
+    checkpoint.write_record(folder, record)
+    return folder
 
 
 UNIFIED: dict[str, Any] = {

@@ -262,21 +262,27 @@ def test_the_spectrum_is_shares_of_the_variance() -> None:
 
 
 def test_effective_neighbours_count_equal_weights_and_cannot_vanish() -> None:
-    logits = np.array([[0.0, 0.0, 0.0, -1e4], [0.0, -1e4, -1e4, -1e4], [-1e4, -1e4, -2e4, -2e4]])
-    assert kernel.effective_neighbours(logits) == pytest.approx([3, 1, 2])
+    far = np.array([[0.0, 0.0, 0.0, 9.0, 9.0], [0.0, 9.0, 9.0, 0.0, 9.0], [9.0, 9.0, 9.0, 0.0, 0.0]])
+    found = kernel.per_sample(far, 3, (1e-3,))
+    assert found["effective_positives"][0] == pytest.approx([3, 1, 3]), "far positives beside near negatives count too"
+    assert found["effective_negatives"][0] == pytest.approx([2, 1, 2])
 
 
-def test_the_kernel_is_the_root_of_both_softmaxes_above_its_floor() -> None:
+def test_the_kernel_is_that_of_the_drift_the_root_of_both_softmaxes_above_its_floor() -> None:
     distances = np.abs(RNG.normal(size=(5, 8)))
-    _, both = kernel.kernel(distances, 0.7)
     e = np.exp(-distances / 0.7)
-    np.testing.assert_allclose(both, np.sqrt(e / e.sum(1, keepdims=True) * e / e.sum(0, keepdims=True)))
-    assert kernel.kernel(distances, 1e-4)[1].min() == pytest.approx(1e-3)
+    both = np.sqrt(e / e.sum(1, keepdims=True) * e / e.sum(0, keepdims=True))
+    found = kernel.per_sample(distances, 3, (0.7, 1e-4))
+    np.testing.assert_allclose(found["mass_positive"][0], both[:, :3].sum(1))
+    np.testing.assert_allclose(found["mass_negative"][0], both[:, 3:].sum(1))
+    np.testing.assert_allclose(found["mass_ratio"][0], both[:, :3].sum(1) / both[:, 3:].sum(1))
+    assert found["mass_positive"][1].min() >= 3e-3 * (1 - 1e-9)
 
 
 def test_a_hot_kernel_counts_all_and_a_cold_one_counts_one() -> None:
     distances = cdist(RNG.normal(size=(6, 3)), RNG.normal(size=(10, 3)))
-    hot, cold = (kernel.per_sample(distances, 4, tau) for tau in (1e4, 1e-4))
+    both = kernel.per_sample(distances, 4, (1e4, 1e-4))
+    hot, cold = ({name: values[place] for name, values in both.items()} for place in (0, 1))
     assert hot["effective_positives"] == pytest.approx(np.full(6, 4), abs=1e-3)
     assert cold["effective_negatives"] == pytest.approx(np.ones(6), abs=1e-3)
     assert (cold["floor_share"] > 0).all() and not hot["floor_share"].any()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipelines.generation.drifting.keyframes import neighbours
+from pipelines.flow.keyframes import neighbours
 from pipelines.stage import StageError
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pipelines.generation.drifting.keyframes import distance_share
+from pipelines.flow.keyframes import distance_share
 
 KEYFRAME_SHARE = 0.25
 """Share of the noise that keyframes get under ``gauss``."""

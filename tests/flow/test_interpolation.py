@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipelines.generation.drifting import corruption, interpolation, warp
+from pipelines.flow import corruption, interpolation, warp
 from pipelines.stage import StageError
 
 HOW = warp.Matching(patch=2, temperature=0.05, dustbin=-2.0, radius=3, iterations=50)

@@ -6,7 +6,6 @@ K_L = K_min < … < K_0 = T. A level's set holds the next sparser one (except wh
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
@@ -115,24 +114,7 @@ def evenly(total: int, numbers: Sequence[int], batch: int) -> Tensor:
     return masks
 
 
-# ---- draws --------------------------------------------------------------------------------------------------------
-
-
-def sample_seed(seed: int, step: int, key: str) -> int:
-    """A seed that is the sample's own at this step, in whatever batch and on whatever process it is."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}:{step}:{key}".encode(), digest_size=7).digest(), "big")
-
-
-def random_scores(seed: int, step: int, keys: Sequence[str], total: int) -> Tensor:
-    """Scores [B, T] of a random ranking, each sample's a function of (seed, step, key)."""
-    draws = [torch.Generator().manual_seed(sample_seed(seed, step, key)) for key in keys]
-    return torch.stack([torch.rand(total, generator=draw) for draw in draws])
-
-
-def drawn_level(seed: int, step: int, keys: Sequence[str], levels: int) -> Tensor:
-    """A level [B] in 1 … L for each sample; level 0, where nothing is missing, teaches nothing."""
-    draws = [torch.Generator().manual_seed(sample_seed(seed, step, f"level/{key}")) for key in keys]
-    return torch.stack([torch.randint(1, levels + 1, (), generator=draw) for draw in draws])
+# ---- levels --------------------------------------------------------------------------------------------------------
 
 
 def at_level(masks: Tensor, level: Tensor) -> Tensor:

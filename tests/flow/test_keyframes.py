@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.generation.drifting import keyframes
+from pipelines.flow import keyframes
 from pipelines.stage import StageError
 
 KINDS = ("doubling", "linear", "geometric")
@@ -77,17 +77,8 @@ def test_even_places_rise_strictly_from_end_to_end(total: int, number: int) -> N
     assert number == 1 or found[-1] == total - 1
 
 
-def test_a_samples_draw_is_its_own() -> None:
-    """Whatever the batch, its order, or the process."""
-    keys = ["a", "b", "c"]
-    scores = keyframes.random_scores(0, 7, keys, 21)
-    assert torch.equal(scores[[2]], keyframes.random_scores(0, 7, ["c"], 21))
-    assert not torch.equal(scores[0], scores[1])
-    assert not torch.equal(scores, keyframes.random_scores(0, 8, keys, 21))
-    assert not torch.equal(scores, keyframes.random_scores(1, 7, keys, 21))
-    levels = keyframes.drawn_level(0, 7, [str(number) for number in range(400)], 4)
-    assert set(levels.tolist()) == {1, 2, 3, 4}, "never level 0, where nothing is missing"
-    masks = keyframes.ranked(scores, [21, 9, 4], True)
+def test_each_sample_has_the_mask_of_its_level() -> None:
+    masks = keyframes.ranked(torch.rand(3, 21), [21, 9, 4], True)
     assert keyframes.at_level(masks, torch.tensor([0, 1, 2])).sum(1).tolist() == [21, 9, 4]
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipelines.generation.drifting.interpolation import kept, linear
-from pipelines.generation.drifting.keyframes import neighbours
+from pipelines.flow.interpolation import kept, linear
+from pipelines.flow.keyframes import neighbours
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,156 @@
+"""What in the drifting refiner earns its place: each row trained with several seeds, against regression alone.
+
+    python -m benchmarks.refiner_ablation --steps 440 --seeds 3
+
+Reads the project's latents, encoder, classes and diagnostics as the stage does. Judged on validation clips in a space
+that no loss looks at (``validation/distance``), and by missing-frame error; equal updates, intervals over seeds (95 %,
+Student's t, differences paired by seed). A row is kept if its interval of the distance's difference lies below zero,
+dropped if above.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipelines.document import read_document
+from pipelines.generation.drifting import refine
+from pipelines.generation.drifting.params import DriftingRefinerParams
+
+BASELINE = "regression alone"
+NUMBERS = ("gain", "distance", "motion_ratio", "spread_share")
+STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+"""Two-sided 95 % factors by number of seeds."""
+SHUFFLED = "shuffled"
+
+Row = Mapping[str, Any]
+MAPS, STATISTICS, LATENTS = "maps", "statistics", "latents"
+
+
+def only(*families: str) -> Row:
+    """The features of these families alone."""
+    return {f"drift.features.{name}": None for name in (MAPS, STATISTICS, LATENTS) if name not in families}
+
+
+def problems(clip: float, pseudo_class: float, pooled: float) -> Row:
+    """A mixture of problems."""
+    return {"drift.problems": {"clip": clip, "pseudo_class": pseudo_class, "pooled": pooled}}
+
+
+def rows(steps: int) -> dict[str, Row]:
+    """Changes of the section by row; two thirds of the updates are regression unless a row says other."""
+    begin = {"drift.begin": steps * 2 // 3}
+    alone = {"drift.begin": 0, "regression.floor": 0.0, "regression.decay_steps": 0}
+    return {
+        BASELINE: {"drift": None},
+        "drifting alone, per clip": {**alone, **problems(1.0, 0.0, 0.0)},
+        "drifting alone, per class": {**alone, **problems(0.0, 1.0, 0.0)},
+        "drifting alone, pooled": {**alone, **problems(0.0, 0.0, 1.0)},
+        "regression, then drifting": begin,
+        "… per clip only": {**begin, **problems(1.0, 0.0, 0.0)},
+        "… maps only": {**begin, **only(MAPS)},
+        "… statistics only": {**begin, **only(STATISTICS)},
+        "… raw latents only": {**begin, **only(LATENTS)},
+        "… random encoder": {**begin, "drift.features.encoder": "random"},
+        "… shuffled classes": {**begin, SHUFFLED: True},
+    }
+
+
+def changed(section: Mapping[str, Any], row: Row, steps: int, seed: int) -> DriftingRefinerParams:
+    """The section with a row's changes."""
+    values = json.loads(json.dumps(section))
+    every = {"validate_every": steps, "save_every": steps, "steps": steps, "seed": seed}
+    edits = {**row, **{f"training.{name}": value for name, value in every.items()}, "validation.shown": 0}
+    for name, value in edits.items():
+        if name == SHUFFLED:
+            continue
+        *path, last = name.split(".")
+        block = values
+        for part in path:
+            block = block[part]
+        block[last] = value
+    return DriftingRefinerParams.model_validate(values)
+
+
+def shuffled(classes: Path, folder: Path) -> Path:
+    """The classes dealt out at random: as many of each."""
+    folder.mkdir(parents=True)
+    table = pd.read_parquet(classes / "assignments.parquet")
+    table["pseudo_class"] = np.random.default_rng(0).permutation(table["pseudo_class"].to_numpy())
+    table.to_parquet(folder / "assignments.parquet")
+    (folder / "codebook.json").write_bytes((classes / "codebook.json").read_bytes())
+    return folder
+
+
+def trained(params: DriftingRefinerParams, classes: Path, folder: Path) -> dict[str, float]:
+    """Numbers of one training."""
+    places = {"out": folder / "refiner", "metrics": folder / "metrics.json", "plots": folder / "plots"}
+    encoder, gates = Path("checkpoints/latent_mae"), Path("data/diagnostics")
+    refine.train(params, Path("data/latents"), encoder, classes, gates, **places)
+    found = json.loads(places["metrics"].read_text())
+    names = (*NUMBERS, "distance_interpolation", "distance_real", "motion_ratio_interpolation")
+    return {name: found[f"validation/{name}"] for name in names}
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half of the 95 % interval."""
+    spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    return statistics.mean(values), STUDENT.get(len(values), 1.96 if len(values) > 1 else math.inf) * spread
+
+
+def decision(own: Sequence[float], baseline: Sequence[float]) -> str:
+    """What a row's distances say beside the baseline's, seed by seed."""
+    middle, half = interval([one - other for one, other in zip(own, baseline, strict=True)])
+    verdict = "keep" if middle + half < 0 else "drop" if middle - half > 0 else "no difference shown"
+    return f"{verdict} ({middle:+.2f} ± {half:.2f})"
+
+
+def table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
+    """The rows in markdown."""
+    lines = [
+        "| row | gain | distance | motion ratio | spread | distance against regression alone |",
+        "|---|" + "---|" * 5,
+    ]
+    first = next(iter(found.values()))[0]
+    start = f"{first['distance_interpolation']:.2f} | {first['motion_ratio_interpolation']:.2f}"
+    lines.append(f"| interpolation alone | 0 | {start} | 0 | |")
+    base = [one["distance"] for one in found[BASELINE]]
+    for name, runs in found.items():
+        shown = ["{:.3f} ± {:.3f}".format(*interval([run[number] for run in runs])) for number in NUMBERS]
+        judged = "" if name == BASELINE else decision([run["distance"] for run in runs], base)
+        lines.append(f"| {name} | {' | '.join(shown)} | {judged} |")
+    return [*lines, f"Real validation clips have a distance of {first['distance_real']:.2f}."]
+
+
+def main() -> None:
+    """Every row with every seed, then the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=440)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rows", nargs="+", help="names of rows beside the baseline; default: all")
+    given = parser.parse_args()
+    section, classes = read_document(Path("params.yaml"))[0]["drifting_refiner"], Path("data/pseudo_classes")
+    wanted = {name: row for name, row in rows(given.steps).items() if not given.rows or name in (BASELINE, *given.rows)}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in wanted}
+    with tempfile.TemporaryDirectory() as place:
+        dealt = shuffled(classes, Path(place) / "shuffled")
+        for seed in range(given.seeds):
+            for number, (name, row) in enumerate(wanted.items()):
+                params = changed(section, row, given.steps, seed)
+                folder = Path(place) / f"{number}-{seed}"
+                found[name].append(trained(params, dealt if SHUFFLED in row else classes, folder))
+    print(f"\n{given.steps} updates, {given.seeds} seeds")
+    print("\n".join(table(found)))
+
+
+if __name__ == "__main__":
+    main()

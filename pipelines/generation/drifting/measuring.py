@@ -1,0 +1,256 @@
+"""Held-out numbers of a refiner: the same clips, keyframes and noise at every validation, interpolation beside it.
+
+The drift's loss is near constant by construction; these numbers are what shows progress.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipelines.flow import anchored, keyframes
+from pipelines.flow.drift import Problems, drift
+from pipelines.flow.drift_statistics import kernel_statistics, sample_statistics
+from pipelines.flow.filling import fill, level_share
+from pipelines.flow.params import DriftField
+from pipelines.generation.drifting import draws
+from pipelines.generation.drifting.features import FeatureSpaces, at, missing_places
+from pipelines.generation.drifting.params import DriftingRefinerParams
+from pipelines.models.refiner import Refiner, refined
+
+SEED = 20260301
+DIMS, REFERENCE = 32, 512
+"""Principal directions of the independent space, and training clips at most that distances are measured to."""
+PLACES = 8
+"""Places at which a map's field is measured."""
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out clips at every level: [levels * B, …], level by level, the sparsest first.
+
+    Attributes:
+        latents, filled, told, mask: of every clip at every level.
+        noise: [S, levels * B, C, T, H, W], scaled.
+        conditions: the refiner's others.
+        counts: B, and the numbers of keyframes of the levels.
+        prompts: of the B clips.
+    """
+
+    latents: Tensor
+    filled: Tensor
+    told: Tensor
+    mask: Tensor
+    noise: Tensor
+    conditions: Mapping[str, Tensor]
+    clips: int
+    numbers: tuple[int, ...]
+    prompts: list[str]
+    clamp: bool
+
+    @classmethod
+    def of(cls, batch: Mapping[str, Any], params: DriftingRefinerParams) -> HeldOut:
+        """The first validation clips, told the class of their prompts, at levels L … 1."""
+        latents: Tensor = batch["latents"]
+        clips, frames = len(latents), latents.shape[2]
+        seeds = [draws.mixed(SEED, number) for number in range(clips)]
+        nested, how = draws.masks(seeds, frames, params.keyframes).to(latents.device), params.keyframes
+        counts = keyframes.counts(frames, how.least, how.levels, how.growth)
+        mask = torch.cat([nested[:, level] for level in range(how.levels, 0, -1)])
+        many = latents.repeat(how.levels, 1, 1, 1, 1)
+        noise = draws.normal(seeds, "noise", params.validation.samples, *latents.shape[1:]).to(latents)
+        std = params.noise_std * params.sampling.noise_scale
+        told = level_share(mask, counts)[:, None] * (~mask).to(latents)
+        conditions = {name: batch[name] for name in ("prompt_embeds", "prompt_mask", "pseudo_class") if name in batch}
+        conditions["alpha"] = torch.full((clips,), params.sampling.alpha, device=latents.device)
+        return cls(
+            many,
+            fill(many, mask, params.filling),
+            told,
+            mask,
+            std * noise.transpose(0, 1).repeat(1, how.levels, 1, 1, 1, 1),
+            {name: part.repeat(how.levels, *[1] * (part.dim() - 1)) for name, part in conditions.items()},
+            clips,
+            tuple(counts[:0:-1]),
+            list(batch["prompt"]),
+            params.clamp_keyframes,
+        )
+
+    @torch.no_grad()
+    def refine(self, refiner: Refiner) -> Tensor:
+        """Refined clips [S, levels * B, C, T, H, W]."""
+        kept = self.mask if self.clamp else None
+        made = []
+        for noise in self.noise:
+            parts = []
+            for start in range(0, len(self.filled), CHUNK):
+                part = slice(start, start + CHUNK)
+                told = {name: value[part] for name, value in self.conditions.items()}
+                held = None if kept is None else kept[part]
+                parts.append(
+                    refined(refiner, self.filled[part], self.told[part], self.mask[part], noise[part], told, held)
+                )
+            made.append(torch.cat(parts))
+        return torch.stack(made)
+
+    def missing(self, squares: Tensor) -> Tensor:
+        """Means [levels * B] of squares [levels * B, C, T, H, W] over missing frames."""
+        missing = (~self.mask).to(squares)
+        return (squares.mean((1, 3, 4)) * missing).sum(1) / missing.sum(1)
+
+
+# ---- intervals ----------------------------------------------------------------------------------------------------
+
+
+def interval(score: Callable[[Tensor], float], count: int, resamples: int) -> tuple[float, float, float]:
+    """A score of rows [N] of clips, and its 95 % interval over bootstrap resamples of them."""
+    generator = torch.Generator().manual_seed(SEED)
+    drawn = [score(torch.randint(count, (count,), generator=generator)) for _ in range(resamples)]
+    low, high = torch.tensor(drawn, dtype=torch.float64).quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+    return score(torch.arange(count)), low, high
+
+
+def named(name: str, found: tuple[float, float, float]) -> dict[str, float]:
+    """``name``, ``name_low``, ``name_high``."""
+    return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
+
+
+# ---- numbers ------------------------------------------------------------------------------------------------------
+
+
+def errors(held: HeldOut, made: Tensor) -> dict[str, float]:
+    """Missing-frame errors of refiner and interpolation at every level, and what samples of one clip differ by.
+
+    ``spread_share``: root mean square difference of samples of a clip from their mean, over that of the true clip.
+    """
+    squares = (made - held.latents).square().mean(0)
+    ours, theirs = held.missing(squares), held.missing((held.filled - held.latents).square())
+    found = {"missing_error": float(ours.mean()), "interpolation_error": float(theirs.mean())}
+    parts = zip(held.numbers, ours.split(held.clips), theirs.split(held.clips), strict=True)
+    for number, own, other in parts:
+        found[f"missing_error_of_{number}_keyframes"] = float(own.mean())
+        found[f"interpolation_error_of_{number}_keyframes"] = float(other.mean())
+    middle = made.mean(0)
+    varied = held.missing((made - middle).square().sum(0) / max(1, len(made) - 1)).mean()
+    left = held.missing((held.latents - middle).square()).mean()
+    if left > 0:
+        found["spread_share"] = float((varied / left).sqrt())
+    return found
+
+
+def gain(held: HeldOut, made: Tensor, resamples: int) -> dict[str, float]:
+    """Share of the interpolation's missing-frame error that is taken away, by level too; clips are resampled."""
+    squares = (made - held.latents).square().mean(0)
+    ours, theirs = held.missing(squares), held.missing((held.filled - held.latents).square())
+    by_level = [part.unflatten(0, (-1, held.clips)) for part in (ours, theirs)]
+
+    def share(levels: slice) -> Callable[[Tensor], float]:
+        return lambda rows: float(1 - by_level[0][levels][:, rows].sum() / by_level[1][levels][:, rows].sum())
+
+    found = named("gain", interval(share(slice(None)), held.clips, resamples))
+    for place, number in enumerate(held.numbers):
+        one = slice(place, place + 1)
+        found |= named(f"gain_of_{number}_keyframes", interval(share(one), held.clips, resamples))
+    return found
+
+
+def motion(held: HeldOut, clips: Tensor, resamples: int) -> tuple[float, float, float]:
+    """Seed A's motion ratio of clips [B, …] of the sparsest level to the true ones: 1 is as much motion."""
+    made = anchored.frame_variation(clips)
+    true = anchored.frame_variation(held.latents[: held.clips])
+
+    def ratio(rows: Tensor) -> float:
+        moving, shared, true_moving, true_shared = (float(part[rows].sum()) for part in (*made, *true))
+        return (moving / shared) / (true_moving / true_shared)
+
+    return interval(ratio, held.clips, resamples)
+
+
+def bent(clips: Tensor) -> Tensor:
+    """What clips [B, C, T, H, W] add to the straight line from their first frame to their last, flattened: [B, D].
+
+    Frames that a refiner is given would otherwise decide every distance; of a line it is zero.
+    """
+    share = torch.linspace(0.0, 1.0, clips.shape[2], device=clips.device)[None, None, :, None, None]
+    return (clips - torch.lerp(clips[:, :, :1], clips[:, :, -1:], share)).flatten(1)
+
+
+@dataclass(frozen=True)
+class Independent:
+    """A space that no loss looks at: principal directions of :func:`bent` training clips, and those clips in it."""
+
+    mean: Tensor
+    directions: Tensor
+    reference: Tensor
+
+    @classmethod
+    def of(cls, latents: Tensor) -> Independent:
+        """From training latents [N, C, T, H, W]."""
+        flat = bent(latents)
+        mean = flat.mean(0)
+        directions = torch.linalg.svd(flat - mean, full_matrices=False)[2][:DIMS].T
+        return cls(mean, directions, (flat - mean) @ directions)
+
+    def distance(self, clips: Tensor, resamples: int) -> tuple[float, float, float]:
+        """Energy distance 2 E|x - y| - E|x - x'| - E|y - y'| of clips to the training clips; clips are resampled."""
+        x = (bent(clips) - self.mean) @ self.directions
+        across, own = torch.cdist(x, self.reference).mean(1), torch.cdist(x, x)
+        count = len(self.reference)
+        around = float(torch.cdist(self.reference, self.reference).sum()) / (count * (count - 1))
+
+        def energy(rows: Tensor) -> float:
+            pairs = own[rows][:, rows]
+            other = rows[:, None] != rows[None, :]
+            return float(2 * across[rows].mean() - pairs[other].mean()) - around
+
+        return interval(energy, len(x), resamples)
+
+
+# ---- the field ----------------------------------------------------------------------------------------------------
+
+
+def pooled_problems(features: FeatureSpaces, held: HeldOut, clips: Tensor) -> dict[str, Problems]:
+    """One problem of all held-out clips per space, ``clips`` [B, …] of the sparsest level against the true ones."""
+    true, found = held.latents[: held.clips], {}
+    with torch.no_grad():
+        vectors = features(torch.cat([clips, true]))
+    never = torch.zeros(1, true.shape[2], dtype=torch.bool)
+    never[:, [0, -1]] = true.shape[2] > 2
+    for space in features.spaces(tuple(true.shape[1:])):  # type: ignore[arg-type]
+        places = torch.zeros(1, dtype=torch.long)
+        if space.grid is not None:
+            allowed = missing_places(never, space.grid)[0].nonzero()[:, 0]
+            places = allowed[torch.linspace(0, len(allowed) - 1, min(PLACES, len(allowed))).long()]
+        own = at(vectors[space.name].unflatten(0, (1, -1)), places[None].to(true.device))
+        generated, positives = own.split(held.clips, 2)
+        found[space.name.replace("/", "_")] = Problems(generated, positives, generated[:, :, :0])
+    return found
+
+
+def field_numbers(
+    features: FeatureSpaces, field: DriftField, held: HeldOut, clips: Tensor, filled: Tensor
+) -> dict[str, float]:
+    """Per space and temperature: raw force (of the interpolation's, too), effective neighbours, masses; centroid error
+    and spread beside the data's."""
+    found: dict[str, float] = {}
+    before = pooled_problems(features, held, filled)
+    for name, problems in pooled_problems(features, held, clips).items():
+        forces = [drift(each, field).force.mean((1, 2)).tolist() for each in (problems, before[name])]
+        for tau, force, first in zip(field.temperatures, *forces, strict=True):
+            found[f"drift/{name}/tau_{tau:g}/force"] = force
+            if first > 0:
+                found[f"drift/{name}/tau_{tau:g}/force_share"] = force / first
+        numbers = kernel_statistics(problems, field) | sample_statistics(problems)
+        found |= {f"drift/{name}/{number}": value for number, value in numbers.items()}
+    return found
+
+
+def mean_of(numbers: Mapping[str, float], ending: str) -> float | None:
+    """Mean of the numbers whose name ends so; None where there is none."""
+    values: Sequence[float] = [value for name, value in numbers.items() if name.endswith(f"/{ending}")]
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,201 @@
+"""What the drifting refiner minimises: first the squared error, then the drift, with the error decaying beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipelines.flow import corruption, interpolation, keyframes
+from pipelines.flow.filling import fill, level_share
+from pipelines.flow.guidance import drop_prompts
+from pipelines.generation.drifting import draws
+from pipelines.generation.drifting.features import FeatureSpaces, Space, missing_places, picked
+from pipelines.generation.drifting.params import DriftingRefinerParams
+from pipelines.generation.drifting.problems import Beside, mixed
+from pipelines.models.refiner import refined
+from pipelines.training.objective import Batch, LossOutput
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a refiner begins from.
+
+    Attributes:
+        filled: interpolation [B, C, T, H, W] of the keyframes that the network is given.
+        told: how unsure each frame is, [B, T]: 0 given for certain, the level's share missing.
+        mask: given frames [B, T].
+        kept: those that come out as they went in; None: all may be corrected.
+        level: [B] in 1 … L.
+        target: what the squared error wants.
+    """
+
+    filled: Tensor
+    told: Tensor
+    mask: Tensor
+    kept: Tensor | None
+    level: Tensor
+    target: Tensor
+
+
+def start_of(latents: Tensor, seeds: list[int], params: DriftingRefinerParams) -> Start:
+    """The forward process: a level, its keyframes, the interpolation, its corruption; a function of each seed."""
+    device, how = latents.device, params.corruption
+    nested = draws.masks(seeds, latents.shape[2], params.keyframes).to(device)
+    level = draws.levels(seeds, params.keyframes.levels).to(device)
+    mask = keyframes.at_level(nested, level)
+    given = torch.zeros_like(mask)
+    if params.keyframes.endpoints:
+        given[:, [0, -1]] = True
+    clip, which = latents, torch.zeros_like(mask)
+    if how.replacement is not None:
+        noise = draws.normal(seeds, "replaced", *latents.shape[1:]).to(latents)
+        chosen = (draws.unit(seeds, "chosen", latents.shape[2]) < how.replacement.share).to(device)
+        other = (latents + how.replacement.std * noise).transpose(1, 2)
+        clip, which = corruption.replaced(latents.transpose(1, 2), other, mask, chosen, given)
+        clip = clip.transpose(1, 2)
+    filled = fill(clip, mask, params.filling)
+    noise = draws.normal(seeds, "corruption", *latents.shape[1:]).to(latents)
+    noised = corruption.noised(filled.transpose(1, 2), mask, noise.transpose(1, 2), how.std, how.kind, given)
+    sure = corruption.annealed(corruption.confidence(mask, which, given), level, params.keyframes.levels, how.anneal)
+    numbers = keyframes.counts(
+        latents.shape[2], params.keyframes.least, params.keyframes.levels, params.keyframes.growth
+    )
+    told = level_share(mask, numbers)[:, None] * (1.0 - torch.where(mask, sure, 0.0))
+    finer = fill(latents, keyframes.at_level(nested, level - 1), params.filling)
+    target = latents if params.regression.target == "clean" else finer
+    kept = mask & ~which if params.clamp_keyframes else None
+    return Start(noised.transpose(1, 2), told, mask, kept, level, target)
+
+
+class DriftingRefiner:
+    """w(step) |x - clip|^2 + weight (mixture of drifting problems), x = filled + residual, per clip."""
+
+    trained: tuple[str, ...] = ("refiner",)
+    reads: tuple[str, ...] = ("latents", "prompt_embeds", "pseudo_class")
+
+    def __init__(
+        self,
+        refiner: nn.Module,
+        params: DriftingRefinerParams,
+        empty_prompt: Tensor,
+        features: FeatureSpaces | None,
+    ) -> None:
+        self.refiner, self.params, self.empty_prompt, self.features = refiner, params, empty_prompt, features
+        self.encoder = features.encoder if features is not None else None
+        self._spaces: dict[tuple[int, ...], list[Space]] = {}
+
+    # ---- weights of the phases ----
+
+    def drifts(self, step: int) -> bool:
+        """Whether the drift is on at this step."""
+        return self.params.drift is not None and step >= self.params.drift.begin
+
+    def regression_weight(self, step: int) -> float:
+        """Of the squared error: 1, then falling linearly from where the drift begins; a function of the step alone."""
+        if self.params.drift is None or step < self.params.drift.begin:
+            return 1.0
+        decay, since = self.params.regression, step - self.params.drift.begin
+        share = min(1.0, since / decay.decay_steps) if decay.decay_steps else 1.0
+        return 1.0 + share * (decay.floor - 1.0)
+
+    # ---- one micro-batch ----
+
+    def refined(self, start: Start, batch: Batch, seeds: list[int], alpha: Tensor, samples: int) -> Tensor:
+        """``samples`` refined clips of each, [B G, C, T, H, W], those of a clip side by side."""
+        params, shape = self.params, start.filled.shape[1:]
+        dropped = draws.unit(seeds, "dropped", 2).to(alpha)
+        embeds, mask = drop_prompts(
+            batch["prompt_embeds"], batch["prompt_mask"], self.empty_prompt, dropped[:, 0] < params.prompt_dropout
+        )
+        known = batch["pseudo_class"].masked_fill(dropped[:, 1] < params.class_dropout, -1)
+        noise = draws.normal(seeds, "noise", samples, *shape).to(start.filled).flatten(0, 1)
+        filled, unsure, given = (part.repeat_interleave(samples, 0) for part in (start.filled, start.told, start.mask))
+        told = {"prompt_embeds": embeds, "prompt_mask": mask, "pseudo_class": known, "alpha": alpha}
+        told = {name: part.repeat_interleave(samples, 0) for name, part in told.items()}
+        kept = None if start.kept is None else start.kept.repeat_interleave(samples, 0)
+        return refined(self.refiner, filled, unsure, given, params.noise_std * noise, told, kept)
+
+    def losses(self, batch: Batch, step: int) -> dict[str, LossOutput]:
+        """Regression alone takes one sample of each clip; the drift as many as the params say."""
+        latents, seeds, params = batch["latents"], batch["draw"].tolist(), self.params
+        start, drift = start_of(latents, seeds, params), params.drift if self.drifts(step) else None
+        units = seeds if drift is None else seeds[:: drift.group.clips]
+        alpha = draws.strengths(units, drift.guidance if drift else None).to(latents)
+        samples = drift.samples if drift else 1
+        made = self.refined(start, batch, seeds, alpha.repeat_interleave(len(seeds) // len(units)), samples)
+        error = self._error(made, start, samples)
+        weight = self.regression_weight(step)
+        loss, metrics = weight * error, {"regression": error.detach().mean()}
+        monitors = interpolation.errors(start.filled.transpose(1, 2), latents.transpose(1, 2), start.mask)
+        if drift is not None:
+            assert self.features is not None
+            beside = self._beside(batch, start, seeds, alpha, step)
+            found = mixed(self._spaces_of(latents), self.features(made), beside, drift.problems, drift.field)
+            loss = loss + drift.weight * found.loss
+            metrics["drift"] = found.loss.detach().mean()
+            monitors |= found.monitors
+            monitors["train/cfg_alpha_mean"] = alpha.mean()
+        monitors["train/regression_weight"] = torch.tensor(weight)
+        return {"refiner": LossOutput(loss, metrics=metrics, monitors=monitors)}
+
+    def _error(self, made: Tensor, start: Start, samples: int) -> Tensor:
+        """Squared error per clip [B], keyframes by ``keyframe_weight`` of what a missing frame counts."""
+        squares = (made - start.target.repeat_interleave(samples, 0)).square().mean((1, 3, 4))
+        weight = torch.where(start.mask, self.params.regression.keyframe_weight, 1.0)
+        weight = (weight / weight.sum(1, keepdim=True)).repeat_interleave(samples, 0)
+        return (squares * weight).sum(1).unflatten(0, (-1, samples)).mean(1)
+
+    # ---- what the drift reads besides ----
+
+    def _spaces_of(self, latents: Tensor) -> list[Space]:
+        shape = latents.shape[1:]
+        if shape not in self._spaces:
+            assert self.features is not None
+            self._spaces[shape] = self.features.spaces(shape)  # type: ignore[arg-type]
+        return self._spaces[shape]
+
+    @torch.no_grad()
+    def _beside(self, batch: Batch, start: Start, seeds: list[int], alpha: Tensor, step: int) -> Beside:
+        latents, drift, features = batch["latents"], self.params.drift, self.features
+        assert drift is not None and features is not None
+        noise = draws.normal(seeds, "views", drift.views.count, *latents.shape[1:]).to(latents)
+        views = torch.cat([latents[:, None], latents[:, None] + drift.views.std * noise], 1)
+        real = {"views": views, **{name: batch[name] for name in ("positives", "unconditional") if name in batch}}
+        sizes = [part.shape[0] * part.shape[1] for part in real.values()]
+        found = features(torch.cat([part.flatten(0, 1) for part in real.values()]))
+        cut = {name: dict(zip(real, vectors.split(sizes), strict=True)) for name, vectors in found.items()}
+        parts = {kind: {name: of[kind] for name, of in cut.items()} for kind in real}
+        absent = torch.zeros(len(alpha), 0, dtype=torch.bool, device=latents.device)
+        return Beside(
+            views=parts["views"],
+            positives=parts.get("positives", {}),
+            unconditional=parts.get("unconditional", {}),
+            present=batch.get("present", absent),
+            alpha=alpha,
+            mask=start.mask,
+            scores=self._scores(latents, seeds),
+            common=self._common(latents, step),
+        )
+
+    def _scores(self, latents: Tensor, seeds: list[int]) -> dict[str, Tensor]:
+        """What chooses each clip's places: the first numbers of one draw, so that spaces of one grid look alike."""
+        sizes = {space.name: space.grid for space in self._spaces_of(latents) if space.grid is not None}
+        most = max((grid[0] * grid[1] * grid[2] for grid in sizes.values()), default=0)
+        scores = draws.unit(seeds, "places", most).to(latents.device)
+        return {name: scores[:, : grid[0] * grid[1] * grid[2]] for name, grid in sizes.items()}
+
+    def _common(self, latents: Tensor, step: int) -> dict[str, Tensor]:
+        """Places that all clips of a step are looked at: of frames that can be missing."""
+        spaces = [space for space in self._spaces_of(latents) if space.grid is not None]
+        never = torch.zeros(1, latents.shape[2], dtype=torch.bool)
+        if self.params.keyframes.endpoints and latents.shape[2] > 2:
+            never[:, [0, -1]] = True
+        found = {}
+        for space in spaces:
+            assert space.grid is not None
+            allowed = missing_places(never, space.grid)
+            scores = draws.unit([draws.mixed(self.params.training.seed, step)], "places", allowed.shape[1])
+            found[space.name] = picked(scores, allowed, space.locations)[0].to(latents.device)
+        return found

@@ -1,0 +1,128 @@
+"""A one-step refiner: filled-in latents in, the correction of their missing frames out (seed C, C.5).
+
+The network is a :class:`~pipelines.models.denoiser.VideoDenoiser`, ours or a pretrained one with or without an adapter.
+Level, keyframe mask and confidence are one number per frame, told as the frame's level of noise: 0 where a frame is
+given for certain, the level where it is missing. Prompt and class are told as to a flow; the guidance strength alpha is
+one more token after the prompt's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pipelines.flow.filling import over_frames
+from pipelines.models.denoiser import VideoDenoiser
+
+WEIGHTS = "refiner.safetensors"
+
+
+class Refiner(nn.Module):
+    """(filled, told, prompt, class, alpha) -> residual; zero before training.
+
+    Args:
+        denoiser: whose ``text_length`` is one more than that of prompts. Of a new one the last layer is zero; before
+            what a pretrained one says stands a ``gate`` per channel that begins at zero.
+    """
+
+    def __init__(self, denoiser: VideoDenoiser, gated: bool) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.strength = nn.Linear(2, denoiser.layout.text_dim, bias=False)
+        nn.init.zeros_(self.strength.weight)
+        self.gate = nn.Parameter(torch.zeros(denoiser.layout.out_channels)) if gated else None
+
+    @property
+    def patch(self) -> tuple[int, int, int]:
+        """Latent frames, rows and columns per token."""
+        return self.denoiser.patch
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of pseudo-classes; None where it knows none."""
+        return self.denoiser.num_classes
+
+    @property
+    def text_length(self) -> int:
+        """Tokens of the longest prompt."""
+        return self.denoiser.text_length - 1
+
+    def forward(
+        self,
+        x: Tensor,
+        told: Tensor,
+        prompt_embeds: Tensor,
+        prompt_mask: Tensor,
+        pseudo_class: Tensor | None = None,
+        alpha: Tensor | None = None,
+    ) -> Tensor:
+        """The residual [B, C, T, H, W] of ``x``, filled-in latents with noise in their missing frames.
+
+        Args:
+            told: [B, T] in [0, 1], 0 where a frame is given for certain, the share of the sparsest level where missing.
+            prompt_embeds, prompt_mask: [B, L, D] and bool [B, L].
+            pseudo_class: int [B], negative where unknown; None where none is known.
+            alpha: guidance strength [B], from 1; None: 1.
+
+        Raises:
+            ValueError: a prompt is longer than ``text_length``.
+        """
+        if bool(prompt_mask[:, self.text_length :].any()):
+            longest = int(prompt_mask.sum(1).max())
+            raise ValueError(
+                f"a prompt has {longest} tokens, this refiner takes {self.text_length}: shorten the prompt, or train "
+                "with a larger refiner.text_length."
+            )
+        alpha = torch.ones(len(x), device=x.device) if alpha is None else alpha.to(x)
+        token = self.strength(torch.stack([alpha - 1.0, alpha.log()], 1))[:, None].to(prompt_embeds)
+        embeds = torch.cat([prompt_embeds[:, : self.text_length], token], 1)
+        mask = nn.functional.pad(prompt_mask[:, : self.text_length], (0, 1), value=True)
+        residual = self.denoiser(x, told, embeds, mask, pseudo_class)
+        return residual if self.gate is None else residual * self.gate[:, None, None, None]
+
+    # ---- files ----
+
+    def save_pretrained(self, save_directory: Path | str) -> None:
+        """The denoiser's files, and beside them what surrounds it."""
+        self.denoiser.save_pretrained(save_directory)
+        own = {"strength": self.strength.weight.detach().contiguous()}
+        if self.gate is not None:
+            own["gate"] = self.gate.detach().contiguous()
+        save_file(own, Path(save_directory) / WEIGHTS)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> Refiner:
+        """What :meth:`save_pretrained` wrote.
+
+        Raises:
+            StageError: its denoiser is an adapter whose base cannot be found.
+        """
+        own = load_file(Path(folder) / WEIGHTS)
+        refiner = cls(VideoDenoiser.from_pretrained(folder), gated="gate" in own)
+        with torch.no_grad():
+            refiner.strength.weight.copy_(own["strength"])
+            if refiner.gate is not None:
+                refiner.gate.copy_(own["gate"])
+        return refiner
+
+
+def refined(
+    refiner: nn.Module,
+    filled: Tensor,
+    told: Tensor,
+    mask: Tensor,
+    noise: Tensor,
+    conditions: Mapping[str, Tensor],
+    kept: Tensor | None,
+) -> Tensor:
+    """Refined latents [B, C, T, H, W] in one evaluation: filled + residual, ``kept`` frames [B, T] as they were.
+
+    The network sees ``noise`` (already scaled) in the missing frames only: what is given is never touched.
+    """
+    missing = over_frames((~mask).to(filled))
+    made = filled + refiner(filled + noise * missing, told, **conditions)
+    return made if kept is None else torch.where(over_frames(kept), filled, made)

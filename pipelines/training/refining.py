@@ -1,0 +1,134 @@
+"""Generators of the kind ``refiner``: keyframes are filled in, and corrected in one step (or one per level)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipelines.flow.filling import fill, level_share
+from pipelines.flow.params import Filling, Guidance
+from pipelines.flow.sampling import seeded_noise
+from pipelines.models.denoiser import averaged
+from pipelines.models.refiner import Refiner, refined
+from pipelines.training.generator import Generator
+
+
+@dataclass(frozen=True)
+class RefinerGenerator(Generator):
+    """A refiner and how it is asked.
+
+    Attributes:
+        filling: what stands between keyframes before it sees them.
+        levels: numbers of keyframes K_0 … K_L that it was trained with.
+        clamp: whether given frames come out as they went in.
+        noise_std: of the noise in missing frames.
+        alpha: guidance strength that it is told.
+        steps: evaluations; 1, or one per level where it was trained to give the next finer level.
+    """
+
+    refiner: Refiner
+    filling: Filling
+    levels: tuple[int, ...]
+    clamp: bool
+    noise_std: float
+    alpha: float
+    steps: int
+
+    @classmethod
+    def read(cls, folder: Path, content: Mapping[str, Any], device: torch.device | str) -> RefinerGenerator:
+        """The refiner that ``generator.json`` describes."""
+        refiner = Refiner.from_pretrained(averaged(folder)).to(device).eval()
+        return cls(
+            folder=folder,
+            facts=content["latents"],
+            needs=tuple(content["needs"]),
+            takes=tuple(content["takes"]),
+            refiner=refiner,
+            filling=Filling.model_validate(content["filling"]),
+            levels=tuple(content["levels"]),
+            clamp=content["clamp"],
+            **content["sampling"],
+        )
+
+    @property
+    def networks(self) -> list[Any]:
+        """The refiner."""
+        return [self.refiner]
+
+    @property
+    def evaluations(self) -> int:
+        """One, or one per level."""
+        return self.steps
+
+    @property
+    def story(self) -> str:
+        """Interpolation and steps."""
+        return f"keyframes filled in ({self.filling.mode}) and refined in {self.steps} step{'s' * (self.steps > 1)}"
+
+    def with_sampling(
+        self, steps: int | None = None, guidance: Guidance | None = None, sampler: str | None = None
+    ) -> RefinerGenerator:
+        """The same refiner told another guidance strength: of steps and samplers it has none to choose from."""
+        return self if guidance is None else replace(self, alpha=guidance.scale)
+
+    def without_guidance(self) -> RefinerGenerator:
+        """The same refiner told a strength of 1."""
+        return replace(self, alpha=1.0)
+
+    def starting_clips(self, conditions: Mapping[str, Any]) -> Tensor:
+        """The interpolation of given keyframes alone, [B, C, T, H, W].
+
+        Raises:
+            ValueError: keyframes or their mask are missing or do not fit. StageError: a clip has no keyframe.
+        """
+        absent = [name for name in ("keyframes", "keyframe_mask") if conditions.get(name) is None]
+        if absent:
+            raise ValueError(f"{self.folder}: a refiner starts from keyframes; conditions lack {', '.join(absent)}.")
+        clip, mask = conditions["keyframes"], conditions["keyframe_mask"]
+        if clip.shape[1] != self.shape[0] or mask.shape != (len(clip), clip.shape[2]):
+            raise ValueError(
+                f"{self.folder}: keyframes {list(clip.shape)} with a mask {list(mask.shape)}; wanted are "
+                f"[B, {self.shape[0]}, T, H, W] and [B, T]."
+            )
+        return fill(clip, mask, self.filling)
+
+    @torch.no_grad()
+    def sample(
+        self, conditions: Mapping[str, Any], seeds: Sequence[int], shape: tuple[int, int, int, int] | None = None
+    ) -> Tensor:
+        """As :meth:`Generator.sample`, from ``keyframes`` and ``keyframe_mask``, whose shape is that of the samples.
+
+        Without ``prompt_embeds`` it is told the ``empty_prompt``.
+
+        Raises:
+            ValueError: keyframes are missing or do not fit, or a prompt is too long.
+        """
+        filled = self.starting_clips(conditions).to(self.device)
+        mask = conditions["keyframe_mask"].to(self.device)
+        noise = self.noise_std * seeded_noise(seeds, filled.shape[1:]).to(filled)
+        told = self._told(conditions, len(filled))
+        sure = mask.to(filled)
+        if conditions.get("keyframe_confidence") is not None:
+            sure = sure * conditions["keyframe_confidence"].to(filled)
+        unsure, kept = level_share(mask, self.levels)[:, None] * (1.0 - sure), sure >= 1.0 if self.clamp else None
+        for left in range(self.steps, 0, -1):  # as sparse as what is left to do
+            share = left / self.steps
+            filled = refined(self.refiner, filled, unsure * share, mask, noise * share, told, kept)
+        return filled
+
+    def _told(self, conditions: Mapping[str, Any], count: int) -> dict[str, Tensor]:
+        """Prompt, class and strength as the network takes them."""
+        if "prompt_embeds" in conditions:
+            told = {name: conditions[name] for name in ("prompt_embeds", "prompt_mask")}
+        else:
+            empty = conditions["empty_prompt"].expand(count, -1, -1)
+            told = {"prompt_embeds": empty, "prompt_mask": torch.ones(empty.shape[:2], dtype=torch.bool)}
+        if conditions.get("pseudo_class") is not None and self.num_classes is not None:
+            told["pseudo_class"] = conditions["pseudo_class"]
+        told["alpha"] = torch.full((count,), self.alpha)
+        return {name: value.to(self.device) for name, value in told.items()}
