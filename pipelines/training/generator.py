@@ -34,7 +34,7 @@ CONDITIONS = {
 """What a generator may be told, by name. ``needs`` in ``generator.json`` lists what it cannot do without (the prompt is
 one word for the first three), ``takes`` what it can be given besides."""
 PROMPT = ("prompt_embeds", "prompt_mask", "empty_prompt")
-KINDS = ("flow",)
+KINDS = ("flow", "world_model")
 
 
 def found(checkpoints: Path) -> dict[str, Path]:
