@@ -128,7 +128,9 @@ def read_log(path: Path, facts: ActionFacts, frame_rate: float) -> np.ndarray:
         raise ActionError(f"{path}: no line of actions; the first line names the columns, such as frame,W,A,S,D.")
     names = [name.lower() for name in lines[0][1]]
     if "frame" not in names or len(set(names)) < len(names):
-        raise ActionError(f"{path}:{lines[0][0]}: columns {', '.join(names)}; it needs each once, and `frame` among them.")
+        raise ActionError(
+            f"{path}:{lines[0][0]}: columns {', '.join(names)}; it needs each once, and `frame` among them."
+        )
     read = []
     for number, row in lines[1:]:
         if len(row) != len(names):
@@ -186,7 +188,9 @@ def _by_column(path: Path, lines: Lines, facts: ActionFacts) -> np.ndarray:
     known = {one.lower(): place for place, one in enumerate(facts.names)}
     unknown = [name for name in lines[0][1] if name not in (*known, "frame", "time")]
     if unknown:
-        raise ActionError(f"{path}:1: unknown column {unknown[0]!r}; known here: frame, time, {', '.join(facts.names)}.")
+        raise ActionError(
+            f"{path}:1: unknown column {unknown[0]!r}; known here: frame, time, {', '.join(facts.names)}."
+        )
     held = np.zeros((len(lines), len(facts.names)), np.float32)
     for row, (number, line) in enumerate(lines):
         frame = _frame(path, number, line)

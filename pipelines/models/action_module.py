@@ -78,7 +78,9 @@ class ActionModule(nn.Module):
         """Tokens that heard their actions; keys and values of the new frames go into ``new`` by name."""
         held = actions.to(tokens)
         if self.axes:
-            tokens = tokens + self._mouse(tokens, held[..., list(self.axes)], chunks, reach, memory, f"{name}.mouse", new)
+            tokens = tokens + self._mouse(
+                tokens, held[..., list(self.axes)], chunks, reach, memory, f"{name}.mouse", new
+            )
         if self.keys:
             tokens = tokens + self._keys(tokens, held[..., list(self.keys)], chunks, reach, memory, f"{name}.keys", new)
         return tokens
@@ -90,7 +92,7 @@ class ActionModule(nn.Module):
     def _mouse(
         self, tokens: Tensor, moved: Tensor, chunks: Sequence[int], reach: Reach, memory: Memory, name: str, new: Any
     ) -> Tensor:
-        batch, frames, places, _ = tokens.shape
+        batch, _, places, _ = tokens.shape
         told = moved.flatten(2)[:, :, None].expand(-1, -1, places, -1)
         mixed = self.mouse_mlp(torch.cat([tokens, told], -1)).transpose(1, 2).flatten(0, 1)  # B S, T, inner
         query, key, value = (part.unflatten(-1, (self.heads, -1)) for part in self.mouse_qkv(mixed).chunk(3, -1))

@@ -28,8 +28,8 @@ class StreamingDecoder:
             return
         if not isinstance(network, AutoencoderKLWan):
             raise StageError(
-                f"{type(network).__name__} decodes whole clips, so a rollout would show a seam at every chunk; play with "
-                "an autoencoder of this project or with Wan's."
+                f"{type(network).__name__} decodes whole clips, so a rollout would show a seam at every chunk; play "
+                "with an autoencoder of this project or with Wan's."
             )
         network.clear_cache()
         self.carried = list(network._feat_map)

@@ -77,10 +77,10 @@ class WorldModel(nn.Module):
     def __init__(self, transformer: Any, inputs: Inputs) -> None:
         super().__init__()
         config = transformer.config
-        if config["in_channels"] != inputs.channels or tuple(config["patch_size"])[0] != 1:
+        if config["in_channels"] != inputs.channels or config["patch_size"][0] != 1:
             raise StageError(
-                f"a transformer of {config['in_channels']} channels and patches {list(config['patch_size'])}, but a world "
-                f"model's input has {inputs.channels} channels and a token per latent frame (patch [1, h, w])."
+                f"a transformer of {config['in_channels']} channels and patches {list(config['patch_size'])}, but a "
+                f"world model's input has {inputs.channels} channels and a token per latent frame (patch [1, h, w])."
             )
         self.transformer, self.inputs = transformer, inputs
         width = config["num_attention_heads"] * config["attention_head_dim"]
@@ -251,7 +251,9 @@ class WorldModel(nn.Module):
         """The transformer as diffusers saves it (an adapter added in), the action modules, ``conditioning.json``."""
         folder = Path(save_directory)
         self._whole_transformer().save_pretrained(folder)
-        save_file({name: value.contiguous() for name, value in self.actions.state_dict().items()}, folder / ACTIONS_FILE)
+        save_file(
+            {name: value.contiguous() for name, value in self.actions.state_dict().items()}, folder / ACTIONS_FILE
+        )
         text = json.dumps({"inputs": asdict(self.inputs)}, indent=2) + "\n"
         (folder / f"{CONDITIONING}.json").write_text(text, encoding="utf-8")
 

@@ -37,8 +37,8 @@ def inverse(rows: np.ndarray, facts: ActionFacts) -> np.ndarray:
 def excursions(facts: ActionFacts, frames: int, leg: int, seed: int) -> np.ndarray:
     """Actions [frames, A]: ``leg`` frames of the same out, as many back, and anew; row 0 is held and moves nothing.
 
-    Out goes one key, two that are no opposites, or none, with the axes at even speeds. Without opposites, legs are drawn
-    one after the other.
+    Out goes one key, two that are no opposites, or none, with the axes at even speeds. Without opposites, legs are
+    drawn one after the other.
     """
     random = np.random.default_rng(seed)
     keys, axes = kinds_of(facts)

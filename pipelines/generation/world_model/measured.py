@@ -15,8 +15,8 @@ from pipelines.data.actions import aligned, kinds_of
 from pipelines.generation.latents import Latents
 from pipelines.generation.world_model.excursions import excursions, opposites
 from pipelines.generation.world_model.objective import WorldModelObjective
-from pipelines.generation.world_model.reader import Examples, Read, Reader, read, trained_reader
 from pipelines.generation.world_model.pictures import pixels
+from pipelines.generation.world_model.reader import Examples, Read, Reader, read, trained_reader
 from pipelines.models.autoencoder import Autoencoder
 
 QUARTERS, LEVEL = 4, 0.95
@@ -204,7 +204,9 @@ def _returned(
         found.unavailable["rollout/return_distance"] = "not every key has an opposite"
         return
     leg = objective.params.window.target_frames  # latent frames out, as the excursions go
-    video = [torch.from_numpy(_decoded(decoder, made[:, :, place : place + 1])).float() for place in range(made.shape[2])]
+    video = [
+        torch.from_numpy(_decoded(decoder, made[:, :, place : place + 1])).float() for place in range(made.shape[2])
+    ]
     away = torch.stack([(frame - video[0]).abs().mean((1, 2, 3, 4)) for frame in video], 1)
     turns, returns = away[:, leg :: 2 * leg], away[:, 2 * leg :: 2 * leg]
     count = min(turns.shape[1], returns.shape[1])

@@ -97,11 +97,15 @@ class WorldModelObjective:
         if float(torch.rand(())) < earlier_share(self.params.curriculum, step, self.params.training.steps):
             target = self.params.window.target_frames
             window = window.first(1 + target * int(torch.randint((window.context - 1) // target, ())))
-        level, _ = sigmas.drawn(self.params.draw, len(window.latents), self.tokens(window.latents), window.latents.device)
+        level, _ = sigmas.drawn(
+            self.params.draw, len(window.latents), self.tokens(window.latents), window.latents.device
+        )
         output = self.loss_at(window, level, torch.randn_like(window.latents), self._past(window, step))
         return {"world_model": output}
 
-    def loss_at(self, window: Chunked, level: Tensor, noise: Tensor, past: tuple[Tensor, Tensor] | None = None) -> LossOutput:
+    def loss_at(
+        self, window: Chunked, level: Tensor, noise: Tensor, past: tuple[Tensor, Tensor] | None = None
+    ) -> LossOutput:
         """The loss with the target's frames at ``level`` [B, 1] of ``noise``; ``past``: context and its sigma."""
         count, frames = window.context, window.latents.shape[2]
         context, quiet = past or (window.latents[:, :, :count], torch.zeros_like(level).expand(-1, count))

@@ -36,7 +36,8 @@ class ActionSizes(Params):
     def _heads_fit(self) -> ActionSizes:
         if self.inner % self.heads or self.inner // self.heads < self.rotary:
             raise ValueError(
-                f"inner {self.inner} must be a multiple of heads {self.heads}, and a head at least rotary {self.rotary} wide"
+                f"inner {self.inner} must be a multiple of heads {self.heads}, and a head no less wide than rotary "
+                f"{self.rotary}"
             )
         return self
 
@@ -142,10 +143,14 @@ class WorldModelParams(Params):
         if self.sampling.guidance is not None:
             raise ValueError("sampling.guidance: a world model has no prompt to be guided by; set it to null")
         if context > 1 and self.memory is None:
-            raise ValueError(f"memory: null goes on from the last frame alone, so window.context_frames is 1, not {context}")
+            raise ValueError(
+                f"memory: null goes on from the last frame alone, so window.context_frames is 1, not {context}"
+            )
         for name in ("curriculum", "own_errors"):
             if getattr(self, name) is not None and context == 1:
-                raise ValueError(f"{name}: needs a context of more than the first frame (window.context_frames above 1)")
+                raise ValueError(
+                    f"{name}: needs a context of more than the first frame (window.context_frames above 1)"
+                )
         return self
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from pipelines.data import validation_clips
 from pipelines.data.actions import aligned
 from pipelines.data.batches import collate
@@ -53,9 +54,7 @@ def description(objective: WorldModelObjective, data: Latents) -> dict[str, Any]
     }
 
 
-def finish(
-    run: Run, data: Latents, objective: WorldModelObjective, fixed: FixedWindows, decoder: Autoencoder
-) -> None:
+def finish(run: Run, data: Latents, objective: WorldModelObjective, fixed: FixedWindows, decoder: Autoencoder) -> None:
     """Held-out numbers of raw and averaged weights, measured rollouts, pictures, checkpoint."""
     if not run.is_main:
         return

@@ -24,7 +24,7 @@ IDENTITY = ("factor_shape", "factor_color")
 
 @dataclass(frozen=True)
 class Examples:
-    """Clips as a reader learns and is judged by them: latents [N, C, T, H, W], rows [N, T, stride, A], factor numbers."""
+    """Clips as a reader learns and is judged by them: latents [N, C, T, H, W], rows [N, T, stride, A], factors."""
 
     latents: Tensor
     held: Tensor
@@ -124,7 +124,7 @@ class Read:
 
 @torch.no_grad()
 def read(reader: Reader, latents: Tensor) -> Read:
-    """``latents`` [B, C, T, H, W]: features [B, T - 1, F], keys bool and axes [B, T - 1, stride, …], factors [B, T - 1]."""
+    """What is seen in ``latents`` [B, C, T, H, W]: features [B, T - 1, F], keys and axes [B, T - 1, stride, …], factors."""
     device = next(reader.parameters()).device
     pairs = pairs_of(latents.float())
     parts = [reader(part.to(device)) for part in pairs.flatten(0, 1).split(256)]

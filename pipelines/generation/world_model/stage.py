@@ -130,8 +130,8 @@ def network(params: WorldModelParams, data: Latents, init: Path | None) -> World
     here, there = data.manifest.autoencoder, facts["latents"]["autoencoder"]
     if there["digest"] != here.digest:
         raise StageError(
-            f"{init}: trained on latents of autoencoder {there['id']} ({there['digest'][:12]}), but {data.folder} is of "
-            f"{here.id} ({here.digest[:12]}). Train the earlier stage again."
+            f"{init}: trained on latents of autoencoder {there['id']} ({there['digest'][:12]}), but {data.folder} is "
+            f"of {here.id} ({here.digest[:12]}). Train the earlier stage again."
         )
     require_same(ActionFacts.model_validate(facts["latents"]["actions"]), data.manifest.actions, str(data.folder))
     model = WorldModel.from_pretrained(averaged(init))
