@@ -14,6 +14,7 @@ TOOLS = {
     "new": ("pipelines.new_stage", "A working stage of your own to start from, with all that belongs to it."),
     "use": ("pipelines.footage.use", "Make a folder, tar or data set the source of the clips: looks, says, writes."),
     "generate": ("pipelines.generation.generate", "Clips from prompts with any flow checkpoint."),
+    "play": ("pipelines.generation.world_model.play", "Roll a world model out under keys and mouse, or drive it live."),
     "profile": ("pipelines.profile", "params.yaml at the size of a published model."),
     "export": ("pipelines.generation.export", "A trained flow as a pipeline folder of diffusers."),
     "compare": ("pipelines.representation.compare", "Classes and encoders of two revisions or folders."),

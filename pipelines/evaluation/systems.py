@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from pipelines import stage
+from pipelines.data.actions import aligned, require_same
 from pipelines.data.batches import pad
+from pipelines.data.contract import ActionFacts
 from pipelines.data.prompt_classes import classes_by_prompt
 from pipelines.data.shards import Shards
 from pipelines.evaluation.params import SamplingChange
@@ -35,6 +37,9 @@ def load_systems(
         checkpoint.read(folder)
         generator = Generator.load(folder, device)
         generator.require_autoencoder(shards.manifest.autoencoder.digest, f"that of {shards.folder}")
+        if "actions" in generator.needs:
+            stated = ActionFacts.model_validate(generator.facts["actions"])
+            require_same(stated, shards.manifest.actions, str(shards.folder))
         if change is not None:
             generator = generator.with_sampling(change.steps, change.guidance)
         loaded[name] = generator
@@ -109,6 +114,9 @@ class Requests:
             mask = torch.zeros(len(real), real.shape[2], dtype=torch.bool)
             mask[:, places] = True
             told |= {"keyframes": real * mask[:, None, :, None, None], "keyframe_mask": mask}
+        if "actions" in told and generator.history:
+            stride = generator.facts["autoencoder"]["temporal_stride"]
+            told["actions"] = aligned(told["actions"], stride, generator.history)
         absent = [name for name in generator.needs if name != "prompt" and name not in told]
         if absent:
             raise stage.StageError(f"{generator.folder}: needs {', '.join(absent)}, which these latents do not have.")

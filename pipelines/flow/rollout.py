@@ -100,6 +100,22 @@ class Roll:
 
         return denoise
 
+    def out(self, first: Tensor, actions: Tensor, noise: ChunkNoise, told: Any = None) -> Tensor:
+        """As many frames [B, C, T, H, W] as there are actions [B, T, rows, A]; a last chunk is made whole, and cut."""
+        frames = actions.shape[1]
+
+        def held(start: int, stop: int) -> Tensor:
+            part, missing = actions[:, start : min(stop, frames)], max(0, stop - frames)
+            return part if not missing else torch.cat([part, actions[:, -1:].expand(-1, missing, -1, -1)], dim=1)
+
+        parts, count = [], 0
+        for part in self.chunks(first, held, noise, told):
+            parts.append(part)
+            count += part.shape[2]
+            if count >= frames:
+                break
+        return torch.cat(parts, dim=2)[:, :, :frames]
+
     @torch.no_grad()
     def again(self, past: Tensor, actions: Tensor, noise: Tensor, lengths: Sequence[int]) -> Tensor:
         """The next chunk [B, C, n, H, W] computed without a memory: the whole past anew at every level.

@@ -29,7 +29,7 @@ CONDITIONS = {
     "first_frame": "clean latents [B, C, 1, H, W] to go on from",
     "keyframes": "clean latents [B, C, T, H, W]; what stands at other frames is not looked at",
     "keyframe_mask": "bool [B, T], true where a frame is given",
-    "actions": "[B, rows, names], as the shards hold them",
+    "actions": "[B, T, rows, names]: what each latent frame sees of the raw actions (pipelines.data.actions.aligned)",
 }
 """What a generator may be told, by name. ``needs`` in ``generator.json`` lists what it cannot do without (the prompt is
 one word for the first three), ``takes`` what it can be given besides."""
@@ -97,6 +97,10 @@ class Generator:
             StageError: the folder holds no flow.
         """
         content = read_description(folder)
+        if content.get("kind") == "world_model":
+            from pipelines.training.world_generator import WorldGenerator
+
+            return WorldGenerator.of(folder, content, device)
         networks: dict[str, VideoDenoiser] = {}
         phases = []
         for item in content["phases"]:
@@ -137,6 +141,11 @@ class Generator:
     def num_classes(self) -> int | None:
         """Number of pseudo-classes it can be told; None where it knows the prompt only."""
         return getattr(self.phases[0].denoiser, "num_classes", None)
+
+    @property
+    def history(self) -> int:
+        """Latent frames whose raw actions one frame sees; 0 where it takes no actions."""
+        return 0
 
     def require_autoencoder(self, digest: str, where: str) -> None:
         """Check that latents of this generator are the ones that an autoencoder decodes.

@@ -19,6 +19,7 @@ from pipelines.flow.rollout import ChunkNoise, Roll
 from pipelines.generation.latents import TokenCount
 from pipelines.generation.validation import agreement
 from pipelines.generation.world_model.params import Curriculum, WorldModelParams
+from pipelines.models.frame_attention import Memory
 from pipelines.models.world_model import WorldModel
 from pipelines.training.objective import Batch, LossOutput
 
@@ -162,29 +163,9 @@ class WorldModelObjective:
     def rolled(self, first: Tensor, actions: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
         """A rollout [B, C, T, H, W] of the network as it is; noise from torch's generator, or from seeds."""
         drawn = torch.randint(2**31, (len(first),)).tolist() if seeds is None else list(seeds)
-        return rolled_out(roll_of(self.world_model, self.params), first, actions, drawn)
+        return roll_of(self.world_model, self.params).out(first, actions, ChunkNoise(drawn))
 
 
 def roll_of(network: Any, params: WorldModelParams) -> Roll:
     """How a network of these parameters is rolled out."""
-    from pipelines.models.frame_attention import Memory
-
     return Roll(network, Memory, params.sampling, params.window.target_frames, params.memory is not None)
-
-
-def rolled_out(roll: Roll, first: Tensor, actions: Tensor, seeds: Sequence[int]) -> Tensor:
-    """As many frames [B, C, T, H, W] as there are actions [B, T, rows, A]; T - 1 is filled up to whole chunks."""
-    frames = actions.shape[1]
-
-    def held(start: int, stop: int) -> Tensor:
-        missing = max(0, stop - frames)
-        part = actions[:, start : min(stop, frames)]
-        return part if not missing else torch.cat([part, actions[:, -1:].expand(-1, missing, -1, -1)], dim=1)
-
-    parts, count = [], 0
-    for part in roll.chunks(first, held, ChunkNoise(seeds)):
-        parts.append(part)
-        count += part.shape[2]
-        if count >= frames:
-            break
-    return torch.cat(parts, dim=2)[:, :, :frames]

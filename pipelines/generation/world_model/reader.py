@@ -124,7 +124,7 @@ class Read:
 
 @torch.no_grad()
 def read(reader: Reader, latents: Tensor) -> Read:
-    """What is seen in ``latents`` [B, C, T, H, W]: features [B, T - 1, F], keys and axes [B, T - 1, stride, …], factors."""
+    """Seen in ``latents`` [B, C, T, H, W]: features [B, T - 1, F], keys and axes [B, T - 1, stride, n], factors."""
     device = next(reader.parameters()).device
     pairs = pairs_of(latents.float())
     parts = [reader(part.to(device)) for part in pairs.flatten(0, 1).split(256)]
