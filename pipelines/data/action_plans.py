@@ -61,8 +61,8 @@ def trajectory(text: str, facts: ActionFacts) -> np.ndarray:
     """
     rows: list[np.ndarray] = []
     for part in text.split(","):
-        held, _, count = part.strip().partition("*")
-        times = count.strip() or "1"
+        held, star, count = part.strip().partition("*")
+        times = count.strip() if star else "1"
         if not times.isdecimal() or not 0 < int(times) <= MOST_ROWS:
             raise ActionError(f"{part.strip()!r} in the trajectory: {count!r} is no number of frames; write W*8.")
         rows.append(np.tile(_held(held.strip(), facts), (int(times), 1)))

@@ -26,7 +26,8 @@ class ActionModule(nn.Module):
         hidden: width of one embedded row of keys.
         inner: width of both attentions, a multiple of ``heads``.
         rotary: elements of a head that are turned by time.
-        key_bias: whether the inner projections have biases (published ones have none).
+        theta: slowest wavelength of that turning, as a base.
+        qkv_bias: whether the inner projections have biases (published ones have none).
     """
 
     def __init__(

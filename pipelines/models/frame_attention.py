@@ -43,6 +43,11 @@ class Memory:
     kept: Kept = field(default_factory=dict)
     frames: int = 0
 
+    @property
+    def kept_frames(self) -> int:
+        """Frames whose keys and values are here."""
+        return next(iter(self.kept.values()))[0].shape[1] if self.kept else 0
+
     def with_new(self, name: str, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Kept and new keys and values of one attention, joined over frames."""
         if name not in self.kept:

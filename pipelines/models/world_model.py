@@ -31,7 +31,6 @@ from pipelines.models.frame_attention import Memory, Reach, attend
 from pipelines.stage import StageError
 
 ACTIONS_FILE = "action_modules.safetensors"
-ROTARY_THETA = 10_000.0
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,8 @@ class WorldModel(nn.Module):
         timestep = told.timesteps_proj((sigma.float() * TIMESTEPS).flatten()).unflatten(0, sigma.shape)
         embedded = told.time_embedder(timestep.to(tokens))
         levels = told.time_proj(told.act_fn(embedded)).unflatten(2, (6, -1))
-        rotary = self._rotary(self.reach.sink + self.reach.window + max(chunks), grid, x.device)
+        frames = past.kept_frames + grid[0]
+        rotary = self._rotary(min(frames, self.reach.sink + self.reach.window + max(chunks)), grid, x.device)
         for number, (block, action) in enumerate(zip(self.transformer.blocks, self.actions, strict=True)):
             parts = (block, action, number, tokens, heard, levels, actions, chunks, past, rotary, new)
             again = torch.is_grad_enabled() and self.transformer.gradient_checkpointing
