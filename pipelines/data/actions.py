@@ -7,6 +7,10 @@ the frames that it covers, the last of them its own frame's.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -61,6 +65,11 @@ def require_same(trained: ActionFacts | None, here: ActionFacts | None, where: s
                 f"{where}: {what} of the actions are {other}, the network was trained on {one}{said}. Put the columns "
                 "in that order, or train on these latents."
             )
+
+
+def stated(facts: Mapping[str, Any]) -> ActionFacts:
+    """Facts as a ``generator.json`` states them."""
+    return ActionFacts.model_validate_json(json.dumps(facts))
 
 
 def kinds_of(facts: ActionFacts) -> tuple[list[int], list[int]]:

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from pipelines import stage
-from pipelines.data.actions import aligned, require_same
+from pipelines.data.actions import aligned, require_same, stated
 from pipelines.data.batches import pad
-from pipelines.data.contract import ActionFacts
 from pipelines.data.prompt_classes import classes_by_prompt
 from pipelines.data.shards import Shards
 from pipelines.evaluation.params import SamplingChange
@@ -38,8 +37,7 @@ def load_systems(
         generator = Generator.load(folder, device)
         generator.require_autoencoder(shards.manifest.autoencoder.digest, f"that of {shards.folder}")
         if "actions" in generator.needs:
-            stated = ActionFacts.model_validate(generator.facts["actions"])
-            require_same(stated, shards.manifest.actions, str(shards.folder))
+            require_same(stated(generator.facts["actions"]), shards.manifest.actions, str(shards.folder))
         if change is not None:
             generator = generator.with_sampling(change.steps, change.guidance)
         loaded[name] = generator

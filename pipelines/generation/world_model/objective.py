@@ -137,7 +137,7 @@ class WorldModelObjective:
         return Chunked(latents[:, :, part], actions[:, part], wanted.context_frames, chunks)
 
     def _past(self, window: Chunked, step: int) -> tuple[Tensor, Tensor]:
-        """What stands in the given frames, and at which sigma [B, context] each."""
+        """What stands in the given frames, and the sigma [B, context] that it is to be noised to."""
         context = window.latents[:, :, : window.context]
         count, own, noisy = len(context), self.params.own_errors, self.params.context_noise
         if own is not None and self.errors is not None and float(torch.rand(())) < own.share and window.context > 1:
@@ -147,7 +147,6 @@ class WorldModelObjective:
         sigma = torch.zeros(count, window.context, device=context.device)
         if noisy is not None:
             sigma = noisy.most * torch.rand(count, 1, device=context.device).expand(-1, window.context)
-            context = path.noised(context, torch.randn_like(context), sigma)
         return context, sigma
 
     @torch.no_grad()

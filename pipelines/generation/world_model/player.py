@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.data.actions import rows_of
+from pipelines.data.actions import rows_of, stated
 from pipelines.data.contract import ActionFacts
 from pipelines.flow.rollout import ChunkNoise
 from pipelines.generation.clips import read_image
@@ -57,7 +57,7 @@ class Player:
     @property
     def facts(self) -> ActionFacts:
         """Of the actions that the network was trained on."""
-        return ActionFacts.model_validate(self.world.facts["actions"])
+        return stated(self.world.facts["actions"])
 
     @property
     def frame_rate(self) -> float:

@@ -9,7 +9,8 @@ import torch
 
 from pipelines import stage
 from pipelines.data.actions import aligned, kinds_of, require_same
-from pipelines.data.contract import ActionFacts, require_autoencoder
+from pipelines.data.actions import stated as stated_actions
+from pipelines.data.contract import require_autoencoder
 from pipelines.generation.latents import Latents, token_counter
 from pipelines.generation.world_model.held_out import FixedWindows
 from pipelines.generation.world_model.objective import Chunked, WorldModelObjective, lengths
@@ -133,7 +134,7 @@ def network(params: WorldModelParams, data: Latents, init: Path | None) -> World
             f"{init}: trained on latents of autoencoder {there['id']} ({there['digest'][:12]}), but {data.folder} is "
             f"of {here.id} ({here.digest[:12]}). Train the earlier stage again."
         )
-    require_same(ActionFacts.model_validate(facts["latents"]["actions"]), data.manifest.actions, str(data.folder))
+    require_same(stated_actions(facts["latents"]["actions"]), data.manifest.actions, str(data.folder))
     model = WorldModel.from_pretrained(averaged(init))
     model.inputs = inputs
     return model.train()
