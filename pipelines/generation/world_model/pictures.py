@@ -30,7 +30,7 @@ def strip(frames: np.ndarray, count: int = SHOWN) -> np.ndarray:
 def draw_quarters(numbers: Mapping[str, float], rollout: np.ndarray, stage: str, path: Path) -> None:
     """Rollouts [N, T, H, W, 3], and by quarter what they follow and keep, beside shuffled actions and chance."""
     figure = new_figure(figsize=(11, 6.4), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1.25, 1))
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1.25, 1))  # pyright: ignore[reportGeneralTypeIssues]
     axes = top.subplots()
     axes.imshow(np.concatenate([strip(clip) for clip in rollout]))
     axes.set_axis_off()
