@@ -61,6 +61,7 @@ class StreamingDecoder:
             frame = x[:, :, number : number + 1]
             parts.append(network.decoder(frame, feat_cache=self.carried, feat_idx=[0], **how))
         video = torch.cat(parts, 2)
-        if network.config.patch_size is not None:
-            video = unpatchify(video, patch_size=network.config.patch_size)
+        folded = network.config["patch_size"]
+        if folded is not None:
+            video = unpatchify(video, patch_size=folded)
         return video.clamp(-1, 1)

@@ -280,7 +280,9 @@ def test_the_published_layout_loads_every_weight_and_runs_for_any_batch(tmp_path
     assert (model.inputs.channels, model.inputs.rows, model.inputs.window) == (36, 12, 3)
     kept = {tuple(value.shape): value for value in model.state_dict().values()}
     assert torch.equal(kept[(DIM, 36, 1, 2, 2)], weights["patch_embedding.weight"])
-    assert torch.equal(model.actions[1].key_kv.weight, weights["blocks.1.action_model.keyboard_attn_kv.weight"])
+    assert torch.equal(
+        model.actions.get_parameter("1.key_kv.weight"), weights["blocks.1.action_model.keyboard_attn_kv.weight"]
+    )
     made = run_published(model)
     assert made.shape == (2, 16, 4, 4, 4) and made.isfinite().all() and made.std() > 0
 
@@ -299,8 +301,9 @@ def test_every_published_weight_has_its_place(tmp_path: Path, name: str) -> None
 def test_another_number_of_keys_renews_the_first_layer_of_every_keyboard_embedding(tmp_path: Path) -> None:
     weights = published()
     model = load_matrix_game(write_published(tmp_path, weights), keys=4)
-    assert model.actions[0].key_embed[0].weight.shape == (HIDDEN, 4)
-    assert torch.equal(model.actions[0].key_embed[2].weight, weights["blocks.0.action_model.keyboard_embed.2.weight"])
+    assert model.actions.get_parameter("0.key_embed.0.weight").shape == (HIDDEN, 4)
+    kept = model.actions.get_parameter("0.key_embed.2.weight")
+    assert torch.equal(kept, weights["blocks.0.action_model.keyboard_embed.2.weight"])
     assert run_published(model).isfinite().all()
 
 

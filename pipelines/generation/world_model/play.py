@@ -153,12 +153,10 @@ def run(given: argparse.Namespace) -> None:
 
         serve(player, given.port, given.seed)
         return
-    held = planned(given, player.facts, player.frame_rate)
-    rate = write(player, held, given.out, given.seed)
-    keys, log = check_out(given.out)
-    print(
-        f"{given.out}: {len(held)} frames, made and written at {rate:.1f} a second; with keys: {keys}; actions: {log}"
-    )
+    held, out = planned(given, player.facts, player.frame_rate), Path(given.out)
+    rate = write(player, held, out, given.seed)
+    keys, log = check_out(out)
+    print(f"{out}: {len(held)} frames, made and written at {rate:.1f} a second; with keys: {keys}; actions: {log}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

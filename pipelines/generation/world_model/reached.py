@@ -85,7 +85,7 @@ def finish(run: Run, data: Latents, objective: WorldModelObjective, fixed: Fixed
 
 def judged(measured: Measured, results: dict[str, Any]) -> dict[str, Any]:
     """Numbers of the rollouts, and beside which each stands."""
-    found = dict(measured.numbers)
+    found: dict[str, Any] = dict(measured.numbers)
     name = "rollout/action_accuracy"
     if f"{name}_low" in found:
         text = "the same rollouts against the actions of others"

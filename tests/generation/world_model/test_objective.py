@@ -100,7 +100,7 @@ def test_the_sigma_that_is_told_is_the_sigma_that_was_used(most: float | None) -
     heard: Listening = wanted.world_model  # type: ignore[assignment]
     spread = heard.x.std((1, 3, 4))  # of unit noise: sigma, up to sampling
     assert torch.allclose(spread, heard.sigma, rtol=0.25, atol=1e-6)
-    assert torch.equal(output.sigma, heard.sigma[:, 3:]) and output.sigma.shape == (4, 2)
+    assert output.sigma is not None and torch.equal(output.sigma, heard.sigma[:, 3:]) and output.sigma.shape == (4, 2)
     assert output.per_frame is not None and output.per_frame.shape == (4, 2)
     assert torch.allclose(output.per_frame.mean(1), output.loss)
     assert bool((heard.sigma[:, :3] == 0).all()) == (most is None) and float(heard.sigma[:, :3].max()) <= (most or 0)
