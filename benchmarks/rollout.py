@@ -1,7 +1,7 @@
 """Rollouts of the world model: cost per frame at 81, 810 and 8,100 frames, and cached over uncached at 81.
 
-On a network of the demo's size with random weights and a random autoencoder: time does not depend on what they hold. Both ways
-must give the same latents.
+On a network of the demo's size with random weights and a random autoencoder: time does not depend on what they hold.
+Both ways must give the same latents.
 """
 
 from __future__ import annotations
