@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipelines.models.frame_attention import Memory, Reach, angles, attend
+from pipelines.models.frame_attention import Memory, Reach, attend, turns
 
 
 class ActionModule(nn.Module):
@@ -86,9 +86,9 @@ class ActionModule(nn.Module):
             tokens = tokens + self._keys(tokens, held[..., list(self.keys)], chunks, reach, memory, f"{name}.keys", new)
         return tokens
 
-    def _rotary(self, places: int, device: torch.device) -> list[Tensor]:
-        cos, sin = angles(torch.arange(places, device=device), self.rotary, self.theta)
-        return [cos[:, None, None], sin[:, None, None]] * 2
+    def _turn(self, chunks: Sequence[int], reach: Reach, key: Tensor) -> Tensor:
+        places = min(key.shape[1], reach.sink + reach.window + max(chunks))
+        return turns(places, self.rotary, self.theta, key.device)[:, None, None]
 
     def _mouse(
         self, tokens: Tensor, moved: Tensor, chunks: Sequence[int], reach: Reach, memory: Memory, name: str, new: Any
@@ -100,7 +100,8 @@ class ActionModule(nn.Module):
         query, key, value = self.mouse_norm_q(query)[:, :, None], self.mouse_norm_k(key)[:, :, None], value[:, :, None]
         new[name] = (key, value)
         key, value = memory.with_new(name, key, value)
-        out = attend(query, key, value, chunks, reach, self._rotary(key.shape[1], tokens.device))
+        turn = self._turn(chunks, reach, key)
+        out = attend(query, key, value, chunks, reach, turn, turn)
         return self.mouse_out(out.squeeze(2).unflatten(0, (batch, places)).transpose(1, 2))
 
     def _keys(
@@ -112,4 +113,5 @@ class ActionModule(nn.Module):
         key = self.key_norm_k(key)
         new[name] = (key, value)
         key, value = memory.with_new(name, key, value)
-        return self.key_out(attend(query, key, value, chunks, reach, self._rotary(key.shape[1], tokens.device)))
+        turn = self._turn(chunks, reach, key)
+        return self.key_out(attend(query, key, value, chunks, reach, turn, turn))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -56,27 +57,34 @@ class Memory:
         return torch.cat([old_key, key], 1), torch.cat([old_value, value], 1)
 
 
-def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions on pairs of neighbouring elements: x [..., heads, dim]; cos, sin [..., 1, r] with r <= dim even.
+def turned(x: Tensor, turn: Tensor) -> Tensor:
+    """Rotary positions on pairs of neighbouring elements: x [..., heads, dim] by ``turn``, complex [..., 1, r / 2].
 
     Elements beyond r stay as they are.
     """
-    part, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
-    even, odd = part[..., 0::2], part[..., 1::2]
-    c, s = cos[..., 0::2], sin[..., 0::2]
-    mixed = torch.stack([even * c - odd * s, even * s + odd * c], dim=-1).flatten(-2)
-    return torch.cat([mixed, rest], dim=-1).type_as(x)
+    width = 2 * turn.shape[-1]
+    part = x[..., :width].float().unflatten(-1, (-1, 2))
+    mixed = torch.view_as_real(torch.view_as_complex(part.contiguous()) * turn).flatten(-2).type_as(x)
+    return mixed if width == x.shape[-1] else torch.cat([mixed, x[..., width:]], dim=-1)
 
 
-def angles(places: Tensor, dims: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosine and sine [..., dims] of places, each angle twice in a row as :func:`turned` takes them."""
-    speed = theta ** -(torch.arange(0, dims, 2, dtype=torch.float64, device=places.device) / dims)
-    angle = (places[..., None].double() * speed).repeat_interleave(2, dim=-1)
-    return angle.cos().float(), angle.sin().float()
+@lru_cache(maxsize=64)
+def turns(places: int, dims: int, theta: float, device: torch.device) -> Tensor:
+    """Unit complex numbers [places, dims / 2] that turn places 0, 1, 2 …, computed once."""
+    speed = theta ** -(torch.arange(0, dims, 2, dtype=torch.float64) / dims)
+    angle = torch.arange(places, dtype=torch.float64)[:, None] * speed
+    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64).to(device)
+
+
+def chosen(x: Tensor, frames: Sequence[int]) -> Tensor:
+    """Some frames of [N, frames, …]: a view where they stand side by side."""
+    if len(frames) == frames[-1] - frames[0] + 1:
+        return x[:, frames[0] : frames[-1] + 1]
+    return x[:, list(frames)]
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, chunks: Sequence[int], reach: Reach, rotary: Sequence[Tensor]
+    query: Tensor, key: Tensor, value: Tensor, chunks: Sequence[int], reach: Reach, of_queries: Tensor, of_keys: Tensor
 ) -> Tensor:
     """Every chunk of new frames attends to what it sees: [N, T, Q, heads * dim].
 
@@ -84,21 +92,20 @@ def attend(
         query: [N, T, Q, heads, dim] of the new frames.
         key, value: [N, M + T, K, heads, dim], kept frames first.
         chunks: lengths of the new frames' chunks, in order; they sum to T.
-        rotary: cosine and sine of the queries, then of the keys, by place among what a chunk sees:
-            [places, Q or 1, 1, r] and [places, K or 1, 1, r].
+        of_queries, of_keys: what turns them (:func:`turns`), by place among what a chunk sees: [places, Q or 1, 1, r]
+            and [places, K or 1, 1, r].
     """
-    query_cos, query_sin, key_cos, key_sin = rotary
     before, outs, done = key.shape[1] - query.shape[1], [], 0
     for length in chunks:
         start, stop = before + done, before + done + length
         seen = reach.seen(start, stop)
         places = slice(len(seen) - length, len(seen))
-        asked = turned(query[:, done : done + length], query_cos[places], query_sin[places])
-        told = turned(key[:, seen], key_cos[: len(seen)], key_sin[: len(seen)])
+        asked = turned(query[:, done : done + length], of_queries[places])
+        told = turned(chosen(key, seen), of_keys[: len(seen)])
         out = functional.scaled_dot_product_attention(
             asked.flatten(1, 2).transpose(1, 2),
             told.flatten(1, 2).transpose(1, 2),
-            value[:, seen].flatten(1, 2).transpose(1, 2),
+            chosen(value, seen).flatten(1, 2).transpose(1, 2),
         )
         outs.append(out.transpose(1, 2).flatten(2).unflatten(1, (length, -1)))
         done += length

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ from pipelines.models import lora
 from pipelines.models.action_module import ActionModule
 from pipelines.models.backbones import TIMESTEPS, packed, unpacked
 from pipelines.models.denoiser import CONDITIONING, POSITION_CHANNELS, positions
-from pipelines.models.frame_attention import Memory, Reach, attend
+from pipelines.models.frame_attention import Memory, Reach, attend, turns
 from pipelines.stage import StageError
 
+WAN_THETA = 10_000.0
+"""Base of the wavelengths of Wan's rotation."""
 ACTIONS_FILE = "action_modules.safetensors"
 
 
@@ -184,19 +187,10 @@ class WorldModel(nn.Module):
         places = positions(1, *first_frame.shape[3:], like=first_frame)[None].expand(len(first_frame), -1, -1, -1, -1)
         return embedder.text_embedder(packed(torch.cat([first_frame, places], 1), self.patch))
 
-    def _rotary(self, places: int, grid: tuple[int, int, int], device: torch.device) -> list[Tensor]:
-        """Cosine and sine [places, S, 1, head], twice: Wan's rotation, of time by place among what is seen."""
+    def _rotary(self, places: int, grid: tuple[int, int, int], device: torch.device) -> Tensor:
+        """What turns queries and keys [places, S, 1, head / 2]: Wan's rotation, of time by place among what is seen."""
         rope = self.transformer.rope
-        sizes, found = [rope.t_dim, rope.h_dim, rope.w_dim], []
-        for table in (rope.freqs_cos, rope.freqs_sin):
-            time, height, width = table.to(device).split(sizes, dim=1)
-            parts = [
-                time[:places, None, None].expand(-1, *grid[1:], -1),
-                height[None, : grid[1], None].expand(places, -1, grid[2], -1),
-                width[None, None, : grid[2]].expand(places, grid[1], -1, -1),
-            ]
-            found.append(torch.cat(parts, -1).flatten(1, 2)[:, :, None].float())
-        return found * 2
+        return _space_and_time(places, grid[1], grid[2], rope.t_dim, rope.h_dim, rope.w_dim, device)
 
     def _block(
         self,
@@ -209,7 +203,7 @@ class WorldModel(nn.Module):
         actions: Tensor,
         chunks: Sequence[int],
         past: Memory,
-        rotary: list[Tensor],
+        rotary: Tensor,
         new: dict[str, tuple[Tensor, Tensor]],
     ) -> Tensor:
         """One block of the transformer, as diffusers computes it, with the actions between cross-attention and ffn."""
@@ -222,7 +216,7 @@ class WorldModel(nn.Module):
         query, key, value = (part.unflatten(-1, (attention.heads, -1)) for part in (query, key, value))
         new[name] = (key, value)
         key, value = past.with_new(name, key, value)
-        out = attention.to_out[0](attend(query, key, value, chunks, self.reach, rotary))
+        out = attention.to_out[0](attend(query, key, value, chunks, self.reach, rotary, rotary))
         tokens = (tokens.float() + out * gate).type_as(tokens)
         flat = block.norm2(tokens.float()).type_as(tokens).flatten(1, 2)
         tokens = tokens + block.attn2(flat, heard, None, None).unflatten(1, tokens.shape[1:3])
@@ -279,3 +273,15 @@ class WorldModel(nn.Module):
         model = cls(WanTransformer3DModel.from_pretrained(folder), Inputs(**stated))
         model.actions.load_state_dict(load_file(folder / ACTIONS_FILE))
         return model
+
+
+@lru_cache(maxsize=16)
+def _space_and_time(
+    places: int, height: int, width: int, of_time: int, of_rows: int, of_columns: int, device: torch.device
+) -> Tensor:
+    """As diffusers' ``WanRotaryPosEmbed``, but complex: parts of a head turned by time, row and column."""
+    shape = (places, height, width, -1)
+    time = turns(places, of_time, WAN_THETA, device)[:, None, None].expand(shape)
+    row = turns(height, of_rows, WAN_THETA, device)[None, :, None].expand(shape)
+    column = turns(width, of_columns, WAN_THETA, device)[None, None].expand(shape)
+    return torch.cat([time, row, column], -1).flatten(1, 2)[:, :, None]

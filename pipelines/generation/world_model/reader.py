@@ -83,7 +83,7 @@ def loss_of(reader: Reader, pairs: Tensor, held: Tensor, factors: Mapping[str, T
     if reader.axes:
         loss = loss + functional.mse_loss(read[..., count:], held[..., reader.axes])
     for name, logits in zip(reader.names, words, strict=True):
-        loss = loss + 0.3 * functional.cross_entropy(logits, factors[name])
+        loss = loss + functional.cross_entropy(logits, factors[name])
     return loss
 
 
