@@ -1,7 +1,7 @@
 """Rollouts of the world model: cost per frame at 81, 810 and 8,100 frames, and cached over uncached at 81.
 
 On networks with random weights and a random autoencoder: time does not depend on what they hold. Both ways must give
-the same latents. At the demo's size (16 tokens a frame) calling torch costs more than what it computes, with a memory or
+the same latents. At the demo's size (16 tokens a frame) calling torch costs more than what it computes, with memory or
 without; the larger network says what a memory is worth where computing counts.
 """
 
