@@ -15,6 +15,7 @@ TOOLS = {
     "use": ("pipelines.footage.use", "Make a folder, tar or data set the source of the clips: looks, says, writes."),
     "generate": ("pipelines.generation.generate", "Clips from prompts with any flow checkpoint."),
     "refine": ("pipelines.generation.refine", "A clip from keyframes, or from a video with missing frames."),
+    "play": ("pipelines.generation.world_model.play", "Roll a world model out under keys and mouse, or drive it live."),
     "profile": ("pipelines.profile", "params.yaml at the size of a published model."),
     "export": ("pipelines.generation.export", "A trained flow as a pipeline folder of diffusers."),
     "compare": ("pipelines.representation.compare", "Classes and encoders of two revisions or folders."),

@@ -221,36 +221,64 @@ def _coded(converter: VideoReformatter, pixels: np.ndarray) -> VideoFrame:
     )
 
 
-def write_mp4(
-    path: Path, frames: np.ndarray, frame_rate: float, metadata: Mapping[str, str] | None = None, crf: int = 10
-) -> None:
-    """Write H.264 in mp4 (yuv420p, BT.709, tagged so; plays in every browser); equal input gives equal bytes.
+class Mp4:
+    """An H.264 mp4 (yuv420p, BT.709, tagged so) that grows frame by frame; a context, finished where it ends.
 
     Args:
         path: the file; its folder exists.
-        frames: uint8 [T, H, W, 3], RGB; H and W even.
+        size: height and width in pixels; even.
         frame_rate: frames per second.
         metadata: container tags, such as ``title`` and ``comment``.
         crf: constant rate factor of x264, 0 (largest) to 51.
+
+    Raises:
+        ValueError: the size is odd.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        size: tuple[int, int],
+        frame_rate: float,
+        metadata: Mapping[str, str] | None = None,
+        crf: int = 10,
+    ) -> None:
+        height, width = size
+        if height % 2 or width % 2:
+            raise ValueError(f"{path}: yuv420p needs an even height and width, got {height}x{width}")
+        self.container = av.open(str(path), "w", format="mp4", options={"movflags": "faststart"})
+        self.container.metadata.update(metadata or {})
+        self.stream = self.container.add_stream("libx264", rate=Fraction(frame_rate).limit_denominator(1001))
+        self.stream.width, self.stream.height, self.stream.pix_fmt = width, height, "yuv420p"
+        coder = self.stream.codec_context
+        coder.colorspace, coder.color_range = TAGGED.colorspace, TAGGED.color_range
+        coder.color_trc, coder.color_primaries = TAGGED.color_trc, TAGGED.color_primaries
+        coder.thread_count = 1  # x264 itself splits small frames otherwise, and bytes differ
+        self.stream.options = {"preset": "veryfast", "crf": str(crf), "x264-params": X264}
+        self.converter = VideoReformatter()
+
+    def __enter__(self) -> Mp4:
+        return self
+
+    def add(self, pixels: np.ndarray) -> None:
+        """One frame, uint8 [H, W, 3], RGB."""
+        self.container.mux(self.stream.encode(_coded(self.converter, pixels)))
+
+    def __exit__(self, *_: object) -> None:
+        self.container.mux(self.stream.encode(None))
+        self.container.close()
+
+
+def write_mp4(
+    path: Path, frames: np.ndarray, frame_rate: float, metadata: Mapping[str, str] | None = None, crf: int = 10
+) -> None:
+    """Write frames uint8 [T, H, W, 3] as :class:`Mp4` does; equal input gives equal bytes.
 
     Raises:
         ValueError: the frames are not such an array.
     """
     if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
         raise ValueError(f"{path}: frames must be uint8 [T, H, W, 3], got {frames.dtype} {list(frames.shape)}")
-    _, height, width, _ = frames.shape
-    if height % 2 or width % 2:
-        raise ValueError(f"{path}: yuv420p needs an even height and width, got {height}x{width}")
-    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        container.metadata.update(metadata or {})
-        stream = container.add_stream("libx264", rate=Fraction(frame_rate).limit_denominator(1001))
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        coder = stream.codec_context
-        coder.colorspace, coder.color_range = TAGGED.colorspace, TAGGED.color_range
-        coder.color_trc, coder.color_primaries = TAGGED.color_trc, TAGGED.color_primaries
-        stream.codec_context.thread_count = 1  # x264 itself splits small frames otherwise, and bytes differ
-        stream.options = {"preset": "veryfast", "crf": str(crf), "x264-params": X264}
-        converter = VideoReformatter()
+    with Mp4(path, frames.shape[1:3], frame_rate, metadata, crf) as film:
         for pixels in frames:
-            container.mux(stream.encode(_coded(converter, pixels)))
-        container.mux(stream.encode(None))
+            film.add(pixels)

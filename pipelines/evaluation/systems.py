@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pipelines import stage
+from pipelines.data.actions import aligned, require_same, stated
 from pipelines.data.batches import pad
 from pipelines.data.prompt_classes import classes_by_prompt
 from pipelines.data.shards import Shards
@@ -35,6 +36,8 @@ def load_systems(
         checkpoint.read(folder)
         generator = Generator.load(folder, device)
         generator.require_autoencoder(shards.manifest.autoencoder.digest, f"that of {shards.folder}")
+        if "actions" in generator.needs:
+            require_same(stated(generator.facts["actions"]), shards.manifest.actions, str(shards.folder))
         if change is not None:
             generator = generator.with_sampling(change.steps, change.guidance)
         loaded[name] = generator
@@ -123,6 +126,9 @@ class Requests:
         mask = self.keyframe_mask(generator)
         if mask is not None:
             told |= {"keyframes": real * mask[part, None, :, None, None], "keyframe_mask": mask[part]}
+        if "actions" in told and generator.history:
+            stride = generator.facts["autoencoder"]["temporal_stride"]
+            told["actions"] = aligned(told["actions"], stride, generator.history)
         absent = [name for name in generator.needs if name != "prompt" and name not in told]
         if absent:
             raise stage.StageError(f"{generator.folder}: needs {', '.join(absent)}, which these latents do not have.")

@@ -107,6 +107,11 @@ def load(given: argparse.Namespace) -> Generator:
             f"{given.checkpoint}: a refiner, which starts from keyframes: name a flow here and it with --refine, or "
             "give pictures to `reel refine`."
         )
+    if "prompt" not in generator.needs:
+        raise StageError(
+            f"{given.checkpoint}: is told {' and '.join(generator.needs)}, not a prompt; for a world model it is "
+            f'`reel play --checkpoint {given.checkpoint} --image first.png --actions "W*30,D*15" --out demo.mp4`.'
+        )
     guidance = Guidance(scale=given.guidance, rescale=0.0) if given.guidance not in (None, 1.0) else None
     generator = generator.with_sampling(given.steps, guidance, given.sampler)
     return generator.without_guidance() if given.guidance == 1.0 else generator

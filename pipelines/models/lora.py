@@ -135,3 +135,16 @@ def merge_lora(network: Network) -> Network:
     network.unload_lora()  # type: ignore[operator]
     network._hf_peft_config_loaded = False  # type: ignore[assignment]
     return network
+
+
+def merged_state(network: nn.Module) -> dict[str, Tensor]:
+    """Weights of a network with its adapter added in, W + (alpha / rank) B A, under the names it has without one."""
+    layers: dict[str, Any] = dict(network.named_modules())
+    found = {}
+    for name, value in network.state_dict().items():
+        if ".lora_" in name:
+            continue
+        adapted = name.endswith(".base_layer.weight")
+        delta = layers[name.removesuffix(".base_layer.weight")].get_delta_weight(ADAPTER) if adapted else 0.0
+        found[name.replace(".base_layer", "")] = value + delta
+    return found

@@ -30,14 +30,14 @@ CONDITIONS = {
     "keyframes": "clean latents [B, C, T, H, W]; what stands at other frames is not looked at",
     "keyframe_mask": "bool [B, T], true where a frame is given",
     "keyframe_confidence": "[B, T], below 1 where a given frame may be corrected (one that another generator made)",
-    "actions": "[B, rows, names], as the shards hold them",
+    "actions": "[B, T, rows, names]: what each latent frame sees of the raw actions (pipelines.data.actions.aligned)",
 }
 """What a generator may be told, by name. ``needs`` in ``generator.json`` lists what it cannot do without (the prompt is
 one word for the first three), ``takes`` what it can be given besides."""
 PROMPT = ("prompt_embeds", "prompt_mask", "empty_prompt")
 CLOCKS = "of phases"
 """What the networks of a flow in several phases are told: 1 to 0 in each (:mod:`pipelines.flow.anchored`)."""
-KINDS = ("flow", "refiner")
+KINDS = ("flow", "refiner", "world_model")
 
 
 def found(checkpoints: Path) -> dict[str, Path]:
@@ -101,10 +101,15 @@ class Generator:
             StageError: the folder holds no generator.
         """
         content = read_description(folder)
-        if content.get("kind", "flow") == "refiner":
+        kind = content.get("kind", "flow")
+        if kind == "refiner":
             from pipelines.training.refining import RefinerGenerator
 
             return RefinerGenerator.read(folder, content, device)
+        if kind == "world_model":
+            from pipelines.training.world_generator import WorldGenerator
+
+            return WorldGenerator.read(folder, content, device)
         return FlowGenerator.read(folder, content, device)
 
     @property
@@ -149,6 +154,11 @@ class Generator:
     def story(self) -> str:
         """How it samples, in words."""
         raise NotImplementedError
+
+    @property
+    def history(self) -> int:
+        """Latent frames whose raw actions one frame sees; 0 where it takes no actions."""
+        return 0
 
     def require_autoencoder(self, digest: str, where: str) -> None:
         """Check that latents of this generator are the ones that an autoencoder decodes.

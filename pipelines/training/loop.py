@@ -115,7 +115,8 @@ class Trainer:
             for monitor, value in output.monitors.items():
                 self.scalars.add(monitor, value)
             if output.sigma is not None:
-                self.scalars.buckets.append(sigma_buckets(output.loss.detach(), output.sigma))
+                taken = output.loss if output.per_frame is None else output.per_frame
+                self.scalars.buckets.append(sigma_buckets(taken.detach().flatten(), output.sigma.flatten()))
 
     def accumulate_micro_batch(self, batch: Batch, index: int) -> None:
         """Forward and backward of micro-batch ``index`` of this update."""

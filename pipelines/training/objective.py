@@ -18,15 +18,18 @@ class LossOutput:
 
     Attributes:
         loss: [B], with a gradient.
-        sigma: [B] in [0, 1], where the loss was taken; gives the loss by sigma bucket for free.
+        sigma: [B] in [0, 1], where the loss was taken, or [B, T] with ``per_frame``; gives the loss by sigma bucket for
+            free.
         metrics: scalars to log, without gradient; a name without a slash is logged as ``loss/<name>``.
         monitors: the same, logged under exactly the name given (numbers that a seed document spells).
+        per_frame: [B, T], the loss of each frame where each has a sigma of its own.
     """
 
     loss: Tensor
     sigma: Tensor | None = None
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
     monitors: Mapping[str, Tensor] = field(default_factory=dict)
+    per_frame: Tensor | None = None
 
 
 class Objective(Protocol):

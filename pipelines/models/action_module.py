@@ -1,0 +1,117 @@
+"""How a block of a video transformer hears keyboard and mouse (Matrix-Game 2.0's module, arXiv:2508.13009).
+
+Mouse: the token's features and the axes that its latent frame covers go through a small network, then attend over time
+at each place by itself. Keyboard: image tokens ask, the keys of each latent frame answer. Both are added to the tokens
+through projections that start at zero, so a new module changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipelines.models.frame_attention import Memory, Reach, attend, turns
+
+
+class ActionModule(nn.Module):
+    """Tokens [B, T, S, D] and actions [B, T, rows, A] to tokens.
+
+    Args:
+        width: D.
+        keys, axes: columns of the actions that are keys, and the others.
+        rows: raw rows that a latent frame sees.
+        hidden: width of one embedded row of keys.
+        inner: width of both attentions, a multiple of ``heads``.
+        rotary: elements of a head that are turned by time.
+        theta: slowest wavelength of that turning, as a base.
+        qkv_bias: whether the inner projections have biases (published ones have none).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        keys: Sequence[int],
+        axes: Sequence[int],
+        rows: int,
+        hidden: int,
+        inner: int,
+        heads: int,
+        rotary: int,
+        theta: float = 256.0,
+        qkv_bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.keys, self.axes, self.heads, self.rotary, self.theta = tuple(keys), tuple(axes), heads, rotary, theta
+        head = inner // heads
+        if self.axes:
+            self.mouse_mlp = nn.Sequential(
+                nn.Linear(width + rows * len(self.axes), inner),
+                nn.GELU(approximate="tanh"),
+                nn.Linear(inner, inner),
+                nn.LayerNorm(inner),
+            )
+            self.mouse_qkv = nn.Linear(inner, 3 * inner, bias=qkv_bias)
+            self.mouse_norm_q, self.mouse_norm_k = nn.RMSNorm(head, eps=1e-6), nn.RMSNorm(head, eps=1e-6)
+            self.mouse_out = nn.Linear(inner, width, bias=qkv_bias)
+        if self.keys:
+            self.key_embed = nn.Sequential(nn.Linear(len(self.keys), hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+            self.key_q = nn.Linear(width, inner, bias=qkv_bias)
+            self.key_kv = nn.Linear(rows * hidden, 2 * inner, bias=qkv_bias)
+            self.key_norm_q, self.key_norm_k = nn.RMSNorm(head, eps=1e-6), nn.RMSNorm(head, eps=1e-6)
+            self.key_out = nn.Linear(inner, width, bias=qkv_bias)
+        self.silence()
+
+    def silence(self) -> None:
+        """Set the outputs to zero: the block does what it did without actions."""
+        for name in ("mouse_out", "key_out"):
+            layer = getattr(self, name, None)
+            if layer is not None:
+                nn.init.zeros_(layer.weight)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, tokens: Tensor, actions: Tensor, chunks: Sequence[int], reach: Reach, memory: Memory, name: str, new: Any
+    ) -> Tensor:
+        """Tokens that heard their actions; keys and values of the new frames go into ``new`` by name."""
+        held = actions.to(tokens)
+        if self.axes:
+            tokens = tokens + self._mouse(
+                tokens, held[..., list(self.axes)], chunks, reach, memory, f"{name}.mouse", new
+            )
+        if self.keys:
+            tokens = tokens + self._keys(tokens, held[..., list(self.keys)], chunks, reach, memory, f"{name}.keys", new)
+        return tokens
+
+    def _turn(self, chunks: Sequence[int], reach: Reach, key: Tensor) -> Tensor:
+        places = min(key.shape[1], reach.sink + reach.window + max(chunks))
+        return turns(places, self.rotary, self.theta, key.device)[:, None, None]
+
+    def _mouse(
+        self, tokens: Tensor, moved: Tensor, chunks: Sequence[int], reach: Reach, memory: Memory, name: str, new: Any
+    ) -> Tensor:
+        batch, _, places, _ = tokens.shape
+        told = moved.flatten(2)[:, :, None].expand(-1, -1, places, -1)
+        mixed = self.mouse_mlp(torch.cat([tokens, told], -1)).transpose(1, 2).flatten(0, 1)  # B S, T, inner
+        query, key, value = (part.unflatten(-1, (self.heads, -1)) for part in self.mouse_qkv(mixed).chunk(3, -1))
+        query, key, value = self.mouse_norm_q(query)[:, :, None], self.mouse_norm_k(key)[:, :, None], value[:, :, None]
+        new[name] = (key, value)
+        key, value = memory.with_new(name, key, value)
+        turn = self._turn(chunks, reach, key)
+        out = attend(query, key, value, chunks, reach, turn, turn)
+        return self.mouse_out(out.squeeze(2).unflatten(0, (batch, places)).transpose(1, 2))
+
+    def _keys(
+        self, tokens: Tensor, held: Tensor, chunks: Sequence[int], reach: Reach, memory: Memory, name: str, new: Any
+    ) -> Tensor:
+        query = self.key_norm_q(self.key_q(tokens).unflatten(-1, (self.heads, -1)))
+        told = self.key_kv(self.key_embed(held).flatten(2))[:, :, None]  # one key per latent frame
+        key, value = (part.unflatten(-1, (self.heads, -1)) for part in told.chunk(2, -1))
+        key = self.key_norm_k(key)
+        new[name] = (key, value)
+        key, value = memory.with_new(name, key, value)
+        turn = self._turn(chunks, reach, key)
+        return self.key_out(attend(query, key, value, chunks, reach, turn, turn))

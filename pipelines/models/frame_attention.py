@@ -1,0 +1,112 @@
+"""Attention over frames of a video that grows: who sees whom, and the keys and values that are kept.
+
+Frames come in chunks. A chunk sees itself, the ``window`` frames before it and the first ``sink`` frames of all. Keys
+are kept as they are before rotation and turned anew for every chunk, by their place among what it sees: sink, window
+and chunk stand side by side however long the video is, so a network meets no distance that training did not show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far a chunk looks back: the first ``sink`` frames of the video and the last ``window`` before it."""
+
+    sink: int
+    window: int
+
+    def seen(self, start: int, stop: int) -> list[int]:
+        """Frames that the chunk [start, stop) sees, in order, itself last."""
+        recent = max(start - self.window, min(self.sink, start))
+        return [*range(min(self.sink, start)), *range(recent, stop)]
+
+    def kept(self, frames: int) -> list[int]:
+        """Of so many frames, those that a later chunk may see."""
+        return self.seen(frames, frames)
+
+
+Kept = dict[str, tuple[Tensor, Tensor]]
+"""Keys and values by the attention that they belong to, each [N, frames, tokens, heads, dim]."""
+
+
+@dataclass
+class Memory:
+    """What earlier frames left: constant in size however many there were."""
+
+    kept: Kept = field(default_factory=dict)
+    frames: int = 0
+
+    @property
+    def kept_frames(self) -> int:
+        """Frames whose keys and values are here."""
+        return next(iter(self.kept.values()))[0].shape[1] if self.kept else 0
+
+    def with_new(self, name: str, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Kept and new keys and values of one attention, joined over frames."""
+        if name not in self.kept:
+            return key, value
+        old_key, old_value = self.kept[name]
+        return torch.cat([old_key, key], 1), torch.cat([old_value, value], 1)
+
+
+def turned(x: Tensor, turn: Tensor) -> Tensor:
+    """Rotary positions on pairs of neighbouring elements: x [..., heads, dim] by ``turn``, complex [..., 1, r / 2].
+
+    Elements beyond r stay as they are.
+    """
+    width = 2 * turn.shape[-1]
+    part = x[..., :width].float().unflatten(-1, (-1, 2))
+    mixed = torch.view_as_real(torch.view_as_complex(part.contiguous()) * turn).flatten(-2).type_as(x)
+    return mixed if width == x.shape[-1] else torch.cat([mixed, x[..., width:]], dim=-1)
+
+
+@lru_cache(maxsize=64)
+def turns(places: int, dims: int, theta: float, device: torch.device) -> Tensor:
+    """Unit complex numbers [places, dims / 2] that turn places 0, 1, 2 …, computed once."""
+    speed = theta ** -(torch.arange(0, dims, 2, dtype=torch.float64) / dims)
+    angle = torch.arange(places, dtype=torch.float64)[:, None] * speed
+    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64).to(device)
+
+
+def chosen(x: Tensor, frames: Sequence[int]) -> Tensor:
+    """Some frames of [N, frames, …]: a view where they stand side by side."""
+    if len(frames) == frames[-1] - frames[0] + 1:
+        return x[:, frames[0] : frames[-1] + 1]
+    return x[:, list(frames)]
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, chunks: Sequence[int], reach: Reach, of_queries: Tensor, of_keys: Tensor
+) -> Tensor:
+    """Every chunk of new frames attends to what it sees: [N, T, Q, heads * dim].
+
+    Args:
+        query: [N, T, Q, heads, dim] of the new frames.
+        key, value: [N, M + T, K, heads, dim], kept frames first.
+        chunks: lengths of the new frames' chunks, in order; they sum to T.
+        of_queries, of_keys: what turns them (:func:`turns`), by place among what a chunk sees: [places, Q or 1, 1, r]
+            and [places, K or 1, 1, r].
+    """
+    before, outs, done = key.shape[1] - query.shape[1], [], 0
+    for length in chunks:
+        start, stop = before + done, before + done + length
+        seen = reach.seen(start, stop)
+        places = slice(len(seen) - length, len(seen))
+        asked = turned(query[:, done : done + length], of_queries[places])
+        told = turned(chosen(key, seen), of_keys[: len(seen)])
+        out = functional.scaled_dot_product_attention(
+            asked.flatten(1, 2).transpose(1, 2),
+            told.flatten(1, 2).transpose(1, 2),
+            chosen(value, seen).flatten(1, 2).transpose(1, 2),
+        )
+        outs.append(out.transpose(1, 2).flatten(2).unflatten(1, (length, -1)))
+        done += length
+    return torch.cat(outs, 1)

@@ -1,0 +1,287 @@
+"""A world model: the project's video transformer with actions in every block, seeing the past only.
+
+It is given a point of the path with a level per frame: frames of the past stand clean, at sigma 0, and are named as
+given by a mask; the frames of the last chunk are noise to be turned into what the actions lead to. What it takes, in
+which order of channels, stands in ``conditioning.json``:
+
+    latents C | mask | clean latents C | positions 6
+
+Wan's image-to-video layout is the same without positions: 16 + 4 + 16 (the mask four times).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from pipelines.models import lora
+from pipelines.models.action_module import ActionModule
+from pipelines.models.backbones import TIMESTEPS, packed, unpacked
+from pipelines.models.denoiser import CONDITIONING, POSITION_CHANNELS, positions
+from pipelines.models.frame_attention import Memory, Reach, attend, turns
+from pipelines.stage import StageError
+
+WAN_THETA = 10_000.0
+"""Base of the wavelengths of Wan's rotation."""
+ACTIONS_FILE = "action_modules.safetensors"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the network takes, as ``conditioning.json`` states it.
+
+    Attributes:
+        latents: channels of the latents.
+        mask: channels that say which frames are given.
+        positions: channels of places, 0 or :data:`pipelines.models.denoiser.POSITION_CHANNELS`.
+        first_frame: what cross-attention hears: the patches of the video's first latent frame ("patches"), the
+            embedding of an image that the caller gives ("image"), or nothing (None).
+        keys, axes: columns of the actions.
+        rows: raw rows that a latent frame sees.
+        action: sizes of the action modules, as :class:`ActionModule` names them.
+        sink, window: latent frames that a chunk sees besides itself.
+    """
+
+    latents: int
+    mask: int
+    positions: int
+    first_frame: str | None
+    keys: tuple[int, ...]
+    axes: tuple[int, ...]
+    rows: int
+    action: Mapping[str, Any]
+    sink: int
+    window: int
+
+    @property
+    def channels(self) -> int:
+        """Of the transformer's input."""
+        return 2 * self.latents + self.mask + self.positions
+
+
+class WorldModel(nn.Module):
+    """(x, sigma, actions, given frames, past) -> velocity dx/dsigma.
+
+    Raises:
+        StageError: the transformer takes another number of channels, or folds latent frames into one token.
+    """
+
+    def __init__(self, transformer: Any, inputs: Inputs) -> None:
+        super().__init__()
+        config = transformer.config
+        if config["in_channels"] != inputs.channels or config["patch_size"][0] != 1:
+            raise StageError(
+                f"a transformer of {config['in_channels']} channels and patches {list(config['patch_size'])}, but a "
+                f"world model's input has {inputs.channels} channels and a token per latent frame (patch [1, h, w])."
+            )
+        self.transformer, self.inputs = transformer, inputs
+        width = config["num_attention_heads"] * config["attention_head_dim"]
+        sizes = {"keys": inputs.keys, "axes": inputs.axes, "rows": inputs.rows, **inputs.action}
+        self.actions = nn.ModuleList([ActionModule(width, **sizes) for _ in transformer.blocks])
+
+    @classmethod
+    def build(
+        cls, inputs: Inputs, *, heads: int, head_dim: int, layers: int, feed_forward: int, patch: tuple[int, int, int]
+    ) -> WorldModel:
+        """A new one with random weights that starts at velocity 0 and hears no actions yet."""
+        token = (inputs.latents + POSITION_CHANNELS) * patch[1] * patch[2]
+        transformer = WanTransformer3DModel(
+            patch_size=patch,
+            num_attention_heads=heads,
+            attention_head_dim=head_dim,
+            in_channels=inputs.channels,
+            out_channels=inputs.latents,
+            text_dim=token,
+            ffn_dim=feed_forward,
+            num_layers=layers,
+        )
+        nn.init.zeros_(transformer.proj_out.weight)
+        nn.init.zeros_(transformer.proj_out.bias)
+        return cls(transformer, inputs)
+
+    @property
+    def patch(self) -> tuple[int, int, int]:
+        """Latent frames, rows and columns per token."""
+        return tuple(self.transformer.config.patch_size)  # type: ignore[return-value]
+
+    @property
+    def reach(self) -> Reach:
+        """How far a chunk looks back."""
+        return Reach(self.inputs.sink, self.inputs.window)
+
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        *,
+        actions: Tensor,
+        given: Tensor,
+        first_frame: Tensor,
+        chunks: Sequence[int],
+        memory: Memory | None = None,
+        remember: bool = False,
+    ) -> Tensor:
+        """Velocity [B, C, T, H, W] of the new frames ``x`` [B, C, T, H, W].
+
+        Args:
+            sigma: [B, T], a level per frame; 0 where a frame is given.
+            actions: [B, T, rows, A], what each frame sees of the raw actions.
+            given: bool [B, T], frames that are clean and stay; their latents are also told through channels.
+            first_frame: [B, C, 1, H, W] latents of the video's first frame, or [B, L, D], the embedding of its image.
+            chunks: lengths of the chunks that the T frames come in.
+            memory: what earlier frames left; None at the start of a video.
+            remember: keep what these frames leave in ``memory``.
+
+        Raises:
+            ValueError: ``chunks`` do not sum to T, or ``remember`` without a memory.
+        """
+        if sum(chunks) != x.shape[2] or (remember and memory is None):
+            raise ValueError(f"chunks {list(chunks)} of {x.shape[2]} frames, remember {remember}, memory {memory}.")
+        past, new = memory or Memory(), {}
+        grid = (x.shape[2], x.shape[3] // self.patch[1], x.shape[4] // self.patch[2])
+        tokens = self._tokens(x, given, grid)
+        heard = self._heard(first_frame)
+        told = self.transformer.condition_embedder
+        timestep = told.timesteps_proj((sigma.float() * TIMESTEPS).flatten()).unflatten(0, sigma.shape)
+        embedded = told.time_embedder(timestep.to(tokens))
+        levels = told.time_proj(told.act_fn(embedded)).unflatten(2, (6, -1))
+        frames = past.kept_frames + grid[0]
+        rotary = self._rotary(min(frames, self.reach.sink + self.reach.window + max(chunks)), grid, x.device)
+        for number, (block, action) in enumerate(zip(self.transformer.blocks, self.actions, strict=True)):
+            parts = (block, action, number, tokens, heard, levels, actions, chunks, past, rotary, new)
+            again = torch.is_grad_enabled() and self.transformer.gradient_checkpointing
+            tokens = checkpoint(self._block, *parts, use_reentrant=False) if again else self._block(*parts)
+        if remember and memory is not None:
+            self._keep(memory, new)
+        return self._velocity(tokens, embedded, grid)
+
+    # ---- parts ----
+
+    def _tokens(self, x: Tensor, given: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """[B, T, S, D] of the latents, the mask, what is given, and places."""
+        known = given[:, None, :, None, None].to(x)
+        parts = [x, known.expand(-1, self.inputs.mask, -1, *x.shape[3:]), x * known]
+        if self.inputs.positions:  # of time there is none: a frame's place is what attention turns by
+            places = positions(1, *x.shape[3:], like=x)[None].expand(len(x), -1, x.shape[2], -1, -1)
+            parts.append(places)
+        tokens = self.transformer.patch_embedding(torch.cat(parts, 1))
+        return tokens.flatten(3).permute(0, 2, 3, 1)
+
+    def _heard(self, first_frame: Tensor) -> Tensor:
+        """What cross-attention hears [B, L, D]."""
+        embedder = self.transformer.condition_embedder
+        if self.inputs.first_frame == "image":
+            return embedder.image_embedder(first_frame)
+        if self.inputs.first_frame is None:
+            return embedder.text_embedder(first_frame.new_zeros(len(first_frame), 1, self.transformer.config.text_dim))
+        places = positions(1, *first_frame.shape[3:], like=first_frame)[None].expand(len(first_frame), -1, -1, -1, -1)
+        return embedder.text_embedder(packed(torch.cat([first_frame, places], 1), self.patch))
+
+    def _rotary(self, places: int, grid: tuple[int, int, int], device: torch.device) -> Tensor:
+        """What turns queries and keys [places, S, 1, head / 2]: Wan's rotation, of time by place among what is seen."""
+        rope = self.transformer.rope
+        return _space_and_time(places, grid[1], grid[2], rope.t_dim, rope.h_dim, rope.w_dim, device)
+
+    def _block(
+        self,
+        block: Any,
+        action: nn.Module,
+        number: int,
+        tokens: Tensor,
+        heard: Tensor,
+        levels: Tensor,
+        actions: Tensor,
+        chunks: Sequence[int],
+        past: Memory,
+        rotary: Tensor,
+        new: dict[str, tuple[Tensor, Tensor]],
+    ) -> Tensor:
+        """One block of the transformer, as diffusers computes it, with the actions between cross-attention and ffn."""
+        table = block.scale_shift_table[None] + levels.float()  # B T 6 D
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (part.squeeze(2)[:, :, None] for part in table.split(1, 2))
+        normed = (block.norm1(tokens.float()) * (1 + scale) + shift).type_as(tokens)
+        name, attention = f"{number}.frames", block.attn1
+        query, key, value = attention.to_q(normed), attention.to_k(normed), attention.to_v(normed)
+        query, key = attention.norm_q(query), attention.norm_k(key)
+        query, key, value = (part.unflatten(-1, (attention.heads, -1)) for part in (query, key, value))
+        new[name] = (key, value)
+        key, value = past.with_new(name, key, value)
+        out = attention.to_out[0](attend(query, key, value, chunks, self.reach, rotary, rotary))
+        tokens = (tokens.float() + out * gate).type_as(tokens)
+        flat = block.norm2(tokens.float()).type_as(tokens).flatten(1, 2)
+        tokens = tokens + block.attn2(flat, heard, None, None).unflatten(1, tokens.shape[1:3])
+        tokens = action(tokens, actions, chunks, self.reach, past, str(number), new)
+        normed = (block.norm3(tokens.float()) * (1 + ffn_scale) + ffn_shift).type_as(tokens)
+        return (tokens.float() + block.ffn(normed).float() * ffn_gate).type_as(tokens)
+
+    def _keep(self, memory: Memory, new: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        for name, (key, value) in new.items():
+            key, value = memory.with_new(name, key, value)
+            kept = self.reach.kept(key.shape[1])
+            memory.kept[name] = (key[:, kept].detach(), value[:, kept].detach())
+        memory.frames += next(iter(new.values()))[0].shape[1]
+
+    def _velocity(self, tokens: Tensor, embedded: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        shift, scale = (self.transformer.scale_shift_table[None] + embedded[:, :, None]).chunk(2, dim=2)
+        normed = (self.transformer.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens)
+        made = self.transformer.proj_out(normed).flatten(1, 2)
+        _, high, wide = self.patch
+        folded = made.unflatten(-1, (high * wide, -1)).transpose(-1, -2).flatten(-2)  # Wan folds channels last
+        return unpacked(folded, grid, self.patch)
+
+    # ---- files ----
+
+    def save_pretrained(self, save_directory: Path | str) -> None:
+        """The transformer as diffusers saves it (an adapter added in), the action modules, ``conditioning.json``."""
+        folder = Path(save_directory)
+        self._whole_transformer().save_pretrained(folder)
+        save_file(
+            {name: value.contiguous() for name, value in self.actions.state_dict().items()}, folder / ACTIONS_FILE
+        )
+        text = json.dumps({"inputs": asdict(self.inputs)}, indent=2) + "\n"
+        (folder / f"{CONDITIONING}.json").write_text(text, encoding="utf-8")
+
+    def _whole_transformer(self) -> Any:
+        if not lora.has_lora(self.transformer):
+            return self.transformer
+        whole = type(self.transformer).from_config(self.transformer.config)
+        whole.load_state_dict(lora.merged_state(self.transformer))
+        return whole
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> WorldModel:
+        """What :meth:`save_pretrained` wrote.
+
+        Raises:
+            StageError: the folder holds no world model.
+        """
+        folder = Path(folder)
+        facts = json.loads((folder / f"{CONDITIONING}.json").read_text(encoding="utf-8"))
+        if "inputs" not in facts:
+            raise StageError(f"{folder / CONDITIONING}.json: not of a world model; start from one that is.")
+        stated = {**facts["inputs"], "keys": tuple(facts["inputs"]["keys"]), "axes": tuple(facts["inputs"]["axes"])}
+        model = cls(WanTransformer3DModel.from_pretrained(folder), Inputs(**stated))
+        model.actions.load_state_dict(load_file(folder / ACTIONS_FILE))
+        return model
+
+
+@lru_cache(maxsize=16)
+def _space_and_time(
+    places: int, height: int, width: int, of_time: int, of_rows: int, of_columns: int, device: torch.device
+) -> Tensor:
+    """As diffusers' ``WanRotaryPosEmbed``, but complex: parts of a head turned by time, row and column."""
+    shape = (places, height, width, -1)
+    time = turns(places, of_time, WAN_THETA, device)[:, None, None].expand(shape)
+    row = turns(height, of_rows, WAN_THETA, device)[None, :, None].expand(shape)
+    column = turns(width, of_columns, WAN_THETA, device)[None, None].expand(shape)
+    return torch.cat([time, row, column], -1).flatten(1, 2)[:, :, None]
