@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from pipelines.data.checksums import Clusters
 from pipelines.data.containers import (
     RAW,
     RESTARTING,
@@ -116,8 +118,11 @@ class Film:
         Raises:
             VideoError: the file is damaged, ends early, or is over a limit.
         """
-        with opened(self.path, self.limits) as (container, self.stream, stated):
+        with contextlib.ExitStack() as held:
+            container, self.stream, stated = held.enter_context(opened(self.path, self.limits))
             self._prepare(container)
+            if self.clusters is not None:
+                held.callback(self.clusters.close)
             deinterlacer = Deinterlacer()
             for made in self._decoded(container, stated):
                 for timed in deinterlacer.push(made) if self.interlaced else made:
@@ -146,6 +151,7 @@ class Film:
         step = _step(container, stream)
         self.timeline = Timeline(self.codec, self.tick, step, bool(names & set(RESTARTING)), self.intra)
         self.thinned = Thinned(self.rate, self.intra or self.codec in SKIPPABLE or _has_one_layer(stream))
+        self.clusters = Clusters(self.path) if "matroska" in names else None
         self.open_ended = bool(names & {*RESTARTING, *RAW, "ivf", "nut"})
 
     def _decoded(self, container: InputContainer, stated: float | None) -> Iterator[list[tuple[float, VideoFrame]]]:
@@ -197,6 +203,8 @@ class Film:
     def _given(self, packet: Packet, last: bool) -> list[tuple[float, VideoFrame]]:
         """The frames that a packet gives, with their times."""
         if packet.size:
+            if self.clusters is not None:
+                self.clusters.check(packet.pos)
             if packet.is_corrupt and not any(one.is_keyframe for one in islice(self.waiting, AT_END)):
                 raise self._damaged("the container marks it as damaged", last)
             if not self._is_due(packet):

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from pipelines.data.checksums import enter_segment
+
 BOXES = b"ftyp styp moov mdat moof free skip wide pnot uuid meta mfra sidx emsg prft udta ssix pdin PICT junk".split()
 """Top-level boxes of ISO media; what else stands behind them is somebody's appendix."""
 MOST_BOXES = 1_000_000
@@ -99,29 +101,9 @@ def _boxes(file: BinaryIO, size: int) -> str:
     return "" if at <= size - 8 or at == size else "ends inside the head of a box"
 
 
-def _number(file: BinaryIO, keep: bool) -> int | None:
-    """EBML's variable-length number; None: it says unknown."""
-    first = file.read(1)[0]
-    width = 9 - first.bit_length()
-    rest = file.read(width - 1)
-    if len(rest) < width - 1:
-        raise IndexError
-    value = int.from_bytes(bytes([first if keep else first & ((1 << (8 - width)) - 1)]) + rest, "big")
-    return None if not keep and value == (1 << (7 * width)) - 1 else value
-
-
 def _matroska(file: BinaryIO, size: int) -> str | None:
-    file.seek(0)
-    for wanted in (0x1A45DFA3, 0x18538067):
-        while True:
-            found, length = _number(file, keep=True), _number(file, keep=False)
-            if found == wanted:
-                break
-            file.seek(length or 0, os.SEEK_CUR)
-        if wanted == 0x18538067:
-            return None if length is None else _beyond(file.tell() + length, size, "its segment")
-        file.seek(length or 0, os.SEEK_CUR)
-    return None
+    length = enter_segment(file)
+    return None if length is None else _beyond(file.tell() + length, size, "its segment")
 
 
 def _riff(file: BinaryIO, size: int) -> str | None:
