@@ -42,8 +42,8 @@ WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """Decoders that read the transparency of a WebM too; FFmpeg's own ones of these codecs pass over it."""
 CHECKING = {"vp9": "libvpx-vp9"}
 """Decoders that notice where a frame's data does not end with the frame; FFmpeg's own ones decode on into garbage."""
-FORGIVING = ("h264",)
-"""Decoders that mark damaged frames, and that in strict mode also refuse a recording which begins within a group."""
+FORGIVING = ("h264", "tiff")
+"""Decoders that in strict mode refuse undamaged files, too: recordings that begin within a group, tags out of order."""
 SHORTFALL_SECONDS = 0.5
 SHORTFALL_SHARE = 0.05
 """A file that says nowhere how long it is, but how many seconds, was cut off where it ends this much before them."""

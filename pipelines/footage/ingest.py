@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,7 @@ from pipelines.footage.reels import VideoReel
 from pipelines.footage.reuse import Reuse, emptied
 from pipelines.footage.splits import split
 from pipelines.recording import link
-from pipelines.stage import StageError
+from pipelines.stage import StageError, refused_by_disk
 
 VERSION = 2
 """Part of every content key: raise it when the same file would be cut or resized to other pixels."""
@@ -97,6 +98,10 @@ class Cutter:
             looked.refusal = error
         except (FileNotFoundError, PermissionError) as error:  # gone since it was listed, or not ours to read
             looked.refusal = VideoError("unreadable", f"{error.strerror or error}")
+        except Exception as error:  # one odd file must not end a night's work; what is no file's fault does
+            if isinstance(error, StageError | InterruptedError) or refused_by_disk(error):
+                raise
+            looked.refusal = VideoError("unforeseen", _told_of(error))
         return looked
 
     def _ask(self, found: Found, looked: Looked) -> None:
@@ -235,6 +240,13 @@ class Ingest:
                 f"raw_video.source.{place_of(self.params)}.quality: refused all {len(self.rows)} clips ({told}).\n"
                 "Move the thresholds or write null to judge nothing; docs/raw_video.md says what is measured."
             )
+
+
+def _told_of(error: Exception) -> str:
+    """An error of a library in one line, with the place where it arose."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    said = str(error).splitlines()[:1] or [""]
+    return f"{type(error).__name__}: {said[0][:200]} ({Path(place.filename).name}:{place.lineno})"
 
 
 def _first(row: dict[str, str]) -> str:

@@ -21,6 +21,7 @@ KINDS = [
     ("a.vob", "mpeg2video", "yuv420p", {"b": "4M"}),
     ("a.wmv", "wmv2", "yuv420p", {"b": "4M"}),
     ("a.mxf", "mpeg2video", "yuv420p", {"b": "4M"}),
+    ("a.rm", "rv10", "yuv420p", {"b": "2M"}),
     ("a.gif", "gif", "rgb8", {}),
     ("a.apng", "apng", "rgb24", {}),
 ]
@@ -160,6 +161,26 @@ def test_vp9_keeps_the_colours_that_its_container_states(tmp_path: Path) -> None
     seen = Seen()
     list(sample_pictures(path, 8.0, seen=seen))
     assert seen.hdr
+
+
+def test_a_head_without_what_it_announces_is_truncated(tmp_path: Path) -> None:
+    for name, codec, kept in (("a.wtv", "mpeg2video", 0.5), ("a.3gp", "libx264", 0.01), ("a.wmv", "wmv2", 0.01)):
+        path = write(tmp_path / name, CARDS, codec, options={"b": "4M"} if codec != "libx264" else None)
+        assert reason(path) is None
+        path.write_bytes(path.read_bytes()[: max(40, int(path.stat().st_size * kept))])
+        assert reason(path) == "truncated", name
+
+
+def test_packets_that_cannot_be_read_are_a_reason(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.rm", noisy(), "rv20", options={"b": "2M"})
+    content = bytearray(path.read_bytes())
+    half = len(content) // 2
+    content[half:] = bytes(len(content) - half)
+    path.write_bytes(content)
+    assert reason(path) in ("decode_error", "truncated")
+    path = write(tmp_path / "b.obu", CARDS, "libsvtav1", options={"preset": "12", "svtav1-params": "lp=1"})
+    path.write_bytes(path.read_bytes()[:-1])
+    assert reason(path) == "truncated"
 
 
 def test_packets_lost_from_a_transport_stream_are_a_reason(tmp_path: Path) -> None:
