@@ -253,6 +253,10 @@ def _first(row: dict[str, str]) -> str:
     return f"{row['file']}: {row['detail']}"
 
 
+def _spooled(found: Found) -> int:
+    return found.spooled
+
+
 def place_of(params: Footage) -> str:
     """The name of the source's block."""
     return type(params).__name__.lower()
@@ -277,7 +281,8 @@ def ingest(params: RawVideoParams, footage: Footage, work: Path, folder: Path) -
     run, cutter = Ingest(footage, reuse, folder), Cutter(footage, params.clip, reuse)
     with emptied(work / "spool") as spool:
         files = found_in(footage, params.clip.frame_rate, spool)
-        for found, looked in in_order(cutter.look, files, processors(), cutter.stop):
+        most = footage.limits.max_bytes
+        for found, looked in in_order(cutter.look, files, processors(), cutter.stop, _spooled, most):
             run.take(found, looked)
             if found.close is not None:
                 found.close()
