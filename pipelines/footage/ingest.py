@@ -19,6 +19,7 @@ from pipelines.footage.ahead import in_order, processors
 from pipelines.footage.captions import NotHere, with_prefix
 from pipelines.footage.clips import Cut, Made, content_hash, store
 from pipelines.footage.cutting import cut, forms, told_of
+from pipelines.footage.digests import Digests
 from pipelines.footage.found import Found, file_of
 from pipelines.footage.opening import found_in
 from pipelines.footage.params import Clip, Footage, RawVideoParams, Splits, Tars
@@ -277,15 +278,20 @@ def ingest(params: RawVideoParams, footage: Footage, work: Path, folder: Path) -
     named = {"cutting", "limits", "max_clips_per_video", "frame_rate", "action_log"}
     shape = {"version": VERSION, "clip": params.clip.model_dump(), "source": place_of(footage)}
     shape |= {name: value for name, value in footage.model_dump().items() if name in named}
-    reuse = Reuse(work / "cut", {"shape": shape})
+    digests = Digests(work / "digests.json")
+    reuse = Reuse(work / "cut", {"shape": shape}, digests.of)
     run, cutter = Ingest(footage, reuse, folder), Cutter(footage, params.clip, reuse)
-    with emptied(work / "spool") as spool:
-        files = found_in(footage, params.clip.frame_rate, spool)
-        most = footage.limits.max_bytes
-        for found, looked in in_order(cutter.look, files, processors(), cutter.stop, _spooled, most):
-            run.take(found, looked)
-            if found.close is not None:
-                found.close()
+    finished = False
+    try:
+        with emptied(work / "spool") as spool:
+            files, most = found_in(footage, params.clip.frame_rate, spool, digests.of), footage.limits.max_bytes
+            for found, looked in in_order(cutter.look, files, processors(), cutter.stop, _spooled, most):
+                run.take(found, looked)
+                if found.close is not None:
+                    found.close()
+        finished = True
+    finally:
+        digests.keep(finished)
     made = run.finish(params.splits)
     reuse.prune()
     return made
