@@ -6,6 +6,7 @@ a frozen stage made, can only come from the cache, a remote, or whoever has it; 
 """
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,16 +14,19 @@ from dagster_dvc import graph
 from dagster_dvc.lock import read_lock
 from dagster_dvc.project import DvcProject, Stage
 
+HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
+"""What names an object of DVC's cache; anything else becomes no path."""
+
 
 def in_cache(project: DvcProject, hash_: str | None) -> bool:
     """Whether DVC's cache holds the object of this hash; of a folder, every file in it."""
-    if not hash_:
+    if not hash_ or not HASH.fullmatch(hash_):
         return False
     found = _object(project, hash_)
     if not found.is_file() or not hash_.endswith(".dir"):
         return found.is_file()
     members = json.loads(found.read_text(encoding="utf-8"))
-    return all(_object(project, member["md5"]).is_file() for member in members)
+    return all(HASH.fullmatch(member["md5"]) and _object(project, member["md5"]).is_file() for member in members)
 
 
 def lost(project: DvcProject, stages: Iterable[Stage]) -> list[str]:

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -98,17 +99,27 @@ def cache_folder() -> Path:
     return found
 
 
+HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
+"""What names an object of DVC's cache."""
+
+
 def cached_files(md5: str) -> dict[str, Path]:
     """Files of an output by their place in it (a file's own is ""), in DVC's cache; empty where it is not there."""
 
     def place(name: str) -> Path:
         return cache_folder() / "files" / "md5" / name[:2] / name[2:]
 
-    if not md5 or not place(md5).is_file():
+    if not HASH.fullmatch(md5) or not place(md5).is_file():
         return {}
     if not md5.endswith(".dir"):
         return {"": place(md5)}
-    return {item["relpath"]: place(item["md5"]) for item in json.loads(place(md5).read_text(encoding="utf-8"))}
+    listed = json.loads(place(md5).read_text(encoding="utf-8"))
+    inside = [Path(item["relpath"]) for item in listed]
+    if any(path.is_absolute() or ".." in path.parts for path in inside) or not all(
+        HASH.fullmatch(item["md5"]) for item in listed
+    ):
+        return {}  # a listing that no DVC wrote: it would lead out of the output
+    return {item["relpath"]: place(item["md5"]) for item in listed}
 
 
 def _recorded_outs(text: str) -> list[dict[str, Any]]:

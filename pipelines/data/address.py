@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from urllib.parse import urlsplit
 
 NETWORK = ("aiohttp", "asyncio", "botocore", "fsspec", "gcsfs", "s3fs")
@@ -21,6 +22,8 @@ def shown(url: str) -> str:
 
 def refusal(url: str, error: Exception) -> str | None:
     """In a few words why a file could not be read, when that is what the error is about; None for every other error."""
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return None  # of this disk, not of the file
     about_files = isinstance(error, OSError | ValueError | ImportError | EOFError)
     if not about_files and type(error).__module__.partition(".")[0] not in NETWORK:
         return None

@@ -40,8 +40,10 @@ RAW = ("h264", "hevc", "m4v", "mpegvideo", "obu")
 """Bare streams: no times, and a rate only where the codec's own head states one."""
 WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """Decoders that read the transparency of a WebM too; FFmpeg's own ones of these codecs pass over it."""
-FORGIVING = ("h264",)
-"""Decoders that mark damaged frames, and that in strict mode also refuse a recording which begins within a group."""
+CHECKING = {"vp9": "libvpx-vp9"}
+"""Decoders that notice where a frame's data does not end with the frame; FFmpeg's own ones decode on into garbage."""
+FORGIVING = ("h264", "tiff")
+"""Decoders that in strict mode refuse undamaged files, too: recordings that begin within a group, tags out of order."""
 SHORTFALL_SECONDS = 0.5
 SHORTFALL_SHARE = 0.05
 """A file that says nowhere how long it is, but how many seconds, was cut off where it ends this much before them."""
@@ -112,13 +114,29 @@ def holds_video(path: Path, limits: Limits) -> bool:
 def decoder_of(stream: VideoStream, limits: Limits) -> VideoCodecContext:
     """What decodes the stream: on one thread, within the limit of pixels, and saying what it finds damaged."""
     decoder = stream.codec_context
-    transparent = WITH_ALPHA.get(decoder.name) if stream.metadata.get("alpha_mode") == "1" else None
-    if transparent in av.codecs_available:
-        decoder = cast(VideoCodecContext, CodecContext.create(transparent, "r"))
+    other = _other_decoder(stream)
+    if other in av.codecs_available:
+        decoder = _told_of_colors(cast(VideoCodecContext, CodecContext.create(other, "r")), stream.codec_context)
     most = str(2 * limits.max_pixels + 65536)  # decoders pad their frames
     strict = "crccheck" if decoder.name in FORGIVING else "explode+crccheck"
     decoder.options = {"max_pixels": most, "err_detect": strict}
     decoder.thread_type, decoder.thread_count = "NONE", 1
+    return decoder
+
+
+def _other_decoder(stream: VideoStream) -> str | None:
+    """A decoder that does more than FFmpeg's own; None: there is none that reads this stream."""
+    name, form = stream.codec_context.name, stream.codec_context.format
+    if stream.metadata.get("alpha_mode") == "1":
+        return WITH_ALPHA.get(name)
+    eight_bit = form is not None and all(part.bits <= 8 for part in form.components)
+    return CHECKING.get(name) if eight_bit else None
+
+
+def _told_of_colors(decoder: VideoCodecContext, stated: VideoCodecContext) -> VideoCodecContext:
+    """The decoder, told of the colours that the container states, as FFmpeg's own one is."""
+    decoder.color_trc, decoder.color_primaries = stated.color_trc, stated.color_primaries
+    decoder.colorspace, decoder.color_range = stated.colorspace, stated.color_range
     return decoder
 
 

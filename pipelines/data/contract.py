@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field as Defaulted
-from pydantic import PrivateAttr, ValidationError
+from pydantic import PrivateAttr, StringConstraints, ValidationError
 
 from pipelines.params import Count, Params, Whole
 from pipelines.stage import StageError, digest
@@ -75,10 +75,17 @@ class TextFacts(Params):
     dim: Count
 
 
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*$")]
+"""A file in the folder itself. Names and digests become paths, and a manifest may be anybody's."""
+PathInside = Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
+"""A file below the folder: no part of its path leads up or is hidden."""
+
+
 class ShardFacts(Params):
     """Content of one shard file: SHA-256, bytes, samples."""
 
-    sha256: str
+    sha256: Sha256
     size: Count
     num_samples: Count
 
@@ -118,8 +125,8 @@ class Manifest(Params):
     frame_rate: float
     num_samples: Whole
     splits: dict[str, int]
-    shards: dict[str, ShardFacts]
-    files: dict[str, str]
+    shards: dict[FileName, ShardFacts]
+    files: dict[PathInside, Sha256]
     """SHA-256 of every other file of the folder: index, empty prompt, text encoder."""
     actions: ActionFacts | None = None
     """Of the field ``actions``, where there is one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from pipelines.data.checksums import Clusters
 from pipelines.data.containers import (
     RAW,
     RESTARTING,
@@ -43,6 +45,8 @@ SEEKABLE = ("mov", "matroska")
 """Containers with an index and times that do not start again."""
 LATE_SECONDS = 10.0
 """A start that is later than this is sought."""
+LAST_BYTES = 65536
+"""Where packets cannot be read any more, what lies so near to the file's end is cut off there."""
 AT_END = 4
 """Packets, with the one that flushes, within which damage is the end of a file that was cut off, or the end of one
 recording that another follows: a transport stream's count of packets breaks at that joint as where one is lost."""
@@ -116,8 +120,11 @@ class Film:
         Raises:
             VideoError: the file is damaged, ends early, or is over a limit.
         """
-        with opened(self.path, self.limits) as (container, self.stream, stated):
+        with contextlib.ExitStack() as held:
+            container, self.stream, stated = held.enter_context(opened(self.path, self.limits))
             self._prepare(container)
+            if self.clusters is not None:
+                held.callback(self.clusters.close)
             deinterlacer = Deinterlacer()
             for made in self._decoded(container, stated):
                 for timed in deinterlacer.push(made) if self.interlaced else made:
@@ -144,8 +151,10 @@ class Film:
         self.own, self.intra = self.decoder is stream.codec_context, stream.codec_context.codec.intra_only
         self.codec, self.tick = stream.codec_context.name, float(stream.time_base or 1)
         step = _step(container, stream)
-        self.timeline = Timeline(self.codec, self.tick, step, bool(names & set(RESTARTING)), self.intra)
+        restarts, by_decoding = bool(names & set(RESTARTING)), "mpegvideo" in names
+        self.timeline = Timeline(self.codec, self.tick, step, restarts, self.intra, by_decoding)
         self.thinned = Thinned(self.rate, self.intra or self.codec in SKIPPABLE or _has_one_layer(stream))
+        self.clusters = Clusters(self.path) if "matroska" in names else None
         self.open_ended = bool(names & {*RESTARTING, *RAW, "ivf", "nut"})
 
     def _decoded(self, container: InputContainer, stated: float | None) -> Iterator[list[tuple[float, VideoFrame]]]:
@@ -184,19 +193,23 @@ class Film:
 
     def _packets(self, container: InputContainer, stated: float | None) -> Iterator[Packet]:
         """The packets of the stream; where the file states only seconds, those of all streams are looked at."""
-        if stated is None:
-            yield from container.demux(self.stream)
-            return
-        started = (container.start_time or 0) / av.time_base
-        for packet in container.demux():
-            if packet.pts is not None and packet.time_base is not None:
-                self.end = max(self.end, float((packet.pts + (packet.duration or 0)) * packet.time_base) - started)
-            if packet.stream.index == self.stream.index:
-                yield packet
+        started, read_to = (container.start_time or 0) / av.time_base, 0
+        try:
+            for packet in container.demux(self.stream) if stated is None else container.demux():
+                if stated is not None and packet.pts is not None and packet.time_base is not None:
+                    self.end = max(self.end, float((packet.pts + (packet.duration or 0)) * packet.time_base) - started)
+                if packet.stream.index == self.stream.index:
+                    read_to = max(read_to, (packet.pos or 0) + packet.size)
+                    yield packet
+        except av.FFmpegError as error:
+            reason = "truncated" if self.path.stat().st_size - read_to < LAST_BYTES else "decode_error"
+            raise VideoError(reason, f"frame {self.count}: its packets cannot be read ({words(error)})") from None
 
     def _given(self, packet: Packet, last: bool) -> list[tuple[float, VideoFrame]]:
         """The frames that a packet gives, with their times."""
         if packet.size:
+            if self.clusters is not None:
+                self.clusters.check(packet.pos)
             if packet.is_corrupt and not any(one.is_keyframe for one in islice(self.waiting, AT_END)):
                 raise self._damaged("the container marks it as damaged", last)
             if not self._is_due(packet):

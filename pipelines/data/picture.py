@@ -111,6 +111,7 @@ class Picture:
     aspect: Fraction = Fraction(1)
     converted: Converter = field(default_factory=Converter)
     seconds: float = 0.0
+    resized: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -130,6 +131,15 @@ class Picture:
         stored = (self.frame.height, self.frame.width)
         return self.upright(self.converted(self.frame, stored, Interpolation.BILINEAR))
 
+    def whole(self, height: int, width: int) -> np.ndarray:
+        """uint8 [H, W, 3], RGB: all of it, resized until ``height`` and ``width`` are covered.
+
+        Raises:
+            VideoError: as :meth:`cover`.
+        """
+        tall, wide = (width, height) if self.upright.turns % 2 else (height, width)
+        return self.upright(self._covering(tall, wide))
+
     def cover(self, height: int, width: int) -> np.ndarray:
         """uint8 [height, width, 3], RGB: resized until both sides are covered, then cropped about the centre.
 
@@ -138,12 +148,18 @@ class Picture:
                 format cannot be converted.
         """
         tall, wide = (width, height) if self.upright.turns % 2 else (height, width)
+        resized = self._covering(tall, wide)
+        top, left = (resized.shape[0] - tall) // 2, (resized.shape[1] - wide) // 2
+        return self.upright(resized[top : top + tall, left : left + wide])
+
+    def _covering(self, tall: int, wide: int) -> np.ndarray:
+        """Resized as stored; the last one is kept, because shots are told by what clips are cropped from."""
         full_height, full_width = self.frame.height, self._square_width()
         scale = max(tall / full_height, wide / full_width)
-        new_height, new_width = max(tall, round(full_height * scale)), max(wide, round(full_width * scale))
-        if new_height * new_width > MOST_CROPPED * tall * wide:
+        size = max(tall, round(full_height * scale)), max(wide, round(full_width * scale))
+        if size[0] * size[1] > MOST_CROPPED * tall * wide:
             raise VideoError("too_elongated", f"{full_width}x{full_height} square pixels, for clips of {wide}x{tall}")
-        method = Interpolation.AREA if scale < 1 else Interpolation.BICUBIC
-        resized = self.converted(self.frame, (new_height, new_width), method)
-        top, left = (new_height - tall) // 2, (new_width - wide) // 2
-        return self.upright(resized[top : top + tall, left : left + wide])
+        if self.resized is None or self.resized.shape[:2] != size:
+            method = Interpolation.AREA if scale < 1 else Interpolation.BICUBIC
+            self.resized = self.converted(self.frame, size, method)
+        return self.resized

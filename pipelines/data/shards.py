@@ -57,6 +57,7 @@ class Shards:
             raise ContractError(
                 f"{path}: {len(self.index)} rows, but {MANIFEST} counts {self.manifest.num_samples} samples."
             )
+        self._check_places(path)
         if splits is not None:
             chosen = np.flatnonzero(self.index["split"].isin(splits))
             self.index = self.index.iloc[chosen].reset_index(drop=True)
@@ -69,6 +70,19 @@ class Shards:
         self._keys = self.index["key"].tolist()
         self._shards = self.index["shard"].tolist()
         self._places = list(zip(self.index["offset"].tolist(), self.index["size"].tolist(), strict=True))
+
+    def _check_places(self, path: Path) -> None:
+        """That every sample lies inside a shard of the manifest: these names and numbers become paths and reads."""
+        known = {name: facts.size for name, facts in self.manifest.shards.items()}
+        sizes = np.array([known.get(name, 0) for name in self.index["shard"]])
+        offset, size = self.index["offset"], self.index["size"]
+        odd = np.flatnonzero(~((offset >= 0) & (size > 0) & (offset + size <= sizes)))
+        if len(odd):
+            row = self.index.iloc[odd[0]]
+            raise ContractError(
+                f"{path}: sample {row['key']}: bytes {row['offset']} to {row['offset'] + row['size']} of "
+                f"{row['shard']!r} are in no shard of {MANIFEST}; `dvc checkout` restores both."
+            )
 
     def __len__(self) -> int:
         return len(self.index)

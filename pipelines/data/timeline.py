@@ -24,13 +24,17 @@ WAITING = 64
 class Timeline:
     """Seconds since the first frame: ``sent`` sees every packet that goes to the decoder, ``seconds`` every frame."""
 
-    def __init__(self, codec: str, tick: float, step: float | None, restarts: bool, intra: bool) -> None:
-        """``tick``: seconds per unit of time; ``step``: seconds per frame, None where the file does not say."""
+    def __init__(
+        self, codec: str, tick: float, step: float | None, restarts: bool, intra: bool, by_decoding: bool = False
+    ) -> None:
+        """``tick``: seconds per unit of time; ``step``: seconds per frame, None where the file does not say;
+        ``by_decoding``: only the times of decoding are right."""
         self._may_reorder, self._restarts, self._intra = codec in REORDERING, restarts, intra
         self.tick, self._step = tick, step
         self._waiting: deque[int] = deque(maxlen=WAITING)
         self._pushed: int | None = None
-        self._rising, self._in_order = True, False
+        self._by_decoding = by_decoding
+        self._rising, self._in_order = True, by_decoding
         self.first: int | None = None
         self.stands_still = False
         """Set where every packet states one time, which is none."""
@@ -62,7 +66,7 @@ class Timeline:
 
     def sent(self, packet: Packet) -> None:
         """Note a packet that will give a frame."""
-        time = packet.dts if packet.pts is None else packet.pts
+        time = packet.dts if packet.pts is None or self._by_decoding else packet.pts
         if time is None or packet.size == 0 or packet.is_discard:
             return
         self._rising = self._rising and (self._pushed is None or time > self._pushed)
@@ -72,7 +76,7 @@ class Timeline:
     def _stated(self, frame: VideoFrame) -> int | None:
         """The frame's own time, or that of the packet whose turn it is, where times are those of decoding."""
         own = frame.dts if frame.pts is None else frame.pts
-        if self._waiting and self._waiting[0] == own:
+        if self._waiting and (self._by_decoding or self._waiting[0] == own):
             return self._waiting.popleft()
         if own is None or own not in self._waiting:
             return self._waiting.popleft() if self._in_order and self._waiting else own

@@ -51,7 +51,10 @@ def nearest(matrix: np.ndarray) -> Upright:
 
 def upright(frame: VideoFrame) -> Upright:
     """What the frame's display matrix says; as stored, where it has none."""
-    found = [one for one in cast(Iterable[SideData], frame.side_data) if one.type == Type.DISPLAYMATRIX]
+    try:
+        found = [one for one in cast(Iterable[SideData], frame.side_data) if one.type == Type.DISPLAYMATRIX]
+    except ValueError:  # beside it stands a kind that PyAV has no name for (EXIF), and it then gives none
+        return Upright(round(frame.rotation / 90) % 4)
     if not found:
         return AS_STORED
     a, b, _, c, d = np.frombuffer(bytes(found[0]), np.int32)[:5].astype(float)

@@ -28,6 +28,10 @@ X264 = "log-level=none:threads=1:mbtree=0:bframes=0"
 """Quiet, and equal bytes for equal frames: with its macroblock tree and B-frames x264 gives several for short clips."""
 
 
+AT_FIRST = 32
+"""Frames of a clip that are made room for before it is known how many there are."""
+
+
 @dataclass(frozen=True)
 class Tags:
     """What stands in a file of ours about its colours, by FFmpeg's numbers."""
@@ -170,10 +174,17 @@ def read_clip(path: Path, limits: Limits | None = None) -> np.ndarray:
     Raises:
         VideoError: as :func:`read_frames`; the frame size changes within the file.
     """
-    frames = [pixels for _, pixels in read_frames(path, limits=limits)]
-    if len({pixels.shape for pixels in frames}) > 1:
-        raise VideoError("decode_error", "the frame size changes within the file")
-    return np.stack(frames)
+    frames, count = np.empty((0, 0, 0, 3), np.uint8), 0
+    for _, pixels in read_frames(path, limits=limits):
+        if count == 0:
+            frames = np.empty((AT_FIRST, *pixels.shape), np.uint8)
+        elif pixels.shape != frames.shape[1:]:
+            raise VideoError("decode_error", "the frame size changes within the file")
+        if count == len(frames):
+            frames = np.concatenate([frames, np.empty_like(frames)])
+        frames[count] = pixels
+        count += 1
+    return frames[:count]
 
 
 def probe(path: Path, limits: Limits | None = None) -> Probe:

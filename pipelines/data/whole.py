@@ -12,12 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from pipelines.data.checksums import enter_segment
+
 BOXES = b"ftyp styp moov mdat moof free skip wide pnot uuid meta mfra sidx emsg prft udta ssix pdin PICT junk".split()
 """Top-level boxes of ISO media; what else stands behind them is somebody's appendix."""
+PICTURES = b"heic heix heim heis mif1 avif".split()
+"""Brands of pictures, whose index is a box `meta`."""
 MOST_BOXES = 1_000_000
 TAIL = 65536
 ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+RM_SLACK = 18
+"""Bytes by which undamaged RealMedia files state their last chunk too long: FFmpeg counts its head twice."""
+WTV = bytes.fromhex("b7d800203749da11a64e0007e95ead8d")
 MXF = bytes.fromhex("060e2b34020501010d0102010102")
 
 Check = Callable[[BinaryIO, int], str | None]
@@ -57,6 +64,8 @@ def _check_for(head: bytes) -> Check | None:
         (b"FLV\x01", _flv),
         (b"\x00\x00\x01\xba", _program),
         (MXF, _mxf),
+        (b".RMF", _real),
+        (WTV, _recorded_tv),
     ):
         if head.startswith(mark):
             return check
@@ -86,7 +95,7 @@ def _boxes(file: BinaryIO, size: int) -> str:
         if len(head) < 8 or head[4:8] not in BOXES:
             break
         length, kind = struct.unpack(">I", head[:4])[0], head[4:8]
-        seen.add(kind)
+        seen.add(b"meta" if kind == b"ftyp" and head[8:12] in PICTURES else kind)
         if length == 1:
             length = struct.unpack(">Q", head[8:16])[0]
         if length == 0:
@@ -94,34 +103,14 @@ def _boxes(file: BinaryIO, size: int) -> str:
         if at + length > size:
             return _beyond(at + length, size, f"its box {kind.decode()}")
         at += max(8, length)
-    if b"mdat" in seen and not seen & {b"moov", b"moof", b"meta"}:
+    if seen & {b"mdat", b"ftyp"} and not seen & {b"moov", b"moof", b"meta"}:
         return "its index (moov) was never written or is cut off"
     return "" if at <= size - 8 or at == size else "ends inside the head of a box"
 
 
-def _number(file: BinaryIO, keep: bool) -> int | None:
-    """EBML's variable-length number; None: it says unknown."""
-    first = file.read(1)[0]
-    width = 9 - first.bit_length()
-    rest = file.read(width - 1)
-    if len(rest) < width - 1:
-        raise IndexError
-    value = int.from_bytes(bytes([first if keep else first & ((1 << (8 - width)) - 1)]) + rest, "big")
-    return None if not keep and value == (1 << (7 * width)) - 1 else value
-
-
 def _matroska(file: BinaryIO, size: int) -> str | None:
-    file.seek(0)
-    for wanted in (0x1A45DFA3, 0x18538067):
-        while True:
-            found, length = _number(file, keep=True), _number(file, keep=False)
-            if found == wanted:
-                break
-            file.seek(length or 0, os.SEEK_CUR)
-        if wanted == 0x18538067:
-            return None if length is None else _beyond(file.tell() + length, size, "its segment")
-        file.seek(length or 0, os.SEEK_CUR)
-    return None
+    length = enter_segment(file)
+    return None if length is None else _beyond(file.tell() + length, size, "its segment")
 
 
 def _riff(file: BinaryIO, size: int) -> str | None:
@@ -140,7 +129,9 @@ def _riff(file: BinaryIO, size: int) -> str | None:
 def _asf(file: BinaryIO, size: int) -> str | None:
     file.seek(0)
     head = file.read(TAIL)
-    at = head.find(ASF_FILE)
+    at, length = head.find(ASF_FILE), struct.unpack_from("<Q", head, 16)[0]
+    if length > size:
+        return _beyond(length, size, "its head")
     if at < 0:
         return None
     stated, flags = struct.unpack_from("<Q", head, at + 40)[0], struct.unpack_from("<I", head, at + 88)[0]
@@ -196,6 +187,24 @@ def _mxf(file: BinaryIO, size: int) -> str | None:
     file.read(first & 0x7F if first & 0x80 else 0)
     footer = struct.unpack(">QQQ", file.read(32)[8:32])[2]
     return _beyond(footer + 1, size, "its footer") if footer else None
+
+
+def _real(file: BinaryIO, size: int) -> str | None:
+    at = 0
+    while at + 8 <= size:
+        file.seek(at)
+        kind, length = struct.unpack(">4sI", file.read(8))
+        if not kind.strip(b". ").isalnum() or length < 8:
+            return None
+        if at + length - RM_SLACK > size:
+            return _beyond(at + length, size, f"its chunk {kind.decode('latin-1')}")
+        at += length
+    return ""
+
+
+def _recorded_tv(file: BinaryIO, size: int) -> str:
+    file.seek(0x38)
+    return _beyond((struct.unpack("<I", file.read(4))[0] << 12) + 1, size, "its directory")
 
 
 def _transport(file: BinaryIO, size: int) -> str:

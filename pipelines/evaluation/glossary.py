@@ -22,6 +22,16 @@ class Meaning:
 
 
 MEANINGS: tuple[tuple[str, Meaning], ...] = (
+    ("rejected/*", Meaning("files", "refused for this reason; each is a row of rejected.parquet")),
+    ("not_used/passed_over*", Meaning("files", "of this ending, neither wanted videos or pictures nor text")),
+    ("not_used/*", Meaning("", "what the source only names, or could not be got")),
+    ("files_deinterlaced", Meaning("files", "interlaced, made into whole frames")),
+    ("files_tone_mapped", Meaning("files", "of HDR, tone-mapped")),
+    ("gap_seconds", Meaning("s", "of the files used without a frame near the wanted time")),
+    ("held_seconds", Meaning("s", "of the files used in which a frame is shown on")),
+    ("*source_seconds", Meaning("s", "length of the files used")),
+    ("cut_seconds", Meaning("s", "in clips, before they are judged")),
+    ("footage_seconds", Meaning("s", "in the clips that are kept")),
     ("psnr_worst*", Meaning("dB", "PSNR of the clip that is reconstructed worst", "higher")),
     ("compression", Meaning("x", "numbers of the video per number of the latents")),
     ("gates/*", Meaning("", "value of the gate of this name")),

@@ -44,7 +44,7 @@ def _readings(sample: Sample) -> list[Html]:
 def _clip(sample: Sample, folder: Path, pixels: int) -> Html:
     """One clip with what a probe read in it."""
     path, system = folder / str(sample["file"]), NAMES.get(sample["system"], str(sample["system"]).replace("_", " "))
-    if path.is_file():
+    if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
         shown = video(data_uri(path.read_bytes(), ".mp4"), f"{system}: {sample['prompt']}", pixels)
     else:
         shown = tag("p", f"{sample['file']} is missing", class_="absent")

@@ -19,9 +19,17 @@ def processors() -> int:
 
 
 def in_order(
-    work: Callable[[Item], Result], items: Iterable[Item], threads: int, stop: threading.Event
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    threads: int,
+    stop: threading.Event,
+    held: Callable[[Item], int] = lambda _: 0,
+    most_held: int = 0,
 ) -> Iterator[tuple[Item, Result]]:
     """Each item with ``work(item)``, in order; at most ``2 * threads`` items are open at once.
+
+    ``held`` says how many bytes of the disk an item takes until it is used: no further one is opened while those open
+    take more than ``most_held``.
 
     What ends the caller ends the work: ``stop`` is set, what has not begun is dropped, and ``work`` is to look at
     ``stop`` from time to time. An exception of ``work`` is raised where its item's turn is.
@@ -31,7 +39,7 @@ def in_order(
         try:
             for item in items:
                 waiting.append((item, pool.submit(work, item)))
-                if len(waiting) == 2 * threads:
+                while waiting and (len(waiting) == 2 * threads or sum(held(one) for one, _ in waiting) > most_held):
                     first, result = waiting.popleft()
                     yield first, result.result()
             while waiting:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import errno
 import gzip
 import hashlib
 import io
@@ -27,6 +28,7 @@ from pipelines.footage.captions import MAX_BYTES, SIDECARS, NotHere, Told, toget
 from pipelines.footage.found import Reel
 from pipelines.footage.members import Plan, grouped, is_wanted, plans, taken_apart
 from pipelines.footage.reels import open_file
+from pipelines.footage.tar_headers import Header
 from pipelines.textfile import storable_text
 
 END = 512
@@ -119,6 +121,12 @@ class Sample:
             raise problem or VideoError("not_video", "the sample has no video member")
         return self.video.path
 
+    @property
+    def spooled(self) -> int:
+        """Bytes of this disk that it takes until it is closed."""
+        path = None if self.video is None else self.video.path
+        return path.stat().st_size if path is not None else 0
+
     def close(self) -> None:
         if self.video is not None:
             self.video.close()
@@ -140,6 +148,10 @@ class Reader:
         stream = tar.extractfile(member) if suffix in (*SIDECARS, *VIDEOS) else None
         if stream is None:
             return read
+        if member.issparse():  # a few bytes can stand for any number of zeros
+            text = f"{member.name} is stored with holes; make the tar without --sparse"
+            read.problem = VideoError("sparse_member", text)
+            return read
         if suffix in SIDECARS:
             read.content = stream.read(MAX_BYTES + 1)
             return read
@@ -149,6 +161,9 @@ class Reader:
             read.problem = VideoError("too_many_bytes", text)
             return read
         read.path = next(self.places)
+        free = shutil.disk_usage(read.path.parent).free
+        if member.size > free:
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {member.size} bytes of {member.name}", read.path)
         try:
             with read.path.open("wb") as spool:
                 shutil.copyfileobj(stream, spool, 1 << 20)
@@ -195,7 +210,7 @@ def streamed(stream: io.BufferedReader, reader: Reader) -> Iterator[Sample]:
 
     try:
         watched = _Watched(_unpacked(stream))
-        with tarfile.open(fileobj=watched, mode="r|") as tar:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=watched, mode="r|", tarinfo=Header) as tar:  # type: ignore[call-overload]
             for member in tar:
                 if not member.isfile() or not is_wanted(member.name):
                     continue
@@ -234,7 +249,7 @@ def indexed(path: Path, reader: Reader) -> Iterator[Sample]:
 def _read_groups(
     path: Path, members: Sequence[tarfile.TarInfo], groups: Sequence[tuple[list[int], bool]], reader: Reader
 ) -> Iterator[Sample]:
-    with path.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+    with path.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:", tarinfo=Header) as tar:
         for places, again in groups:
             read: list[_Member] = []
             try:
@@ -255,11 +270,13 @@ def headers(path: Path) -> tuple[list[tarfile.TarInfo], Exception | None]:
             inside = _unpacked(stream)
             watched = _Watched(inside)
             packed = inside is not stream
-            with tarfile.open(fileobj=watched if packed else stream, mode="r|" if packed else "r:") as tar:  # type: ignore[call-overload]
+            source, mode = (watched, "r|") if packed else (stream, "r:")
+            with tarfile.open(fileobj=source, mode=mode, tarinfo=Header) as tar:  # type: ignore[call-overload]
                 members.extend(member for member in tar if member.isfile())
+                ends = tar.offset
             if not packed:
-                stream.seek(-END, os.SEEK_END)
-            if not (watched.is_whole() if packed else stream.read() == bytes(END)):
+                stream.seek(ends)
+            if not (watched.is_whole() if packed else stream.read(END) == bytes(END)):
                 return members, tarfile.ReadError("ends early")
     except DAMAGED as error:
         return members, error

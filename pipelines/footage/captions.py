@@ -257,15 +257,15 @@ def _told(row: Row, file: str) -> list[Told]:
     columns = tuple(values)
     name, caption = column_of(columns, FILES), column_of(columns, CAPTIONS)
     try:
-        spans, timed = cuts_of(values)
-        texts = texts_of(values[caption] if caption else None, len(spans or [None]))
+        spans, timed, listed = cuts_of(values)
+        texts = texts_of(values[caption] if caption else None, len(spans or [None]), listed)
     except VideoError as error:
         return [Told(refusal=VideoError(error.reason, f"{where}: {error}"))]
     used = {str(one) for one in (name, caption) if one is not None} | timed
     told = []
     for number, (span, text) in enumerate(zip(spans or [None], texts, strict=True)):
         refusal = _refusal(text, caption, where, columns)
-        metadata = metadata_of(values, used, number, len(texts))
+        metadata = metadata_of(values, used, number, len(texts) if listed else None)
         told.append(Told("" if refusal else one_line(text), metadata, span, refusal))
     return told
 

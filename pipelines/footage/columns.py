@@ -86,8 +86,8 @@ def _listed(value: Any) -> Any:
     return value
 
 
-def cuts_of(values: Mapping[str, Any]) -> tuple[list[Span] | None, set[str]]:
-    """The stretches of its video that a row is about (None: all of it), and the columns that say so.
+def cuts_of(values: Mapping[str, Any]) -> tuple[list[Span] | None, set[str], bool]:
+    """The stretches of its video that a row is about (None: all of it), the columns that say so, and whether in a list.
 
     Raises:
         VideoError: ``bad_row``: there are such columns, and what they hold are no times.
@@ -96,15 +96,15 @@ def cuts_of(values: Mapping[str, Any]) -> tuple[list[Span] | None, set[str]]:
     for pair in SPANS:
         names = [column_of(columns, (name,)) for name in pair]
         if None not in names and all(values[str(name)] is not None for name in names):
-            return [_span([values[str(name)] for name in names])], {str(name) for name in names}
+            return [_span([values[str(name)] for name in names])], {str(name) for name in names}, False
     name = column_of(columns, BOTH)
     if name is None or values[name] is None:
-        return None, set()
+        return None, set(), False
     found = _listed(values[name])
     if not isinstance(found, (list, tuple)):
-        return None, set()  # one time alone says when, not from where to where
-    many = found if found and isinstance(found[0], (list, tuple)) else [found]
-    return [_span(one) for one in many], {name}
+        return None, set(), False  # one time alone says when, not from where to where
+    listed = bool(found) and isinstance(found[0], (list, tuple))
+    return [_span(one) for one in (found if listed else [found])], {name}, listed
 
 
 def _span(times: Any) -> Span:
@@ -117,9 +117,9 @@ def _span(times: Any) -> Span:
     return begin, end
 
 
-def texts_of(value: Any, count: int) -> list[Any]:
-    """A caption per cut: of several cuts a list of as many."""
-    found = _listed(value) if count > 1 or isinstance(value, (list, tuple)) else value
+def texts_of(value: Any, count: int, listed: bool) -> list[Any]:
+    """A caption per cut: of ``listed`` cuts a list of as many."""
+    found = _listed(value) if listed or isinstance(value, (list, tuple)) else value
     if isinstance(found, (list, tuple)):
         if len(found) == count:
             return list(found)
@@ -128,8 +128,10 @@ def texts_of(value: Any, count: int) -> list[Any]:
     return [value] * count
 
 
-def metadata_of(values: Mapping[str, Any], used: set[str], number: int = 0, count: int = 1) -> dict[str, Any]:
-    """What else a row says, as JSON can hold it: of columns with a list of ``count`` the value of cut ``number``.
+def metadata_of(
+    values: Mapping[str, Any], used: set[str], number: int = 0, listed: int | None = None
+) -> dict[str, Any]:
+    """What else a row says, as JSON can hold it: of columns with a list of ``listed`` values that of cut ``number``.
 
     Left out: columns without a name, a table's running number, what is none, and bytes.
     """
@@ -137,8 +139,8 @@ def metadata_of(values: Mapping[str, Any], used: set[str], number: int = 0, coun
     for name, value in values.items():
         if name in used or plain(str(name)) in ("", "unnamed:_0", "__index_level_0__"):
             continue
-        found = _listed(value) if count > 1 else value
-        if count > 1 and isinstance(found, (list, tuple)) and len(found) == count:
+        found = value if listed is None else _listed(value)
+        if listed is not None and isinstance(found, (list, tuple)) and len(found) == listed:
             value = found[number]
         value = storable(value)
         if value is not None:

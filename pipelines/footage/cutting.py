@@ -24,6 +24,8 @@ from pipelines.footage.params import Buckets, Clip, Cutting
 Form = tuple[int, int, int]
 """Frames, height, width."""
 Size = tuple[int, int]
+SMALL = 32
+"""Least side of a clip whose resized pictures tell shots apart; its crop has at most 4 x 32 x 32 pixels."""
 
 
 class Picture(Protocol):
@@ -36,6 +38,10 @@ class Picture(Protocol):
 
     def cover(self, height: int, width: int) -> np.ndarray:
         """uint8 [height, width, 3]."""
+        ...
+
+    def whole(self, height: int, width: int) -> np.ndarray:
+        """uint8 [H, W, 3], nothing cropped."""
         ...
 
 
@@ -126,9 +132,9 @@ class _Run:
         while len(self.pixels) >= self.hold:
             yield self._take(self.lead)
 
-    def reaches(self, left: int) -> int:
-        """Frames that can come together where so many are left, the one that is pushed next among them."""
-        return len(self.pixels) + left - max(0, self.start - self.next)
+    def is_done(self, total: int | None, count: int, shortest: int) -> bool:
+        """Whether the pictures from ``count`` on, of ``total`` in all, make no clip any more, with those held."""
+        return total is not None and len(self.pixels) + total - count - max(0, self.start - self.next) < shortest
 
     def end(self) -> Iterator[Window]:
         for frames in tail(len(self.pixels), self.covered, self.kept, self.stride):
@@ -167,7 +173,7 @@ def cut(
     run: _Run | None = None
     count = gaps = cuts = whole = 0
     shortest, seen = min(frames for frames, _, _ in choices), seen or Seen()
-    for picture, boundary in _with_boundaries(pictures, cutting):
+    for picture, boundary in _with_boundaries(pictures, cutting, choices):
         if run is not None and (picture is None or boundary):
             for window in run.end():
                 whole += 1
@@ -176,13 +182,14 @@ def cut(
         gaps, cuts = gaps + (picture is None), cuts + boundary
         if picture is not None:
             run = run or _Run(count, picture.size, choices, cutting.stride)
-            if seen.total is not None and run.reaches(seen.total - count) < shortest:
-                count = max(count, seen.total)
-                break
-            for window in run.push(picture):
-                whole += 1
-                yield window
+            if not run.is_done(seen.total, count, shortest):
+                for window in run.push(picture):
+                    whole += 1
+                    yield window
         count += 1
+        if run is not None and run.is_done(seen.total, count, shortest):
+            count = max(count, seen.total or 0)
+            break
     for window in run.end() if run is not None else ():
         whole += 1
         yield window
@@ -190,11 +197,21 @@ def cut(
         raise _nothing(count, gaps, cuts, shortest, rate, seen.frame_rate)
 
 
-def _with_boundaries(pictures: Iterator[Picture | None], cutting: Cutting) -> Iterator[tuple[Picture | None, bool]]:
+def _with_boundaries(
+    pictures: Iterator[Picture | None], cutting: Cutting, choices: Sequence[Form]
+) -> Iterator[tuple[Picture | None, bool]]:
     """Each picture, and whether a shot begins with it."""
     if cutting.shots is None:
         return ((picture, False) for picture in pictures)
-    return shots.boundaries(pictures, cutting.shots.threshold, cutting.shots.ratio)
+
+    def shown(picture: Picture) -> np.ndarray:
+        """What its clips are cropped from, where that is small enough to be compared."""
+        for size, _ in best_sizes(choices, picture.size).values():
+            if min(size) >= SMALL and size[0] * size[1] <= SMALL * SMALL * 4:
+                return picture.whole(*size)
+        return shots.small(picture)
+
+    return shots.boundaries(pictures, cutting.shots.threshold, cutting.shots.ratio, shown)
 
 
 def _nothing(count: int, gaps: int, cuts: int, shortest: int, rate: float, found: float | None) -> VideoError:

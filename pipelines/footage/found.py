@@ -56,7 +56,7 @@ class Found:
 
     ``digest`` hashes all its content, ``open`` takes that digest. ``unit`` hashes what stays when a recording grows,
     or the whole file that a cut is of, and decides the split; None: the digest does. ``place`` of ``total`` tells how
-    far the source is. ``close`` frees what was spooled to read it.
+    far the source is. ``close`` frees what was spooled to read it: ``spooled`` bytes.
     """
 
     name: str
@@ -69,6 +69,7 @@ class Found:
     unit: Callable[[], str] | None
     open: Callable[[str], Reel]
     close: Callable[[], None] | None = None
+    spooled: int = 0
 
 
 def refused(name: str, place: int, total: int, error: VideoError) -> Found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from pipelines.footage.ahead import in_order, processors
 from pipelines.footage.captions import NotHere, with_prefix
 from pipelines.footage.clips import Cut, Made, content_hash, store
 from pipelines.footage.cutting import cut, forms, told_of
+from pipelines.footage.digests import Digests
 from pipelines.footage.found import Found, file_of
 from pipelines.footage.opening import found_in
 from pipelines.footage.params import Clip, Footage, RawVideoParams, Splits, Tars
@@ -26,7 +28,7 @@ from pipelines.footage.reels import VideoReel
 from pipelines.footage.reuse import Reuse, emptied
 from pipelines.footage.splits import split
 from pipelines.recording import link
-from pipelines.stage import StageError
+from pipelines.stage import StageError, refused_by_disk
 
 VERSION = 2
 """Part of every content key: raise it when the same file would be cut or resized to other pixels."""
@@ -97,6 +99,10 @@ class Cutter:
             looked.refusal = error
         except (FileNotFoundError, PermissionError) as error:  # gone since it was listed, or not ours to read
             looked.refusal = VideoError("unreadable", f"{error.strerror or error}")
+        except Exception as error:  # one odd file must not end a night's work; what is no file's fault does
+            if isinstance(error, StageError | InterruptedError) or refused_by_disk(error):
+                raise
+            looked.refusal = VideoError("unforeseen", _told_of(error))
         return looked
 
     def _ask(self, found: Found, looked: Looked) -> None:
@@ -237,8 +243,19 @@ class Ingest:
             )
 
 
+def _told_of(error: Exception) -> str:
+    """An error of a library in one line, with the place where it arose."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    said = str(error).splitlines()[:1] or [""]
+    return f"{type(error).__name__}: {said[0][:200]} ({Path(place.filename).name}:{place.lineno})"
+
+
 def _first(row: dict[str, str]) -> str:
     return f"{row['file']}: {row['detail']}"
+
+
+def _spooled(found: Found) -> int:
+    return found.spooled
 
 
 def place_of(params: Footage) -> str:
@@ -261,14 +278,20 @@ def ingest(params: RawVideoParams, footage: Footage, work: Path, folder: Path) -
     named = {"cutting", "limits", "max_clips_per_video", "frame_rate", "action_log"}
     shape = {"version": VERSION, "clip": params.clip.model_dump(), "source": place_of(footage)}
     shape |= {name: value for name, value in footage.model_dump().items() if name in named}
-    reuse = Reuse(work / "cut", {"shape": shape})
+    digests = Digests(work / "digests.json")
+    reuse = Reuse(work / "cut", {"shape": shape}, digests.of)
     run, cutter = Ingest(footage, reuse, folder), Cutter(footage, params.clip, reuse)
-    with emptied(work / "spool") as spool:
-        files = found_in(footage, params.clip.frame_rate, spool)
-        for found, looked in in_order(cutter.look, files, processors(), cutter.stop):
-            run.take(found, looked)
-            if found.close is not None:
-                found.close()
+    finished = False
+    try:
+        with emptied(work / "spool") as spool:
+            files, most = found_in(footage, params.clip.frame_rate, spool, digests.of), footage.limits.max_bytes
+            for found, looked in in_order(cutter.look, files, processors(), cutter.stop, _spooled, most):
+                run.take(found, looked)
+                if found.close is not None:
+                    found.close()
+        finished = True
+    finally:
+        digests.keep(finished)
     made = run.finish(params.splits)
     reuse.prune()
     return made

@@ -31,6 +31,10 @@ LIKELY = ("metadata", "prompts", "prompt", "captions", "caption", "dataset", "vi
 """Names of tables, the likeliest first."""
 HUB = re.compile(r"[\w.-]+/[\w.-]+")
 NUMBERED = re.compile(r"^(.*?)(\d+)(\D*)$")
+UNWATCHED = (
+    "DVC does not look at addresses: where the server states an ETag, add the tars to deps of raw_video; else "
+    "`reel run raw_video --force` reads a changed tar"
+)
 TRIED = 24
 """Tables of a folder that are tried."""
 
@@ -54,7 +58,7 @@ def recognise(path: str) -> Layout:
         StageError: nothing is there, or nothing that is read here; the message names the remedy.
     """
     if "://" in path:
-        return Layout("a tar by URL, streamed", "tars", {"urls": [path], "max_samples": None}, ())
+        return Layout("a tar by URL, streamed", "tars", {"urls": [path], "max_samples": None}, (), notes=(UNWATCHED,))
     place = Path(path)
     if place.is_dir():
         return _folder(place)

@@ -22,15 +22,15 @@ import pyarrow.parquet as pq
 from pipelines.data.limits import Limits, VideoError, check_bytes
 from pipelines.footage.captions import Told
 from pipelines.footage.columns import storable
+from pipelines.footage.digests import Hashed
 from pipelines.footage.found import Found, Reel, refused
 from pipelines.footage.params import Lerobot
 from pipelines.footage.reels import CutReel, first_time
-from pipelines.stage import StageError, file_digest
+from pipelines.stage import StageError
 
 KEY = "raw_video.source.lerobot"
 INFO = "meta/info.json"
 CONVERT = "python -m lerobot.datasets.v30.convert_dataset_v21_to_v30 --repo-id=NAME"
-Hashed = Callable[[Path], str]
 Log = Callable[[Path, str], tuple[np.ndarray, np.ndarray]]
 
 
@@ -113,7 +113,7 @@ def _episodes(root: Path, camera: str) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["episode_index"])
 
 
-def episodes(params: Lerobot, frame_rate: float, limits: Limits) -> Iterator[Found]:
+def episodes(params: Lerobot, frame_rate: float, limits: Limits, hashed: Hashed) -> Iterator[Found]:
     """The episodes of a data set, as the files of a source.
 
     Raises:
@@ -123,7 +123,7 @@ def episodes(params: Lerobot, frame_rate: float, limits: Limits) -> Iterator[Fou
     info = read_info(root)
     _feature(params, info)
     rows = _episodes(root, params.camera)
-    hashed = cache(file_digest)
+    hashed = cache(hashed)
     log = lru_cache(maxsize=4)(partial(_log, root))
     for place, row in enumerate(rows, 1):
         yield _episode(params, info, row, (place, len(rows)), (frame_rate, limits), (hashed, log))

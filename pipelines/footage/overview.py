@@ -37,7 +37,7 @@ SHOWN_MOTIONS = (
     (STEERED,) * 4,
 )
 """Values of MOTION for the filmstrips."""
-GREY, INK, QUIET = "#999999", "#222222", "#777777"
+GREY, PALE, INK, QUIET = "#999999", "#dddddd", "#222222", "#777777"
 SPLIT_COLORS: dict[str, str] = dict(zip(SPLITS, ("#0072B2", "#E69F00", "#009E73", "#CC79A7"), strict=True))
 DPI = 120
 
@@ -89,7 +89,7 @@ def draw(folder: Path, catalog: pd.DataFrame, made: Made, pictures: Path) -> Non
     if factor_names(catalog):
         _save(factor_counts(catalog), pictures / "factors.png")
     else:
-        _save(source_counts(catalog, made.rejected), pictures / "sources.png")
+        _save(source_counts(catalog, made), pictures / "sources.png")
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -203,24 +203,27 @@ def factor_counts(catalog: pd.DataFrame) -> Figure:
     return figure
 
 
-def source_counts(catalog: pd.DataFrame, rejected: Sequence[Mapping[str, str]]) -> Figure:
-    """How many clips each video gave (the 20 with most), by split, and how many files were refused for which reason."""
+def source_counts(catalog: pd.DataFrame, made: Made) -> Figure:
+    """How many clips each video gave (the 20 with most), by split; how many files were refused or not used, and why."""
     clips = Counter(catalog["source"].tolist())
     shown = [name for name, _ in clips.most_common(20)][::-1]
-    reasons = Counter(row["reason"] for row in rejected).most_common()[::-1]
-    figure = _figure(
-        9.72, 1.1 + 0.26 * max(4, len(shown), len(reasons)), "Where the clips are from, and what was refused"
-    )
+    reasons = Counter(row["reason"] for row in made.rejected).most_common()
+    absent = made.absent.most_common(20)
+    rows = max(4, len(shown), len(reasons) + len(absent))
+    figure = _figure(9.72, 1.1 + 0.26 * rows, "Where the clips are from, and what was refused or not used")
     left, right = figure.subplots(1, 2)
     _bars(left, catalog["source"].to_numpy(), shown, catalog["split"].to_numpy())
     left.set_yticks(range(len(shown)), [name if len(name) <= 40 else f"…{name[-39:]}" for name in shown])
     left.set_title(f"clips per video ({len(shown)} of {len(clips)} videos)", fontsize=9, color=INK)
-    right.barh([reason for reason, _ in reasons], [count for _, count in reasons], color=GREY)
-    right.set_title(f"refused files by reason ({len(rejected)})", fontsize=9, color=INK)
+    told = [*((*one, GREY) for one in reasons), *((*one, PALE) for one in absent)][::-1]
+    right.barh(range(len(told)), [count for _, count, _ in told], color=[color for _, _, color in told])
+    right.set_yticks(range(len(told)), [name[:40] for name, _, _ in told])
+    title = f"refused files ({len(made.rejected)}) and, pale, what was not used ({made.absent.total()})"
+    right.set_title(title, fontsize=9, color=INK)
     for axes in (left, right):
         _quiet(axes)
-        axes.set_ylim(-0.6, max(3, len(shown), len(reasons)) - 0.4)
-    if not reasons:
+        axes.set_ylim(-0.6, max(3, len(shown), len(told)) - 0.4)
+    if not told:
         right.set_axis_off()
     figure.legend(*left.get_legend_handles_labels(), loc="upper right", ncols=4, fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.42 / figure.get_figheight()))

@@ -13,9 +13,10 @@ from urllib.parse import unquote, urlsplit
 
 
 def written(name: str) -> str:
-    """A name as it is compared: composed letters (macOS takes them apart), ``/`` between folders, no ``./``."""
+    """A name as it is compared: composed letters (macOS takes them apart), ``/`` between folders, no ``./``; of an
+    address its path."""
     name = unicodedata.normalize("NFC", name.strip())
-    if name.startswith("file://"):
+    if "://" in name[:16]:
         name = unquote(urlsplit(name).path)
     return posixpath.normpath(name.replace("\\", "/")) if name else ""
 

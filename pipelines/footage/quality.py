@@ -20,6 +20,12 @@ HASHED = 4
 SIDE = 8
 BANDS = 16
 """Hashes that differ in fewer bits than there are bands agree in at least one band."""
+MIXED = np.random.default_rng(0).permutation(HASHED * SIDE * SIDE)
+"""Order in which bits are dealt to bands: a flat part of the picture, whose bits say nothing, then fills no band."""
+BLACK = 24
+"""Levels up to which a bar is black, with the noise of its codec."""
+LEAST = 16
+"""Pixels that must be left between bars."""
 
 
 def grey(frames: np.ndarray) -> np.ndarray:
@@ -47,13 +53,25 @@ def _spread(num: int) -> np.ndarray:
     return np.linspace(0, num - 1, HASHED).round().astype(int)
 
 
+def inside_bars(frames: np.ndarray) -> np.ndarray:
+    """Frames without the black bars around them, uint8 [T, H, W, 3]; as they are where they are black all over.
+
+    Bars say nothing of what is shown, and the bits of them would be equal in all letterboxed footage.
+    """
+    lit = frames.max(axis=(0, 3)) > BLACK
+    rows, columns = np.flatnonzero(lit.any(1)), np.flatnonzero(lit.any(0))
+    if not len(rows) or rows[-1] - rows[0] < LEAST or columns[-1] - columns[0] < LEAST:
+        return frames
+    return frames[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
 def perceptual_hash(frames: np.ndarray) -> str:
     """256 bits in hexadecimal: of four frames, which of 8 x 9 parts is brighter than its left neighbour (dHash).
 
     Sizes, codecs and file names leave it nearly as it is; other footage changes about half of the bits.
     """
     bits = []
-    for frame in frames[_spread(len(frames))]:
+    for frame in inside_bars(frames[_spread(len(frames))]):
         small = Image.fromarray(frame).convert("L").resize((SIDE + 1, SIDE), Image.Resampling.BOX)
         parts = np.asarray(small, np.int16)
         bits.append(parts[:, 1:] > parts[:, :-1] + 1)
@@ -72,10 +90,11 @@ def lookalikes(hashes: Sequence[str], apart: Callable[[int, int], bool], max_bit
     bands, so that the work grows with the clips and not with their pairs; no pair within ``max_bits`` is missed.
     """
     codes = np.array([list(bytes.fromhex(one)) for one in hashes], np.uint8).reshape(len(hashes), -1)
+    dealt = np.packbits(np.unpackbits(codes, axis=1)[:, MIXED], axis=1) if len(codes) else codes
     seen: dict[tuple[int, bytes], list[int]] = defaultdict(list)
     found: list[int | None] = []
     for place, code in enumerate(codes):
-        bands = [(band, part.tobytes()) for band, part in enumerate(np.split(code, BANDS))]
+        bands = [(band, part.tobytes()) for band, part in enumerate(np.split(dealt[place], BANDS))]
         near = sorted({other for band in bands for other in seen[band] if apart(other, place)})
         distances = np.bitwise_count(codes[near] ^ code).sum(1) if near else np.zeros(0)
         twin = next((other for other, bits in zip(near, distances, strict=True) if bits <= max_bits), None)

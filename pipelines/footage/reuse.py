@@ -17,6 +17,7 @@ from typing import Any
 
 from pipelines.code.stages import identity
 from pipelines.data.limits import VideoError
+from pipelines.footage.digests import Hashed
 from pipelines.stage import file_digest, whole_folder
 
 RECORD = "record.json"
@@ -44,8 +45,8 @@ def code_digest() -> str:
 class Reuse:
     """Entries of one stage's earlier runs; ``prune`` forgets those that the finished run did not ask for."""
 
-    def __init__(self, folder: Path, shape: Mapping[str, Any]) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, shape: Mapping[str, Any], hashed: Hashed = file_digest) -> None:
+        self.folder, self.hashed = folder, hashed
         self.shape = {**shape, "code": code_digest()}
         self.asked: set[str] = set()
 
@@ -67,7 +68,7 @@ class Reuse:
             record = json.loads((entry / RECORD).read_text(encoding="utf-8"))
             if "reason" in record:
                 raise VideoError(record["reason"], record["detail"])
-            whole = all(file_digest(entry / clip["row"]["file"]) == clip["sha256"] for clip in record["clips"])
+            whole = all(self.hashed(entry / clip["row"]["file"]) == clip["sha256"] for clip in record["clips"])
         except (OSError, json.JSONDecodeError):
             return None
         return record["clips"] if whole else None

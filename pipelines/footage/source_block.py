@@ -74,7 +74,7 @@ def _key(mapping: Any, name: str) -> tuple[int, int]:
 
 def _item(sequence: Any, place: int) -> tuple[int, int]:
     """Line and column of an item, from 0."""
-    return sequence.lc.item(place)
+    return sequence.lc.item(place % len(sequence))
 
 
 def _begins(mapping: Any) -> int:
@@ -203,25 +203,29 @@ def with_deps(graph: str, wanted: Sequence[str], gone: Sequence[str], file: str 
         return graph
     lines = graph.split("\n")
     begin, column = _key(stage, "deps")
-    if _in_braces(deps):
-        end = next(number for number in range(begin, len(lines)) if "]" in lines[number]) + 1
-        lines[begin:end] = [f"{' ' * column}deps: [{', '.join(map(scalar, new))}]"]
+    if _in_braces(deps) or not new:
+        last = begin if _in_braces(deps) else _item(deps, -1)[0]
+        end = next(number for number in range(last, len(lines)) if not _in_braces(deps) or "]" in lines[number]) + 1
+        lines[begin:end] = [f"{' ' * column}deps: [{', '.join(map(scalar, new))}]"] if new else []
     else:
-        for number in sorted(
-            (_item(deps, place)[0] for place, dep in enumerate(present) if dep not in left), reverse=True
-        ):
-            del lines[number]
-        first, deep = _item(deps, 0)
-        added = [f"{' ' * (deep - 2)}- {scalar(dep)}" for dep in new if dep not in left]
-        lines[first:first] = added
+        _change_items(lines, deps, left, [dep for dep in new if dep not in left])
     text = "\n".join(lines)
     before, after = _plain(graph), _plain(text)
-    before["stages"][STAGE]["deps"] = after["stages"][STAGE]["deps"]
-    if before != after or sorted(after["stages"][STAGE]["deps"]) != sorted(new):
+    before["stages"][STAGE].pop("deps")
+    if sorted(after["stages"][STAGE].pop("deps", [])) != sorted(new) or before != after:
         raise StageError(
             f"{file}: add {', '.join(map(scalar, wanted))} to deps of {STAGE}; its lines are not as expected."
         )
     return text
+
+
+def _change_items(lines: list[str], deps: Any, left: Sequence[str], added: Sequence[str]) -> None:
+    """Items of a list that stands on lines of its own: those not ``left`` go, others come before the first."""
+    first, deep = _item(deps, 0)
+    gone = [_item(deps, place)[0] for place, dep in enumerate(deps) if str(dep) not in left]
+    for number in sorted(gone, reverse=True):
+        del lines[number]
+    lines[first:first] = [f"{' ' * (deep - 2)}- {scalar(dep)}" for dep in added]
 
 
 def _with_new_deps(graph: str, stage: Any, wanted: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from pipelines.data.limits import Limits, check_bytes
 from pipelines.footage.captions import SIDECARS, NotHere, Table, Told, captions_from_files, sidecar_told
 from pipelines.footage.columns import Span
+from pipelines.footage.digests import Hashed
 from pipelines.footage.files import check_folder, ending, find_media
 from pipelines.footage.found import Found, Reel, cut_name, refused
 from pipelines.footage.params import Folder, Footage, Recordings, Vpt
@@ -90,9 +91,9 @@ def absent(params: Folder | Recordings | Vpt, name: str) -> str:
     return f"no text in {stem}{SIDECARS[0]} (or {', '.join(SIDECARS[1:])})"
 
 
-def _file_digest(path: Path, limits: Limits) -> str:
+def _file_digest(path: Path, limits: Limits, hashed: Hashed) -> str:
     check_bytes(path, limits)
-    return file_digest(path)
+    return hashed(path)
 
 
 def cut_digest(whole: Callable[[], str], span: Span) -> str:
@@ -100,7 +101,7 @@ def cut_digest(whole: Callable[[], str], span: Span) -> str:
     return hashlib.sha256(f"{whole()} {span[0]!r} {span[1]!r}".encode()).hexdigest()
 
 
-def folder_files(params: Folder, frame_rate: float) -> Iterator[Found]:
+def folder_files(params: Folder, frame_rate: float, hashed: Hashed = file_digest) -> Iterator[Found]:
     """The videos and pictures of a folder tree; where a table names cuts of a video, each cut by itself.
 
     Raises:
@@ -111,7 +112,7 @@ def folder_files(params: Folder, frame_rate: float) -> Iterator[Found]:
     names, stills = tree.media, set(tree.pictures)
     tables = tables_of(params, names, "folder")
     listed = [(name, told) for name in names for told in told_of(params, tables, name)]
-    digest_of = cache(partial(_file_digest, limits=limits))  # several cuts are of one file
+    digest_of = cache(partial(_file_digest, limits=limits, hashed=hashed))  # several cuts are of one file
     for place, (name, told) in enumerate(listed, 1):
         path, still = root / name, name in stills
         whole = partial(digest_of, path)
@@ -129,7 +130,7 @@ def folder_files(params: Folder, frame_rate: float) -> Iterator[Found]:
         yield refused(storable_text(name), len(listed), len(listed), reason)
 
 
-def recordings(params: Recordings, frame_rate: float) -> Iterator[Found]:
+def recordings(params: Recordings, frame_rate: float, hashed: Hashed = file_digest) -> Iterator[Found]:
     """The folders of numbered frames below a folder.
 
     Raises:
@@ -144,7 +145,7 @@ def recordings(params: Recordings, frame_rate: float) -> Iterator[Found]:
     for place, name in enumerate(names, 1):
         folder, rates = root / name, (params.frame_rate, frame_rate)
         opened = partial(_open_recording, folder, params.action_log, rates, limits)
-        whole, first = partial(_tree_digest, folder, params.action_log), partial(_first_digest, folder)
+        whole, first = partial(_tree_digest, folder, params.action_log, hashed), partial(_first_digest, folder, hashed)
         told = told_of(params, tables, name)[0]
         yield Found(storable_text(name), place, len(names), False, told, absent(params, name), whole, first, opened)
     yield from noted(tables, len(names))
@@ -154,12 +155,12 @@ def _open_recording(folder: Path, log: str | None, rates: tuple[float, float], l
     return open_recording(folder, log, rates, limits)
 
 
-def _tree_digest(folder: Path, log: str | None) -> str:
+def _tree_digest(folder: Path, log: str | None, hashed: Hashed) -> str:
     files = list(numbered_frames(folder).values())
     if log is not None and (folder / log).is_file():
         files.append(folder / log)
-    return hashlib.sha256("".join(f"{path.name} {file_digest(path)}\n" for path in files).encode()).hexdigest()
+    return hashlib.sha256("".join(f"{path.name} {hashed(path)}\n" for path in files).encode()).hexdigest()
 
 
-def _first_digest(folder: Path) -> str:
-    return file_digest(next(iter(numbered_frames(folder).values())))
+def _first_digest(folder: Path, hashed: Hashed) -> str:
+    return hashed(next(iter(numbered_frames(folder).values())))

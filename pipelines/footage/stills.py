@@ -15,6 +15,7 @@ from PIL import Image, ImageCms, ImageOps, ImageSequence, UnidentifiedImageError
 from pipelines.data.containers import holds_video
 from pipelines.data.limits import Limits, VideoError, check_bytes
 from pipelines.data.picture import Picture
+from pipelines.data.whole import missing_end
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".apng", ".avif")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", *(["AVIF"] if features.check("avif") else []))
@@ -89,15 +90,15 @@ def animation(path: Path, limits: Limits) -> Iterator[tuple[float, Picture]]:
         VideoError: it is damaged, or over a limit.
     """
     with _opened(path, limits) as image:
-        seconds, picture, shown = 0.0, None, 0.0
+        milliseconds, seconds, picture = 0.0, 0.0, None
         for count, frame in enumerate(ImageSequence.Iterator(image)):
             if count >= limits.max_frames or seconds > limits.max_seconds:
                 raise VideoError("too_long", f"more than {limits.max_frames} frames or {limits.max_seconds:g} s")
             picture = _as_picture(_eight_bit(frame))
             picture.seconds = seconds
             yield seconds, picture
-            shown = frame.info.get("duration", 100) / 1000
-            seconds += shown
+            milliseconds += frame.info.get("duration", 100)
+            seconds = milliseconds / 1000
 
 
 def _as_picture(image: Image.Image) -> Picture:
@@ -124,6 +125,9 @@ def _opened(path: Path, limits: Limits) -> Iterator[Image.Image]:
         text = "is empty" if path.stat().st_size == 0 else "is no picture known here"
         raise VideoError("not_image", text) from None
     except (OSError, ValueError, SyntaxError) as error:  # Pillow's words for damaged files
+        missing = missing_end(path)
+        if missing:
+            raise VideoError("truncated", missing) from None
         reason = "truncated" if "truncated" in str(error) else "decode_error"
         raise VideoError(reason, str(error).splitlines()[0] if str(error) else type(error).__name__) from None
 

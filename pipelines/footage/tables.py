@@ -98,21 +98,42 @@ def _table(file: Path) -> Iterator[Row]:
     skipped = 1 if said else 0
     usual = "\t" if file.suffix.lower() in (".tsv", ".txt") else ","
     separator = said[1] if said else _separator(head, usual)
-    reader = csv.reader(itertools.chain(head[skipped:], lines), delimiter=separator, strict=True)
-    columns: list[str] | None = None
-    try:
-        for cells in reader:
-            place = reader.line_num + skipped
-            if not any(cell.strip() for cell in cells):
-                continue
-            if columns is None:
-                columns = _columns(cells)
-                if columns is not None:
-                    continue
-                columns = ["file", "caption"]
-            yield _row(place, columns, cells, separator)
-    except csv.Error as error:
-        raise StageError(f"{file}:{reader.line_num + skipped}: {error}; is a quote left open before it?") from None
+    cells_of, columns = _Cells(itertools.chain(head[skipped:], lines), separator, skipped), None
+    for place, cells in cells_of.rows(file):
+        if isinstance(cells, str):
+            yield _bad(place, cells)
+        elif any(cell.strip() for cell in cells):
+            header = None if columns else _columns(cells)
+            columns = columns or header or ["file", "caption"]
+            if header is None:
+                yield _row(place, columns, cells, separator)
+
+
+class _Cells:
+    """Rows of cells with their lines; one with text behind a closed quote is told, and the next one is read."""
+
+    def __init__(self, lines: Iterator[str], separator: str, before: int) -> None:
+        self._lines, self._separator, self._line = lines, separator, before
+
+    def rows(self, file: Path) -> Iterator[tuple[int, list[str] | str]]:
+        """Place and cells, or what is wrong.
+
+        Raises:
+            StageError: a quote is left open, so that no later row can be told apart.
+        """
+        while True:
+            before, reader = self._line, csv.reader(self._lines, delimiter=self._separator, strict=True)
+            try:
+                for cells in reader:
+                    self._line = before + reader.line_num
+                    yield self._line, cells
+                return
+            except csv.Error as error:
+                self._line = before + reader.line_num
+                if "expected after" not in str(error):
+                    where = f"{file}:{self._line}"
+                    raise StageError(f"{where}: {error}; is a quote left open before it?") from None
+                yield self._line, f"{error}; double the quotes inside quotes, or close one before it"
 
 
 def _separator(lines: Sequence[str], usual: str) -> str:

@@ -104,7 +104,8 @@ def _found(sample: Sample, name: str, progress: tuple[int, int], how: tuple[floa
     opened: Callable[[str], Reel] = partial(sample.open, *how)
     absent = f"no text in {PurePosixPath(name).stem}{SIDECARS[0]} (or {', '.join(SIDECARS[1:])}) of the tar"
     name = storable_text(name)
-    return Found(name, *progress, False, sample.told, absent, sample.digest, None, opened, sample.close)
+    told, digest, close = sample.told, sample.digest, sample.close
+    return Found(name, *progress, False, told, absent, digest, None, opened, close, sample.spooled)
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ from pipelines.footage.params import Folder, Footage, RawVideoParams
 from pipelines.footage.source_block import SHARED, paths_of, shared_values, with_deps, with_source
 from pipelines.footage.sources import limits_of
 from pipelines.params import check, parse_section
+from pipelines.progress import duration
 from pipelines.stage import StageError
 
 GRAPH = Path("dvc.yaml")
@@ -40,6 +41,8 @@ MEASURED = 200
 """Files whose stated lengths are read."""
 CLIPS_PER_CLASS = 20
 """As many as the rendered clips have in each of their classes."""
+OVER_EVEN = (0.12, 0.37)
+"""By how much of all clips the fullest class may exceed its even part, to warn and to fail: as of 32 classes."""
 FRAMES = 48
 """Frames that are read of each to tell its size and rate."""
 
@@ -217,15 +220,33 @@ def _clips(params: RawVideoParams, seen: Glance) -> int | None:
 
 
 def _classes(clips: int) -> Iterator[str]:
-    """How many classes so many clips are enough for: as many clips in each as the rendered ones have."""
+    """How many classes so many clips are enough for, and the gate that depends on their number: a class of a few holds
+    more of all clips than one of many.
+    """
     values, _ = read_document(PARAMS_FILE)
     stated = values.get("pseudo_classes", {}).get("num_classes")
     fitting = max(2, clips // CLIPS_PER_CLASS)
-    if isinstance(stated, int) and fitting < stated:
+    if not isinstance(stated, int) or fitting >= stated:
+        return
+    smaller = max(2, fitting // 2)
+    yield (
+        f"For about {clips} clips, {stated} classes are too many: set pseudo_classes.num_classes to {fitting} "
+        f"and fallback.num_classes to {smaller} ({CLIPS_PER_CLASS} clips per class)."
+    )
+    gate = (values.get("diagnostics", {}).get("gates") or {}).get("largest_share")
+    warn, fail = (min(0.98, round(1 / smaller + over, 2)) for over in OVER_EVEN)
+    if isinstance(gate, dict) and isinstance(gate.get("warn"), float) and gate["warn"] < 1.5 / smaller:
         yield (
-            f"For about {clips} clips, {stated} classes are too many: set pseudo_classes.num_classes to {fitting} "
-            f"and fallback.num_classes to {max(2, fitting // 2)} ({CLIPS_PER_CLASS} clips per class)."
+            f"Of {smaller} classes even the fullest of equal ones holds {1 / smaller:.0%}: set "
+            f"diagnostics.gates.largest_share to {{warn: {warn:g}, fail: {fail:g}}}."
         )
+
+
+def _costs(clips: int, seen: Glance) -> Iterator[str]:
+    """What all clips will take, by those that were made."""
+    if seen.seconds:
+        minutes = duration(clips * median(seen.seconds))
+        yield f"All of them take about {minutes} of one core and {clips * median(seen.bytes) / 2**20:.3g} MiB."
 
 
 def _next(params: RawVideoParams, seen: Glance) -> Iterator[str]:
@@ -233,6 +254,7 @@ def _next(params: RawVideoParams, seen: Glance) -> Iterator[str]:
     clips = _clips(params, seen)
     if clips is not None:
         yield f"About {clips} clips, by the lengths that {len(seen.lengths)} files state."
+        yield from _costs(clips, seen)
         yield from _classes(clips)
     lacking = seen.files - seen.captioned
     quality = params.source.footage.quality if params.source.footage else None

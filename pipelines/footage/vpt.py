@@ -18,12 +18,12 @@ import numpy as np
 
 from pipelines.data.limits import Limits, VideoError, check_bytes
 from pipelines.footage.cutting import Picture
+from pipelines.footage.digests import Hashed
 from pipelines.footage.found import Found, Reel
 from pipelines.footage.params import Vpt
 from pipelines.footage.recordings import KEYS
 from pipelines.footage.reels import VideoReel
 from pipelines.footage.sources import absent, find_videos, noted, tables_of, told_of
-from pipelines.stage import file_digest
 from pipelines.textfile import TextError, lines_of, read_text, storable_text
 
 DEGREES = 360 / 2400
@@ -108,7 +108,7 @@ class VptReel(VideoReel):
         return held
 
 
-def recordings(params: Vpt, frame_rate: float, limits: Limits) -> Iterator[Found]:
+def recordings(params: Vpt, frame_rate: float, limits: Limits, hashed: Hashed) -> Iterator[Found]:
     """The recordings below a folder.
 
     Raises:
@@ -119,17 +119,17 @@ def recordings(params: Vpt, frame_rate: float, limits: Limits) -> Iterator[Found
     tables = tables_of(params, names, "vpt")
     for place, name in enumerate(names, 1):
         told = told_of(params, tables, name)[0]
-        digest, opened = partial(_digest, root / name, limits), partial(_open, root / name, frame_rate, limits)
+        digest, opened = partial(_digest, root / name, limits, hashed), partial(_open, root / name, frame_rate, limits)
         yield Found(storable_text(name), place, len(names), False, told, absent(params, name), digest, None, opened)
     yield from noted(tables, len(names))
 
 
-def _digest(path: Path, limits: Limits) -> str:
+def _digest(path: Path, limits: Limits, hashed: Hashed) -> str:
     check_bytes(path, limits)
     log = path.with_suffix(".jsonl")
     if not log.is_file():
         raise VideoError("no_action_log", f"no {log.name} beside the video")
-    return hashlib.sha256(f"{file_digest(path)} {file_digest(log)}".encode()).hexdigest()
+    return hashlib.sha256(f"{hashed(path)} {hashed(log)}".encode()).hexdigest()
 
 
 def _open(path: Path, frame_rate: float, limits: Limits, digest: str) -> Reel:

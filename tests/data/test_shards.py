@@ -7,9 +7,12 @@ import json
 import os
 import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -261,3 +264,36 @@ def test_a_folder_may_be_read_as_if_it_held_some_splits_alone(tmp_path: Path) ->
     assert (train.load(train.rows("train"), "latents") == whole.load(whole.rows("train"), "latents")).all()
     with pytest.raises(ContractError, match="no split validation; there are train"):
         train.rows("validation")
+
+
+@pytest.mark.parametrize(
+    ("edit", "where"),
+    [
+        (lambda one: one["shards"].update({"../a.tar": next(iter(one["shards"].values()))}), "shards"),
+        (lambda one: one["shards"].update({"/etc/a.tar": next(iter(one["shards"].values()))}), "shards"),
+        (lambda one: next(iter(one["shards"].values())).update(sha256="../../" + "a" * 58), "sha256"),
+        (lambda one: one["files"].update({"text_encoder/../../x": "a" * 64}), "files"),
+        (lambda one: one["files"].update({".hidden": "a" * 64}), "files"),
+        (lambda one: one["files"].update({"index.parquet": "no digest"}), "files"),
+    ],
+)
+def test_names_and_digests_of_a_manifest_that_would_lead_elsewhere_are_refused(
+    tmp_path: Path, edit: Callable[[Any], None], where: str
+) -> None:
+    folder = write_latents(tmp_path / "latents")
+    path = folder / "manifest.json"
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(ContractError, match=rf"manifest.json: .*{where}"):
+        Shards(folder)
+
+
+@pytest.mark.parametrize(("column", "value"), [("shard", "../x.tar"), ("offset", -512), ("size", 1 << 40), ("size", 0)])
+def test_an_index_that_leads_out_of_its_shards_is_refused(tmp_path: Path, column: str, value: Any) -> None:
+    folder = write_latents(tmp_path / "latents")
+    index = pd.read_parquet(folder / "index.parquet")
+    index.loc[3, column] = value
+    index.to_parquet(folder / "index.parquet")
+    with pytest.raises(ContractError, match=r"sample clip-003: bytes .* are in no shard of manifest.json"):
+        Shards(folder)

@@ -1,5 +1,6 @@
 """Files that end early, files that are whole whatever they state, damage inside, and interlaced footage."""
 
+import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,9 @@ import pytest
 
 from pipelines.data.containers import holds_video
 from pipelines.data.limits import Limits, VideoError
-from pipelines.data.video import probe, read_clip, read_frames, sample_frames
+from pipelines.data.video import Seen, probe, read_clip, read_frames, sample_frames, sample_pictures
 from pipelines.data.whole import missing_end
-from tests.data.cards import CARDS, WITH_B, copied, numbers, write
+from tests.data.cards import CARDS, WANTED, WITH_B, copied, numbers, write
 
 KINDS = [
     *[(f"a.{ending}", "libx264", "yuv420p", WITH_B) for ending in ("mp4", "mov", "mkv", "avi", "ts", "flv", "f4v")],
@@ -20,6 +21,7 @@ KINDS = [
     ("a.vob", "mpeg2video", "yuv420p", {"b": "4M"}),
     ("a.wmv", "wmv2", "yuv420p", {"b": "4M"}),
     ("a.mxf", "mpeg2video", "yuv420p", {"b": "4M"}),
+    ("a.rm", "rv10", "yuv420p", {"b": "2M"}),
     ("a.gif", "gif", "rgb8", {}),
     ("a.apng", "apng", "rgb24", {}),
 ]
@@ -96,6 +98,22 @@ def noisy(count: int = 40) -> list[np.ndarray]:
         ("mpeg2video", "mpg", "yuv420p", {"b": "4M"}, 14),
         ("libsvtav1", "mp4", "yuv420p", {"crf": "12", "preset": "12", "svtav1-params": "lp=1"}, 3),
         ("mjpeg", "avi", "yuvj420p", {"b": "4M"}, 6),
+        ("libvpx-vp9", "webm", "yuv420p", {"crf": "12", "b": "0", "cpu-used": "8", "deadline": "realtime"}, 14),
+        ("libvpx", "mkv", "yuv420p", {"b": "4M", "cpu-used": "8"}, 16),
+        (
+            "libx265",
+            "mkv",
+            "yuv420p",
+            {"crf": "12", "preset": "ultrafast", "x265-params": "log-level=none:pools=1"},
+            16,
+        ),
+        (
+            "libx265",
+            "mp4",
+            "yuv420p",
+            {"crf": "12", "preset": "ultrafast", "x265-params": "log-level=none:hash=1:pools=1"},
+            14,
+        ),
     ],
 )
 def test_damage_that_the_decoder_sees_is_a_reason(
@@ -114,6 +132,55 @@ def test_damage_that_the_decoder_sees_is_a_reason(
             assert error.reason == "decode_error"
             refused += 1
     assert refused >= least
+
+
+def test_a_matroska_file_is_read_where_its_checksums_fit_are_absent_or_its_clusters_have_no_length(
+    tmp_path: Path,
+) -> None:
+    for name, muxer in (("a.mkv", {}), ("b.mkv", {"write_crc32": "0"}), ("c.mkv", {"live": "1"})):
+        path = write(tmp_path / name, muxer=muxer)
+        assert numbers(path, 8.0) == WANTED, name
+
+
+def test_a_checksum_is_compared_only_of_what_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mkv", noisy(120), options={"crf": "8", "g": "20"}, muxer={"cluster_time_limit": "1000"})
+    content = bytearray(path.read_bytes())
+    content[len(content) * 9 // 10] ^= 0x55
+    path.write_bytes(content)
+    first = list(itertools.islice(read_frames(path), 20))
+    assert len(first) == 20
+    assert reason(path) == "decode_error"
+
+
+def test_vp9_keeps_the_colours_that_its_container_states(tmp_path: Path) -> None:
+    def pq(stream: Any) -> None:
+        stream.codec_context.color_trc, stream.codec_context.color_primaries = 16, 9
+        stream.codec_context.colorspace = 9
+
+    path = write(tmp_path / "a.webm", CARDS[:5], "libvpx-vp9", "yuv420p", {"cpu-used": "8"}, mark=pq)
+    seen = Seen()
+    list(sample_pictures(path, 8.0, seen=seen))
+    assert seen.hdr
+
+
+def test_a_head_without_what_it_announces_is_truncated(tmp_path: Path) -> None:
+    for name, codec, kept in (("a.wtv", "mpeg2video", 0.5), ("a.3gp", "libx264", 0.01), ("a.wmv", "wmv2", 0.01)):
+        path = write(tmp_path / name, CARDS, codec, options={"b": "4M"} if codec != "libx264" else None)
+        assert reason(path) is None
+        path.write_bytes(path.read_bytes()[: max(40, int(path.stat().st_size * kept))])
+        assert reason(path) == "truncated", name
+
+
+def test_packets_that_cannot_be_read_are_a_reason(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.rm", noisy(), "rv20", options={"b": "2M"})
+    content = bytearray(path.read_bytes())
+    half = len(content) // 2
+    content[half:] = bytes(len(content) - half)
+    path.write_bytes(content)
+    assert reason(path) in ("decode_error", "truncated")
+    path = write(tmp_path / "b.obu", CARDS, "libsvtav1", options={"preset": "12", "svtav1-params": "lp=1"})
+    path.write_bytes(path.read_bytes()[:-1])
+    assert reason(path) == "truncated"
 
 
 def test_packets_lost_from_a_transport_stream_are_a_reason(tmp_path: Path) -> None:

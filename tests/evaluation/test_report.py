@@ -143,6 +143,21 @@ def test_numbers_gates_curves_values_and_origin_are_shown(tmp_path: Path) -> Non
     assert "✓ red" in text and "✗ blue" in text and "data:video/mp4;base64," in text
 
 
+def test_what_a_source_holds_and_is_not_used_is_shown_with_its_meaning(tmp_path: Path) -> None:
+    folder = project(tmp_path)
+    counts = {"rejected": {"truncated": 2}, "not_used": {"passed_over.heic": 3, "not_here": 90}, "files_tone_mapped": 1}
+    (folder / "metrics/raw_video.json").write_text(json.dumps({"num_clips": 5, **counts}))
+    text = written(folder)
+    for name, words in (
+        ("rejected/truncated", "a row of rejected.parquet"),
+        ("not_used/passed_over.heic", "of this ending"),
+        ("not_used/not_here", "only names"),
+        ("files_tone_mapped", "tone-mapped"),
+    ):
+        row = text[text.index(f"<code>{name}</code>") :].partition("</tr>")[0]
+        assert words in row, name
+
+
 def test_a_large_picture_becomes_webp_and_a_broken_one_is_named(tmp_path: Path) -> None:
     text = written(project(tmp_path))
     assert "data:image/webp;base64," in text and "broken.png cannot be shown" in text

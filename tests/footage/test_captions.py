@@ -264,6 +264,27 @@ def test_prompts_and_videos_line_by_line_are_read_and_their_counts_compared(tmp_
         table(tmp_path, "prompts.txt", "a\nb\nc\n", ("videos/a.mp4",))
 
 
+def test_a_list_of_one_cut_has_a_list_of_one_caption(tmp_path: Path) -> None:
+    row = "a,\"[['0:00:00.000', '0:00:02.000']]\",\"['A dog, asleep.']\",[0.4]\n"
+    told = only(table(tmp_path, "c.csv", "videoID,timestamp,caption,matching_score\n" + row))
+    assert (told.caption, told.metadata) == ("A dog, asleep.", {"matching_score": 0.4})
+    row = "a,\"['0:00:00.000', '0:00:02.000']\",['kept'],[0.4]\n"
+    told = only(table(tmp_path, "d.csv", "videoID,timestamp,caption,matching_score\n" + row))
+    assert (told.caption, told.metadata) == ("['kept']", {"matching_score": "[0.4]"})
+
+
+def test_an_address_means_the_file_that_it_ends_with(tmp_path: Path) -> None:
+    rows = "file_name,caption\nhttps://host/v/a.mp4?sig=1,one\nhttps://host/v/sub/b%20c.mp4,two\n"
+    assert captions(table(tmp_path, "c.csv", rows)) == {"a.mp4": "one", "sub/b c.mp4": "two"}
+
+
+def test_text_behind_a_closed_quote_is_the_mistake_of_its_row_alone(tmp_path: Path) -> None:
+    found = table(tmp_path, "c.csv", 'file_name,caption\nq.mp4,"x" y\na.mp4,"two\nlines"\nb c.mp4,"\\"z\\""\n,\n')
+    assert captions(found) == {"a.mp4": "two lines"}
+    assert {place: error.reason for place, error in found.bad.items()} == {2: "bad_row", 5: "bad_row"}
+    assert "double the quotes" in str(found.bad[2])
+
+
 # ---- mistakes -----------------------------------------------------------------------------------------------------
 
 

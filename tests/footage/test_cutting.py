@@ -1,6 +1,7 @@
 """Cutting: windows, buckets that lose few pixels, shot boundaries."""
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.data.limits import VideoError
+from pipelines.data.video import Seen
 from pipelines.footage.cutting import Form, Window, advance, best_sizes, cut, forms, pixels_kept, tail
 from pipelines.footage.params import Buckets, Clip, Cutting
 from pipelines.footage.shots import boundaries, distance, look
@@ -30,6 +32,9 @@ class Plain:
         pixels = np.full((height, width, 3), self.level, np.uint8)
         pixels[0, 0, 0] = self.number
         return pixels
+
+    def whole(self, height: int, width: int) -> np.ndarray:
+        return np.full((height, 2 * width, 3), self.level, np.uint8)
 
 
 def windows(pictures: list[Plain | None], choices: list[Form], stride: float = 1.0, shots: Any = None) -> list[Window]:
@@ -148,3 +153,33 @@ def test_the_distance_of_frames_is_a_share_and_zero_for_equals(seed: int) -> Non
     here, there = look(one), look(other)
     assert distance(here, here) == 0.0
     assert 0 < distance(here, there) <= 1 and distance(here, there) == distance(there, here)
+
+
+def test_only_a_picture_that_may_begin_a_shot_waits_for_those_behind_it() -> None:
+    taken: list[int] = []
+
+    def pictures() -> Iterator[Plain]:
+        for number, level in enumerate([9, 10, 11, 200, 201, 202, 203]):
+            taken.append(number)
+            yield Plain(number, level)
+
+    found = []
+    for place, (_, begins) in enumerate(boundaries(pictures(), 0.15, 2.5)):
+        found.append((place, begins, len(taken)))
+    assert [place for place, begins, _ in found if begins] == [3]
+    assert [read for _, _, read in found] == [1, 2, 3, 6, 6, 6, 7]
+
+
+def test_what_is_too_short_for_a_clip_is_not_read() -> None:
+    seen, taken = Seen(total=14), []
+
+    def pictures() -> Iterator[Plain]:
+        for number in range(14):
+            taken.append(number)
+            yield Plain(number)
+
+    cutting = Cutting.model_validate(
+        {"stride": 1.0, "shots": {"threshold": 0.15, "ratio": 2.5}, "buckets": None, "hold": None}
+    )
+    assert [window.start for window in cut(pictures(), [(5, 32, 32)], cutting, 8.0, seen)] == [0, 5]
+    assert taken == list(range(10))

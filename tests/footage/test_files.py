@@ -1,16 +1,21 @@
 """Files of a folder as they lie on people's disks: none vanishes without a word, none ends the stage."""
 
+import errno
+import io
 import os
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipelines.data.catalog import read_rejected
-from pipelines.data.limits import Limits
+from pipelines.data.limits import Limits, VideoError
 from pipelines.data.video import read_clip
+from pipelines.footage import ingest
 from pipelines.footage.files import find_media, linked_folders
 from pipelines.footage.stills import animation, read_picture
 from pipelines.stage import StageError
@@ -248,3 +253,54 @@ def test_interlaced_files_are_counted(tmp_path: Path) -> None:
     (tmp_path / "videos/p.txt").write_text("cards")
     _, metrics = run(folder(tmp_path / "videos"), tmp_path)
     assert metrics["files_deinterlaced"] == 4 and metrics["files_tone_mapped"] == 0
+
+
+def test_video_frames_with_exif_are_read_and_turned_as_it_says(tmp_path: Path) -> None:
+    for orientation, turns in ((1, 0), (6, 1), (3, 2), (8, 3)):
+        exif = Image.Exif()
+        exif[0x0112], exif[0x010F] = orientation, "maker"
+        path = tmp_path / f"{orientation}.avi"
+        with av.open(str(path), "w") as file:
+            stream = file.add_stream("mjpeg", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 64, 64, "yuvj420p"
+            for place in range(5):
+                held = io.BytesIO()
+                Image.fromarray(card(place + 1)).save(held, "JPEG", quality=95, subsampling=0, exif=exif)
+                packet = av.Packet(held.getvalue())
+                packet.stream, packet.pts, packet.dts, packet.time_base = stream, place, place, Fraction(1, 25)
+                packet.is_keyframe = True
+                file.mux(packet)
+        shown = [np.rot90(frame, turns) for frame in read_clip(path)]
+        assert [number(frame) for frame in shown] == [1, 2, 3, 4, 5], orientation
+
+
+def test_a_cut_off_animation_is_truncated(tmp_path: Path) -> None:
+    shown = [Image.fromarray(card(k)) for k in range(20)]
+    shown[0].save(tmp_path / "a.webp", save_all=True, append_images=shown[1:], duration=40, lossless=True)
+    path = tmp_path / "a.webp"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    with pytest.raises(VideoError) as told:
+        list(animation(path, Limits()))
+    assert told.value.reason == "truncated"
+
+
+def test_what_no_one_foresaw_of_a_file_is_a_row_and_a_full_disk_ends_the_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for k in range(4):
+        video(tmp_path / f"in/{k}.mp4", num_frames=16, seed=k)
+    cut = ingest.cut_file
+
+    def odd(params: Any, clip: Any, found: Any, *rest: Any) -> Any:
+        if found.name == "2.mp4":
+            raise error
+        return cut(params, clip, found, *rest)
+
+    monkeypatch.setattr(ingest, "cut_file", odd)
+    error: Exception = RuntimeError("two\nlines")
+    run(folder(tmp_path / "in", max_rejected_share=0.5), tmp_path)
+    (row,) = read_rejected(tmp_path / "clips").to_dict("records")
+    assert row["reason"] == "unforeseen" and row["detail"].startswith("RuntimeError: two (test_files.py:")
+    error = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match="No space left"):
+        run(folder(tmp_path / "in", max_rejected_share=0.5), tmp_path)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.footage.params import Quality
-from pipelines.footage.quality import judge, lookalikes, measure, motion, perceptual_hash, sharpness
+from pipelines.footage.quality import inside_bars, judge, lookalikes, measure, motion, perceptual_hash, sharpness
 
 OFF: dict[str, Any] = {"motion": None, "sharpness": None, "duplicate": None, "caption": None}
 codes = st.lists(st.tuples(st.integers(0, 3), st.lists(st.integers(0, 255), max_size=12)), min_size=1, max_size=12)
@@ -93,3 +93,45 @@ def test_each_decision_is_told_and_what_is_not_judged_is_off() -> None:
     assert {one["duplicate"] for one in found} == {one["caption"] for one in found} == {"off"}
     wild = decided(clips[:1], motion={"min_change": 0.0, "max_change": 1.0})
     assert wild[0]["motion"] == "refused"
+
+
+def letterboxed(seed: int, bars: str) -> np.ndarray:
+    """A scene with black bars, noisy as a codec leaves them, over half of the picture."""
+    frames = np.random.default_rng(seed).integers(0, 12, (5, 64, 64, 3), np.uint8)
+    inside = scene(seed)[:, ::2, :] if bars == "above" else scene(seed)[:, :, ::2]
+    rows, columns = (slice(16, 48), slice(None)) if bars == "above" else (slice(None), slice(16, 48))
+    frames[:, rows, columns] = np.maximum(inside, 40)
+    return frames
+
+
+@pytest.mark.parametrize("bars", ["above", "beside"])
+def test_bars_are_no_part_of_what_is_compared(bars: str) -> None:
+    frames = letterboxed(0, bars)
+    alone = inside_bars(frames)
+    assert alone.shape == (5, 32, 64, 3) if bars == "above" else alone.shape == (5, 64, 32, 3)
+    assert perceptual_hash(frames) == perceptual_hash(alone)
+    dark = np.full((5, 64, 64, 3), 9, np.uint8)
+    assert inside_bars(dark).shape == dark.shape
+
+
+@pytest.mark.parametrize(("bars", "share"), [("above", 0.02), ("beside", 0.02), (None, 0.4)])
+def test_few_of_all_pairs_are_compared_where_much_of_the_picture_says_nothing(bars: str | None, share: float) -> None:
+    def compared(count: int) -> int:
+        made = (letterboxed(seed, bars) if bars else _flat_below(seed) for seed in range(count))
+        pairs: list[tuple[int, int]] = []
+
+        def apart(one: int, other: int) -> bool:
+            pairs.append((one, other))
+            return True
+
+        assert lookalikes([perceptual_hash(frames) for frames in made], apart, 15) == [None] * count
+        return len(pairs)
+
+    assert compared(400) < 400 * 400 / 2 * share
+
+
+def _flat_below(seed: int) -> np.ndarray:
+    """The lower half is one level, as of a slide or a sky."""
+    frames = scene(seed)
+    frames[:, 32:] = 128
+    return frames

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 from pipelines.data.catalog import read_decisions
+from pipelines.footage import digests
 from pipelines.footage.captions import with_prefix
 from pipelines.footage.forecast import forecast
-from pipelines.stage import StageError
+from pipelines.stage import StageError, file_digest
 from tests.footage.footage import CUTTING, LIMITS, QUALITY, folder, refused, run, video
 
 
@@ -130,3 +134,52 @@ def test_new_and_gone_files_are_counted_beforehand(tmp_path: Path) -> None:
     assert forecast(params, tmp_path / "clips") == (
         "1 of 4 files are new by their names, 1 are gone; files gave 2 clips each so far, so about 2 new clips"
     )
+
+
+def test_a_run_without_news_reads_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4):
+        video(tmp_path / f"in/{number}.mp4", seed=number)
+        _age(tmp_path / f"in/{number}.mp4")
+    catalog, first = run(folder(tmp_path / "in"), tmp_path)
+    for clip in (tmp_path / ".work").rglob("clip-*.mp4"):
+        _age(clip)
+    run(folder(tmp_path / "in"), tmp_path)
+    read: list[Path] = []
+
+    def watched(path: Path) -> str:
+        read.append(path)
+        return file_digest(path)
+
+    monkeypatch.setattr(digests, "file_digest", watched)
+    again, metrics = run(folder(tmp_path / "in"), tmp_path)
+    assert read == [] and metrics["files_decoded"] == 0 and first["files_decoded"] == 4
+    assert again["content_hash"].tolist() == catalog["content_hash"].tolist()
+    video(tmp_path / "in/2.mp4", seed=9)
+    run(folder(tmp_path / "in"), tmp_path)
+    assert [path.name for path in read] == ["2.mp4"]
+
+
+def test_a_hash_is_remembered_of_what_did_not_change_and_was_not_just_changed(tmp_path: Path) -> None:
+    path, kept = tmp_path / "a", tmp_path / "digests.json"
+    path.write_bytes(b"one")
+    just = digests.Digests(kept)
+    assert just.of(path) == file_digest(path)
+    just.keep(finished=True)
+    assert not kept.exists()
+    _age(path)
+    for content in (b"one", b"two"):
+        path.write_bytes(content)
+        _age(path, 100 if content == b"one" else 90)
+        known = digests.Digests(kept)
+        assert known.of(path) == file_digest(path)
+        known.keep(finished=True)
+    assert list(json.loads(kept.read_text())) == [str(path)]
+    for content in ("{", "[1]", '{"a": 3}', '{"a": [1]}', ""):
+        kept.write_text(content)
+        assert digests.Digests(kept).of(path) == file_digest(path)
+
+
+def _age(path: Path, seconds: float = 100.0) -> None:
+    """Let a file have changed so long ago."""
+    then = time.time() - seconds
+    os.utime(path, (then, then))

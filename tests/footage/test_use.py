@@ -222,6 +222,29 @@ def test_params_in_braces_and_deps_in_lines_are_changed_too() -> None:
         with_deps("stages: {}\n", ["new"], [])
 
 
+def test_what_all_clips_cost_and_the_classes_and_gate_that_fit_them_are_told(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        long(project / f"mine/{number}.mp4", number, "words")
+    assert main(["mine"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"About 6 clips, by the lengths that 3 files state\.", said)
+    assert re.search(r"All of them take about [\d.]+ s of one core and [\d.e-]+ MiB\.", said)
+    assert "set pseudo_classes.num_classes to 2 and fallback.num_classes to 2" in said
+    assert "diagnostics.gates.largest_share to {warn: 0.62, fail: 0.87}" in said
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["pseudo_classes"]["num_classes"] = 2
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    assert main(["mine"]) == 0 and "too many" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("deps", ["deps: [old]", "deps: [\n      old]", "deps:\n      - old", "deps:\n    - old"])
+def test_a_source_that_dvc_cannot_watch_leaves_no_empty_deps(deps: str) -> None:
+    made = with_deps(f"stages:\n  raw_video:\n    cmd: x\n    {deps}\n    outs: [y]  # kept\n", [], ["old"])
+    assert made == "stages:\n  raw_video:\n    cmd: x\n    outs: [y]  # kept\n"
+
+
 def test_tars_that_count_are_named_by_their_range() -> None:
     assert counted(["a/t-08.tar", "a/t-09.tar", "a/t-10.tar"]) == ["a/t-{08..10}.tar"]
     for names in (["t-1.tar", "t-3.tar"], ["t-9.tar", "t-10.tar"], ["a.tar", "b.tar"], ["t-1.tar"]):
@@ -229,4 +252,6 @@ def test_tars_that_count_are_named_by_their_range() -> None:
 
 
 def test_a_tar_by_url_is_taken_as_it_is_named() -> None:
-    assert recognise("https://host/x-{00..10}.tar").values["urls"] == ["https://host/x-{00..10}.tar"]
+    layout = recognise("https://host/x-{00..10}.tar")
+    assert layout.values["urls"] == ["https://host/x-{00..10}.tar"]
+    assert "DVC does not look at addresses" in layout.notes[0]
