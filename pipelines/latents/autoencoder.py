@@ -17,7 +17,13 @@ from pipelines.data import validation_clips
 from pipelines.latents import pictures
 from pipelines.latents.clips import Clips, FrameGroups
 from pipelines.latents.params import AutoencoderGates, AutoencoderParams, PretrainedAutoencoderParams
-from pipelines.latents.quality import latent_statistics, linear_baselines, reconstruction_quality
+from pipelines.latents.quality import (
+    PatchPCA,
+    latent_statistics,
+    linear_baselines,
+    patch_pca_of,
+    reconstruction_quality,
+)
 from pipelines.models import hub
 from pipelines.models.autoencoder import Autoencoder, PretrainedVideoAutoencoder, StackedAutoencoder
 from pipelines.record import baseline
@@ -69,17 +75,20 @@ def gates(params: AutoencoderGates, latent_std: torch.Tensor, reached: float) ->
 
 
 def measured(
-    params: AutoencoderParams, autoencoder: Autoencoder, clips: Clips, device: torch.device, plots: Path
+    params: AutoencoderParams,
+    autoencoder: Autoencoder,
+    clips: Clips,
+    linear: PatchPCA,
+    device: torch.device,
+    plots: Path,
 ) -> dict[str, Any]:
-    """Numbers and pictures of a finished autoencoder; ours gets its latent statistics here."""
+    """Numbers and pictures of a finished autoencoder beside a linear code; ours gets its latent statistics here."""
     train, held_out = clips.rows("train"), clips.rows("validation")
     mean, std = latent_statistics(autoencoder, clips, train[:MOST_STATISTICS_CLIPS], device)
     if isinstance(autoencoder, StackedAutoencoder):
         autoencoder.set_statistics(mean, std.clamp_min(1e-6))
     quality = reconstruction_quality(autoencoder, clips, held_out, device)
-    stage.say("fitting patch PCA at the same compression")
-    strides = autoencoder.temporal_stride, autoencoder.spatial_stride
-    baselines = linear_baselines(clips, train, held_out, strides, quality.latent_shape[0])
+    baselines = linear_baselines(clips, linear, held_out, (autoencoder.temporal_stride, autoencoder.spatial_stride))
     pictures.draw_reconstructions(autoencoder, clips, quality, baselines, device, plots / "reconstructions.png")
     pictures.draw_quality(quality, baselines, std, params.gates.min_latent_std, plots / "quality.png")
     beside = baseline("psnr", quality.psnr, ">", baselines["psnr_patch_pca"], "dB of patch PCA at equal compression")
@@ -114,6 +123,8 @@ def train(params: AutoencoderParams, clips: Path, out: Path, metrics: Path, plot
     autoencoder = StackedAutoencoder(size.frames, size.patch, size.width, size.latent_channels, size.blocks)
     source.require(autoencoder.temporal_stride, autoencoder.spatial_stride)
     training, rows = params.training, source.rows("train")
+    linear = patch_pca_of(source, rows, (autoencoder.temporal_stride, autoencoder.spatial_stride), size.latent_channels)
+    autoencoder.start_linear(linear.mean, linear.components, linear.deviations)
     groups = FrameGroups(source, rows, size.frames, training.batch_size, training.seed, params.augmentation)
     some = source.rows("validation")[:VALIDATION_CLIPS]
 
@@ -130,7 +141,7 @@ def train(params: AutoencoderParams, clips: Path, out: Path, metrics: Path, plot
 
     run_training(Autoencoding(autoencoder), groups, run, lambda step: dict(validate(step)))
     with run.ema_weights("autoencoder"):  # where there is an average, it is the autoencoder
-        results = measured(params, autoencoder.eval(), source, run.device, plots) if run.is_main else {}
+        results = measured(params, autoencoder.eval(), source, linear, run.device, plots) if run.is_main else {}
         if run.is_main:
             validation_clips.draw_steps(run.shown, plots / "validation.png")
         run.finish({"autoencoder": autoencoder}, results)
@@ -142,7 +153,10 @@ def take_pretrained(params: AutoencoderParams, named: PretrainedAutoencoderParam
     clips.require(autoencoder.temporal_stride, autoencoder.spatial_stride)
     if not run.is_main:
         return
-    results = measured(params, autoencoder.to(run.device), clips, run.device, run.plots)
+    stage.say("fitting patch PCA at the same compression")
+    strides = autoencoder.temporal_stride, autoencoder.spatial_stride
+    linear = patch_pca_of(clips, clips.rows("train"), strides, autoencoder.latent_mean.shape[0])
+    results = measured(params, autoencoder.to(run.device), clips, linear, run.device, run.plots)
     commit = hub.commit(named.name, named.revision, named.subfolder)
     origin = {"name": named.name, "revision": commit or named.revision, "subfolder": named.subfolder}
     with stage.whole_folder(run.out) as folder:

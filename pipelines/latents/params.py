@@ -13,7 +13,7 @@ class StackedAutoencoderParams(Params):
     """Size of our autoencoder: ``frames`` and ``patch`` x ``patch`` pixels as channels, spatial stride 8."""
 
     frames: Count
-    patch: Literal[1, 2, 4]
+    patch: Literal[1, 2, 4, 8]
     width: Count
     latent_channels: Count
     blocks: Count
