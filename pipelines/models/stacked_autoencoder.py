@@ -11,6 +11,7 @@ E and D end in weights of zero. Where L and M start as the principal components 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ KIND, WEIGHTS = "StackedAutoencoder", "model.safetensors"
 SPATIAL_STRIDE = 8
 GROUPS_AT_ONCE = 128
 """Frame groups per forward when encoding or decoding, so that memory does not grow with the clip."""
+Through = Callable[[Tensor], Tensor]
 LOGVAR_RANGE = (-30.0, 20.0)
 """Of the posterior: beyond it exp() of float32 says nothing."""
 
@@ -195,7 +197,7 @@ class StackedAutoencoder(nn.Module):
             StageError: the network was made without a posterior.
         """
         if not self.config["posterior"]:
-            raise StageError("this autoencoder has no posterior; a KL term needs network.posterior: true.")
+            raise StageError("this autoencoder was made without a posterior, so there is no KL term for it.")
         linear = self.linear_in(functional.pixel_unshuffle(groups, SPATIAL_STRIDE))
         correction, logvar = self.encoder(groups).chunk(2, dim=1)
         return linear + correction, logvar.clamp(*LOGVAR_RANGE)
@@ -209,9 +211,18 @@ class StackedAutoencoder(nn.Module):
         """Codes to stacked frames, not clamped."""
         return functional.pixel_shuffle(self.linear_out(codes), SPATIAL_STRIDE) + self.decoder(codes)
 
-    def forward(self, groups: Tensor, codes: Tensor | None = None) -> Tensor:
-        """The reconstruction of stacked frames; of given ``codes`` in their place, where there are some."""
-        return self.decode_groups(self.encode_groups(groups) if codes is None else codes)
+    def forward(
+        self, groups: Tensor, through: Through | None = None, sampled: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Stacked frames to (reconstruction, codes, log variance of the codes).
+
+        Args:
+            through: what happens to the codes before they are decoded.
+            sampled: decode a sample of the posterior, not its mean; without, the log variance is None.
+        """
+        codes, logvar = self.posterior_of(groups) if sampled else (self.encode_groups(groups), None)
+        told = codes if logvar is None else codes + (0.5 * logvar).exp() * torch.randn_like(codes)
+        return self.decode_groups(through(told) if through else told), codes, logvar
 
     # ---- clips ----
 

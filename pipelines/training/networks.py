@@ -114,6 +114,8 @@ class Networks:
                 parameter.requires_grad_(True)
             for other, network in called.items():
                 setattr(objective, other, network)
+                if other in self.skeletons:  # it was called, and no backward pass follows
+                    sharding.settle(self.own[other])
 
     def backward(self, name: str, loss: Tensor, last: bool) -> None:
         """Backward pass of a network's loss; that of an update's ``last`` micro-batch averages over the processes."""

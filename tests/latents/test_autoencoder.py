@@ -11,8 +11,9 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from PIL import Image
 
-from pipelines.latents.autoencoder import Autoencoding, train
+from pipelines.latents.autoencoder import train
 from pipelines.latents.clips import Clips, FrameGroups, as_frames, as_video
+from pipelines.latents.objectives import Autoencoding
 from pipelines.latents.params import AutoencoderParams, PretrainedAutoencoderParams
 from pipelines.latents.quality import (
     fit_patch_pca,
@@ -26,7 +27,7 @@ from pipelines.latents.quality import (
 from pipelines.models.autoencoder import StackedAutoencoder, load_autoencoder
 from pipelines.stage import StageError
 from pipelines.training import checkpoint
-from tests.latents.toy import NUM_FRAMES, SIDE, autoencoder_params, write_clips
+from tests.latents.toy import NUM_FRAMES, SIDE, autoencoder_params, losses, write_clips
 
 
 def run(folder: Path, params: AutoencoderParams) -> tuple[Path, dict]:
@@ -138,8 +139,9 @@ def test_pixels_survive_the_way_to_video_and_back() -> None:
 
 
 def test_the_loss_is_per_sample_and_reaches_only_the_autoencoder() -> None:
-    objective = Autoencoding(StackedAutoencoder(4, 4, width=8, latent_channels=4, blocks=1))
-    output = objective.losses({"video": torch.rand(3, 3, 4, 16, 16) * 2 - 1}, 0)["autoencoder"]
+    objective = Autoencoding(StackedAutoencoder(4, 4, width=8, latent_channels=4, blocks=1), losses())
+    video = torch.rand(3, 3, 4, 16, 16) * 2 - 1
+    output = objective.losses({"video": video}, 0, "autoencoder")["autoencoder"]
     assert output.loss.shape == (3,) and output.loss.requires_grad
     assert float(output.metrics["train/psnr"]) == pytest.approx(psnr(float(output.loss.detach().mean())), abs=1e-4)
 
