@@ -56,10 +56,10 @@ def flicker(predicted: Tensor, target: Tensor) -> tuple[float, int]:
 
 
 def frechet(x: Tensor, y: Tensor) -> float:
-    """Squared Fréchet distance of Gaussians fitted to features [N, D] and [M, D]: FID's formula, on other features."""
+    """Squared Fréchet distance of Gaussians fitted to features [N, D] and [M, D]: the formula of FID."""
     x, y = x.double(), y.double()
     mean = (x.mean(0) - y.mean(0)).square().sum()
-    cx, cy = torch.cov(x.T).atleast_2d(), torch.cov(y.T).atleast_2d()
+    cx, cy = torch.atleast_2d(torch.cov(x.T)), torch.atleast_2d(torch.cov(y.T))
     roots = torch.linalg.eigvals(cx @ cy).real.clamp_min(0).sqrt().sum()
     return float((mean + cx.trace() + cy.trace() - 2 * roots).clamp_min(0))
 
@@ -71,7 +71,7 @@ def latent_usage(latents: Tensor) -> dict[str, float]:
     """
     spread = latents.double().std(dim=0)
     used = spread > 1e-3 * spread.max()
-    values = torch.linalg.eigvalsh(torch.corrcoef(latents.double().T[used]).atleast_2d()).clamp_min(1e-12)
+    values = torch.linalg.eigvalsh(torch.atleast_2d(torch.corrcoef(latents.double().T[used]))).clamp_min(1e-12)
     share = values / values.sum()
     return {"effective_channels": float((-(share * share.log()).sum()).exp()), "used_channels": int(used.sum())}
 

@@ -75,7 +75,7 @@ class Autoencoding:
         perceptual: nn.Module | None = None,
     ) -> None:
         self.autoencoder, self.terms, self.adversarial = autoencoder, terms, adversarial
-        self.last_layer = autoencoder.decoder.out.weight  # type: ignore[union-attr]
+        self.last_layer: nn.Parameter = autoencoder.get_parameter("decoder.out.weight")
         self.trained: tuple[str, ...] = ("autoencoder",) if discriminator is None else ("autoencoder", "discriminator")
         if discriminator is not None:
             self.discriminator = discriminator

@@ -29,13 +29,17 @@ class PatchDiscriminator(nn.Module):
     def __init__(self, dimensions: int, width: int, levels: int, condition: int | None) -> None:
         super().__init__()
         self.config = {"dimensions": dimensions, "width": width, "levels": levels, "condition": condition}
-        kind: type[nn.Module] = nn.Conv2d if dimensions == 2 else nn.Conv3d
         self.dimensions = dimensions
         widths = [3, *(width * min(2**level, 8) for level in range(levels))]
-        side, stride, padding = (4, 2, 1) if dimensions == 2 else ((3, 4, 4), (1, 2, 2), 1)
-        layers = [spectral_norm(kind(a, b, side, stride, padding)) for a, b in pairwise(widths)]
-        self.layers = nn.ModuleList(layers)
-        self.out = spectral_norm(kind(widths[-1], 1, 1))
+
+        def convolution(inputs: int, outputs: int) -> nn.Module:
+            if dimensions == 2:
+                return spectral_norm(nn.Conv2d(inputs, outputs, 4, 2, 1))
+            return spectral_norm(nn.Conv3d(inputs, outputs, (3, 4, 4), (1, 2, 2), 1))
+
+        self.layers = nn.ModuleList([convolution(a, b) for a, b in pairwise(widths)])
+        last = nn.Conv2d(widths[-1], 1, 1) if dimensions == 2 else nn.Conv3d(widths[-1], 1, 1)
+        self.out = spectral_norm(last)
         self.embedding = spectral_norm(nn.Linear(condition, widths[-1])) if condition else None
 
     def forward(self, video: Tensor, condition: Tensor | None = None) -> Tensor:
