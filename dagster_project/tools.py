@@ -16,6 +16,7 @@ TOOLS = {
     "generate": ("pipelines.generation.generate", "Clips from prompts with any flow checkpoint."),
     "profile": ("pipelines.profile", "params.yaml at the size of a published model."),
     "export": ("pipelines.generation.export", "A trained flow as a pipeline folder of diffusers."),
+    "import-fluxflow": ("pipelines.fluxflow", "A FluxFlow configuration as a profile of params.yaml."),
     "probe": ("pipelines.latents.denoiser_probe", "How hard the latents of autoencoders are to denoise."),
     "compare": ("pipelines.representation.compare", "Classes and encoders of two revisions or folders."),
 }
