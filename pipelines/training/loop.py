@@ -118,7 +118,7 @@ class Trainer:
         for network in self.objective.trained:
             reseed(micro_seed(self.run.training.seed, self.run.step, place), self.run.device)
             with self.networks.only(self.objective, network):
-                with accelerator.autocast(), self.run.loss_scale.autocast():
+                with self.run.computing():
                     outputs = ask(self.objective, batch, self.run.step, network)
                 self._backward(outputs, index == self.accumulate - 1)
 
@@ -182,7 +182,7 @@ def _validated(trainer: Trainer, validate: Validate | None) -> dict[str, float]:
         return {}
     networks = trainer.networks.own
     modes = {name: network.training for name, network in networks.items()}
-    with torch.random.fork_rng(), torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad(), trainer.run.computing():
         for network in networks.values():
             network.eval()
         torch.manual_seed(trainer.run.training.seed)
