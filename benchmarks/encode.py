@@ -75,7 +75,7 @@ def encode(clips: Clips, autoencoder: StackedAutoencoder, out: Path) -> None:
 def against_forward(place: Path) -> Figure:
     """Decode, forward and write, overlapped, against the forward of the demo's autoencoder alone."""
     clips = write_clips(place / "some", FORWARD_CLIPS)
-    autoencoder = StackedAutoencoder(4, 4, 64, 16, 3).eval().requires_grad_(False)
+    autoencoder = StackedAutoencoder(4, 8, 128, 16, 2).eval().requires_grad_(False)
     ready = [torch.rand(BATCH, 3, FRAMES, SIDE, SIDE) * 2 - 1 for _ in range(FORWARD_CLIPS // BATCH)]
     encoder = Encoder(PARAMS, clips, autoencoder)
     encoder.text = text_encoder(TEXT, clips.catalog["caption"].tolist())

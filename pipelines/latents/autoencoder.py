@@ -1,6 +1,6 @@
 """Stage ``autoencoder``: pixels to latents, trained from scratch or taken from a pretrained checkpoint.
 
-The trained one minimises the squared error of frame groups; there is no KL term, so nothing pulls the latents to zero.
+The trained one minimises what the block ``losses`` says, over frame groups.
 """
 
 from __future__ import annotations
@@ -10,42 +10,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from pipelines import stage
 from pipelines.data import validation_clips
 from pipelines.latents import pictures
 from pipelines.latents.clips import Clips, FrameGroups
+from pipelines.latents.loss_params import LpipsFeatures, Perceptual
+from pipelines.latents.objectives import Autoencoding, check_losses
 from pipelines.latents.params import AutoencoderGates, AutoencoderParams, PretrainedAutoencoderParams
-from pipelines.latents.quality import latent_statistics, linear_baselines, reconstruction_quality
+from pipelines.latents.quality import (
+    PatchPCA,
+    latent_statistics,
+    linear_baselines,
+    patch_pca_of,
+    reconstruction_quality,
+)
 from pipelines.models import hub
 from pipelines.models.autoencoder import Autoencoder, PretrainedVideoAutoencoder, StackedAutoencoder
+from pipelines.models.perceptual import Lpips
+from pipelines.params import ParamsError
 from pipelines.record import baseline
 from pipelines.training import checkpoint
 from pipelines.training.loop import train as run_training
-from pipelines.training.objective import Batch, LossOutput
 from pipelines.training.run import Run
 
 MOST_STATISTICS_CLIPS = 2048
 """Most training clips over which mean and standard deviation of the latents are taken."""
 VALIDATION_CLIPS = 16
 """Held-out clips measured during the training; the result is measured on all."""
-
-
-class Autoencoding:
-    """Reconstruction of frame groups: loss = mean squared error of pixels in [-1, 1]."""
-
-    trained: tuple[str, ...] = ("autoencoder",)
-    reads: tuple[str, ...] = ("video",)
-
-    def __init__(self, autoencoder: nn.Module) -> None:
-        self.autoencoder = autoencoder
-
-    def losses(self, batch: Batch, step: int) -> dict[str, LossOutput]:
-        """Per group [B]; the network may be wrapped for several processes."""
-        groups = batch["video"].flatten(1, 2)  # B 3 F H W -> B 3F H W, the layout of models.autoencoder.stack
-        error = (self.autoencoder(groups).float() - groups).square().mean(dim=(1, 2, 3))
-        return {"autoencoder": LossOutput(error, metrics={"train/psnr": 10 * torch.log10(4 / error.mean().detach())})}
 
 
 def gates(params: AutoencoderGates, latent_std: torch.Tensor, reached: float) -> list[dict[str, Any]]:
@@ -68,18 +60,37 @@ def gates(params: AutoencoderGates, latent_std: torch.Tensor, reached: float) ->
     ]
 
 
+def lpips_of(section: str, block: Perceptual | None) -> Lpips | None:
+    """The distance in features that a block names.
+
+    Raises:
+        ParamsError: of the project's own encoder, which this stage is to make.
+    """
+    if block is None:
+        return None
+    if not isinstance(block.features, LpipsFeatures):
+        raise ParamsError(
+            f"{section}.losses.perceptual.features: own_encoder is what this stage makes; it can be used by the next "
+            "one, autoencoder_adversarial. Here: {kind: lpips, folder: ...}."
+        )
+    return Lpips(Path(block.features.folder))
+
+
 def measured(
-    params: AutoencoderParams, autoencoder: Autoencoder, clips: Clips, device: torch.device, plots: Path
+    params: AutoencoderParams,
+    autoencoder: Autoencoder,
+    clips: Clips,
+    linear: PatchPCA,
+    device: torch.device,
+    plots: Path,
 ) -> dict[str, Any]:
-    """Numbers and pictures of a finished autoencoder; ours gets its latent statistics here."""
+    """Numbers and pictures of a finished autoencoder beside a linear code; ours gets its latent statistics here."""
     train, held_out = clips.rows("train"), clips.rows("validation")
     mean, std = latent_statistics(autoencoder, clips, train[:MOST_STATISTICS_CLIPS], device)
     if isinstance(autoencoder, StackedAutoencoder):
         autoencoder.set_statistics(mean, std.clamp_min(1e-6))
     quality = reconstruction_quality(autoencoder, clips, held_out, device)
-    stage.say("fitting patch PCA at the same compression")
-    strides = autoencoder.temporal_stride, autoencoder.spatial_stride
-    baselines = linear_baselines(clips, train, held_out, strides, quality.latent_shape[0])
+    baselines = linear_baselines(clips, linear, held_out, (autoencoder.temporal_stride, autoencoder.spatial_stride))
     pictures.draw_reconstructions(autoencoder, clips, quality, baselines, device, plots / "reconstructions.png")
     pictures.draw_quality(quality, baselines, std, params.gates.min_latent_std, plots / "quality.png")
     beside = baseline("psnr", quality.psnr, ">", baselines["psnr_patch_pca"], "dB of patch PCA at equal compression")
@@ -111,11 +122,18 @@ def train(params: AutoencoderParams, clips: Path, out: Path, metrics: Path, plot
         take_pretrained(params, params.pretrained, source, run)
         return
     size = params.network
-    autoencoder = StackedAutoencoder(size.frames, size.patch, size.width, size.latent_channels, size.blocks)
+    check_losses(run.name, params.losses, None, size.latent_channels)
+    posterior = params.losses.kl is not None
+    autoencoder = StackedAutoencoder(
+        size.frames, size.patch, size.width, size.latent_channels, size.blocks, posterior, size.spade
+    )
     source.require(autoencoder.temporal_stride, autoencoder.spatial_stride)
     training, rows = params.training, source.rows("train")
+    linear = patch_pca_of(source, rows, (autoencoder.temporal_stride, autoencoder.spatial_stride), size.latent_channels)
+    autoencoder.start_linear(linear.mean, linear.components, linear.deviations)
     groups = FrameGroups(source, rows, size.frames, training.batch_size, training.seed, params.augmentation)
     some = source.rows("validation")[:VALIDATION_CLIPS]
+    objective = Autoencoding(autoencoder, params.losses, perceptual=lpips_of(run.name, params.losses.perceptual))
 
     if params.augmentation is not None and run.is_main:
         pictures.draw_augmentation(groups, min(training.batch_size, 6), plots / "augmentation.png")
@@ -128,9 +146,9 @@ def train(params: AutoencoderParams, clips: Path, out: Path, metrics: Path, plot
                 run.showed(step, pictures.write_validation(shown, source, some, run.shown, step))
             return {"psnr": reconstruction_quality(autoencoder, source, some, run.device).psnr}
 
-    run_training(Autoencoding(autoencoder), groups, run, lambda step: dict(validate(step)))
+    run_training(objective, groups, run, lambda step: dict(validate(step)))
     with run.ema_weights("autoencoder"):  # where there is an average, it is the autoencoder
-        results = measured(params, autoencoder.eval(), source, run.device, plots) if run.is_main else {}
+        results = measured(params, autoencoder.eval(), source, linear, run.device, plots) if run.is_main else {}
         if run.is_main:
             validation_clips.draw_steps(run.shown, plots / "validation.png")
         run.finish({"autoencoder": autoencoder}, results)
@@ -142,7 +160,10 @@ def take_pretrained(params: AutoencoderParams, named: PretrainedAutoencoderParam
     clips.require(autoencoder.temporal_stride, autoencoder.spatial_stride)
     if not run.is_main:
         return
-    results = measured(params, autoencoder.to(run.device), clips, run.device, run.plots)
+    stage.say("fitting patch PCA at the same compression")
+    strides = autoencoder.temporal_stride, autoencoder.spatial_stride
+    linear = patch_pca_of(clips, clips.rows("train"), strides, autoencoder.latent_mean.shape[0])
+    results = measured(params, autoencoder.to(run.device), clips, linear, run.device, run.plots)
     commit = hub.commit(named.name, named.revision, named.subfolder)
     origin = {"name": named.name, "revision": commit or named.revision, "subfolder": named.subfolder}
     with stage.whole_folder(run.out) as folder:

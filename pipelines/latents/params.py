@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
+from pipelines.latents.loss_params import Adversarial, Losses
 from pipelines.params import BelowOne, Count, NonNegative, Params, Positive, Real, Training, Whole
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 class StackedAutoencoderParams(Params):
     """Size of our autoencoder: ``frames`` and ``patch`` x ``patch`` pixels as channels, spatial stride 8."""
 
     frames: Count
-    patch: Literal[1, 2, 4]
+    patch: Literal[1, 2, 4, 8]
     width: Count
     latent_channels: Count
     blocks: Count
+    spade: Count | None
 
 
 class PretrainedAutoencoderParams(Params):
@@ -67,9 +73,45 @@ class AutoencoderParams(Params):
 
     pretrained: PretrainedAutoencoderParams | None
     network: StackedAutoencoderParams
+    losses: Losses
     augmentation: Augmentation | None
     gates: AutoencoderGates
     training: Training
+
+
+class DiscriminatorParams(Params):
+    """A patch discriminator: frame by frame (2) or over frames (3), told the mean of the latents, or nothing."""
+
+    dimensions: Literal[2, 3]
+    width: Count
+    levels: Count
+    condition: Literal["latents"] | None
+
+
+class AdversarialGates(Params):
+    """Most that the game may cost in dB, and that distance and flicker may be of what they were before."""
+
+    max_psnr_fall: NonNegative
+    max_perceptual: Positive
+    max_flicker: Positive
+
+
+class AutoencoderAdversarialParams(Params):
+    """Section ``autoencoder_adversarial``; ``adversarial: null`` goes on with other losses alone."""
+
+    freeze: Annotated[tuple[Literal["encoder", "decoder"], ...], BeforeValidator(_tuple)]
+    losses: Losses
+    adversarial: Adversarial | None
+    discriminator: DiscriminatorParams | None
+    augmentation: Augmentation | None
+    gates: AdversarialGates
+    training: Training
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> AutoencoderAdversarialParams:
+        if (self.adversarial is None) != (self.discriminator is None):
+            raise ValueError("adversarial and discriminator: a block each, or null both")
+        return self
 
 
 class EmbeddedText(Params):

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from pipelines import stage
 from pipelines.latents.clips import Clips
-from pipelines.models.autoencoder import Autoencoder, stack
+from pipelines.models.autoencoder import Autoencoder
+from pipelines.models.stacked_autoencoder import stack, unstack
 
 MOST_PATCH_VALUES = 32_000_000
 """Most numbers in the matrix of patches that the principal components are fitted to."""
@@ -73,23 +75,23 @@ def latent_statistics(
 
 def patches(video: Tensor, frames: int, side: int) -> Tensor:
     """Patches of the same reach as a latent pixel: [B, 3, T, H, W] to [N, 3 * frames * side * side]."""
-    groups = stack(video, frames).flatten(0, 1)
-    tiles = groups.unfold(2, side, side).unfold(3, side, side)  # N C H W side side
-    return tiles.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2)
+    return pixel_unshuffle(stack(video, frames).flatten(0, 1), side).movedim(1, -1).flatten(0, 2)
 
 
 @dataclass(frozen=True)
 class PatchPCA:
-    """A linear code of patches: mean [D] and orthonormal components [D, K]."""
+    """A linear code of patches: mean [D], orthonormal components [D, K], deviations [K] of the patches along them."""
 
     mean: Tensor
     components: Tensor
+    deviations: Tensor
 
-    def mean_squared_error(self, rows: Tensor) -> float:
-        """Of patches [N, D] projected on the components."""
-        centred = rows - self.mean
-        kept = (centred @ self.components).square().sum()
-        return float((centred.square().sum() - kept).clamp_min(0) / centred.numel())
+    def reconstruct(self, video: Tensor, frames: int, side: int) -> Tensor:
+        """Video [B, 3, T, H, W] through the code, clamped to [-1, 1] as an autoencoder's is."""
+        folded = pixel_unshuffle(stack(video, frames).flatten(0, 1), side).movedim(1, -1)
+        kept = (folded - self.mean) @ self.components @ self.components.T + self.mean
+        groups = pixel_shuffle(kept.movedim(-1, 1), side).unflatten(0, (len(video), -1))
+        return unstack(groups, frames).clamp(-1, 1)
 
 
 def fit_patch_pca(rows: Tensor, components: int) -> PatchPCA:
@@ -102,31 +104,34 @@ def fit_patch_pca(rows: Tensor, components: int) -> PatchPCA:
     centred = rows - mean
     kept = min(components, *centred.shape)
     if centred.shape[1] <= 2048:
-        vectors = torch.linalg.eigh(centred.T @ centred).eigenvectors
-        return PatchPCA(mean, vectors[:, -kept:])
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return PatchPCA(mean, torch.svd_lowrank(centred, q=min(kept + 16, *centred.shape), niter=4)[2][:, :kept])
+        vectors = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -kept:]
+    else:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            vectors = torch.svd_lowrank(centred, q=min(kept + 16, *centred.shape), niter=4)[2][:, :kept]
+    return PatchPCA(mean, vectors, (centred @ vectors).square().mean(dim=0).sqrt())
 
 
-def _some_patches(clips: Clips, rows: Sequence[int], frames: int, side: int) -> Tensor:
-    """Patches of clips spread over the rows, at most :data:`MOST_PATCH_VALUES` numbers."""
+def patch_pca_of(clips: Clips, rows: Sequence[int], strides: tuple[int, int], channels: int) -> PatchPCA:
+    """Fitted to patches of clips spread over the rows, at most :data:`MOST_PATCH_VALUES` numbers.
+
+    Args:
+        strides: (frames, pixels) of a patch.
+    """
     entry = clips.catalog.iloc[rows[0]]
-    per_clip = 3 * (int(entry["num_frames"]) - 1 + frames) * int(entry["height"]) * int(entry["width"])
+    per_clip = 3 * (int(entry["num_frames"]) - 1 + strides[0]) * int(entry["height"]) * int(entry["width"])
     count = max(1, min(len(rows), MOST_PATCH_VALUES // per_clip))
     chosen = [rows[index] for index in np.linspace(0, len(rows) - 1, count).astype(int)]
-    return torch.cat([patches(video, frames, side) for _, video in clips.videos(chosen, 8)])
+    return fit_patch_pca(torch.cat([patches(video, *strides) for _, video in clips.videos(chosen, 8)]), channels)
 
 
-def linear_baselines(
-    clips: Clips, train: Sequence[int], held_out: Sequence[int], strides: tuple[int, int], channels: int
-) -> dict[str, float]:
-    """PSNR on held-out clips of patch PCA at the same compression, and of the mean colour alone."""
-    fitted = fit_patch_pca(_some_patches(clips, train, *strides), channels)
-    tested = _some_patches(clips, held_out, *strides)
-    pixels = tested.unflatten(1, (3, -1))
-    colour = pixels.mean(dim=(0, 2), keepdim=True)
-    return {
-        "psnr_patch_pca": psnr(fitted.mean_squared_error(tested)),
-        "psnr_mean_colour": psnr(float((pixels - colour).square().mean())),
-    }
+def linear_baselines(clips: Clips, fitted: PatchPCA, rows: Sequence[int], strides: tuple[int, int]) -> dict[str, float]:
+    """PSNR of patch PCA, and of the mean colour alone, on the pixels that :func:`reconstruction_quality` counts."""
+    errors, squares, total, pixels = [], 0.0, torch.zeros(3, dtype=torch.float64), 0
+    for _, video in clips.videos(rows, 8):
+        errors.append((fitted.reconstruct(video, *strides) - video).square().mean(dim=(1, 2, 3, 4)))
+        squares += float(video.double().square().sum())
+        total += video.double().sum(dim=(0, 2, 3, 4))
+        pixels += video[:, 0].numel()
+    colour = squares / (3 * pixels) - float((total / pixels).square().mean())
+    return {"psnr_patch_pca": psnr(float(torch.cat(errors).mean())), "psnr_mean_colour": psnr(colour)}

@@ -16,6 +16,9 @@ from typing import Any, Protocol
 
 from pipelines.stage import StageError, file_digest, write_json
 
+OURS = {"StackedAutoencoder": "pipelines.models.autoencoder.load_autoencoder"}
+"""Networks of this project: what loads them."""
+
 
 class Saveable(Protocol):
     """A network that writes itself as ``config.json`` and safetensors."""
@@ -63,14 +66,16 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def _loading(folder: Path, where: str) -> list[str]:
-    """How each saved network is loaded, where its ``config.json`` names a class of diffusers or transformers."""
+    """How each saved network is loaded, where its ``config.json`` names a class."""
     lines = []
     for path in sorted(folder.rglob("config.json")):
         config = json.loads(path.read_text(encoding="utf-8"))
-        library = "diffusers" if "_diffusers_version" in config else "transformers"
         kind = config.get("_class_name") or next(iter(config.get("architectures") or []), None)
-        if kind is not None:
-            part = (Path(where) / path.parent.relative_to(folder)).as_posix()
+        part = (Path(where) / path.parent.relative_to(folder)).as_posix()
+        if kind in OURS:
+            lines.append(f'    {OURS[kind]}("{part}")')
+        elif kind is not None:
+            library = "diffusers" if "_diffusers_version" in config else "transformers"
             lines.append(f'    {library}.{kind}.from_pretrained("{part}")')
     return lines
 

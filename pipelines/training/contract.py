@@ -5,13 +5,14 @@ For tests of the objectives here and of your own: see ``tests/training/test_cont
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipelines.training.objective import Batch, LossOutput, Objective
+from pipelines.training.objective import Batch, LossOutput, Objective, ask
 
 COMPANIONS = {"prompt_embeds": ("prompt_mask",)}
 """Fields that the collation adds to a declared one."""
@@ -40,9 +41,32 @@ class _Watched(dict):
         return super().get(name, default)
 
 
-def _run(objective: Objective, batch: Batch, step: int, seed: int = SEED) -> dict[str, LossOutput]:
+@contextlib.contextmanager
+def _only(objective: Objective, name: str) -> Iterator[None]:
+    """As in the loop: gradients of the other trained networks are off."""
+    others = [getattr(objective, other) for other in objective.trained if other != name]
+    frozen = [p for network in others for p in network.parameters() if p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+
+
+def _ask(objective: Objective, batch: Batch, step: int, name: str, seed: int = SEED) -> dict[str, LossOutput]:
     torch.manual_seed(seed)
-    return objective.losses(batch, step)
+    with _only(objective, name):
+        return ask(objective, batch, step, name)
+
+
+def _run(objective: Objective, batch: Batch, step: int, seed: int = SEED) -> dict[str, LossOutput]:
+    """What is answered for every trained network, asked in their order."""
+    outputs: dict[str, LossOutput] = {}
+    for name in objective.trained:
+        outputs |= _ask(objective, batch, step, name, seed)
+    return outputs
 
 
 def _values(outputs: Mapping[str, LossOutput]) -> Tensor:
@@ -62,8 +86,10 @@ def _shape(name: str, output: LossOutput, size: int) -> list[str]:
     if not output.loss.requires_grad:
         found.append(f"{name}: the loss has no gradient")
     sigma = output.sigma
-    if sigma is not None and (tuple(sigma.shape) != (size,) or not bool(((sigma >= 0) & (sigma <= 1)).all())):
-        found.append(f"{name}: sigma must be [{size}] in [0, 1]")
+    if sigma is not None and (
+        sigma.ndim not in (1, 2) or len(sigma) != size or not bool(((sigma >= 0) & (sigma <= 1)).all())
+    ):
+        found.append(f"{name}: sigma must be [{size}] or [{size}, T] in [0, 1]")
     for logged, value in {**output.metrics, **output.monitors}.items():
         if value.ndim or value.requires_grad:
             found.append(f"{name}: logged number {logged} must be a scalar without gradient")
@@ -77,7 +103,7 @@ def _gradients(objective: Objective, batch: Batch, step: int) -> list[str]:
     for name in _run(objective, batch, step):
         for network in networks.values():
             network.zero_grad(set_to_none=True)
-        loss = _run(objective, batch, step)[name].loss
+        loss = _ask(objective, batch, step, name)[name].loss
         own = [p for p in networks[name].parameters() if p.requires_grad]
         for sample in range(len(loss)):
             parts = torch.autograd.grad(loss[sample], own, retain_graph=True, allow_unused=True)
@@ -140,7 +166,9 @@ def _without(make: Make, batch: Batch, step: int, terms: Mapping[str, Make]) -> 
 
     def gradient(build: Make) -> Tensor:
         objective = build()
-        sum(output.loss.sum() for output in _run(objective, batch, step).values()).backward()  # type: ignore[union-attr]
+        for name in objective.trained:
+            for output in _ask(objective, batch, step, name).values():
+                output.loss.sum().backward()
         found = [
             p.grad.flatten() for net in _networks(objective).values() for p in net.parameters() if p.grad is not None
         ]
@@ -160,7 +188,7 @@ def check_objective(
 ) -> None:
     """Hold an objective to the contract of :class:`~pipelines.training.objective.Objective`.
 
-    Checked: losses for networks it trains, in their order; one finite value per sample, with a gradient from every
+    Checked: asked for a network, an answer for it and no other; one finite value per sample, with a gradient from every
     sample into the network it is for and into no other; the same loss at the same seed whatever came before; fields
     read are fields declared, each of which changes the loss; the batch and the networks' modes are left as they were.
 
@@ -175,11 +203,13 @@ def check_objective(
         BreachError: every breach, a line each.
     """
     objective = make()
-    outputs = _run(objective, batch, step)
+    try:
+        outputs = _run(objective, batch, step)
+    except TypeError as error:
+        raise BreachError(f"{type(objective).__name__}:\n- {error}") from error
     size = len(next(value for value in batch.values() if isinstance(value, Tensor)))
-    order = [name for name in objective.trained if name in outputs]
-    if list(outputs) != order or not outputs:
-        raise BreachError(f"losses for {list(outputs)}; `trained` names {list(objective.trained)}, in that order")
+    if not outputs:
+        raise BreachError(f"{type(objective).__name__}:\n- no loss for any of {list(objective.trained)}")
     breaches = [line for name, output in outputs.items() for line in _shape(name, output, size)]
     if not breaches:
         breaches += [*_gradients(objective, batch, step), *_purity(make, batch, step), *_fields(make, batch, step)]

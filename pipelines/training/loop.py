@@ -14,7 +14,7 @@ from pipelines.params import ParamsError
 from pipelines.training import memory
 from pipelines.training.meters import Averages, Clock, Scalars, sigma_buckets
 from pipelines.training.networks import Networks, own_blocks
-from pipelines.training.objective import Batch, Batches, LossOutput, Objective, check_outputs
+from pipelines.training.objective import Batch, Batches, LossOutput, Objective, ask
 from pipelines.training.reading import Reader, micro_seed, reseed
 from pipelines.training.run import Run
 from pipelines.training.schedules import Rate
@@ -119,14 +119,15 @@ class Trainer:
                 self.scalars.buckets.append(sigma_buckets(taken.detach().flatten(), output.sigma.flatten()))
 
     def accumulate_micro_batch(self, batch: Batch, index: int) -> None:
-        """Forward and backward of micro-batch ``index`` of this update."""
+        """Forward and backward of micro-batch ``index`` of this update, network by network."""
         accelerator = self.run.accelerator
         place = index * accelerator.num_processes + accelerator.process_index
-        reseed(micro_seed(self.run.training.seed, self.run.step, place), self.run.device)
-        with self.run.computing():
-            outputs = self.objective.losses(batch, self.run.step)
-        check_outputs(outputs, self.objective.trained)
-        self._backward(outputs, index == self.accumulate - 1)
+        for network in self.objective.trained:
+            reseed(micro_seed(self.run.training.seed, self.run.step, place), self.run.device)
+            with self.networks.only(self.objective, network):
+                with self.run.computing():
+                    outputs = ask(self.objective, batch, self.run.step, network)
+                self._backward(outputs, index == self.accumulate - 1)
 
     def _clip(self) -> list[str]:
         """Clip the gradients of each network that has some; returns their names, their norms are among the scalars."""

@@ -16,9 +16,6 @@ from pipelines.params import Training
 from pipelines.stage import StageError
 from pipelines.training.sharding import local
 
-WRONG_IN_DIFFUSERS = ("AutoencoderTiny",)
-"""Its own checkpointing leaves out the encoder's rescaling to [0, 1]: gradients of another network."""
-
 
 def blocks(network: nn.Module) -> Iterator[nn.Module]:
     """Outermost members of a ModuleList, or of a Sequential where they have parts themselves."""
@@ -34,17 +31,12 @@ def blocks(network: nn.Module) -> Iterator[nn.Module]:
 def checkpoint_activations(network: nn.Module) -> None:
     """Keep only what enters each block; the backward pass computes the inside again.
 
-    Models of diffusers do it in their own way, where that is right.
+    Models of diffusers do it in their own way.
 
     Raises:
         StageError: the network has no blocks.
     """
-    theirs = [
-        module
-        for module in network.modules()
-        if getattr(module, "_supports_gradient_checkpointing", False)
-        and type(module).__name__ not in WRONG_IN_DIFFUSERS
-    ]
+    theirs = [module for module in network.modules() if getattr(module, "_supports_gradient_checkpointing", False)]
     for module in theirs:
         module.enable_gradient_checkpointing()  # type: ignore[operator]
     found = [] if theirs else list(blocks(network))

@@ -19,7 +19,8 @@ SIGMA_BUCKETS = 4
 
 
 def sigma_buckets(loss: Tensor, sigma: Tensor) -> Tensor:
-    """[2, SIGMA_BUCKETS] on the loss's device: in each quarter of sigma, the losses' sum and number."""
+    """[2, SIGMA_BUCKETS] on the loss's device: per quarter of sigma ([B], [B, T]), the losses' sum and number."""
+    sigma = sigma if sigma.ndim == 1 else sigma.float().mean(dim=1)
     bucket = (sigma.float() * SIGMA_BUCKETS).long().clamp(0, SIGMA_BUCKETS - 1)
     found = loss.new_zeros((2, SIGMA_BUCKETS), dtype=torch.float32)
     found[0].index_add_(0, bucket, loss.float())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -93,6 +93,29 @@ class Networks:
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "ema": {name: ema.weights for name, ema in self.run.emas.items()},
         }
+
+    @contextlib.contextmanager
+    def only(self, objective: Objective, name: str) -> Iterator[None]:
+        """Inside, gradients of the other trained networks are off.
+
+        They are called as the stage made them, not as they are shared over processes: sharing waits for gradients.
+        """
+        others = [other for other in self.own if other != name]
+        called = {other: getattr(objective, other) for other in others}
+        frozen = [p for other in others for p in self.own[other].parameters() if p.requires_grad]
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        for other in others:
+            setattr(objective, other, self.own[other])
+        try:
+            yield
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(True)
+            for other, network in called.items():
+                setattr(objective, other, network)
+                if other in self.skeletons:  # it was called, and no backward pass follows
+                    sharding.settle(self.own[other])
 
     def backward(self, name: str, loss: Tensor, last: bool) -> None:
         """Backward pass of a network's loss; that of an update's ``last`` micro-batch averages over the processes."""

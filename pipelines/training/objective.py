@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -18,8 +19,8 @@ class LossOutput:
 
     Attributes:
         loss: [B], with a gradient.
-        sigma: [B] in [0, 1], where the loss was taken, or [B, T] with ``per_frame``; gives the loss by sigma bucket for
-            free.
+        sigma: [B] in [0, 1], where the loss was taken, or [B, T] where frames have their own (their mean counts, or
+            with ``per_frame`` each); gives the loss by sigma bucket for free.
         metrics: scalars to log, without gradient; a name without a slash is logged as ``loss/<name>``.
         monitors: the same, logged under exactly the name given (numbers that a seed document spells).
         per_frame: [B, T], the loss of each frame where each has a sigma of its own.
@@ -33,7 +34,7 @@ class LossOutput:
 
 
 class Objective(Protocol):
-    """What a system minimises. A GAN returns two keys; freezing is a name missing from ``trained``.
+    """What a system minimises. A GAN trains two networks; freezing is a name missing from ``trained``.
 
     An objective with memory (queues, running statistics) also has ``state_dict`` and ``load_state_dict``.
     """
@@ -43,8 +44,14 @@ class Objective(Protocol):
     reads: tuple[str, ...]
     """Batch fields that the losses use, checked against the manifest before a model is built."""
 
-    def losses(self, batch: Batch, step: int) -> dict[str, LossOutput]:
-        """Per network of ``trained``, its loss on the batch at optimizer step ``step`` (from 0)."""
+    @property
+    def losses(self) -> Callable[..., dict[str, LossOutput]]:
+        """``losses(batch, step, network)``: the loss of one network on the batch at optimizer step ``step`` (from 0).
+
+        Asked for each network of ``trained`` in that order, with the same random numbers, and with gradients of the
+        other trained networks off: through them a loss may pass, in them it leaves nothing. An answer without the
+        network leaves it as it is at this step. Where one network is trained, ``network`` may be left out.
+        """
         ...
 
 
@@ -64,8 +71,18 @@ class Batches(Protocol):
         ...
 
 
-def check_outputs(outputs: dict[str, LossOutput], trained: tuple[str, ...]) -> None:
-    """An objective returns losses for networks it trains, in their update order."""
-    order = [name for name in trained if name in outputs]
-    if list(outputs) != order:
-        raise TypeError(f"losses() returned {list(outputs)}; expected networks of {trained} in that order.")
+def ask(objective: Objective, batch: Batch, step: int, network: str) -> dict[str, LossOutput]:
+    """What the objective answers for one network: its loss, or nothing.
+
+    Raises:
+        TypeError: it answers for another network, or several are trained and it cannot be asked for one.
+    """
+    if "network" in inspect.signature(objective.losses).parameters:
+        outputs = objective.losses(batch, step, network)
+    elif len(objective.trained) == 1:
+        outputs = objective.losses(batch, step)
+    else:
+        raise TypeError(f"several networks are trained ({', '.join(objective.trained)}): losses(batch, step, network)")
+    if not set(outputs) <= {network}:
+        raise TypeError(f"losses() answered for {', '.join(outputs)} when asked for {network}, one of `trained`")
+    return outputs

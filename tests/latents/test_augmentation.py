@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipelines.latents.augmentation import Change, changed, cropped, drawn
-from pipelines.latents.autoencoder import Autoencoding
 from pipelines.latents.clips import Clips, FrameGroups, as_video
+from pipelines.latents.objectives import Autoencoding
 from pipelines.latents.params import Augmentation
 from pipelines.latents.pictures import draw_augmentation
 from pipelines.models.autoencoder import StackedAutoencoder
 from pipelines.training.loop import train as run_training
 from pipelines.training.run import Run
-from tests.latents.toy import NUM_FRAMES, SIDE, autoencoder_params, write_clips
+from tests.latents.toy import NUM_FRAMES, SIDE, autoencoder_params, losses, write_clips
 
 BLOCKS = {
     "temporal_crop": {"max_start": 2},
@@ -129,7 +129,7 @@ def test_augmented_training_continues_exactly_where_it_stopped(tmp_path: Path, c
         run = Run.open(section, {}, **places)
         network = StackedAutoencoder(4, 4, width=8, latent_channels=4, blocks=1)
         source = FrameGroups(clips, clips.rows("train"), 4, 4, section.training.seed, section.augmentation)
-        run_training(Autoencoding(network), source, run)
+        run_training(Autoencoding(network, losses()), source, run)
         assert run.resumes == (name == "parts" and steps == 4)
         return network.state_dict()
 

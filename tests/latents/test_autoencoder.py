@@ -9,17 +9,25 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from PIL import Image
 
-from pipelines.latents.autoencoder import Autoencoding, train
+from pipelines.latents.autoencoder import train
 from pipelines.latents.clips import Clips, FrameGroups, as_frames, as_video
+from pipelines.latents.objectives import Autoencoding
 from pipelines.latents.params import AutoencoderParams, PretrainedAutoencoderParams
-from pipelines.latents.quality import fit_patch_pca, latent_statistics, patches, psnr
+from pipelines.latents.quality import (
+    fit_patch_pca,
+    latent_statistics,
+    linear_baselines,
+    patch_pca_of,
+    patches,
+    psnr,
+    reconstruction_quality,
+)
 from pipelines.models.autoencoder import StackedAutoencoder, load_autoencoder
 from pipelines.stage import StageError
 from pipelines.training import checkpoint
-from tests.latents.toy import NUM_FRAMES, SIDE, autoencoder_params, write_clips
+from tests.latents.toy import NUM_FRAMES, SIDE, autoencoder_params, losses, write_clips
 
 
 def run(folder: Path, params: AutoencoderParams) -> tuple[Path, dict]:
@@ -38,10 +46,9 @@ def test_a_trained_autoencoder_leaves_checkpoint_numbers_and_pictures(tmp_path: 
     assert metrics["compression"] == 3 * 5 * 16 * 16 / (4 * 2 * 2 * 2)
     assert [gate["verdict"] for gate in metrics["gates"]] == ["pass", "pass"]
     record = checkpoint.read(out)
-    AutoencoderTiny.from_pretrained(out)
-    assert "diffusers.AutoencoderTiny.from_pretrained(" in (out / "README.md").read_text()
+    assert "pipelines.models.autoencoder.load_autoencoder(" in (out / "README.md").read_text()
     assert [path.name for path in sorted((out / "validation").glob("*.mp4"))]
-    assert {"diffusion_pytorch_model.safetensors", "stacking.safetensors"} <= set(record["weights"])
+    assert {"model.safetensors"} <= set(record["weights"])
     for name in ("reconstructions.png", "quality.png", "training/training_overview.png"):
         with Image.open(tmp_path / "plots" / name) as picture:
             assert picture.width >= 900 and len(np.unique(np.asarray(picture))) > 50
@@ -132,8 +139,9 @@ def test_pixels_survive_the_way_to_video_and_back() -> None:
 
 
 def test_the_loss_is_per_sample_and_reaches_only_the_autoencoder() -> None:
-    objective = Autoencoding(StackedAutoencoder(4, 4, width=8, latent_channels=4, blocks=1))
-    output = objective.losses({"video": torch.rand(3, 3, 4, 16, 16) * 2 - 1}, 0)["autoencoder"]
+    objective = Autoencoding(StackedAutoencoder(4, 4, width=8, latent_channels=4, blocks=1), losses())
+    video = torch.rand(3, 3, 4, 16, 16) * 2 - 1
+    output = objective.losses({"video": video}, 0, "autoencoder")["autoencoder"]
     assert output.loss.shape == (3,) and output.loss.requires_grad
     assert float(output.metrics["train/psnr"]) == pytest.approx(psnr(float(output.loss.detach().mean())), abs=1e-4)
 
@@ -144,16 +152,32 @@ def test_psnr_of_known_errors() -> None:
     assert np.isfinite(psnr(0.0))
 
 
-def test_patch_components_reconstruct_what_lies_in_them() -> None:
+def test_patch_components_are_the_best_linear_code() -> None:
     torch.manual_seed(0)
     rows = torch.randn(200, 3) @ torch.randn(3, 12) + 5
-    assert fit_patch_pca(rows, 3).mean_squared_error(rows) < 1e-8
-    fitted = fit_patch_pca(rows, 2)
-    assert fitted.components.shape == (12, 2)
-    assert torch.allclose(fitted.components.T @ fitted.components, torch.eye(2), atol=1e-5)
+
+    def error(components: int) -> float:
+        fitted = fit_patch_pca(rows, components)
+        assert torch.allclose(fitted.components.T @ fitted.components, torch.eye(components), atol=1e-5)
+        centred = rows - fitted.mean
+        return float((centred - centred @ fitted.components @ fitted.components.T).square().mean())
+
+    assert error(3) < 1e-8
     spectrum = torch.linalg.svdvals(rows - rows.mean(0))
-    expected = float(spectrum[2] ** 2 / rows.numel())
-    assert fitted.mean_squared_error(rows) == pytest.approx(expected, rel=1e-3)
+    assert error(2) == pytest.approx(float(spectrum[2] ** 2 / rows.numel()), rel=1e-3)
+    assert torch.allclose(fit_patch_pca(rows, 2).deviations.max(), spectrum[0] / len(rows) ** 0.5, rtol=1e-3)
+
+
+def test_training_starts_at_patch_pca_which_is_measured_on_the_same_pixels(tmp_path: Path) -> None:
+    clips = Clips(write_clips(tmp_path / "clips"))
+    rows, held_out = clips.rows("train"), clips.rows("validation")
+    network = StackedAutoencoder(4, 8, width=8, latent_channels=6, blocks=1).eval()
+    linear = patch_pca_of(clips, rows, (4, 8), 6)
+    network.start_linear(linear.mean, linear.components, linear.deviations)
+    ours = reconstruction_quality(network, clips, held_out, torch.device("cpu"))
+    assert ours.psnr == pytest.approx(linear_baselines(clips, linear, held_out, (4, 8))["psnr_patch_pca"], abs=1e-3)
+    _, std = latent_statistics(network, clips, rows, torch.device("cpu"))
+    assert bool((std > 0.5).all())
 
 
 def test_patches_have_the_reach_of_a_latent_pixel() -> None:

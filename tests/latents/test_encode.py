@@ -131,9 +131,9 @@ def test_an_autoencoder_whose_gate_failed_is_refused_and_earlier_latents_stay(tm
 def test_changed_weights_of_an_autoencoder_are_noticed(tmp_path: Path, checkpoint: Path, place: int) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(checkpoint, copy)
-    content = bytearray((copy / "stacking.safetensors").read_bytes())
+    content = bytearray((copy / "model.safetensors").read_bytes())
     content[place] ^= 64
-    (copy / "stacking.safetensors").write_bytes(content)
+    (copy / "model.safetensors").write_bytes(content)
     with pytest.raises(stage.StageError, match=r"stacking\.safetensors: not the weights that checkpoint\.json records"):
         encoded(tmp_path, copy)
 

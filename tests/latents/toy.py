@@ -11,6 +11,7 @@ import numpy as np
 
 from pipelines.data.catalog import write_catalog
 from pipelines.data.video import write_mp4
+from pipelines.latents.loss_params import Losses
 from pipelines.latents.params import (
     Augmentation,
     AutoencoderGates,
@@ -23,6 +24,13 @@ from pipelines.latents.params import (
 from pipelines.params import AdamW, Constant, Training
 
 NUM_FRAMES, SIDE = 5, 16
+TERMS = tuple(Losses.model_fields)
+
+
+def losses(**blocks: Any) -> Losses:
+    """The squared error of pixels, and the blocks given; ``reconstruction: None`` leaves it out."""
+    plain = {"reconstruction": {"kind": "mse", "weight": 1.0, "warmup": None}}
+    return Losses.model_validate(dict.fromkeys(TERMS) | plain | blocks)
 
 
 def frames(number: int, side: int = SIDE) -> np.ndarray:
@@ -80,7 +88,8 @@ def autoencoder_params(
     adamw = AdamW(name="adamw", learning_rate=0.003, betas=(0.9, 0.99), weight_decay=0.0)
     return AutoencoderParams(
         pretrained=pretrained,
-        network=StackedAutoencoderParams(frames=4, patch=4, width=8, latent_channels=4, blocks=1),
+        network=StackedAutoencoderParams(frames=4, patch=4, width=8, latent_channels=4, blocks=1, spade=None),
+        losses=losses(),
         augmentation=augmentation,
         gates=AutoencoderGates(**({"min_latent_std": 0.0, "min_psnr": 0.0} | gates)),
         training=Training(

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pipelines.models.autoencoder import StackedAutoencoder, load_autoencoder, stack, unstack
+from pipelines.models.autoencoder import StackedAutoencoder, load_autoencoder
 from pipelines.models.geometry import latent_frames
 from pipelines.models.pretrained_autoencoder import PretrainedVideoAutoencoder
+from pipelines.models.stacked_autoencoder import stack, unstack
 from pipelines.stage import StageError
 
 
@@ -85,7 +86,7 @@ def test_other_numbers_of_frames_are_refused_with_one_that_fits(num_frames: int,
         latent_frames(num_frames, 4)
 
 
-@pytest.mark.parametrize("patch", [1, 2, 4])
+@pytest.mark.parametrize("patch", [1, 2, 4, 8])
 @pytest.mark.parametrize("groups", [0, 1, 4])
 def test_encode_and_decode_have_the_stated_geometry(patch: int, groups: int) -> None:
     autoencoder = tiny(patch=patch)

@@ -47,7 +47,7 @@ class Rolled:
 
 
 def autoencoder() -> Case:
-    from pipelines.latents.autoencoder import Autoencoding
+    from pipelines.latents.objectives import Autoencoding
     from pipelines.models.autoencoder import StackedAutoencoder
     from tests.latents import toy
 
@@ -55,7 +55,8 @@ def autoencoder() -> Case:
 
     def make() -> Objective:
         torch.manual_seed(0)
-        return Autoencoding(StackedAutoencoder(frames=4, patch=4, width=8, latent_channels=4, blocks=1))
+        network = StackedAutoencoder(frames=4, patch=4, width=8, latent_channels=4, blocks=1)
+        return Autoencoding(network, toy.losses())
 
     generator = torch.Generator().manual_seed(1)
     return Case(make, {"video": torch.rand(4, 3, 4, 16, 16, generator=generator) * 2 - 1}, params)

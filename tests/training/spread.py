@@ -64,13 +64,15 @@ class Pair:
         self.net, self.judge, self.broken = Stacked(), Stacked(), broken
         self.seen: list[list[str]] = []
 
-    def losses(self, batch: Batch, step: int) -> dict[str, LossOutput]:
-        self.seen.append(batch["key"])
+    def losses(self, batch: Batch, step: int, network: str) -> dict[str, LossOutput]:
+        if network == "net":
+            self.seen.append(batch["key"])
         error = (self.net(batch["x"] + 0.1 * torch.randn_like(batch["x"])) - batch["y"]) ** 2
         if self.broken and step == 2 and "sample-1" in str(batch["key"]):
             error = error / 0.0
-        judged = (self.judge(batch["x"]) - error.detach()) ** 2
-        return {"net": LossOutput(error), "judge": LossOutput(judged)}
+        if network == "net":
+            return {"net": LossOutput(error)}
+        return {"judge": LossOutput((self.judge(batch["x"]) - error) ** 2)}
 
 
 def section(steps: int, optimizer: Optimizer, micro_batch: int, checkpointing: bool) -> ToyParams:

@@ -68,48 +68,51 @@ class Good:
         torch.manual_seed(0)
         self.net, self.critic, self.weight = nn.Linear(3, 3), nn.Linear(3, 1), weight
 
-    def losses(self, batch, step):
+    def losses(self, batch, step, network):
         made = self.net(batch["x"] + 0.1 * torch.randn_like(batch["x"]))
-        self.critic.requires_grad_(False)
-        fooled = -self.critic(made)[:, 0]
-        self.critic.requires_grad_(True)
-        seen = self.critic(made.detach())[:, 0] - self.critic(batch["x"])[:, 0]
-        return {"net": LossOutput(self.weight * fooled + made.square().mean(1)), "critic": LossOutput(seen)}
+        if network == "critic":
+            return {"critic": LossOutput(self.critic(made)[:, 0] - self.critic(batch["x"])[:, 0])}
+        return {"net": LossOutput(self.weight * -self.critic(made)[:, 0] + made.square().mean(1))}
 
 
 class Leaks(Good):
-    def losses(self, batch, step):
-        made = self.net(batch["x"])
-        return {"net": LossOutput(-self.critic(made)[:, 0]), "critic": LossOutput(self.critic(made.detach())[:, 0])}
+    def losses(self, batch, step, network):
+        self.critic.requires_grad_(True)
+        return super().losses(batch, step, network)
 
 
-class Order(Good):
-    def losses(self, batch, step):
-        return dict(reversed(super().losses(batch, step).items()))
+class Both(Good):
+    def losses(self, batch, step, network):
+        return super().losses(batch, step, "net") | super().losses(batch, step, "critic")
+
+
+class Unasked(Good):
+    def losses(self, batch, step):  # type: ignore[override]
+        return super().losses(batch, step, "net")
 
 
 class Averaged(Good):
-    def losses(self, batch, step):
-        return {name: LossOutput(output.loss.mean()) for name, output in super().losses(batch, step).items()}
+    def losses(self, batch, step, network):
+        return {name: LossOutput(output.loss.mean()) for name, output in super().losses(batch, step, network).items()}
 
 
 class Infinite(Good):
-    def losses(self, batch, step):
-        return {name: LossOutput(output.loss / 0.0) for name, output in super().losses(batch, step).items()}
+    def losses(self, batch, step, network):
+        return {name: LossOutput(output.loss / 0.0) for name, output in super().losses(batch, step, network).items()}
 
 
 class Undeclared(Good):
-    def losses(self, batch, step):
+    def losses(self, batch, step, network):
         assert batch["label"] is not None
-        return super().losses(batch, step)
+        return super().losses(batch, step, network)
 
 
 class Blind(Good):
     reads = ("x", "label")
 
-    def losses(self, batch, step):
+    def losses(self, batch, step, network):
         assert batch["label"] is not None
-        return super().losses(batch, step)
+        return super().losses(batch, step, network)
 
 
 class Idle(Good):
@@ -119,27 +122,27 @@ class Idle(Good):
 class Remembers(Good):
     calls = 0
 
-    def losses(self, batch, step):
+    def losses(self, batch, step, network):
         self.calls += 1
-        return super().losses({**batch, "x": batch["x"] * self.calls}, step)
+        return super().losses({**batch, "x": batch["x"] * self.calls}, step, network)
 
 
 class InPlace(Good):
-    def losses(self, batch, step):
+    def losses(self, batch, step, network):
         batch["x"].add_(1.0)
-        return super().losses(batch, step)
+        return super().losses(batch, step, network)
 
 
 class Mode(Good):
-    def losses(self, batch, step):
+    def losses(self, batch, step, network):
         self.net.eval()
-        return super().losses(batch, step)
+        return super().losses(batch, step, network)
 
 
 class OneSample(Good):
-    def losses(self, batch, step):
+    def losses(self, batch, step, network):
         first = torch.arange(len(batch["x"])) == 0
-        outputs = super().losses(batch, step)
+        outputs = super().losses(batch, step, network)
         return {name: LossOutput(torch.where(first, output.loss, 0.0)) for name, output in outputs.items()}
 
 
@@ -150,9 +153,9 @@ class Dead(Good):
 
 
 class Logged(Good):
-    def losses(self, batch, step):
-        outputs = super().losses(batch, step)
-        return {**outputs, "net": LossOutput(outputs["net"].loss, metrics={"raw": outputs["net"].loss.mean()})}
+    def losses(self, batch, step, network):
+        outputs = super().losses(batch, step, network)
+        return {name: LossOutput(one.loss, metrics={"raw": one.loss.mean()}) for name, one in outputs.items()}
 
 
 def data() -> dict[str, Any]:
@@ -167,7 +170,8 @@ def test_a_good_objective_passes_with_its_terms_and_knobs() -> None:
     ("broken", "said"),
     [
         (Leaks, "net: its loss leaves gradients in critic"),
-        (Order, "in that order"),
+        (Both, "answered for net, critic when asked for net"),
+        (Unasked, r"several networks are trained \(net, critic\)"),
         (Averaged, "not one value per sample"),
         (Infinite, "not finite"),
         (Undeclared, "reads label, which `reads` does not declare"),

@@ -1,0 +1,104 @@
+"""``reel import-fluxflow``: a configuration of seed D's guide as a profile of params.yaml, and stages of dvc.yaml.
+
+    reel import-fluxflow config.yaml > profiles/mine.yaml        # then: reel profile mine
+    reel import-fluxflow -- fluxflow-train --data_path images --captions_file captions.txt --train_vae --n_epochs 5
+
+What it prints is a profile (:mod:`pipelines.profile`): the keys that differ. What has no equivalent is named with the
+reason, never dropped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines.fluxflow_config import Config, read_words, read_yaml
+from pipelines.fluxflow_sections import Import
+from pipelines.params import PARAMS_FILE, ParamsError
+from pipelines.profile import Whole, _Dumper, complete, merged
+
+
+class _Tagged(_Dumper):
+    pass
+
+
+_Tagged.add_representer(Whole, lambda dumper, data: dumper.represent_mapping("!whole", dict(data)))
+
+
+def count_captions(config: Config, folder: Path) -> int | None:
+    """Lines of the captions file, which are pictures; None where it is not on this machine."""
+    named = config.top.get("captions_file")
+    path = folder / str(named) if named else None
+    if path is None or not path.is_file():
+        return None
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        return sum(1 for line in lines if line.strip()) or None
+
+
+def _text(sections: dict[str, Any]) -> str:
+    return yaml.dump(sections, Dumper=_Tagged, sort_keys=False, width=120, default_flow_style=None)
+
+
+def _check(sections: dict[str, Any], params: Path) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / "fluxflow.yaml").write_text(_text(sections), encoding="utf-8")
+        try:
+            complete("fluxflow", Path(place), params)
+        except ParamsError as error:
+            raise ParamsError(str(error).replace(f"{place}/fluxflow.yaml", "the imported configuration")) from None
+
+
+def profile_text(made: Import, params: Path) -> str:
+    """The profile, with the stages to add and what was left out as comments; checked against the stages' own rules.
+
+    Raises:
+        ParamsError: what came out is not valid for the stages.
+    """
+    present: dict[str, Any] = yaml.safe_load(params.read_text(encoding="utf-8"))
+    sections = dict(made.sections)
+    for name, kind in made.kinds.items():
+        if name not in present:  # a stage of its own has a whole section
+            sections[name] = merged(present[kind], sections[name])
+    known = {name: section for name, section in sections.items() if name in present}
+    _check(known, params)
+    for name in sections.keys() - known.keys():  # dvc.yaml has no stage of that name yet: by the rules of its kind
+        _check({made.kinds[name]: sections[name]}, params)
+    notes = ["# Imported from a FluxFlow configuration. To be saved as profiles/NAME.yaml; then `reel profile NAME`."]
+    if made.left_out:
+        notes += ["# Without an equivalent:", *(f"#   {key}: {reason}" for key, reason in made.left_out.items())]
+    if made.stages:
+        notes.append("# Stages to add to dvc.yaml:")
+        notes += [f"#   {line}" for stage in made.stages for line in stage.splitlines()]
+    return "\n".join(notes) + "\n" + _text(sections)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 2 with a line on stderr when it cannot be done."""
+    parser = argparse.ArgumentParser(prog="reel import-fluxflow", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--images", type=int, help="pictures in the data set; default: lines of captions_file")
+    parser.add_argument("--params", type=Path, default=PARAMS_FILE, help=argparse.SUPPRESS)
+    parser.add_argument("config", nargs="+", help="a YAML file of the guide; or, after --, the words of fluxflow-train")
+    given = parser.parse_args(arguments)
+    try:
+        words = given.config[1:] if given.config[0] == "fluxflow-train" else given.config
+        is_file = len(words) == 1 and not words[0].startswith("--")
+        config = read_yaml(Path(words[0])) if is_file else read_words(words, Path())
+        folder = Path(words[0]).parent if is_file else Path()
+        images = given.images if given.images is not None else count_captions(config, folder)
+        if images is not None and images < 1:
+            raise ParamsError(f"--images {images}: at least 1.")
+        print(profile_text(Import(config, images), given.params), end="")
+    except ParamsError as error:
+        print(f"import-fluxflow: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

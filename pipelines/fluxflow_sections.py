@@ -1,0 +1,239 @@
+"""From a configuration of seed D's guide to sections of params.yaml and stages of dvc.yaml (:mod:`pipelines.fluxflow`).
+
+Each step of the guide becomes a stage; the first of a kind takes the stage that is there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pipelines.fluxflow_blocks import optimizer, schedule, stop_when
+from pipelines.fluxflow_config import NETWORKS, Config
+from pipelines.params import ParamsError
+from pipelines.profile import Whole
+
+STRIDE = 8
+"""Our spatial stride; the guide's is 16."""
+TERMS = [
+    "reconstruction",
+    "frequency",
+    "kl",
+    "contrast",
+    "color",
+    "histogram",
+    "perceptual",
+    "temporal",
+    "channel_prefix",
+    "masked_latents",
+]
+LPIPS = "weights/lpips"
+
+
+class Import:
+    """From a configuration to sections, stages and what was left out."""
+
+    def __init__(self, config: Config, images: int | None) -> None:
+        self.config, self.images = config, images
+        self.sections: dict[str, Any] = {}
+        self.kinds: dict[str, str] = {}
+        self.stages: list[str] = []
+        self.left_out = dict(config.left_out)
+        self.parent = "checkpoints/autoencoder"
+        if any(key in config.top for key in ("data_path", "use_webdataset")):
+            self.sections["raw_video"] = self._source()
+        for step in config.steps:
+            self._step(step)
+
+    def _source(self) -> dict[str, Any]:
+        top = self.config.top
+        side = int(top.get("img_size", 1024))
+        clip = {"num_frames": 1, "height": side, "width": side}
+        if top.get("use_webdataset"):
+            for key in ("webdataset_url", "webdataset_image_key", "webdataset_caption_key", "webdataset_label_key"):
+                if key in top:
+                    self.left_out[key] = "name the tars and their members in raw_video.source.webdataset by `reel use`"
+            return {"clip": clip}
+        folder = {
+            "path": str(top["data_path"]),
+            "media": "images",
+            "captions": top.get("captions_file"),
+            "prompt_prefix": top.get("fixed_prompt_prefix"),
+            "cutting": {"stride": 1.0, "shots": None, "buckets": None, "hold": None},
+            "quality": {"motion": None, "sharpness": None, "duplicate": None, "caption": {"min_words": 1}},
+            "max_clips_per_video": None,
+            "max_rejected_share": 0.05,
+            "limits": {
+                "max_pixels": 9437184,
+                "max_frames": 200000,
+                "max_seconds": 10800.0,
+                "max_bytes": 68719476736,
+                "max_decode_seconds": 3600.0,
+            },
+        }
+        return {"clip": clip, "source": Whole(folder=folder)}
+
+    # ---- steps ----
+
+    def _step(self, step: dict[str, Any]) -> None:
+        coder = bool(step.get("train_vae") or (step.get("gan_training") and not step.get("train_diff_full")))
+        flow = bool(step.get("train_diff") or step.get("train_diff_full"))
+        if coder and flow:
+            self.left_out[f"{step['name']}: VAE and flow together"] = "latents are encoded once; two stages, one by one"
+        if coder:
+            self._coder(step)
+        if flow:
+            self._flow(step)
+        if not coder and not flow:
+            self.left_out[str(step["name"])] = "the step trains nothing (train_vae, gan_training, train_diff_full)"
+
+    def _training(self, step: Mapping[str, Any], main: str) -> dict[str, Any]:
+        rate, floor = float(step.get("lr", 5e-7)), float(step.get("lr_min", 0.1))
+        batch = int(step.get("batch_size", 2))
+        accumulated = batch * int(step.get("training_steps", 1))
+        entries = {kind: self._by_network(step, kind) for kind in ("optimizers", "schedulers")}
+        made: dict[str, Any] = {
+            "steps": self._updates(step, accumulated),
+            "batch_size": accumulated,
+            "micro_batch": batch,
+            "precision": "fp16" if step.get("use_fp16") else "fp32",
+            "max_grad_norm": float(step.get("initial_clipping_norm", 1.0)),
+            "optimizer": optimizer(entries["optimizers"].get(main, {}), rate),
+            "schedule": schedule(entries["schedulers"].get(main, {}), floor),
+            "stop_when": stop_when(step),
+            "per_network": None,
+        }
+        if step.get("use_ema", True):
+            made["ema"] = Whole(decay=0.999 if main == "autoencoder" else 0.9999, warmup_steps=10)
+        critic = {kind: one.get("discriminator", {}) for kind, one in entries.items()}
+        if main == "autoencoder" and step.get("gan_training"):
+            own = {"optimizer": dict(optimizer(critic["optimizers"], rate))}
+            made["per_network"] = Whole(discriminator=own | {"schedule": dict(schedule(critic["schedulers"], floor))})
+        return made
+
+    def _by_network(self, step: Mapping[str, Any], kind: str) -> dict[str, Mapping[str, Any]]:
+        found: dict[str, Mapping[str, Any]] = {}
+        for component, entry in step[kind].items():
+            network = NETWORKS[component]
+            if network == "text_encoder":
+                self.left_out[f"{step['name']}.{kind}.{component}"] = "the text encoder is frozen"
+            elif network in found:
+                self.left_out[f"{step['name']}.{kind}.{component}"] = f"the {network} has one, the first named"
+            else:
+                found[network] = entry
+        return found
+
+    def _updates(self, step: Mapping[str, Any], batch: int) -> int:
+        if step.get("max_steps") is not None:
+            return int(step["max_steps"])
+        epochs = int(step.get("n_epochs", 1))
+        if self.images is None:
+            raise ParamsError(
+                f"step {step['name']}: n_epochs {epochs}: how many updates depends on the number of pictures, and "
+                "captions_file is not on this machine; say --images N."
+            )
+        return max(1, epochs * math.ceil(self.images / batch))
+
+    def _losses(self, step: Mapping[str, Any]) -> dict[str, Any]:
+        terms: dict[str, Any] = dict.fromkeys(TERMS)
+        if step.get("train_reconstruction", True):
+            weight = float(step.get("mse_weight", 0.1))
+            terms["reconstruction"] = {"kind": "mse", "weight": weight, "warmup": None} if weight else None
+            terms["frequency"] = {"weight": 1.0, "warmup": None, "high": 0.5}
+            terms["contrast"] = {"weight": 0.1, "warmup": None}
+            terms["color"] = {"weight": 0.05, "warmup": None}
+            terms["histogram"] = {"weight": 0.02, "warmup": None, "bins": 64}
+        if step.get("use_lpips"):
+            features = {"kind": "lpips", "folder": LPIPS}
+            terms["perceptual"] = {"weight": float(step.get("lambda_lpips", 0.1)), "warmup": None, "features": features}
+        beta, grows = float(step.get("kl_beta", 1e-4)), int(step.get("kl_warmup_steps", 5000))
+        if beta:
+            warmup = {"shape": "cosine", "start": 0, "steps": grows} if grows else None
+            free = float(step.get("kl_free_bits", 0.0))
+            terms["kl"] = {"weight": beta, "warmup": warmup, "reduce": "mean", "free_bits": free}
+        return Whole(terms)
+
+    def _coder(self, step: dict[str, Any]) -> None:
+        if "autoencoder" not in self.sections:
+            first = {**step, "stop_condition": None, "transition_on": None} if step.get("gan_training") else step
+            network = {"latent_channels": int(self.config.top.get("vae_dim", 128))}
+            network |= {"width": int(self.config.top.get("feature_maps_dim", 128))}
+            network |= {"spade": 128 if any(one.get("train_spade") for one in self.config.steps) else None}
+            losses = self._losses({**first, "train_reconstruction": True})
+            training = self._training({**first, "gan_training": False}, "autoencoder")
+            self.sections["autoencoder"] = {
+                "pretrained": None,
+                "network": network,
+                "losses": losses,
+                "training": training,
+            }
+            self.left_out["compressor stride 16"] = f"our autoencoder's spatial stride is {STRIDE}"
+            if not step.get("gan_training"):
+                return
+            self.left_out[f"{step['name']}: GAN from the first update"] = (
+                "autoencoder trains the reconstruction first, autoencoder_adversarial goes on from it"
+            )
+        name = "autoencoder_adversarial" if "autoencoder_adversarial" not in self.sections else str(step["name"])
+        self._game(step, name)
+
+    def _game(self, step: dict[str, Any], name: str) -> None:
+        plays = bool(step.get("gan_training"))
+        frozen = step.get("freeze") or []
+        parts = {"compressor": "encoder", "expander": "decoder"}
+        for component in frozen:
+            if component not in parts:
+                self.left_out[f"{step['name']}.freeze.{component}"] = "not trained by this stage"
+        game = {
+            "weight": float(step.get("lambda_adv", 0.5)),
+            "warmup": None,
+            "game": "hinge",
+            "balance": {"most": 1.0e4} if step.get("adaptive_weights", True) else None,
+            "r1": {"gamma": float(step.get("r1_gamma", 5.0)), "every": int(step.get("r1_interval", 16))},
+            "lecam": None,
+            "instance_noise": {
+                "std": float(step.get("instance_noise_std", 0.01)),
+                "decay": float(step.get("instance_noise_decay", 0.9999)),
+            },
+        }
+        if not step.get("train_reconstruction", True):
+            game["balance"] = None
+        width = int(self.config.top.get("feature_maps_dim_disc", 8))
+        critic = {"dimensions": 2, "width": width, "levels": 4, "condition": "latents"}
+        self.sections[name] = {
+            "freeze": [parts[component] for component in frozen if component in parts],
+            "losses": self._losses(step),
+            "adversarial": Whole(game) if plays else None,
+            "discriminator": Whole(critic) if plays else None,
+            "training": self._training(step, "autoencoder"),
+        }
+        self._stage(name, "autoencoder_adversarial", f"--clips data/clips --init {self.parent}")
+        self.parent = f"checkpoints/{name}"
+
+    def _flow(self, step: dict[str, Any]) -> None:
+        name = "rectified_flow" if "rectified_flow" not in self.sections else str(step["name"])
+        self.sections[name] = {"training": self._training(step, "denoiser")}
+        if step.get("cfg_dropout_prob") is not None:
+            self.sections[name]["prompt_dropout"] = float(step["cfg_dropout_prob"])
+        if step.get("sample_captions"):
+            self.left_out[f"{step['name']}.sample_captions"] = (
+                "`reel generate` takes prompts; validation shows held-out"
+            )
+        self.left_out[f"{step['name']}: DDPM v-prediction"] = "trained as a rectified flow, in 20 steps of Euler"
+        self._stage(name, "rectified_flow", f"--latents data/latents --autoencoder {self.parent}")
+
+    def _stage(self, name: str, kind: str, places: str) -> None:
+        self.kinds[name] = kind
+        if name == kind:
+            return
+        module = {"autoencoder_adversarial": "latents.adversarial", "rectified_flow": "generation.rectified_flow"}[kind]
+        results = f"--metrics metrics/{name}.json --plots plots/{name}"
+        deps = ", ".join(word for word in places.split() if not word.startswith("--"))
+        self.stages.append(
+            f"  {name}:\n    desc: Step {name} of the imported configuration.\n"
+            f"    meta: {{dagster: {{group: {kind}}}}}\n"
+            f"    cmd: python -m pipelines.launch pipelines.{module} train --params {name} {places} "
+            f"--out checkpoints/{name} {results}\n"
+            f"    deps: [{deps}]\n    params: [{name}, {{code.json: [{name}]}}]\n    outs: [checkpoints/{name}]\n"
+            f"    metrics: [metrics/{name}.json]\n    plots: [plots/{name}]"
+        )
