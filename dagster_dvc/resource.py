@@ -36,7 +36,6 @@ class DvcResource(dg.ConfigurableResource):
     observe_every_seconds: float = Field(default=5.0, description="At most one progress observation in this time.")
     pull: bool = Field(default=False, description="Fetch missing inputs and run-cache entries from the DVC remote.")
     restore: bool = Field(default=True, description="Bring the earlier outputs back after a failure.")
-    env: dict[str, str] = Field(default_factory=dict, description="Further environment variables of the stages.")
 
     def repro(
         self, context: dg.AssetExecutionContext, assets: Assets, stage: Stage, force: bool = False
@@ -73,7 +72,7 @@ class DvcResource(dg.ConfigurableResource):
                     if not pipes.message_handler.received_opened_message and not progress.heard:
                         _open_and_close(pipes.message_reader_params)
 
-                yield {**self.env, **pipes.get_bootstrap_env_vars()}, settle
+                yield dict(pipes.get_bootstrap_env_vars()), settle
 
     def _events(
         self, context: dg.AssetExecutionContext, assets: Assets, stage: Stage, result: Result, began: float

@@ -1,9 +1,11 @@
 """Where the platform keeps its own state: ``.dagster`` in the project, made when it is first needed."""
 
 import os
+import secrets
 from pathlib import Path
 
 from dagster_dvc.project import ProjectError
+from dagster_project.own_page import TOKEN
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -91,6 +93,17 @@ def open_gpu_pool() -> int:
             instance.event_log_storage.set_concurrency_slots(POOL, slots)
             known[POOL] = slots
         return known[POOL]
+
+
+def entry(address: str, is_shared: bool) -> str:
+    """The address to open; on a shared machine, or where ``REEL_UI_TOKEN`` is set, with the token.
+
+    The token is that variable's value, else a new one for this start. It is handed to the web server through the
+    variable: command lines can be read by everyone on a machine.
+    """
+    if is_shared:
+        os.environ.setdefault(TOKEN, secrets.token_urlsafe(24))
+    return f"{address}/?token={os.environ[TOKEN]}" if os.environ.get(TOKEN) else address
 
 
 def environment(root: Path) -> dict[str, str]:
