@@ -11,13 +11,14 @@ import ast
 import difflib
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from pipelines.commands import stage_commands
+from pipelines.credentials import REMEDY, credentials
 from pipelines.document import PARAMS_FILE, ParamsError, read_document
 from pipelines.optimization import (  # noqa: F401  one address for what stages are described with
     SGD,
@@ -142,6 +143,9 @@ def _parsed(
         close = difflib.get_close_matches(section, map(str, values), n=1)
         hint = f" Did you mean {close[0]}?" if close else f" Sections: {', '.join(map(str, values))}."
         raise ParamsError(f"{path}: no section {section}.{hint}")
+    secrets = [*_secrets({section: values[section]}, lines, path)]
+    if secrets:
+        raise ParamsError("\n".join(secrets))
     try:
         return kind.model_validate(values[section])
     except ValidationError as problem:
@@ -149,6 +153,13 @@ def _parsed(
         raise ParamsError(
             "\n".join(dict.fromkeys(_message(path, section, error, kind, lines) for error in errors))
         ) from None
+
+
+def _secrets(values: Any, lines: Mapping[Any, int], path: Path) -> Iterator[str]:
+    """A line for every value that holds a credential, which names its place and not the value."""
+    for place, told in credentials(values):
+        line = next(lines[place[:n]] for n in range(len(place), -1, -1) if place[:n] in lines)
+        yield f"{path}:{line}: {'.'.join(map(str, place))}: an address with {told} is a secret; {REMEDY}."
 
 
 def _class_of(node: ast.ImportFrom, name: str, source: Path) -> type[Params]:
@@ -200,7 +211,7 @@ def check(path: Path = PARAMS_FILE, graph: Path = Path("dvc.yaml")) -> None:
     }
     if "tracking" in values:
         expected["tracking"] = TrackingParams
-    mistakes = []
+    mistakes = [*_secrets(*read_document(graph), graph)] if graph.is_file() else []
     for section in values:
         if section not in expected:
             close = difflib.get_close_matches(str(section), expected, n=1, cutoff=0.5)
