@@ -33,7 +33,7 @@ def owned(stage: str, work: Path) -> Iterator[int]:
         StageError: somebody owns it, with pid, host and since when.
     """
     work.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(work / "owner.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(work / "owner.lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Secrets in addresses: refused where they would be committed, cut out of what is written, in no file that a run leaves."""
+"""Secrets in addresses: refused where they would be committed, cut out of records, in no file that a run leaves."""
 
 from __future__ import annotations
 
