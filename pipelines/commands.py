@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pipelines.document import load
 
 GRAPH = Path("dvc.yaml")
 
@@ -25,8 +25,7 @@ def stage_words(cmd: str) -> list[str]:
 
 def stage_entries(path: Path = GRAPH) -> dict[str, dict[str, Any]]:
     """The stages of a graph as they stand in the file; empty where there is none."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    content = yaml.load(path.read_text(encoding="utf-8"), loader) if path.is_file() else None
+    content = load(path.read_text(encoding="utf-8")) if path.is_file() else None
     return (content or {}).get("stages") or {}
 
 

@@ -124,7 +124,7 @@ async def visited(tab: str, address: str, text: str, seconds: float = 60) -> tup
                         elif event.get("method") == "Network.webSocketFrameReceived":
                             frames.append(event["params"]["response"]["payloadData"])
                         elif event.get("id") == 99:
-                            shown = event["result"]["result"].get("value", "")
+                            shown = event.get("result", {}).get("result", {}).get("value", "")
     return statuses, frames, shown
 
 
