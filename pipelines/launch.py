@@ -19,7 +19,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import socket
@@ -47,7 +46,7 @@ WRITTEN = {"out", "metrics", "plots"}
 """Flags that name what a stage makes; every other path must exist before it starts."""
 
 
-REFUSED = {"MEGATRON_LM", "TP"}
+REFUSED = {"DEEPSPEED", "MEGATRON_LM", "TP"}
 """Kinds of distribution that accelerate knows and the training loop does not."""
 
 
@@ -76,44 +75,12 @@ def machine_config() -> tuple[Path | None, dict[str, Any]]:
             f"{path}: distributed_type {kind} is not supported: the training loop steps its own optimizers. FSDP "
             "spreads weights, gradients and optimizer states in the same way: profiles/launch/fsdp.yaml."
         )
-    if kind == "DEEPSPEED":
-        _check_deepspeed(path, content)
     return path, content
 
 
-def _check_deepspeed(path: Path, config: dict[str, Any]) -> None:
-    if int(config.get("num_processes", 1)) > 1 and importlib.util.find_spec("deepspeed") is None:
-        raise StageError(
-            f"{path}: distributed_type DEEPSPEED, and DeepSpeed is not installed: pip install 'reelgraph[deepspeed]'. "
-            "FSDP needs no package and spreads weights too: profiles/launch/fsdp.yaml."
-        )
-    own = config.get("deepspeed_config") or {}
-    if int(config.get("num_machines", 1)) > 1 and own.get("deepspeed_multinode_launcher") != "standard":
-        raise StageError(
-            f"{path}: deepspeed_config.deepspeed_multinode_launcher: set standard, and start the same command on every "
-            "machine as profiles/launch/multi_node.yaml says; others would start stages beside this launcher."
-        )
-
-
-NAMED_BY_ACCELERATE = {
-    "zero_stage": "ACCELERATE_DEEPSPEED_ZERO_STAGE",
-    "gradient_accumulation_steps": "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
-    "gradient_clipping": "ACCELERATE_GRADIENT_CLIPPING",
-    "offload_optimizer_device": "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE",
-    "offload_param_device": "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE",
-    "deepspeed_config_file": "ACCELERATE_DEEPSPEED_CONFIG_FILE",
-}
-"""Variables by which accelerate's launcher hands on what a config says in ``deepspeed_config``."""
-
-
 def _variables(config: dict[str, Any]) -> dict[str, str]:
-    """What accelerate's launcher would tell the processes of a config that asks for FSDP or DeepSpeed."""
-    kind = str(config.get("distributed_type", "")).upper()
-    if kind == "DEEPSPEED":
-        own = config.get("deepspeed_config") or {}
-        told = {variable: str(own[name]) for name, variable in NAMED_BY_ACCELERATE.items() if name in own}
-        return {"ACCELERATE_USE_DEEPSPEED": "true"} | told
-    if kind != "FSDP":
+    """What accelerate's launcher would tell the processes of a config that asks for FSDP."""
+    if str(config.get("distributed_type", "")).upper() != "FSDP":
         return {}
     said = {name.upper(): str(value).lower() for name, value in (config.get("fsdp_config") or {}).items()}
     return {"ACCELERATE_USE_FSDP": "true"} | said
