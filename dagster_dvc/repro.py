@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import socket
 import subprocess
@@ -16,9 +15,10 @@ from typing import Any, Literal
 
 from dagster_dvc.environment import environment
 from dagster_dvc.guard import Guard
-from dagster_dvc.locks import alive, holders, release_dead
+from dagster_dvc.locks import holders, release_dead
 from dagster_dvc.missing import wanted
 from dagster_dvc.project import DvcProject, ProjectError
+from dagster_dvc.supervise import born, is_alive
 
 Outcome = Literal["executed", "unchanged", "restored", "failed", "busy", "stopped"]
 PHRASES: tuple[tuple[str, Outcome], ...] = (
@@ -68,7 +68,7 @@ class Repro:
         self._since = time.time()
         release_dead(project)
         dvc = [sys.executable, "-P", "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *options, stage]
-        supervisor = [sys.executable, "-S", str(Path(__file__).with_name("supervise.py")), str(grace)]
+        supervisor = [sys.executable, "-P", str(Path(__file__).with_name("supervise.py")), str(grace)]
         self._process = subprocess.Popen(
             [*supervisor, *dvc],
             cwd=project.root,
@@ -169,11 +169,11 @@ def running(project: DvcProject) -> dict[str, dict[str, object]]:
     """Stages being run now through `Repro`: pid of the supervisor, since when (seconds), the last line it printed."""
     found: dict[str, dict[str, object]] = {}
     for stage, pid in holders(project).items():
-        found[stage] = {"stage": stage, "pid": pid, "since": _started(pid), "line": "by `dvc repro`"}
+        found[stage] = {"stage": stage, "pid": pid, "since": born(pid), "line": "by `dvc repro`"}
     for note in sorted((project.scratch / "running").glob("*.json")):
         with contextlib.suppress(OSError, ValueError):
             facts = json.loads(note.read_text(encoding="utf-8"))
-            if alive(facts["pid"]):
+            if is_alive(facts["pid"]):
                 found[facts["stage"]] = facts
     return found
 
@@ -251,15 +251,5 @@ def _reason(outcome: Outcome, tail: list[str]) -> str:
 
 def _since(pid: int) -> str:
     """`` since 2026-01-31 14:02:11``, or nothing where the process table does not say."""
-    started = _started(pid)
+    started = born(pid)
     return f" since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(started))}" if started else ""
-
-
-def _started(pid: int) -> float | None:
-    """When a process began (seconds since the epoch), where the system tells."""
-    try:
-        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-        uptime = float(Path("/proc/uptime").read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        return None
-    return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")

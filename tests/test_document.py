@@ -48,7 +48,9 @@ def test_any_short_scalar_is_what_dvc_makes_of_it(scalar: str) -> None:
     assert repr(load(text)) == repr(expected) == repr(yaml12.load(text) or {})
 
 
-@pytest.mark.parametrize("file", ["params.yaml", "dvc.yaml", *(f"profiles/launch/{name}.yaml" for name in ("cpu", "fsdp"))])
+@pytest.mark.parametrize(
+    "file", ["params.yaml", "dvc.yaml", *(f"profiles/launch/{name}.yaml" for name in ("cpu", "fsdp"))]
+)
 def test_our_own_files_are_read_as_dvc_reads_them(file: str) -> None:
     text = (ROOT / file).read_text()
     assert load(text) == by_dvc(text)
