@@ -39,8 +39,6 @@ def is_alive(pid: int) -> bool:
     """Whether a process exists and is no zombie."""
     try:
         return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-    except (psutil.NoSuchProcess, psutil.AccessDenied) as error:
-        return isinstance(error, psutil.AccessDenied)
     except UNTOLD:
         return _exists(pid)
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from dagster_dvc.environment import grace_seconds
 from dagster_project.own_page import TOKEN, OwnPageOnly
 
 SERVER, DAEMON = "dagster_webserver", "dagster._daemon"
@@ -43,6 +44,7 @@ def dev(words: Sequence[str]) -> None:
         return open_process(command, env={**os.environ, **own}, **options)
 
     module.open_ipc_subprocess = opened
+    module._SUBPROCESS_WAIT_TIMEOUT = max(module._SUBPROCESS_WAIT_TIMEOUT, int(2 * grace_seconds() + 30))
     module.dev_command.main(list(words), prog_name="dagster dev")
 
 

@@ -12,7 +12,7 @@ GRAPH = Path("dvc.yaml")
 
 
 def launch_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The launcher's own options, which stand first (``--alone``, ``--threads=2``), and the words after them."""
+    """The launcher's own options, which stand first (``--alone``), and the words after them."""
     first = next((at for at, word in enumerate(words) if not word.startswith("--")), len(words))
     return list(words[:first]), list(words[first:])
 

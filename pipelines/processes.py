@@ -15,14 +15,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
 
+from pipelines import machine
 from pipelines.stage import STOPPED
 
-GRACE_SECONDS = float(os.environ.get("REEL_GRACE_SECONDS", "8"))
+GRACE_SECONDS = machine.grace_seconds()
 """Time between asking a process to stop (it saves) and ending it."""
 LAUNCHER = "REEL_LAUNCHER"
 """The variable that tells a stage's processes the launcher's process id: torchrun may stand between."""
@@ -31,6 +32,7 @@ SHORT_WITH_FORCE = re.compile("-[fismpPRkqv]*f[fismpPRkqv]*")
 UNTOLD = (psutil.Error, OSError)
 """What psutil raises where a process is gone, not ours to see, or the system tells nothing."""
 SAY_EVERY_SECONDS = 10.0
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -118,10 +120,6 @@ def is_alive(pid: int) -> bool:
     """Whether a process of this number runs here; one that has ended and was not waited for does not."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.AccessDenied:
-        return True
-    except psutil.NoSuchProcess:
-        return False
     except UNTOLD:
         return _exists(pid)
 
@@ -179,7 +177,28 @@ def _teller(stage: str) -> Callable[[str], None]:
     return say
 
 
-def supervise(command: list[str], environment: dict[str, str], lock: int, look: Callable[[], None]) -> tuple[int, bool]:
+def listen(stopping: threading.Event) -> None:
+    """From now on a signal to stop only sets the event."""
+    for number in STOPS:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # ignored by `nohup dvc repro &`
+            signal.signal(number, lambda *_: stopping.set())
+
+
+@contextlib.contextmanager
+def stop_sets(stopping: threading.Event) -> Iterator[None]:
+    """Inside, a signal to stop only sets the event; what is started inside may listen otherwise."""
+    before = {number: signal.getsignal(number) for number in STOPS}
+    listen(stopping)
+    try:
+        yield
+    finally:
+        for number, known in before.items():
+            signal.signal(number, known)
+
+
+def supervise(
+    command: list[str], environment: dict[str, str], locks: tuple[int, ...], look: Callable[[], None]
+) -> tuple[int, bool]:
     """Run the command to its end; on a signal, or when whoever started us is gone, stop everything below.
 
     ``look`` is called about four times a second meanwhile. Returns the exit code, and whether it was asked to stop.
@@ -187,14 +206,12 @@ def supervise(command: list[str], environment: dict[str, str], lock: int, look: 
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     starters = _starters()
     stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # ignored by `nohup dvc repro &`
-            signal.signal(number, lambda *_: stopping.set())
+    listen(stopping)
     child = subprocess.Popen(
         command,
         # torchrun's own patience is 30 s; a second more than ours, so that a rank can end what is below it first
         env={**environment, LAUNCHER: str(os.getpid()), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(int(GRACE_SECONDS) + 1)},
-        pass_fds=(lock,),
+        pass_fds=locks,
         start_new_session=True,
         preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
     )

@@ -38,6 +38,13 @@ def note_time(stage: str, seconds: float) -> None:
     """Remember how long a stage took, unless somebody above does."""
     if TIMED_ABOVE in os.environ:
         return
+    try:
+        _note(stage, seconds)
+    except OSError as error:  # the work is done; a note less is no failure
+        print(f"{stage}: warning: {TIMES} cannot be written ({error.strerror or error})", flush=True)
+
+
+def _note(stage: str, seconds: float) -> None:
     TIMES.parent.mkdir(exist_ok=True)
     with TIMES.open("a+", encoding="utf-8") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)

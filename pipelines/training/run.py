@@ -282,7 +282,10 @@ class Run:
             checkpoint.write_record(folder, self.record(results), origin.inside(self.out))
         self.conclude(results)
         write_table(rows, self.plots / "training.csv")
-        diagrams.draw(rows, self.name, self.plots / "training")
+        try:
+            diagrams.draw(rows, self.name, self.plots / "training")
+        except Exception as error:  # the checkpoint is written and the table has the numbers: a picture less
+            stage.say(f"warning: the curves are not drawn ({type(error).__name__}: {error})")
         resume.tidy(self.work)
         if self.wandb is not None:
             self.wandb.close()
