@@ -96,7 +96,7 @@ class Lineage:
         """The stage as the launcher starts it, without the launcher."""
         words = shlex.split(command)
         words = words[words.index("pipelines.launch") + 1 :]
-        options = [word for word in words if word in {"--alone"} or word.startswith("--threads=")]
+        options = [word for word in words if word == "--alone"]
         threads = next((word.partition("=")[2] for word in options if "=" in word), "1")
         stage = [word for word in words if word not in options]
         self._run([sys.executable, "-m", "pipelines", *stage], OMP_NUM_THREADS=threads, ACCELERATE_USE_CPU="true")

@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import yaml
-
 from dagster_dvc.environment import environment
-from dagster_dvc.lock import Yaml12, lock_digest, read_lock
+from dagster_dvc.lock import lock_digest, read_lock
 from dagster_dvc.project import DvcProject, Stage
+from dagster_dvc.yaml12 import YAMLError, load
 
 MOST_WORDS = 3
 """Of what changed, named in one reason."""
@@ -150,8 +149,8 @@ def _ask(project: DvcProject, maker: Stage, command: str) -> dict[str, Any]:
 def _read(project: DvcProject, file: str) -> dict[str, Any]:
     try:
         text = (project.root / file).read_text(encoding="utf-8")
-        found = json.loads(text) if file.endswith(".json") else yaml.load(text, Loader=Yaml12)
-    except (OSError, ValueError, yaml.YAMLError):
+        found = json.loads(text) if file.endswith(".json") else load(text)
+    except (OSError, ValueError, YAMLError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -6,9 +6,8 @@ import signal
 import subprocess
 import threading
 import time
-from pathlib import Path
 
-from dagster_dvc.supervise import PROC, descendants
+from dagster_dvc.supervise import born, descendants
 
 LOOK_EVERY_SECONDS = 0.5
 
@@ -23,34 +22,24 @@ class Guard(threading.Thread):
 
     def run(self) -> None:
         """Look every half second until the supervisor has ended."""
-        known: dict[int, str] = {}
+        known: dict[int, float | None] = {}
         while self._supervisor.poll() is None:
-            if PROC.is_dir():
-                known = {pid: _born(pid) for pid in descendants(self._supervisor.pid)} or known
+            known = {pid: born(pid) for pid in descendants(self._supervisor.pid)} or known
             time.sleep(LOOK_EVERY_SECONDS)
         if self._supervisor.returncode < 0:
             end(known, self._grace)
 
 
-def end(known: dict[int, str], grace: float) -> None:
+def end(known: dict[int, float | None], grace: float) -> None:
     """SIGINT, after `grace` SIGTERM, after a third of it SIGKILL, to these processes and all below them."""
-    known = {**known, **{below: _born(below) for pid in known for below in descendants(pid)}}
+    known = {**known, **{below: born(below) for pid in known for below in descendants(pid)}}
     for number, seconds in ((signal.SIGINT, grace), (signal.SIGTERM, grace / 3), (signal.SIGKILL, 1.0)):
-        for pid, born in known.items():
-            if born and _born(pid) == born:
+        for pid, since in known.items():
+            if since and born(pid) == since:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, number)
         limit = time.monotonic() + seconds
         while time.monotonic() < limit:
-            if not any(born and _born(pid) == born for pid, born in known.items()):
+            if not any(since and born(pid) == since for pid, since in known.items()):
                 return
             time.sleep(0.1)
-
-
-def _born(pid: int) -> str:
-    """When a process began, as the system writes it: a number that is used again has another. Empty once it is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] in "ZX" else fields[19]

@@ -12,14 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dagster_dvc.project import DvcProject
-
-
-def alive(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return _exists(pid) if not Path("/proc/self").exists() else False
+from dagster_dvc.supervise import is_alive
 
 
 def holders(project: DvcProject) -> dict[str, int]:
@@ -30,7 +23,7 @@ def holders(project: DvcProject) -> dict[str, int]:
     for stage in project.stages.values():
         for out in stage.outs:
             pid = pids.get(str(project.root / out.path))
-            if pid and alive(pid):
+            if pid and is_alive(pid):
                 found[stage.name] = pid
     return found
 
@@ -69,7 +62,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _dead(held: dict[str, Any]) -> set[int]:
     infos = [*held.get("write", {}).values(), *(info for infos in held.get("read", {}).values() for info in infos)]
     pids = {info["pid"] for info in infos if isinstance(info, dict) and isinstance(info.get("pid"), int)}
-    return {pid for pid in pids if not alive(pid)}
+    return {pid for pid in pids if not is_alive(pid)}
 
 
 @contextlib.contextmanager
@@ -85,15 +78,3 @@ def _guarded(project: DvcProject) -> Iterator[bool]:
             yield True
         finally:
             fcntl.flock(guard, fcntl.LOCK_UN)
-
-
-def _exists(pid: int) -> bool:
-    import os
-
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -116,7 +116,7 @@ def _without_invalid(
     from dvc.utils.serialize import parse_yaml_for_update
     from dvc.utils.strictyaml import determine_linecol
 
-    contents: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    contents: Any = load(path.read_text(encoding="utf-8"))
     if not isinstance(contents, dict):
         raise SystemExit(f"{relative}:1: expected a mapping with the key 'stages'")
     marked = parse_yaml_for_update(error.text, str(path))

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import socket
 import subprocess
@@ -14,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dagster_dvc.environment import environment
+from dagster_dvc.environment import GRACE, environment, grace_seconds
 from dagster_dvc.guard import Guard
-from dagster_dvc.locks import alive, holders, release_dead
+from dagster_dvc.locks import holders, release_dead
 from dagster_dvc.missing import wanted
 from dagster_dvc.project import DvcProject, ProjectError
+from dagster_dvc.supervise import born, is_alive
 
 Outcome = Literal["executed", "unchanged", "restored", "failed", "busy", "stopped"]
 PHRASES: tuple[tuple[str, Outcome], ...] = (
@@ -32,6 +32,8 @@ NOISE = re.compile(
     r"|To track the changes|\s*git add |To enable auto staging|\s*dvc config core.autostage|\s*$)"
 )
 TAIL = 40
+FORGOTTEN_SECONDS = 24 * 3600.0
+"""A note of another machine that nobody has written to for so long is of a run that was lost with it."""
 
 
 @dataclass
@@ -59,16 +61,18 @@ class Repro:
         project: DvcProject,
         stage: str,
         *,
-        grace: float = 6.0,
+        grace: float | None = None,
         options: tuple[str, ...] = (),
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.project = project
         self.stage = stage
+        grace = grace_seconds() if grace is None else grace
+        env = {**(env or {}), GRACE: f"{grace:g}"}  # who supervises further down waits as long
         self._since = time.time()
         release_dead(project)
         dvc = [sys.executable, "-P", "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *options, stage]
-        supervisor = [sys.executable, "-S", str(Path(__file__).with_name("supervise.py")), str(grace)]
+        supervisor = [sys.executable, "-P", str(Path(__file__).with_name("supervise.py")), str(grace)]
         self._process = subprocess.Popen(
             [*supervisor, *dvc],
             cwd=project.root,
@@ -113,7 +117,7 @@ class Repro:
         tail: deque[str] = deque(maxlen=TAIL)
         outcome: Outcome = "failed"
         busy = False
-        with _noted(self.project, self.stage, self._process.pid, self._since) as note:
+        with _noted(self.project, self.stage, self._process.pid, self._since, on_line) as note:
             try:
                 for raw in self._process.stdout:
                     line = raw.rstrip().rpartition("\r")[2]
@@ -132,7 +136,10 @@ class Repro:
         seconds = time.time() - self._since
         if code == 0:
             if outcome == "executed":
-                record_time(self.project, self.stage, seconds)
+                try:
+                    record_time(self.project, self.stage, seconds)
+                except OSError as error:  # the work is done; a note less is no failure
+                    on_line(f"WARNING: .work/times.json cannot be written ({error.strerror or error})")
             return Result(self.stage, outcome, seconds, 0, tail=list(tail))
         ended: Outcome = "stopped" if code == 130 else "busy" if busy else "failed"
         why = self._missing() if ended == "failed" else ""
@@ -169,11 +176,15 @@ def running(project: DvcProject) -> dict[str, dict[str, object]]:
     """Stages being run now through `Repro`: pid of the supervisor, since when (seconds), the last line it printed."""
     found: dict[str, dict[str, object]] = {}
     for stage, pid in holders(project).items():
-        found[stage] = {"stage": stage, "pid": pid, "since": _started(pid), "line": "by `dvc repro`"}
+        found[stage] = {"stage": stage, "pid": pid, "since": born(pid), "line": "by `dvc repro`"}
     for note in sorted((project.scratch / "running").glob("*.json")):
         with contextlib.suppress(OSError, ValueError):
             facts = json.loads(note.read_text(encoding="utf-8"))
-            if alive(facts["pid"]):
+            host = facts.get("host", socket.gethostname())
+            if host != socket.gethostname():  # whether its process lives cannot be asked from here
+                if time.time() - note.stat().st_mtime < FORGOTTEN_SECONDS:
+                    found[facts["stage"]] = {**facts, "line": f"on {host}: {facts['line']}"}
+            elif is_alive(facts["pid"]):
                 found[facts["stage"]] = facts
     return found
 
@@ -208,27 +219,33 @@ def _json(text: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _noted(project: DvcProject, stage: str, pid: int, since: float):
+def _noted(project: DvcProject, stage: str, pid: int, since: float, on_line: Callable[[str], None]):
     """Keep a note of the run and its last line, at most once a second, for others to read; gone at the end."""
     folder = project.scratch / "running"
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{stage.replace('/', '_')}.{pid}.json"
-    written = 0.0
+    written, is_unwritable = 0.0, False
 
     def note(line: str) -> None:
-        nonlocal written
-        if time.time() - written < 1 or NOISE.match(line):
+        nonlocal written, is_unwritable
+        if is_unwritable or time.time() - written < 1 or NOISE.match(line):
             return
         written = time.time()
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps({"stage": stage, "pid": pid, "since": since, "line": line}), encoding="utf-8")
-        partial.replace(file)
+        facts = {"stage": stage, "pid": pid, "host": socket.gethostname(), "since": since, "line": line}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = file.with_suffix(".partial")
+            partial.write_text(json.dumps(facts), encoding="utf-8")
+            partial.replace(file)
+        except OSError as error:  # others cannot see how far it is; it goes on all the same
+            is_unwritable = True
+            on_line(f"WARNING: {folder} cannot be written ({error.strerror or error}); `reel status` will not show it")
 
     note("started")
     try:
         yield note
     finally:
-        file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            file.unlink(missing_ok=True)
 
 
 def _reason(outcome: Outcome, tail: list[str]) -> str:
@@ -251,15 +268,5 @@ def _reason(outcome: Outcome, tail: list[str]) -> str:
 
 def _since(pid: int) -> str:
     """`` since 2026-01-31 14:02:11``, or nothing where the process table does not say."""
-    started = _started(pid)
+    started = born(pid)
     return f" since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(started))}" if started else ""
-
-
-def _started(pid: int) -> float | None:
-    """When a process began (seconds since the epoch), where the system tells."""
-    try:
-        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-        uptime = float(Path("/proc/uptime").read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        return None
-    return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")

@@ -17,6 +17,7 @@ import dagster as dg
 from pydantic import Field
 
 from dagster_dvc.checks import gate_results, sync_result, undeclared_gates
+from dagster_dvc.environment import grace_seconds
 from dagster_dvc.events import data_version, reconcile, result_metadata
 from dagster_dvc.lock import read_lock
 from dagster_dvc.project import DvcProject, Stage
@@ -30,13 +31,15 @@ Event = dg.MaterializeResult | dg.AssetCheckResult
 class DvcResource(dg.ConfigurableResource):
     """Runs stages with ``dvc --wait-for-lock repro --single-item``."""
 
-    grace_seconds: float = Field(default=6.0, description="Time a stage gets to save after a stop, before it is ended.")
+    grace_seconds: float = Field(
+        default_factory=grace_seconds,
+        description="Time a stage gets to save after a stop, before it is ended; REEL_GRACE_SECONDS where not said.",
+    )
     busy_retries: int = Field(default=20, description="How often to try again while another process runs the stage.")
     busy_wait_seconds: float = Field(default=15.0, description="Seconds between those tries.")
     observe_every_seconds: float = Field(default=5.0, description="At most one progress observation in this time.")
     pull: bool = Field(default=False, description="Fetch missing inputs and run-cache entries from the DVC remote.")
     restore: bool = Field(default=True, description="Bring the earlier outputs back after a failure.")
-    env: dict[str, str] = Field(default_factory=dict, description="Further environment variables of the stages.")
 
     def repro(
         self, context: dg.AssetExecutionContext, assets: Assets, stage: Stage, force: bool = False
@@ -52,7 +55,7 @@ class DvcResource(dg.ConfigurableResource):
             result = refresh(assets.project, stage.name, lambda line: _echo(context, line))
             if result is None:
                 process = Repro(assets.project, stage.name, grace=self.grace_seconds, options=options, env=env)
-                with _follow_parent(process):
+                with _follow_parent(process, 2 * self.grace_seconds + 10):
                     result = process.result(lambda line: _echo(context, line))
             settle(result)
         if not result.succeeded:
@@ -73,7 +76,7 @@ class DvcResource(dg.ConfigurableResource):
                     if not pipes.message_handler.received_opened_message and not progress.heard:
                         _open_and_close(pipes.message_reader_params)
 
-                yield {**self.env, **pipes.get_bootstrap_env_vars()}, settle
+                yield dict(pipes.get_bootstrap_env_vars()), settle
 
     def _events(
         self, context: dg.AssetExecutionContext, assets: Assets, stage: Stage, result: Result, began: float
@@ -212,7 +215,7 @@ def _echo(context: dg.AssetExecutionContext, line: str) -> None:
 
 
 @contextlib.contextmanager
-def _follow_parent(process: Repro) -> Iterator[None]:
+def _follow_parent(process: Repro, patience: float) -> Iterator[None]:
     """Stop the stage when the run worker that started this step is gone, and leave.
 
     The step's parent in the process table may be a forkserver, which lives on; multiprocessing knows the real one.
@@ -223,7 +226,7 @@ def _follow_parent(process: Repro) -> Iterator[None]:
         while parent is not None and not done.wait(0.5):
             if not parent.is_alive():
                 process.stop()
-                process.wait(30)
+                process.wait(patience)
                 os._exit(1)
 
     thread = threading.Thread(target=watch, daemon=True)

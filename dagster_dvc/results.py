@@ -14,8 +14,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from dagster_dvc.lock import Yaml12, yaml
 from dagster_dvc.project import DvcProject, ProjectError, Stage
+from dagster_dvc.yaml12 import load
 
 Verdict = Literal["pass", "warn", "fail"]
 NOT_METRICS = {"gates", "unavailable"}
@@ -80,7 +80,7 @@ def read_metrics(project: DvcProject, stage: Stage) -> dict[str, Any]:
         file = project.root / out.path
         if file.is_file():
             text = file.read_text(encoding="utf-8")
-            found = json.loads(text) if file.suffix == ".json" else yaml.load(text, Loader=Yaml12)
+            found = json.loads(text) if file.suffix == ".json" else load(text)
             merged |= found if isinstance(found, dict) else {}
     return merged
 

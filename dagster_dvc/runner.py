@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from dagster_dvc.environment import grace_seconds
 from dagster_dvc.lock import read_lock
 from dagster_dvc.project import DvcProject
 from dagster_dvc.refresh import refresh
@@ -43,7 +44,7 @@ class Options:
     jobs: int = 2
     keep_going: bool = False
     force: bool = False
-    grace: float = 6.0
+    grace: float = field(default_factory=grace_seconds)
     env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 

@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
 
     ui = add("ui", open_ui, "Start the Dagster web interface on this machine.")
     ui.add_argument("--port", type=int, default=3000)
+    ui.add_argument("--token", action="store_true", help="on a machine with other users: let in only who has a token")
     for name, command, text in (
         ("run", run, "Bring stages, and what they need, up to date; independent ones run side by side."),
         ("plan", plan, "What `reel run` would run, why, and how long it took last time."),
@@ -250,15 +251,16 @@ def run_demo(project: DvcProject, arguments: argparse.Namespace) -> int:
 
 
 def open_ui(project: DvcProject, arguments: argparse.Namespace) -> int:
-    """`reel ui`: `dagster dev` on loopback, with the project's own history; replaces this process."""
+    """`reel ui`: `dagster dev` on loopback for its own page only, with the project's history; replaces this one."""
     address = f"http://127.0.0.1:{arguments.port}"
     home.open_gpu_pool()
-    print(f"Dagster at {address} (history in {os.environ['DAGSTER_HOME']}; stop with ctrl-C)", flush=True)
+    entry = home.entry(address, arguments.token)
+    print(f"Dagster at {entry} (history in {os.environ['DAGSTER_HOME']}; stop with ctrl-C)", flush=True)
     os.chdir(project.root)
     os.environ["DAGSTER_DVC_WEBSERVER"] = address
     workspace = Path(home.ROOT) / "workspace.yaml"
-    words = ["dagster", "dev", "--host", "127.0.0.1", "--port", str(arguments.port), "--workspace", str(workspace)]
-    os.execv(sys.executable, [sys.executable, "-m", *words])
+    words = ["--host", "127.0.0.1", "--port", str(arguments.port), "--workspace", str(workspace)]
+    os.execv(sys.executable, [sys.executable, "-m", "dagster_project.web", "dev", *words])
 
 
 def _goals(project: DvcProject, arguments: argparse.Namespace) -> list[str]:

@@ -46,7 +46,7 @@ def build_definitions(project: DvcProject) -> dg.Definitions:
         jobs=list(jobs.values()),
         schedules=build_schedules(jobs),
         sensors=sensors,
-        resources={"dvc": DvcResource(env={"REEL_GRACE_SECONDS": os.environ.get("REEL_GRACE_SECONDS", "5")})},
+        resources={"dvc": DvcResource()},
         executor=dg.multiprocess_executor.configured(
             {
                 "max_concurrent": int(os.environ.get("REEL_JOBS", "2")),

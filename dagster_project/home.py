@@ -1,9 +1,13 @@
 """Where the platform keeps its own state: ``.dagster`` in the project, made when it is first needed."""
 
 import os
+import secrets
+import subprocess
+import sys
 from pathlib import Path
 
 from dagster_dvc.project import ProjectError
+from dagster_project.own_page import TOKEN
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -26,6 +30,7 @@ concurrency:
 run_monitoring:
   enabled: true
   poll_interval_seconds: 10
+  cancel_timeout_seconds: 3600  # the stage's own supervisor ends it when REEL_GRACE_SECONDS have passed, and not before
   free_slots_after_run_end_seconds: 60
 
 run_retries:
@@ -87,18 +92,34 @@ def open_gpu_pool() -> int:
         pools = instance.event_log_storage.get_pool_limits()
         known = {pool.name: pool.limit for pool in pools if not pool.from_default}
         if POOL not in known:
-            slots = len(list(Path("/dev").glob("nvidia[0-9]*"))) or 2
+            slots = _gpus() or 2
             instance.event_log_storage.set_concurrency_slots(POOL, slots)
             known[POOL] = slots
         return known[POOL]
 
 
+def _gpus() -> int:
+    """GPUs of this machine, as the launcher counts them; which of them a stage gets is for the launcher to say."""
+    command = [sys.executable, "-m", "pipelines.machine"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return int(done.stdout) if done.returncode == 0 and done.stdout.strip().isdecimal() else 0
+
+
+def entry(address: str, is_shared: bool) -> str:
+    """The address to open; on a shared machine, or where ``REEL_UI_TOKEN`` is set, with the token.
+
+    The token is that variable's value, else a new one for this start. It is handed to the web server through the
+    variable: command lines can be read by everyone on a machine.
+    """
+    if is_shared:
+        os.environ.setdefault(TOKEN, secrets.token_urlsafe(24))
+    return f"{address}/?token={os.environ[TOKEN]}" if os.environ.get(TOKEN) else address
+
+
 def environment(root: Path) -> dict[str, str]:
-    """The environment of every process that the platform starts: instance, project, time to save on a stop."""
+    """The environment of every process that the platform starts: instance and project."""
     return {
         "DAGSTER_HOME": str(dagster_home(root)),
         "DAGSTER_DISABLE_TELEMETRY": "1",
         "REEL_PROJECT": str(root),
-        "REEL_GRACE_SECONDS": os.environ.get("REEL_GRACE_SECONDS", "5"),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pathspec
-import yaml
 
+from pipelines.document import load
 from pipelines.litter import walk
 from pipelines.stage import StageError, write_json
 
@@ -30,7 +30,7 @@ Listing = dict[str, tuple[int, int]]
 
 def sources(stage: str, graph: Path = Path("dvc.yaml")) -> list[Path]:
     """Data among the stage's dependencies that no stage makes: footage, tars, captions. Packages of Python are code."""
-    stages = (yaml.safe_load(graph.read_text(encoding="utf-8")) or {}).get("stages", {}) if graph.is_file() else {}
+    stages = (load(graph.read_text(encoding="utf-8")) or {}).get("stages", {}) if graph.is_file() else {}
     deps = [dep for dep in (stages.get(stage) or {}).get("deps", []) if isinstance(dep, str) and "://" not in dep]
     made = [PurePosixPath(out) for entry in stages.values() for out in _outs(entry)]
     return [Path(dep) for dep in deps if not _is_code(Path(dep)) and not _overlaps(PurePosixPath(dep), made)]

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pipelines.document import load
 
 GRAPH = Path("dvc.yaml")
 
 
 def launch_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The launcher's own options, which stand first (``--alone``, ``--threads=2``), and the words after them."""
+    """The launcher's own options, which stand first (``--alone``), and the words after them."""
     first = next((at for at, word in enumerate(words) if not word.startswith("--")), len(words))
     return list(words[:first]), list(words[first:])
 
@@ -25,8 +25,7 @@ def stage_words(cmd: str) -> list[str]:
 
 def stage_entries(path: Path = GRAPH) -> dict[str, dict[str, Any]]:
     """The stages of a graph as they stand in the file; empty where there is none."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    content = yaml.load(path.read_text(encoding="utf-8"), loader) if path.is_file() else None
+    content = load(path.read_text(encoding="utf-8")) if path.is_file() else None
     return (content or {}).get("stages") or {}
 
 

@@ -1,11 +1,12 @@
 """From a stage's command to its processes on this machine: checked first, one writer, no orphans, no false lineage.
 
-``python -m pipelines.launch [--alone] [--threads=N] <module> <function> --params <section> --<flag> <path> …`` is the
+``python -m pipelines.launch [--alone] <module> <function> --params <section> --<flag> <path> …`` is the
 ``cmd`` of every stage in ``dvc.yaml``. It
 
 1. validates all of ``params.yaml`` and the stage's input paths before anything heavy is imported;
 2. refuses a second writer of the same output, naming the first (:mod:`pipelines.ownership`);
-3. starts the stage through accelerate as this machine is configured (``launch.yaml``, an ordinary accelerate config
+3. waits for the GPUs that the stage is given (:mod:`pipelines.devices`) and says where it runs on the CPU instead;
+   starts the stage through accelerate as this machine is configured (``launch.yaml``, an ordinary accelerate config
    file that neither ``dvc.yaml`` nor ``params.yaml`` knows of); without one, one process on what is here;
 4. passes a first SIGTERM or SIGINT on, so that the stage can save, and ends every process that is left after the grace
    time; when whoever started it is gone, it stops too;
@@ -19,27 +20,30 @@
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
 import os
 import shutil
 import socket
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
-from pipelines import arrivals
+from pipelines import arrivals, machine
 from pipelines.code import stages as code_stages
 from pipelines.code.definitions import CodeError
 from pipelines.code.stages import CODE_FILE
 from pipelines.commands import launch_options, stage_entries, stage_words
+from pipelines.devices import NONE, Devices, held, wants_gpu
 from pipelines.document import read_document
 from pipelines.leftovers import remove_partials
 from pipelines.ownership import owned
 from pipelines.params import Params, ParamsError, check, parse_section, section_class
-from pipelines.processes import is_forced, supervise
+from pipelines.processes import is_forced, stop_sets, supervise
 from pipelines.recording import note_time, restore_outputs, unchanged_inputs
 from pipelines.stage import ANEW, CODE, STOPPED, STOPPED_NOTE, StageError, path_flags, refused_by_disk
 
@@ -47,7 +51,7 @@ WRITTEN = {"out", "metrics", "plots"}
 """Flags that name what a stage makes; every other path must exist before it starts."""
 
 
-REFUSED = {"MEGATRON_LM", "TP"}
+REFUSED = {"DEEPSPEED", "MEGATRON_LM", "TP"}
 """Kinds of distribution that accelerate knows and the training loop does not."""
 
 
@@ -76,44 +80,12 @@ def machine_config() -> tuple[Path | None, dict[str, Any]]:
             f"{path}: distributed_type {kind} is not supported: the training loop steps its own optimizers. FSDP "
             "spreads weights, gradients and optimizer states in the same way: profiles/launch/fsdp.yaml."
         )
-    if kind == "DEEPSPEED":
-        _check_deepspeed(path, content)
     return path, content
 
 
-def _check_deepspeed(path: Path, config: dict[str, Any]) -> None:
-    if int(config.get("num_processes", 1)) > 1 and importlib.util.find_spec("deepspeed") is None:
-        raise StageError(
-            f"{path}: distributed_type DEEPSPEED, and DeepSpeed is not installed: pip install 'reelgraph[deepspeed]'. "
-            "FSDP needs no package and spreads weights too: profiles/launch/fsdp.yaml."
-        )
-    own = config.get("deepspeed_config") or {}
-    if int(config.get("num_machines", 1)) > 1 and own.get("deepspeed_multinode_launcher") != "standard":
-        raise StageError(
-            f"{path}: deepspeed_config.deepspeed_multinode_launcher: set standard, and start the same command on every "
-            "machine as profiles/launch/multi_node.yaml says; others would start stages beside this launcher."
-        )
-
-
-NAMED_BY_ACCELERATE = {
-    "zero_stage": "ACCELERATE_DEEPSPEED_ZERO_STAGE",
-    "gradient_accumulation_steps": "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
-    "gradient_clipping": "ACCELERATE_GRADIENT_CLIPPING",
-    "offload_optimizer_device": "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE",
-    "offload_param_device": "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE",
-    "deepspeed_config_file": "ACCELERATE_DEEPSPEED_CONFIG_FILE",
-}
-"""Variables by which accelerate's launcher hands on what a config says in ``deepspeed_config``."""
-
-
 def _variables(config: dict[str, Any]) -> dict[str, str]:
-    """What accelerate's launcher would tell the processes of a config that asks for FSDP or DeepSpeed."""
-    kind = str(config.get("distributed_type", "")).upper()
-    if kind == "DEEPSPEED":
-        own = config.get("deepspeed_config") or {}
-        told = {variable: str(own[name]) for name, variable in NAMED_BY_ACCELERATE.items() if name in own}
-        return {"ACCELERATE_USE_DEEPSPEED": "true"} | told
-    if kind != "FSDP":
+    """What accelerate's launcher would tell the processes of a config that asks for FSDP."""
+    if str(config.get("distributed_type", "")).upper() != "FSDP":
         return {}
     said = {name.upper(): str(value).lower() for name, value in (config.get("fsdp_config") or {}).items()}
     return {"ACCELERATE_USE_FSDP": "true"} | said
@@ -131,27 +103,30 @@ def stated(name: str, graph: Path = Path("dvc.yaml")) -> tuple[Params, dict[str,
     return params, {flag: Path(value) for flag, value in flags.items()}
 
 
-def command_line(stage_words: list[str], alone: bool) -> tuple[list[str], dict[str, str]]:
-    """The command that starts the stage's processes, and its environment.
+def processes(alone: bool) -> int:
+    """How many processes of a stage this machine's accelerate config asks for."""
+    return 1 if alone else int(machine_config()[1].get("num_processes", 1))
+
+
+def command_line(stage_words: list[str], alone: bool, devices: Devices = NONE) -> tuple[list[str], dict[str, str]]:
+    """The command that starts the stage's processes on these devices, and its environment.
 
     ``accelerate launch`` on a CPU silently runs one process whatever ``num_processes`` says, so several CPU processes
     are started by torchrun with accelerate's variables; one process needs only the variables that its launcher sets.
     """
-    cores = os.cpu_count() or 1
-    environment = {"OMP_NUM_THREADS": str(max(1, cores // 2)), "TOKENIZERS_PARALLELISM": "false"} | dict(os.environ)
+    environment = {"TOKENIZERS_PARALLELISM": "false"} | dict(os.environ) | devices.variables()
     path = filter(None, [os.environ.get("PYTHONPATH")])
     environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(Path.cwd()), *path]))  # whatever else is installed
     path, config = machine_config()
-    processes = 1 if alone else int(config.get("num_processes", 1))
-    on_cpu = bool(config.get("use_cpu", not Path("/dev/nvidia0").exists()))
-    if on_cpu:
-        environment |= {"ACCELERATE_USE_CPU": "true"} | _variables(config)
+    count = processes(alone)
+    if not devices.names:
+        environment |= _variables(config)
     python = [sys.executable, "-m"]
-    if processes == 1:
+    if count == 1:
         return [*python, "pipelines", *stage_words], environment
     port = str(free_port())
-    if on_cpu:
-        rendezvous = ["--nnodes=1", f"--nproc-per-node={processes}", "--master-addr=127.0.0.1", f"--master-port={port}"]
+    if not devices.names:
+        rendezvous = ["--nnodes=1", f"--nproc-per-node={count}", "--master-addr=127.0.0.1", f"--master-port={port}"]
         return [*python, "torch.distributed.run", *rendezvous, "-m", "pipelines", *stage_words], environment
     ours = [] if int(config.get("num_machines", 1)) > 1 else ["--main_process_port", port]
     launcher = ["accelerate.commands.launch", "--config_file", str(path), *ours]
@@ -169,14 +144,6 @@ def _discard_outputs(arguments: list[str]) -> None:
         if flag in WRITTEN:
             path = Path(value)
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _threads(options: list[str]) -> str:
-    """The N of ``--threads=N``: processor threads of each process, for a stage that nothing else runs beside."""
-    given = [word.removeprefix("--threads=") for word in options if word != "--alone"]
-    if len(given) > 1 or not all(value.isdecimal() and int(value) > 0 for value in given):
-        raise StageError(f"{' '.join(options)}: the launcher's options are --alone and --threads=N, N at least 1.")
-    return given[0] if given else ""
 
 
 def settled_code(stage: str, module: str, function: str) -> str:
@@ -204,9 +171,12 @@ def launch(argv: list[str]) -> int:
         ParamsError, StageError: what is wrong and what to do, before or after the run.
     """
     options, words = launch_options(argv)
-    alone, threads = "--alone" in options, _threads(options)
-    if len(words) < 2:
-        raise StageError("expected [--alone] [--threads=N] <module> <function> --params <section> --<flag> <path> …")
+    alone = "--alone" in options
+    if len(words) < 2 or set(options) - {"--alone"}:
+        raise StageError(
+            "expected [--alone] <module> <function> --params <section> --<flag> <path> …; the number of threads is a "
+            "fact of the machine (OMP_NUM_THREADS)."
+        )
     module, function, *arguments = words
     section = path_flags(arguments).get("params", function)
     stage = os.environ.get("DVC_STAGE", section)
@@ -216,19 +186,17 @@ def launch(argv: list[str]) -> int:
     else:
         parse_section(section_class(module, function), section)
     _check_inputs(arguments)
-    command, environment = command_line(words, alone)
-    environment["REEL_STAGE"] = stage
-    if threads:
-        environment["OMP_NUM_THREADS"] = threads
-    environment |= {ANEW: "1"} if is_forced() else {}
-    environment[CODE] = code_here
-    with owned(stage, Path(".work") / stage) as lock:
+    with owned(stage, Path(".work") / stage) as lock, given_devices(stage, alone) as devices:
         remove_partials(stage, [Path(value) for flag, value in path_flags(arguments).items() if flag in WRITTEN])
+        command, environment = command_line(words, alone, devices)
+        environment |= {"REEL_STAGE": stage, CODE: code_here} | ({ANEW: "1"} if is_forced() else {})
+        environment.setdefault(machine.THREADS, str(machine.threads(stage, stage_entries(), processes(alone))))
         began, note = time.monotonic(), Path(".work") / stage / STOPPED_NOTE
         note.unlink(missing_ok=True)
+        locks = (lock, *devices.locks)
         try:
             with unchanged_inputs(stage) as look:
-                code, asked = arrivals.until_still(stage, lambda: supervise(command, environment, lock, look))
+                code, asked = arrivals.until_still(stage, lambda: supervise(command, environment, locks, look))
                 if code:
                     return STOPPED if asked and note.is_file() else code
             settled_code(stage, module, function)
@@ -237,6 +205,24 @@ def launch(argv: list[str]) -> int:
             raise
         note_time(stage, time.monotonic() - began)
     return 0
+
+
+@contextlib.contextmanager
+def given_devices(stage: str, alone: bool) -> Iterator[Devices]:
+    """The GPUs of this stage, a GPU for each of its processes; none for one that is not for GPUs."""
+    if not wants_gpu(stage, stage_entries()):
+        yield NONE
+        return
+    stopping = threading.Event()
+    with contextlib.ExitStack() as given:
+        with stop_sets(stopping):
+            asked = processes(alone), machine_config()[1]
+            devices = given.enter_context(held(stage, *asked, _said(stage), stopping.is_set))
+        yield devices
+
+
+def _said(stage: str) -> Callable[[str], None]:
+    return lambda text: print(f"{stage}: {text}", flush=True)
 
 
 def _of_this_project() -> bool:

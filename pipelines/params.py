@@ -12,13 +12,14 @@ import difflib
 import importlib
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import PydanticUserError, ValidationError
 
 from pipelines.commands import GRAPH, stage_commands
+from pipelines.credentials import REMEDY, credentials
 from pipelines.document import PARAMS_FILE, ParamsError, read_document
 from pipelines.optimization import (  # noqa: F401  one address for what stages are described with
     SGD,
@@ -146,6 +147,9 @@ def _parsed(
         close = difflib.get_close_matches(section, map(str, values), n=1)
         hint = f" Did you mean {close[0]}?" if close else f" Sections: {', '.join(map(str, values))}."
         raise ParamsError(f"{path}: no section {section}.{hint}")
+    secrets = [*_secrets({section: values[section]}, lines, path)]
+    if secrets:
+        raise ParamsError("\n".join(secrets))
     try:
         return kind.model_validate(values[section])
     except PydanticUserError as error:
@@ -156,6 +160,13 @@ def _parsed(
         raise ParamsError(
             "\n".join(dict.fromkeys(_message(path, section, error, kind, lines) for error in errors))
         ) from None
+
+
+def _secrets(values: Any, lines: Mapping[Any, int], path: Path) -> Iterator[str]:
+    """A line for every value that holds a credential, which names its place and not the value."""
+    for place, told in credentials(values):
+        line = next(lines[place[:n]] for n in range(len(place), -1, -1) if place[:n] in lines)
+        yield f"{path}:{line}: {'.'.join(map(str, place))}: an address with {told} is a secret; {REMEDY}."
 
 
 def _class_of(node: ast.ImportFrom, name: str, source: Path) -> type[Params]:
@@ -227,6 +238,7 @@ def mistakes(path: Path = PARAMS_FILE, graph: Path = GRAPH) -> list[str]:
     if "tracking" in values:
         expected["tracking"] = TrackingParams
     found = list(dict.fromkeys(wrong.values()))
+    found += [*_secrets(*read_document(graph), graph)] if graph.is_file() else []
     for section in values:
         if section not in expected and section not in wrong:
             close = difflib.get_close_matches(str(section), expected, n=1, cutoff=0.5)

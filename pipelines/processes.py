@@ -1,6 +1,7 @@
 """Processes of a stage: started, followed, stopped; none is left behind.
 
-Linux does the exact thing (a parent-death signal, a subreaper, ``/proc``); elsewhere polling does it.
+Linux does the exact thing (a parent-death signal, a subreaper); elsewhere polling does it. psutil asks every system for
+its processes; where none are told (a Linux with /proc hidden), a stage's session is signalled as a group.
 """
 
 from __future__ import annotations
@@ -14,19 +15,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
 
+from pipelines import machine
 from pipelines.stage import STOPPED
 
-GRACE_SECONDS = float(os.environ.get("REEL_GRACE_SECONDS", "8"))
+GRACE_SECONDS = machine.grace_seconds()
 """Time between asking a process to stop (it saves) and ending it."""
 LAUNCHER = "REEL_LAUNCHER"
 """The variable that tells a stage's processes the launcher's process id: torchrun may stand between."""
 SHORT_WITH_FORCE = re.compile("-[fismpPRkqv]*f[fismpPRkqv]*")
 """Short options of ``dvc repro`` in one word, ``-f`` among them; none of these takes a value."""
+UNTOLD = (psutil.Error, OSError)
+"""What psutil raises where a process is gone, not ours to see, or the system tells nothing."""
+SAY_EVERY_SECONDS = 10.0
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -67,33 +73,26 @@ def leave_group() -> None:
 
 
 def descendants(root: int) -> list[int]:
-    """All processes below ``root``, whatever session they moved to (Linux: read from /proc)."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError):
-            fields = entry.read_text().rpartition(")")[2].split()
-            if fields[0] != "Z":
-                children.setdefault(int(fields[1]), []).append(int(entry.parent.name))
-    found, waiting = [], [root]
-    while waiting:
-        below = children.get(waiting.pop(), [])
-        found += below
-        waiting += below
-    return found
+    """All processes below ``root``, whatever session they moved to."""
+    try:
+        below = psutil.Process(root).children(recursive=True)
+    except UNTOLD:
+        return []
+    return [process.pid for process in below if is_alive(process.pid)]
 
 
 def _starters() -> list[int]:
     """The processes that must live for this one to go on: the parent and, above shells, whoever runs DVC."""
-    chain, pid = [], os.getppid()
-    for _ in range(4):
-        if pid <= 1:
-            break
-        chain.append(pid)
-        words = Path(f"/proc/{pid}/cmdline").read_bytes() if Path(f"/proc/{pid}/cmdline").exists() else b""
-        if b"dvc" in words:
-            return chain
-        stat = Path(f"/proc/{pid}/stat")
-        pid = int(stat.read_text().rpartition(")")[2].split()[1]) if stat.exists() else 0
+    chain = []
+    try:
+        for process in psutil.Process().parents()[:4]:
+            if process.pid <= 1:
+                break
+            chain.append(process.pid)
+            if "dvc" in " ".join(process.cmdline()):
+                return chain
+    except UNTOLD:
+        return chain[:1] or [os.getppid()]
     return chain[:1]
 
 
@@ -103,7 +102,7 @@ def is_forced() -> bool:
     DVC tells its stages nothing of it; its command line does.
     """
     lines: list[list[str]] = []
-    with contextlib.suppress(psutil.Error):
+    with contextlib.suppress(*UNTOLD):
         for process in psutil.Process().parents():
             lines.append(process.cmdline())
     return any(asks_for_force(words) for words in lines)
@@ -120,32 +119,86 @@ def asks_for_force(words: Sequence[str]) -> bool:
 def is_alive(pid: int) -> bool:
     """Whether a process of this number runs here; one that has ended and was not waited for does not."""
     try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except UNTOLD:
+        return _exists(pid)
+
+
+def _exists(pid: int) -> bool:
+    try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True
 
 
-def _send(number: signal.Signals) -> None:
-    for pid in descendants(os.getpid()):
-        with contextlib.suppress(ProcessLookupError):
+def _send(number: signal.Signals, session: int = 0) -> None:
+    """To every process below this one; where the system does not tell them, to the session of the one started last."""
+    for pid in descendants(os.getpid()) or ([-session] if session else []):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
 
 
-def end_descendants(grace: float) -> None:
-    """SIGTERM, then after ``grace`` seconds SIGKILL, to everything below this process."""
+def end_descendants(grace: float, session: int = 0, say: Callable[[str], None] = lambda text: None) -> None:
+    """SIGTERM, then after ``grace`` seconds SIGKILL, to everything below this process; says how far it is.
+
+    Args:
+        session: process id of the command that was started in a session of its own and is not waited for, 0 for none.
+        say: is told about every ten seconds, and before the SIGKILL.
+    """
+
+    def left() -> bool:
+        return bool(descendants(os.getpid())) or (session > 0 and is_alive(session))
+
+    began = said = time.monotonic()
     for number, wait in ((signal.SIGTERM, grace), (signal.SIGKILL, 2.0)):
-        _send(number)
+        if not left():
+            return
+        if number == signal.SIGKILL:
+            say(f"did not end within {grace:g} s; is ended now")
+        _send(number, session)
         until = time.monotonic() + wait
-        while descendants(os.getpid()) and time.monotonic() < until:
+        while left() and time.monotonic() < until:
+            if number == signal.SIGTERM and time.monotonic() - said >= SAY_EVERY_SECONDS:
+                said = time.monotonic()
+                say(f"still saving, {said - began:.0f} of at most {grace:g} s")
             time.sleep(0.05)
 
 
-def supervise(command: list[str], environment: dict[str, str], lock: int, look: Callable[[], None]) -> tuple[int, bool]:
+def _teller(stage: str) -> Callable[[str], None]:
+    """Prints a line of the stage; a terminal that is gone stops nothing."""
+
+    def say(text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            print(f"{stage}: {text}", flush=True)
+
+    return say
+
+
+def listen(stopping: threading.Event) -> None:
+    """From now on a signal to stop only sets the event."""
+    for number in STOPS:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # ignored by `nohup dvc repro &`
+            signal.signal(number, lambda *_: stopping.set())
+
+
+@contextlib.contextmanager
+def stop_sets(stopping: threading.Event) -> Iterator[None]:
+    """Inside, a signal to stop only sets the event; what is started inside may listen otherwise."""
+    before = {number: signal.getsignal(number) for number in STOPS}
+    listen(stopping)
+    try:
+        yield
+    finally:
+        for number, known in before.items():
+            signal.signal(number, known)
+
+
+def supervise(
+    command: list[str], environment: dict[str, str], locks: tuple[int, ...], look: Callable[[], None]
+) -> tuple[int, bool]:
     """Run the command to its end; on a signal, or when whoever started us is gone, stop everything below.
 
     ``look`` is called about four times a second meanwhile. Returns the exit code, and whether it was asked to stop.
@@ -153,14 +206,12 @@ def supervise(command: list[str], environment: dict[str, str], lock: int, look: 
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     starters = _starters()
     stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # ignored by `nohup dvc repro &`
-            signal.signal(number, lambda *_: stopping.set())
+    listen(stopping)
     child = subprocess.Popen(
         command,
         # torchrun's own patience is 30 s; a second more than ours, so that a rank can end what is below it first
         env={**environment, LAUNCHER: str(os.getpid()), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(int(GRACE_SECONDS) + 1)},
-        pass_fds=(lock,),
+        pass_fds=locks,
         start_new_session=True,
         preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
     )
@@ -171,6 +222,11 @@ def supervise(command: list[str], environment: dict[str, str], lock: int, look: 
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(0.25)
     asked = stopping.is_set()
-    end_descendants(GRACE_SECONDS if asked else 0.5)
+    say = _teller(environment.get("REEL_STAGE", "stage"))
+    if asked and child.poll() is None:
+        say(f"asked to stop; it has {GRACE_SECONDS:g} s to save (REEL_GRACE_SECONDS)")
+    watcher = threading.Thread(target=child.wait, daemon=True)  # one that has ended is no zombie then
+    watcher.start()
+    end_descendants(GRACE_SECONDS if asked else 0.5, 0 if child.poll() is not None else child.pid, say)
     code = child.wait()
     return code if code >= 0 else 128 - code, asked

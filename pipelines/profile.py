@@ -1,7 +1,7 @@
 """A profile is what another size of everything changes in ``params.yaml``: ``reel profile wan2.2-5b`` writes it there.
 
 A profile names only the keys that differ, so a new key of a section is in every profile at once. A block under the tag
-``!whole`` takes the place of the present one; every other block is changed key by key.
+``!whole`` takes the place of the present one; every other block is changed key by key. Comments stay.
 """
 
 from __future__ import annotations
@@ -9,55 +9,40 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import YAMLError
 
+from pipelines.document import Whole, edited
 from pipelines.params import PARAMS_FILE, ParamsError, check
 
 FOLDER = Path("profiles")
 
 
-class Whole(dict[str, Any]):
-    """A block that replaces the present one."""
+class _Constructor(SafeConstructor):
+    """YAML as DVC reads it, with one tag of our own."""
 
 
-class _Loader(yaml.SafeLoader):
-    pass
+_Constructor.add_constructor("!whole", lambda reader, node: Whole(reader.construct_mapping(node, deep=True)))
 
 
-def _whole(loader: Any, node: Any) -> Whole:
-    return Whole(loader.construct_mapping(node, deep=True))
+def changes(path: Path) -> dict[str, Any]:
+    """What a profile changes; names that begin with a dot only hold what is used several times.
 
-
-_Loader.add_constructor("!whole", _whole)
-
-
-class _Dumper(yaml.SafeDumper):
-    def ignore_aliases(self, data: Any) -> bool:  # a block that two sections share is written out twice
-        return True
-
-
-_Dumper.add_representer(Whole, lambda dumper, data: dumper.represent_dict(data))
-_Dumper.add_representer(float, lambda dumper, data: dumper.represent_scalar("tag:yaml.org,2002:float", _number(data)))
-
-
-def _number(value: float) -> str:
-    """A spelling that YAML 1.1 reads as a number: it wants a dot in ``1.0e-05``."""
-    text = repr(value)
-    return text if "." in text or "e" not in text else text.replace("e", ".0e")
-
-
-def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` with ``changes``: blocks key by key, a :class:`Whole` block and everything else in its place."""
-    made = dict(values)
-    for key, change in changes.items():
-        present = made.get(key)
-        deeper = isinstance(change, dict) and not isinstance(change, Whole) and isinstance(present, dict)
-        made[key] = merged(present, change) if deeper else change  # type: ignore[arg-type]
-    return made
+    Raises:
+        ParamsError: it cannot be read.
+    """
+    reader = YAML(typ="safe")
+    reader.Constructor = _Constructor
+    try:
+        found = reader.load(path.read_text(encoding="utf-8"))
+    except (YAMLError, ValueError) as error:
+        raise ParamsError(f"{path}: not readable as YAML: {getattr(error, 'problem', error)}.") from None
+    return {key: value for key, value in (found or {}).items() if not str(key).startswith(".")}
 
 
 def complete(name: str, folder: Path = FOLDER, params: Path = PARAMS_FILE) -> str:
@@ -71,11 +56,8 @@ def complete(name: str, folder: Path = FOLDER, params: Path = PARAMS_FILE) -> st
         known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
         raise ParamsError(f"{path}: no such profile; there are {known}.")
     source = path.read_text(encoding="utf-8")
-    changes: Any = yaml.load(source, _Loader)  # a SafeLoader with one tag of our own
-    changes = {key: value for key, value in changes.items() if not key.startswith(".")}
-    values = merged(yaml.safe_load(params.read_text(encoding="utf-8")), changes)
     notes = "".join(line + "\n" for line in source.splitlines() if line.startswith("#"))
-    text = notes + yaml.dump(values, Dumper=_Dumper, sort_keys=False, width=120, default_flow_style=None)
+    text = notes + edited(params.read_text(encoding="utf-8"), changes(path))
     with tempfile.TemporaryDirectory() as place:
         trial = Path(place) / f"params-{name}.yaml"
         trial.write_text(text, encoding="utf-8")

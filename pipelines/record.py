@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines import origin, stage
+from pipelines.credentials import without_credentials
 from pipelines.launch import WRITTEN
 from pipelines.origin import Source
 
@@ -164,7 +165,7 @@ def header(run_id: str) -> dict[str, Any]:
     return {
         "stage": context.name,
         "run_id": run_id,
-        "command": origin.command(context.command),
+        "command": [without_credentials(word) for word in origin.command(context.command)],
         "code": {"identity": context.code or None, **commit, "branch": origin.branch() if commit else None},
     }
 
@@ -231,7 +232,8 @@ class Experiment:
             if self.is_open:
                 is_stop = isinstance(error, (stage.Stopped, KeyboardInterrupt))
                 with contextlib.suppress(OSError):
-                    self.end("stopped" if is_stop else "failed", f"{type(error).__name__}: {error}", runtime=spent())
+                    told = without_credentials(f"{type(error).__name__}: {error}")
+                    self.end("stopped" if is_stop else "failed", told, runtime=spent())
             raise
 
 

@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml.error import YAMLError
 
 from pipelines.code.definitions import CodeError
 from pipelines.code.stages import Identity, changed, source_folder, stage_identity
 from pipelines.commands import GRAPH, stage_entries
-from pipelines.document import PARAMS_FILE, read_document
+from pipelines.document import PARAMS_FILE, load, read_document
 from pipelines.stage import StageError, file_digest
 
 LOOK_EVERY_SECONDS = 2.0
@@ -39,6 +39,13 @@ def note_time(stage: str, seconds: float) -> None:
     """Remember how long a stage took, unless somebody above does."""
     if TIMED_ABOVE in os.environ:
         return
+    try:
+        _note(stage, seconds)
+    except OSError as error:  # the work is done; a note less is no failure
+        print(f"{stage}: warning: {TIMES} cannot be written ({error.strerror or error})", flush=True)
+
+
+def _note(stage: str, seconds: float) -> None:
     TIMES.parent.mkdir(exist_ok=True)
     with TIMES.open("a+", encoding="utf-8") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
@@ -124,7 +131,7 @@ def cached_files(md5: str) -> dict[str, Path]:
 
 def _recorded_outs(text: str) -> list[dict[str, Any]]:
     """``outs`` of every stage in a lock file, or of the one stage in an entry of the run cache."""
-    content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+    content = load(text) or {}
     entries = (content.get("stages") or {}).values() if "stages" in content else [content]
     return [out for entry in entries for out in entry.get("outs", [])]
 
@@ -160,7 +167,7 @@ def restore_outputs(stage: str) -> list[str]:
     lock = Path("dvc.lock")
     if "DVC_STAGE" not in os.environ or not lock.is_file():
         return []
-    entry = ((yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages") or {}).get(stage, {})
+    entry = ((load(lock.read_text(encoding="utf-8")) or {}).get("stages") or {}).get(stage, {})
     restored = []
     for out in entry.get("outs", []):
         target, files = Path(out["path"]), cached_files(out.get("md5", ""))
@@ -189,7 +196,7 @@ def unchanged_inputs(stage: str) -> Iterator[Callable[[], None]]:
         if time.monotonic() < next_look:
             return
         next_look = time.monotonic() + LOOK_EVERY_SECONDS
-        with contextlib.suppress(OSError, ValueError, yaml.YAMLError):  # half written: seen whole at the next look
+        with contextlib.suppress(OSError, ValueError, YAMLError):  # half written: seen whole at the next look
             now = _touched(stage)
             if now == touched:
                 return

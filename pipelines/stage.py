@@ -14,7 +14,6 @@ import inspect
 import json
 import math
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -25,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipelines.outputs import whole_folder  # noqa: F401  one address for what a stage writes with
 from pipelines.params import PARAMS_FILE, ParamsError, TrackingParams, parse_section, read_document, section_class
 from pipelines.progress import Progress
 
@@ -98,21 +98,6 @@ def report(done: int, total: int, unit: str = "step", **numbers: float) -> None:
 
 
 # ---- outputs ------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
-    """A temporary sibling of ``out`` that becomes ``out`` when the block ends well; nothing appears otherwise."""
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _finite(value: Any, where: str) -> Any:

@@ -14,14 +14,13 @@ class Params(BaseModel):
 
 
 def _number(value: Any) -> Any:
-    """Refuse a number that YAML 1.1 reads as text (``1e-4`` has no dot) with the spelling that works."""
+    """A whole number is a number too; the same number in quotes is text, and is told so."""
     if isinstance(value, str):
         try:
-            parsed = float(value)
+            float(value)
         except ValueError:
             return value
-        mantissa, _, exponent = f"{parsed:e}".partition("e")
-        raise ValueError(f"YAML reads {value} as text; write {float(mantissa)}e{int(exponent):+d}")
+        raise ValueError(f"{value!r} is text; write {value} without quotes")
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 

@@ -18,6 +18,7 @@ import yaml
 
 from pipelines import recording
 from pipelines.processes import descendants
+from tests.dagster_dvc.test_supervise import CAN_HIDE, HIDE
 
 ROOT = Path(__file__).parents[1]
 
@@ -228,6 +229,32 @@ def test_an_edit_that_is_taken_back_in_time_is_only_warned_of(project: Path, mon
     assert first.startswith("toy: warning: params.yaml: toy changed while the stage is running; put it back before")
     assert second.startswith("toy: warning: params.yaml: toy, code: toy/toy.py make changed")
     assert last == "toy: its inputs are again what they were at the start"
+
+
+@pytest.mark.skipif(not CAN_HIDE, reason="needs root to hide /proc")
+def test_ctrl_c_lets_a_stage_save_where_the_system_tells_no_processes(project: Path, no_survivors: list[int]) -> None:
+    write_params(project, seconds=90)
+    running = start(project, *HIDE, sys.executable, *CMD.split()[1:])
+    pid = int(wait_for(project / "pid"))
+    no_survivors.append(pid)
+    running.send_signal(signal.SIGINT)
+    output, errors = running.communicate(timeout=60)
+    assert "toy: asked to stop; it has 1 s to save (REEL_GRACE_SECONDS)" in output
+    assert "toy: stopped by SIGTERM" in errors and "Traceback" not in errors
+    assert running.returncode == 143 and not gone([pid])
+
+
+def test_a_stage_that_does_not_end_is_ended_after_the_grace_time_and_the_stop_is_told(
+    project: Path, no_survivors: list[int]
+) -> None:
+    write_params(project, seconds=90, stubborn=True)
+    running = start(project)
+    pid = int(wait_for(project / "pid"))
+    no_survivors.append(pid)
+    running.terminate()
+    output, _ = running.communicate(timeout=60)
+    assert "toy: asked to stop; it has 1 s to save" in output and "did not end within 1 s; is ended now" in output
+    assert running.returncode != 0 and not gone([pid])
 
 
 def test_a_second_writer_is_refused_with_pid_and_since(project: Path, no_survivors: list[int]) -> None:

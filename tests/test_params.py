@@ -89,10 +89,10 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     assert {line.split(":")[1] for line in found} == {"1", "2", "3", "5"}
 
 
-def test_a_number_that_yaml_reads_as_text_says_how_to_write_it(tmp_path: Path) -> None:
-    found = mistakes(tmp_path, GOOD.replace("learning_rate: 1.0e-4", "learning_rate: 1e-4"))
+def test_a_number_in_quotes_says_how_to_write_it(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, GOOD.replace("learning_rate: 1.0e-4", "learning_rate: '1e-4'"))
     assert len(found) == 1 and found[0].startswith("params.yaml:7: section.optimizer.learning_rate")
-    assert "write 1.0e-4" in found[0]
+    assert "write 1e-4 without quotes" in found[0]
 
 
 def test_text_is_not_a_number_and_a_number_is_not_text(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ section:
     [
         ("micro_batch: 12", "micro_batch: 10", "batch_size 24 is not a multiple of micro_batch 10"),
         ("betas: [0.9, 0.99]", "betas: [0.9, 1.5]", "section.optimizer.betas.1: got 1.5: Input should be less than 1"),
-        ("decay: 0.9", "decay: 9e-1", "YAML reads 9e-1 as text; write 9.0e-1"),
+        ("decay: 0.9", "decay: '9e-1'", "'9e-1' is text; write 9e-1 without quotes"),
     ],
 )
 def test_training_that_could_not_start_is_told_with_its_line(tmp_path: Path, old: str, new: str, told: str) -> None:

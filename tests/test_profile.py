@@ -8,10 +8,11 @@ import pytest
 import yaml
 
 from pipelines import profile
+from pipelines.document import Whole, edited, load
 from pipelines.generation import rectified_flow
 from pipelines.generation.params import AnchoredFlowParams, RectifiedFlowParams
 from pipelines.params import ParamsError
-from pipelines.profile import FOLDER, Whole, complete, merged
+from pipelines.profile import FOLDER, complete
 from pipelines.training.generator import Generator
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +30,7 @@ def test_a_profile_is_a_valid_params_file_that_differs_where_it_says(name):
     text = made(name)
     values, before = yaml.safe_load(text), yaml.safe_load((ROOT / "params.yaml").read_text())
     assert list(values) == list(before) and text.startswith(f"# {name}: ")
-    stated = [key for key in yaml.load((ROOT / FOLDER / f"{name}.yaml").read_text(), profile._Loader) if key[0] != "."]
+    stated = [key for key in profile.changes(ROOT / FOLDER / f"{name}.yaml")]
     assert [key for key in values if values[key] != before[key]] == sorted(stated, key=list(values).index)
 
 
@@ -90,8 +91,13 @@ def test_the_shift_of_ltx_video_is_that_of_its_pipeline_at_the_tokens_of_a_clip_
 def test_blocks_are_changed_key_by_key_unless_they_are_whole():
     values = {"a": {"b": 1, "c": {"d": 2}}, "e": {"f": 3}}
     changes = {"a": {"c": {"d": 4}}, "e": Whole(g=5)}
-    assert merged(values, changes) == {"a": {"b": 1, "c": {"d": 4}}, "e": {"g": 5}}
-    assert values == {"a": {"b": 1, "c": {"d": 2}}, "e": {"f": 3}}
+    assert load(edited(yaml.safe_dump(values), changes)) == {"a": {"b": 1, "c": {"d": 4}}, "e": {"g": 5}}
+
+
+def test_a_profile_keeps_the_comments_of_what_it_does_not_replace():
+    before, after = (ROOT / "params.yaml").read_text(), made("tiny")
+    comments = [line.split("#", 1)[1].strip() for line in before.splitlines() if "#" in line]
+    assert len(comments) > 50 and all(comment in after for comment in comments)
 
 
 def test_the_command_writes_the_file_and_tells_mistakes(tmp_path, capsys):

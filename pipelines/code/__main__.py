@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml.error import YAMLError
 
 from pipelines.code import stages
 from pipelines.code.definitions import CodeError
@@ -45,8 +45,7 @@ def now() -> dict[str, Any]:
 def _recorded() -> dict[str, str]:
     """Of every stage the identity that dvc.lock records."""
     lock = Path("dvc.lock")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    content = yaml.load(lock.read_text(encoding="utf-8"), loader) if lock.is_file() else None
+    content = load(lock.read_text(encoding="utf-8")) if lock.is_file() else None
     entries = (content or {}).get("stages") or {}
     values = {name: (entry.get("params") or {}).get(stages.CODE_FILE.name, {}) for name, entry in entries.items()}
     return {name: value[name] for name, value in values.items() if name in value}
@@ -73,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             stages.write(stages.identities())
         return 0
-    except (CodeError, yaml.YAMLError) as error:
+    except (CodeError, YAMLError) as error:
         print(f"code: {error}", file=sys.stderr)
     from pipelines.recording import restore_outputs
 

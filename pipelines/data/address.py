@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 from urllib.parse import urlsplit
 
+from pipelines.credentials import without_credentials
+
 NETWORK = ("aiohttp", "asyncio", "botocore", "fsspec", "gcsfs", "s3fs")
 """Packages whose errors are about reaching a file."""
 GIVE_UP = (FileNotFoundError, PermissionError, ImportError)
@@ -29,5 +31,5 @@ def refusal(url: str, error: Exception) -> str | None:
         return None
     if isinstance(error, FileNotFoundError):
         return "not found, or no answer"
-    said = str(error).replace(url, shown(url)).splitlines()
+    said = without_credentials(str(error).replace(url, shown(url))).splitlines()
     return said[0] if said else type(error).__name__

@@ -64,7 +64,7 @@ class Cache:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[list[int]]:
         """The bytes held, known to all processes; what the block leaves in the list is stored."""
-        descriptor = os.open(self.folder / ".held", os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(self.folder / ".held", os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             total = [int(os.pread(descriptor, 32, 0) or b"0")]
@@ -118,7 +118,7 @@ class Cache:
             self._stop(f"cannot be written: {error.strerror}")
 
     def _write(self, piece: Piece, content: bytes) -> None:
-        descriptor = os.open(self.folder / self.names[piece.shard], os.O_WRONLY | os.O_CREAT, 0o644)
+        descriptor = os.open(self.folder / self.names[piece.shard], os.O_WRONLY | os.O_CREAT, 0o666)
         try:
             os.pwrite(descriptor, content, piece.offset)
         finally:

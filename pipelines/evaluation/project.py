@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml.error import YAMLError
 
+from pipelines.document import load
 from pipelines.stage import StageError
 
 NOT_MEASURES = {"gates", "unavailable"}
@@ -103,8 +104,8 @@ def read_training(path: Path) -> list[dict[str, float]]:
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except yaml.YAMLError as error:
+        content = load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (YAMLError, ValueError) as error:
         raise StageError(f"{path}: not readable as YAML: {getattr(error, 'problem', error)}.") from None
     return content if isinstance(content, dict) else {}
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
 from pipelines import stage
 from pipelines.data.catalog import JUDGEMENTS, write_catalog, write_decisions
+from pipelines.document import load
 from pipelines.footage import overview
 from pipelines.footage.clips import Made
 from pipelines.footage.ingest import ingest
@@ -55,7 +54,7 @@ def warn_unwatched(path: str | None, graph: Path = Path("dvc.yaml")) -> None:
     """Say so when DVC will not notice new files, because the source folder is no dependency of the stage."""
     if path is None or not graph.is_file() or not Path(path).is_dir():
         return
-    stages = (yaml.safe_load(graph.read_text(encoding="utf-8")) or {}).get("stages", {})
+    stages = (load(graph.read_text(encoding="utf-8")) or {}).get("stages", {})
     deps = [Path(dep) for dep in stages.get(stage.current().name, {}).get("deps", []) if isinstance(dep, str)]
     if stages.get(stage.current().name) and not any(dep in (Path(path), *Path(path).parents) for dep in deps):
         name = stage.current().name

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml.error import YAMLError
 
-from pipelines.document import ParamsError, read_document
+from pipelines.document import ParamsError, load, read_document
 from pipelines.leftovers import PARTIAL, WORK, remove, shown, size
 from pipelines.ownership import owned
 from pipelines.processes import is_alive
@@ -78,8 +78,8 @@ def sections() -> list[tuple[str, dict[str, Any]]]:
         if blob and blob not in seen:
             seen.add(blob)
             try:
-                values = yaml.safe_load(_git("cat-file", "blob", blob))
-            except yaml.YAMLError:
+                values = load(_git("cat-file", "blob", blob))
+            except (YAMLError, ValueError):
                 continue
             found += [(ref, values)] if isinstance(values, dict) else []
     return found

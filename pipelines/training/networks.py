@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipelines.params import NetworkTraining, Optimizer, ParamsError
+from pipelines.params import NetworkTraining, ParamsError
 from pipelines.training import memory, sharding
 from pipelines.training.ema import Ema
 from pipelines.training.objective import Objective
 from pipelines.training.optimizers import NetworkOptimizer
 from pipelines.training.run import Run
 from pipelines.training.state import load_trained_part, trained_part
-from pipelines.training.zero import ZeroOptimizer
 
 
 def own_blocks(run: Run, trained: tuple[str, ...]) -> dict[str, NetworkTraining]:
@@ -62,10 +61,12 @@ class Networks:
         if run.fsdp is not None:
             for name, network in self.own.items():
                 self.skeletons[name] = sharding.spread(network, list(memory.blocks(network)), run.fsdp)
-        spread = run.fsdp is not None or run.zero is not None
+        spread = run.fsdp is not None
         self.prepared = {name: net if spread else run.accelerator.prepare(net) for name, net in self.own.items()}
         blocks = own_blocks(run, objective.trained)
-        self.optimizers = {name: self._optimizer(net, blocks[name].optimizer) for name, net in self.own.items()}
+        self.optimizers = {
+            name: NetworkOptimizer(net, blocks[name].optimizer, run.precision) for name, net in self.own.items()
+        }
         if run.training.ema is not None:
             run.emas = {name: Ema(net, run.training.ema) for name, net in self.own.items()}
         if found is not None:
@@ -73,12 +74,6 @@ class Networks:
         for name, network in self.prepared.items():
             # the stage's own reference stays as it was: what it validates and samples has other shapes
             setattr(objective, name, torch.compile(network, dynamic=False) if run.training.compile else network)
-
-    def _optimizer(self, network: nn.Module, block: Optimizer) -> NetworkOptimizer:
-        run = self.run
-        if run.zero is not None:
-            return ZeroOptimizer(network, block, run.zero, run.training.max_grad_norm, run.device)
-        return NetworkOptimizer(network, block, run.precision)
 
     def _restore(self, found: Mapping[str, Any]) -> None:
         for name, optimizer in self.optimizers.items():
@@ -119,10 +114,6 @@ class Networks:
 
     def backward(self, name: str, loss: Tensor, last: bool) -> None:
         """Backward pass of a network's loss; that of an update's ``last`` micro-batch averages over the processes."""
-        optimizer = self.optimizers[name]
-        if isinstance(optimizer, ZeroOptimizer):
-            optimizer.backward(loss, last)
-            return
         with contextlib.nullcontext() if last else self._unsynchronised(name):
             self.run.accelerator.backward(loss)
 
@@ -155,5 +146,4 @@ class Networks:
                 ema.weights = averages
                 self.run.emas[name] = ema
         for name, network in self.own.items():
-            self.optimizers[name].release()
             setattr(objective, name, network)

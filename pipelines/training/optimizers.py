@@ -162,9 +162,6 @@ class NetworkOptimizer:
             for values in optimizer.state.values():
                 yield from (value for value in values.values() if isinstance(value, Tensor))
 
-    def release(self) -> None:
-        """Give the network back as it was; here it never changed hands."""
-
     def state_dict(self) -> list[dict]:
         """State of each optimizer, in order."""
         return [optimizer.state_dict() for optimizer in self.optimizers]

@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin, set_seed
+from accelerate.utils import FullyShardedDataParallelPlugin, set_seed
 
 from pipelines import origin, stage
 from pipelines.origin import Source
 from pipelines.params import Params, Training
 from pipelines.record import Experiment
-from pipelines.training import checkpoint, diagrams, resume, sharding, state, zero
+from pipelines.training import checkpoint, diagrams, resume, sharding, state
 from pipelines.training.ema import Ema
 from pipelines.training.facts import begin_record, model_facts
 from pipelines.training.precision import LossScale, chosen_device, computing, resolved
@@ -60,8 +60,6 @@ class Run:
     loss_scale: LossScale
     fsdp: FullyShardedDataParallelPlugin | None = None
     """How networks are spread over the processes, where they are."""
-    zero: DeepSpeedPlugin | None = None
-    """How DeepSpeed spreads optimizer states, where it does."""
     emas: dict[str, Ema] = field(default_factory=dict)
     step: int = 0
     resumes: int = 0
@@ -95,8 +93,7 @@ class Run:
         set_seed(training.seed)
         precision = resolved(training.precision, chosen_device())
         sharding.check_asked()
-        with zero.set_aside():
-            accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
+        accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
         fsdp = sharding.asked(accelerator, training, precision)
         read = {key: origin.source(path) for key, path in inputs.items()}
         start = origin.source(parent) if parent else None
@@ -110,7 +107,6 @@ class Run:
             name, params, training, out, metrics, plots, work, read, start, accelerator, identity, precision, scale
         )
         run.fsdp = fsdp
-        run.zero = zero.asked(accelerator.num_processes, training, precision)
         if run.is_main:
             resume.prepare(work, identity, training)
         run.experiment = context.experiment or run.experiment
@@ -290,7 +286,10 @@ class Run:
             checkpoint.write_record(folder, self.record(results), origin.inside(self.out))
         self.conclude(results)
         write_table(rows, self.plots / "training.csv")
-        diagrams.draw(rows, self.name, self.plots / "training")
+        try:
+            diagrams.draw(rows, self.name, self.plots / "training")
+        except Exception as error:  # the checkpoint is written and the table has the numbers: a picture less
+            stage.say(f"warning: the curves are not drawn ({type(error).__name__}: {error})")
         resume.tidy(self.work)
         if self.wandb is not None:
             self.wandb.close()

@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from pipelines.outputs import follow_umask
 from pipelines.stage import StageError, file_digest, say
 
 KEEP = 2
@@ -77,6 +78,7 @@ def _write(folder: Path, step: int, structure: Any, tensors: dict[str, torch.Ten
         text = json.dumps({"step": step, "tensors": digest, "tree": structure})
         check = hashlib.sha256(text.encode()).hexdigest()
         (partial / "state.json").write_text(json.dumps({"check": check, "content": text}), encoding="utf-8")
+        follow_umask(partial)
         for path in (partial / "state.safetensors", partial / "state.json", partial):
             _flush(path)
         shutil.rmtree(final, ignore_errors=True)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipelines.params import Wandb
+from pipelines.stage import say
 
 
 def is_number(value: Any) -> bool:
@@ -73,9 +75,26 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 class WandbRun:
-    """The same rows in wandb; a resumed run continues under the same id. Offline needs no account and no network."""
+    """The same rows in wandb; a resumed run continues under the same id. Offline needs no account and no network.
+
+    Whatever goes wrong there is one warning, and the training goes on without it: the rows are in the JSONL file.
+    """
 
     def __init__(self, params: Wandb, stage: str, run_id: str, config: Mapping[str, Any], folder: Path) -> None:
+        self.run: Any = None
+        with self._tolerated():
+            self._open(params, stage, run_id, config, folder)
+
+    @contextlib.contextmanager
+    def _tolerated(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.run = None
+            told = (str(error).splitlines() or [""])[0]
+            say(f"warning: wandb gets no more rows ({type(error).__name__}: {told}); they are all in the JSONL file")
+
+    def _open(self, params: Wandb, stage: str, run_id: str, config: Mapping[str, Any], folder: Path) -> None:
         import wandb
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,14 +112,20 @@ class WandbRun:
     def log(self, row: Mapping[str, float]) -> None:
         """One row at its step."""
         numbers = {name: value for name, value in row.items() if name != "step" and is_number(value)}
-        self.run.log(numbers, step=int(row["step"]))
+        with self._tolerated():
+            if self.run is not None:
+                self.run.log(numbers, step=int(row["step"]))
 
     def clip(self, name: str, path: Path, step: int) -> None:
         """An mp4 at its step."""
-        import wandb
+        with self._tolerated():
+            if self.run is not None:
+                import wandb
 
-        self.run.log({name: wandb.Video(str(path), format="mp4")}, step=step)
+                self.run.log({name: wandb.Video(str(path), format="mp4")}, step=step)
 
     def close(self) -> None:
         """Finish the run."""
-        self.run.finish()
+        with self._tolerated():
+            if self.run is not None:
+                self.run.finish()

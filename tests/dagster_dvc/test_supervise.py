@@ -1,6 +1,7 @@
 """Nothing outlives the supervisor: stubborn processes, sessions of their own, killed starters."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,10 @@ import pytest
 
 from dagster_dvc import supervise
 
-SUPERVISE = [sys.executable, "-S", supervise.__file__]
+SUPERVISE = [sys.executable, "-P", supervise.__file__]
+HIDE = ["unshare", "--mount", "--propagation", "private", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
+"""Runs a command where there is no /proc, as on a system that has none; needs root."""
+CAN_HIDE = shutil.which("unshare") is not None and not subprocess.run([*HIDE, "true"], capture_output=True).returncode
 STUBBORN = """
 import os, signal, subprocess, sys, time
 for number in (signal.SIGINT, signal.SIGTERM):
@@ -23,11 +27,13 @@ time.sleep(60)
 """
 
 
-def start(tmp_path: Path, code: str, *words: str, grace: str = "0.6") -> subprocess.Popen[str]:
+def start(
+    tmp_path: Path, code: str, *words: str, grace: str = "0.6", before: tuple[str, ...] = ()
+) -> subprocess.Popen[str]:
     script = tmp_path / "script.py"
     script.write_text(code)
     return subprocess.Popen(
-        [*SUPERVISE, grace, sys.executable, str(script), *words],
+        [*before, *SUPERVISE, grace, sys.executable, str(script), *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -118,3 +124,41 @@ def test_what_a_command_leaves_behind_is_ended_with_it(tmp_path: Path) -> None:
     found = pids(process, 2)
     assert finish(process) == 0
     assert gone(found)
+
+
+@pytest.mark.skipif(not CAN_HIDE, reason="needs root to hide /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_works_where_the_system_tells_no_processes(tmp_path: Path, number: signal.Signals) -> None:
+    saves = (
+        "import pathlib, signal, sys, time\n"
+        f"saved = pathlib.Path({str(tmp_path / 'saved')!r})\n"
+        "signal.signal(signal.SIGINT, lambda *_: (saved.touch(), sys.exit(3)))\n"
+        "print(__import__('os').getpid(), flush=True)\ntime.sleep(60)"
+    )
+    process = start(tmp_path, saves, grace="5", before=tuple(HIDE))
+    found = pids(process, 1)
+    process.send_signal(number)
+    assert finish(process) == 130
+    assert (tmp_path / "saved").exists() and gone(found)
+
+
+@pytest.mark.skipif(not CAN_HIDE, reason="needs root to hide /proc")
+def test_what_ignores_signals_is_ended_there_too(tmp_path: Path) -> None:
+    process = start(tmp_path, STUBBORN, before=tuple(HIDE))
+    found = pids(process, 1)
+    assert process.stdin is not None
+    process.stdin.close()
+    assert gone(found)
+    assert finish(process) == 130
+
+
+def test_a_process_is_known_by_its_number_and_its_beginning() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    began = supervise.born(process.pid)
+    assert supervise.is_alive(process.pid) and began is not None and abs(time.time() - began) < 600
+    assert process.pid in supervise.descendants(os.getpid())
+    process.kill()
+    assert gone([process.pid]) and supervise.born(process.pid) is None  # a zombie until it is waited for
+    assert process.pid not in supervise.descendants(os.getpid())
+    process.communicate()
+    assert not supervise.is_alive(process.pid)

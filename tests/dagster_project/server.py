@@ -31,20 +31,27 @@ query($id: ID!) { logsForRun(runId: $id) { ... on EventConnection { events { __t
 """
 
 
+def free_port() -> int:
+    """A port that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 class Server:
     """A running web interface of one project."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, **variables: str) -> None:
         self.root = root
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
+        token = variables.get("REEL_UI_TOKEN")
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         env = {name: value for name, value in toy.environment().items() if name != "DAGSTER_HOME"}
         self._log = (root / "server.log").open("w")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "dagster_project.cli", "ui", "--port", str(self.port)],
             cwd=REPO,
-            env={**env, "REEL_PROJECT": str(root), "PYTHONWARNINGS": "ignore"},
+            env={**env, "REEL_PROJECT": str(root), "PYTHONWARNINGS": "ignore", **variables},
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -53,9 +60,8 @@ class Server:
 
     def query(self, text: str, **variables: Any) -> Any:
         body = json.dumps({"query": text, "variables": variables}).encode()
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/graphql", body, {"Content-Type": "application/json"}
-        )
+        headers = {"Content-Type": "application/json", **self._headers}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/graphql", body, headers)
         with urllib.request.urlopen(request, timeout=60) as answer:
             found = json.load(answer)
         assert "errors" not in found, found["errors"]
@@ -118,9 +124,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(root: Path) -> Iterator[Server]:
+def serving(root: Path, **variables: str) -> Iterator[Server]:
     """The web interface of the project at `root`, ready to answer, ended afterwards."""
-    server = Server(root)
+    server = Server(root, **variables)
     try:
         wait_for(lambda: server.states(), "the web server", 120, ignore=(OSError, AssertionError, KeyError))
         yield server

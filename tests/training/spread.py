@@ -107,7 +107,7 @@ def main(folder: Path, steps: int, optimizer: str, micro_batch: int, checkpointi
     block = MUON if optimizer == "muon" else ADAMW
     objective, run = trained(folder, section(steps, block, micro_batch, checkpointing == "true"), broken == "true")
     weights = {name: value.tolist() for name, value in objective.net.state_dict().items()}
-    found = {"spread": (run.fsdp or run.zero) is not None, "seen": objective.seen, "weights": weights}
+    found = {"spread": run.fsdp is not None, "seen": objective.seen, "weights": weights}
     (folder / f"rank-{run.accelerator.process_index}.json").write_text(json.dumps(found))
     leave_group()
 

@@ -1,0 +1,84 @@
+"""Credentials that stand in an address: found, refused in what is committed, cut out of what is written.
+
+``params.yaml`` and ``dvc.yaml`` are committed, and their values go on into ``dvc.lock``, records, checkpoints, reports
+and DVC's remote; a secret there is out for good. What needs one reads it from where only this machine has it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>|]+", re.IGNORECASE)
+SIGNS = re.compile(
+    r"(^|[-_.])(sig|signature|sas|key|pwd|auth|authorization)$|token|secret|passw|credential|api[-_]?key|access[-_]?key"
+    r"|^x-(amz|goog|oss|cos|obs)-",
+    re.IGNORECASE,
+)
+"""Names of query parameters that let their holder in: signatures of S3, Google, Azure and others, tokens, passwords."""
+NAMED_BUCKETS = ("abfs", "abfss", "wasb", "wasbs", "ssh", "sftp", "git+ssh", "hdfs", "webhdfs")
+"""Schemes that name a container or an account before ``@``; with them only a password is a credential."""
+REMEDY = (
+    "keep it out of this file: fsspec's configuration (~/.config/fsspec/conf.json), ~/.netrc, or the environment "
+    "variables of the storage's own client hold credentials, and the address stays without"
+)
+KNOWN = re.compile(
+    r"\b(hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|glpat-[\w-]{20,}|A(?:KIA|SIA)[A-Z0-9]{16}"
+    r"|sk-[A-Za-z0-9_-]{32,}|xox[abprs]-[\w-]{20,})"
+)
+"""Tokens that are known by their looks, wherever they stand."""
+
+
+def credential(text: str) -> str | None:
+    """What in a text lets its reader in, by name and never by value; None where nothing does."""
+    for found in ADDRESS.findall(text):
+        told = _in_address(found)
+        if told is not None:
+            return told
+    return "a token" if KNOWN.search(text) else None
+
+
+def _in_address(address: str) -> str | None:
+    for one in address.split("::"):  # fsspec chains addresses
+        try:
+            parts = urlsplit(one)
+        except ValueError:
+            continue
+        user, at, _ = parts.netloc.rpartition("@")
+        if at and (":" in user or parts.scheme.lower() not in NAMED_BUCKETS):
+            return "a user or password before @"
+        for part in re.split("[&;]", f"{parts.query}&{parts.fragment}"):
+            name, equals, value = part.partition("=")
+            if equals and value and SIGNS.search(unquote(name)):
+                return f"{unquote(name)}="
+    return None
+
+
+def without_credentials(text: str) -> str:
+    """A text whose addresses have neither users nor queries, where those let in, and no known token."""
+    return KNOWN.sub("…", ADDRESS.sub(lambda found: _cut(found.group()), text))
+
+
+def _cut(address: str) -> str:
+    if _in_address(address) is None:
+        return address
+    try:
+        chain = [urlsplit(one) for one in address.split("::")]
+        return "::".join(urlunsplit((p.scheme, p.netloc.rpartition("@")[2], p.path, "", "")) for p in chain)
+    except ValueError:
+        return "…"
+
+
+def credentials(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """(place, what lets in) for every text of a document that holds a credential, keys included."""
+    if isinstance(value, Mapping):
+        for name, below in value.items():
+            yield from ((place, told) for told in [credential(str(name))] if told)
+            yield from credentials(below, (*place, name))
+    elif isinstance(value, list | tuple):
+        for number, below in enumerate(value):
+            yield from credentials(below, (*place, number))
+    elif isinstance(value, str) and (told := credential(value)):
+        yield place, told
