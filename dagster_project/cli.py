@@ -152,8 +152,9 @@ def _report(project: DvcProject, done: Summary) -> None:
     report = project.root / "report" / "report.html"
     if report.is_file():
         print(f"Report: {report}")
-    left = list(status.stale(DvcProject(project.root)))
-    print(f"Next: reel run {left[0]}" if left else "Everything is up to date. Next: reel ui")
+    now = DvcProject(project.root)
+    left = list(status.stale(now))
+    print(f"Next: reel run {left[0]}" if left else f"{tables.nothing_to_do(now)} Next: reel ui")
 
 
 class _Printer:
@@ -180,9 +181,11 @@ class _Printer:
 def plan(project: DvcProject, arguments: argparse.Namespace) -> int:
     """`reel plan`: what would run, and roughly how long, from recorded times."""
     found = status.plan(project, _goals(project, arguments))
+    for problem in project.problems:
+        print(problem, file=sys.stderr)
     if not found:
-        print("Nothing to do: everything is up to date.")
-        return 0
+        print(tables.nothing_to_do(project))
+        return 1 if project.problems else 0
     seconds = repro.recorded_seconds(project)
     print(tables.plan(found, seconds))
     for line in tools.forecasts(found, project.root):

@@ -78,6 +78,23 @@ def test_mistakes_are_one_line(project: Path, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.startswith("dvc.yaml:")
 
 
+def test_up_to_date_is_never_said_of_what_could_not_be_looked_at(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(good + "train: [\n")
+    for words in (["plan"], ["status"], ["check"], ["run", "--all"]):
+        assert cli.main(words) == 1
+        said = capsys.readouterr()
+        assert said.err.startswith("params.yaml:") and "up to date" not in said.out
+    (project / "params.yaml").write_text(good)
+    assert cli.main(["check"]) == 0
+    (project / "dvc.yaml").write_text("stages: {}\n")
+    capsys.readouterr()
+    assert cli.main(["plan"]) == 0
+    assert capsys.readouterr().out.startswith("dvc.yaml has no stages")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_stopping_reel_stops_everything_below(project: Path, number: signal.Signals) -> None:
