@@ -64,7 +64,9 @@ def remedy(project: DvcProject, stage: Stage) -> str:
     entry = read_lock(project).get(stage.name)
     kept = [out.path for out in stage.outs if out.cache]
     cached = entry and all(in_cache(project, entry.outs[path].hash) for path in kept if path in entry.outs)
-    return f"dvc checkout {stage.name}" if cached else f"dvc repro {stage.name}"
+    if cached:
+        return f"dvc checkout {stage.name}"
+    return f"dvc pull {stage.name}" if stage.frozen else f"dvc repro {stage.name}"
 
 
 def _description(check: object) -> str:

@@ -43,11 +43,9 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _file(error: BaseException) -> str | None:
-    named = getattr(error, "path", None)
-    if isinstance(named, str) and named:
-        return named
-    if hasattr(error, "relpath"):
-        return str(error.relpath)
+    for named in (getattr(error, "path", None), getattr(error, "relpath", None)):
+        if isinstance(named, str) and named:
+            return named
     found = re.search(r"in file '([^']+)'$", str(error))
     return found.group(1) if found else None
 

@@ -24,7 +24,7 @@ import yaml
 from dagster_dvc import complaint as told
 from dagster_dvc.values_files import values_files
 
-VERSION = 7
+VERSION = 8
 
 
 def build(root: Path) -> dict[str, Any]:
@@ -55,6 +55,7 @@ def build(root: Path) -> dict[str, Any]:
         "version": VERSION,
         "dvc": importlib.metadata.version("dvc"),
         "cache": _cache(repo),
+        "remote": repo.config["core"].get("remote"),
         "files": {file: digest(Path(repo.root_dir) / file) for file in sorted(read)},
         "stages": stages,
         "sources": sources,

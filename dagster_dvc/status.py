@@ -24,6 +24,8 @@ class Reason:
 
     kind: Literal["never", "always", "command", "params", "code", "data", "output"]
     what: str
+    gone: bool = False
+    """Whether all that differs is that a recorded path is not there."""
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.what}" if self.kind not in {"never", "always"} else self.what
@@ -119,7 +121,11 @@ def _output(project: DvcProject, out: Out, entry: Entry) -> list[Reason]:
     recorded = entry.outs.get(out.path)
     gone = out.cache and not (project.root / out.path).exists()
     if gone and recorded is not None and not in_cache(project, recorded.hash):
-        return [Reason("output", f"{out.path} is missing, and from DVC's cache too: only a run makes it again")]
+        remote = project.manifest["remote"]
+        back = (
+            f"the remote '{remote}' may have it, else a run makes it again" if remote else "only a run makes it again"
+        )
+        return [Reason("output", f"{out.path} is missing, and from DVC's cache too: {back}", gone=True)]
     return found
 
 
@@ -127,7 +133,7 @@ def _path(project: DvcProject, path: str, recorded: Mapping[str, Any], kind: Any
     now = project.hashes.of(path)
     before = recorded.get(path)
     if now is None:
-        return [Reason(kind, f"{path} is missing")]
+        return [Reason(kind, f"{path} is missing", gone=before is not None)]
     if before is None:
         return [Reason(kind, f"{path} is new")]
     return [] if now == before.hash else [Reason(kind, f"{path} changed")]
