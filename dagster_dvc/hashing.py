@@ -15,7 +15,8 @@ from typing import Any
 
 import pathspec
 
-ALWAYS_IGNORED = (".dvc/", ".git/", ".hg/", ".dvcignore")
+ALWAYS_IGNORED = (".dvc/", ".git/", ".hg/")
+NO_HASH = "cannot be hashed"
 
 
 class Hashes:
@@ -23,16 +24,26 @@ class Hashes:
 
     def __init__(self, root: Path, kept: Path) -> None:
         self.root = root
+        self.refused: dict[str, str] = {}
+        """By path why DVC takes no hash of what is there."""
         self._file = kept
         self._memory = _read(kept)
         self._dirty = False
 
     def of(self, path: str) -> str | None:
-        """The DVC hash of a file or folder (folders end in ``.dir``), or None where nothing is there."""
+        """The DVC hash of a file or folder (folders end in ``.dir``), or None where nothing is there.
+
+        Of what DVC refuses (a ``.dvcignore`` inside, a link to nowhere, a file that may not be read) it is `NO_HASH`,
+        which nothing recorded equals; `refused` says why.
+        """
         full = self.root / path
-        if full.is_dir():
-            return self._folder(full)
-        return self._md5(full) if full.is_file() else None
+        try:
+            if full.is_dir():
+                return self._folder(full)
+            return self._md5(full) if full.is_file() else None
+        except OSError as error:
+            self.refused[path] = f"{self._relative(Path(error.filename or full))}: {error.strerror or error}"
+            return NO_HASH
 
     def save(self) -> None:
         """Keep the memory for the next process."""
@@ -53,7 +64,12 @@ class Hashes:
             yield from (inside / name for name in files if not ignored.match_file(self._relative(inside / name)))
 
     def _folder(self, folder: Path) -> str:
-        found = self.files(folder)
+        found = list(self.files(folder))
+        for path in found:
+            if path.name == ".dvcignore":
+                raise OSError(
+                    0, "DVC takes no .dvcignore inside of what it hashes; move its rules further up", str(path)
+                )
         entries = [{"md5": self._md5(path), "relpath": path.relative_to(folder).as_posix()} for path in found]
         entries.sort(key=lambda entry: entry["relpath"])
         return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"

@@ -9,7 +9,7 @@ from dagster_dvc.status import stale
 
 
 def pullable(project: DvcProject, names: Iterable[str]) -> list[str]:
-    """The stages among `names` of which nothing changed, and outputs lie neither in place nor in the cache.
+    """The stages among `names` of which nothing changed, and an output is not in DVC's cache.
 
     Stages behind one that has to run are not among them: what they would read may become another.
     """
@@ -37,5 +37,4 @@ def hint(project: DvcProject, names: Iterable[str]) -> str | None:
 
 def _is_away(project: DvcProject, stage: Stage) -> bool:
     outs = read_lock(project)[stage.name].outs
-    gone = [out.path for out in stage.outs if out.cache and not (project.root / out.path).exists()]
-    return any(path in outs and not in_cache(project, outs[path].hash) for path in gone)
+    return any(out.path in outs and out.cache and not in_cache(project, outs[out.path].hash) for out in stage.outs)
