@@ -63,6 +63,17 @@ class Hashes:
             folders[:] = [name for name in folders if not ignored.match_file(f"{self._relative(inside / name)}/")]
             yield from (inside / name for name in files if not ignored.match_file(self._relative(inside / name)))
 
+    def linked(self, folder: Path) -> list[Path]:
+        """Linked folders inside of a folder: DVC does not look into them."""
+        ignored = self._ignored(folder if folder.is_relative_to(self.root) else self.root)
+        found = []
+        for parent, folders, _ in os.walk(folder):
+            here = [Path(parent) / name for name in folders]
+            seen = [path for path in here if not ignored.match_file(f"{self._relative(path)}/")]
+            found += [path for path in seen if path.is_symlink()]
+            folders[:] = [path.name for path in seen]
+        return sorted(found)
+
     def _folder(self, folder: Path) -> str:
         found = list(self.files(folder))
         for path in found:
