@@ -8,6 +8,7 @@ from dagster_dvc import doctor
 from dagster_dvc.command import exit_status
 from dagster_dvc.lineage import tree
 from dagster_dvc.project import DvcProject
+from dagster_dvc.remote import hint
 from dagster_dvc.repro import NOISE
 from dagster_dvc.runner import Options, Runner, needed
 
@@ -33,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     run = add("materialize", materialize, "Bring stages, and what they need, up to date; what is unchanged is reused.")
     run.add_argument("stage", nargs="*", default=["*"], help="a stage, group:NAME, NAME+ or a pattern (default: all)")
     run.add_argument("--jobs", type=int, default=2, metavar="N", help="stages at once (default 2)")
+    run.add_argument("--pull", action="store_true", help="take from the DVC remote what it has")
     add("lineage", show_lineage, "Where a result came from.").add_argument("what", help="a stage, a path or a hash")
     return parser
 
@@ -62,7 +64,10 @@ def materialize(project: DvcProject, arguments: argparse.Namespace) -> int:
         if not NOISE.match(text):
             print(f"{stage} | {text}", flush=True)
 
-    done = Runner(project, needed(project, arguments.stage), Options(arguments.jobs), on_line=line).run()
+    names = needed(project, arguments.stage)
+    if not arguments.pull and (text := hint(project, names)):
+        print(text, flush=True)
+    done = Runner(project, names, Options(arguments.jobs, pull=arguments.pull), on_line=line).run()
     for result in done.results.values():
         print(f"{result.stage}: {result.outcome}" + (f": {result.error}" if result.error else ""))
     return 1 if done.failed else 0

@@ -9,9 +9,10 @@ import dagster as dg
 from dagster_dvc.checks import check_specs
 from dagster_dvc.events import source_version
 from dagster_dvc.lock import read_lock
+from dagster_dvc.names import identifier
 from dagster_dvc.project import DvcProject, Problem, ProjectError, Stage
 from dagster_dvc.resource import DvcResource
-from dagster_dvc.translator import Assets, DvcTranslator, identifier, known_beta, op_name
+from dagster_dvc.translator import Assets, DvcTranslator, known_beta
 from dagster_dvc.versions import code_version, lock_code_version
 
 
@@ -28,10 +29,12 @@ def dvc_assets(
     `select` and `exclude` are words of `DvcProject.select`: stage names, patterns, ``group:<name>``, ``+train``.
 
     Raises:
-        ProjectError: two outputs would get one asset key, or ``meta.dagster`` says something impossible.
+        ProjectError: a word selects nothing.
     """
     assets = Assets(project, translator)
     chosen = project.select(select, exclude)
+    for problem in assets.problems:
+        dg.get_dagster_logger("dvc").warning(problem)
     made = [_stage_assets(assets, project.stages[name], retry_policy) for name in chosen]
     project.hashes.save()
     return made
@@ -81,10 +84,13 @@ def build_schedule_from_dvc_selection(
 def _stage_assets(assets: Assets, stage: Stage, retry_policy: dg.RetryPolicy | None) -> dg.AssetsDefinition:
     translator, project = assets.translator, assets.project
     version, deps = _version(project, stage), list(assets.upstream(stage))
-    specs = [translator.get_asset_spec(project, stage, out, deps, version) for out in assets.of_stage(stage)]
+    specs = [
+        translator.get_asset_spec(project, stage, out, deps, version).replace_attributes(key=key)
+        for out, key in assets.of_stage(stage).items()
+    ]
 
     @dg.multi_asset(
-        name=op_name(stage),
+        name=assets.operations[stage.name],
         specs=specs,
         check_specs=check_specs(assets, stage),
         can_subset=True,
@@ -116,7 +122,7 @@ def _source(assets: Assets, path: str) -> Any:
         now.project.hashes.save()
         return dg.DataVersion(version)
 
-    key = assets.translator.get_source_key(path)
+    key = assets.sources[path]
     with known_beta():
         return dg.observable_source_asset(
             key=key,

@@ -6,6 +6,7 @@ import dagster as dg
 
 from dagster_dvc.lock import read_lock
 from dagster_dvc.missing import in_cache
+from dagster_dvc.names import identifier
 from dagster_dvc.project import DvcProject, Stage
 from dagster_dvc.results import Verdicts, checks, read_metrics, verdicts
 from dagster_dvc.status import Reason, reasons
@@ -18,7 +19,7 @@ def check_specs(assets: Assets, stage: Stage) -> list[dg.AssetCheckSpec]:
     """One blocking check per declared gate, and the check against dvc.lock, on the stage's first asset."""
     key = next(iter(assets.of_stage(stage).values()))
     gates = [
-        dg.AssetCheckSpec(check.name, asset=key, blocking=check.blocking, description=_description(check))
+        dg.AssetCheckSpec(identifier(check.name), asset=key, blocking=check.blocking, description=_description(check))
         for check in checks(stage)
     ]
     sync = dg.AssetCheckSpec(IN_SYNC, asset=key, description="The outputs on disk are the ones that dvc.lock records.")
@@ -28,15 +29,16 @@ def check_specs(assets: Assets, stage: Stage) -> list[dg.AssetCheckSpec]:
 def gate_results(assets: Assets, stage: Stage) -> list[dg.AssetCheckResult]:
     """The verdict of every declared gate, with number and threshold."""
     key = next(iter(assets.of_stage(stage).values()))
-    declared = {check.name for check in checks(stage)}
+    declared = {identifier(check.name) for check in checks(stage)}
     found = verdicts(stage, read_metrics(assets.project, stage))
-    return [_result(key, gate) for gate in found if gate.name in declared]
+    return [_result(key, gate) for gate in found if identifier(gate.name) in declared]
 
 
 def undeclared_gates(assets: Assets, stage: Stage) -> list[Verdicts]:
     """Gates that the metrics file holds and dvc.yaml does not announce: they can only be logged."""
-    declared = {check.name for check in checks(stage)}
-    return [gate for gate in verdicts(stage, read_metrics(assets.project, stage)) if gate.name not in declared]
+    declared = {identifier(check.name) for check in checks(stage)}
+    found = verdicts(stage, read_metrics(assets.project, stage))
+    return [gate for gate in found if identifier(gate.name) not in declared]
 
 
 def sync_result(assets: Assets, stage: Stage) -> dg.AssetCheckResult:
@@ -64,7 +66,9 @@ def remedy(project: DvcProject, stage: Stage) -> str:
     entry = read_lock(project).get(stage.name)
     kept = [out.path for out in stage.outs if out.cache]
     cached = entry and all(in_cache(project, entry.outs[path].hash) for path in kept if path in entry.outs)
-    return f"dvc checkout {stage.name}" if cached else f"dvc repro {stage.name}"
+    if cached:
+        return f"dvc checkout {stage.name}"
+    return f"dvc pull {stage.name}" if stage.frozen else f"dvc repro {stage.name}"
 
 
 def _description(check: object) -> str:
@@ -85,7 +89,7 @@ def _result(key: dg.AssetKey, gate: Verdicts) -> dg.AssetCheckResult:
     )
     return dg.AssetCheckResult(
         asset_key=key,
-        check_name=gate.name,
+        check_name=identifier(gate.name),
         passed=gate.verdict == "pass",
         severity=dg.AssetCheckSeverity.ERROR if gate.verdict == "fail" else dg.AssetCheckSeverity.WARN,
         metadata={name: value for name, value in facts if value not in (None, "")},  # type: ignore[misc]

@@ -1,19 +1,16 @@
 """What is wrong with a DVC project, before anything runs: one line each, with file and line where there is one."""
 
-from dagster_dvc import missing
+from dagster_dvc import meta, missing, run_cache
 from dagster_dvc.lock import read_lock
 from dagster_dvc.project import DvcProject, ProjectError
-from dagster_dvc.results import checks
 
 
 def complaints(project: DvcProject) -> list[str]:
-    """Stages that cannot be resolved, impossible gates, and a ``dvc.lock`` that cannot be read."""
+    """Stages that cannot be resolved, mistakes in ``meta.dagster``, parameters that DVC trips over, a broken lock."""
     found = [str(problem) for problem in project.problems]
     for stage in project.stages.values():
-        try:
-            checks(stage)
-        except ProjectError as error:
-            found.append(str(error))
+        found += meta.complaints(stage)
+        found += run_cache.complaints(project, stage)
     try:
         read_lock(project)
     except ProjectError as error:

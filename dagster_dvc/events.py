@@ -56,7 +56,7 @@ def observe_sources(instance: DagsterInstance, assets: Assets) -> list[dg.AssetK
     """Report the content hash of every source that changed since it was last observed."""
     changed = []
     for path in assets.project.sources:
-        key, found = assets.translator.get_source_key(path), source_version(assets, path)
+        key, found = assets.sources[path], source_version(assets, path)
         record = next(iter(instance.fetch_observations(key, limit=1).records), None)
         tags = (record.asset_observation.tags if record and record.asset_observation else None) or {}
         if tags.get(DATA_VERSION) != found:

@@ -59,9 +59,9 @@ def params_now(project: DvcProject, stage: Stage) -> dict[str, dict[str, Any]]:
         if project.producer(file) is None:
             found[file] = values
         else:
-            held = generated(project).values.get(file, {})
-            keys = stage.param_keys[file] or list(held)
-            found[file] = {key: value for key in keys if (value := _at(held, key)) is not None}
+            told = generated(project).values.get(file, {})
+            keys = stage.param_keys[file] or list(told)
+            found[file] = {key: value for key in keys if (value := _at(told, key)) is not None}
     return found
 
 
@@ -81,7 +81,7 @@ def generated(project: DvcProject) -> Generated:
 
 def _look(project: DvcProject) -> Generated:
     files = {file: made[0] for s in project.stages.values() for file in s.params if (made := project.producer(file))}
-    values: dict[str, Any] = {file: _read(project, file) for file in files}
+    values: dict[str, Any] = {file: held(project, file) for file in files}
     why: dict[str, Any] = {}
     problems = {}
     for maker in {maker.name: maker for maker in files.values()}.values():
@@ -146,7 +146,8 @@ def _ask(project: DvcProject, maker: Stage, command: str) -> dict[str, Any]:
     return {"problem": said.removeprefix(f"{maker.name}: ")}
 
 
-def _read(project: DvcProject, file: str) -> dict[str, Any]:
+def held(project: DvcProject, file: str) -> dict[str, Any]:
+    """What a generated params file holds as it is on disk; empty where there is none, or it cannot be read."""
     try:
         text = (project.root / file).read_text(encoding="utf-8")
         found = json.loads(text) if file.endswith(".json") else load(text)

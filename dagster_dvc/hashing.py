@@ -16,7 +16,8 @@ from typing import Any
 
 import pathspec
 
-ALWAYS_IGNORED = (".dvc/", ".git/", ".hg/", ".dvcignore")
+ALWAYS_IGNORED = (".dvc/", ".git/", ".hg/")
+NO_HASH = "cannot be hashed"
 
 
 class Hashes:
@@ -24,13 +25,19 @@ class Hashes:
 
     def __init__(self, root: Path, kept: Path) -> None:
         self.root = root
+        self.refused: dict[str, str] = {}
+        """By path why DVC takes no hash of what is there."""
         self._file = kept
         self._memory = _read(kept)
         self._dirty = False
         self._held: dict[str, str | None] | None = None
 
     def of(self, path: str) -> str | None:
-        """The DVC hash of a file or folder (folders end in ``.dir``), or None where nothing is there."""
+        """The DVC hash of a file or folder (folders end in ``.dir``), or None where nothing is there.
+
+        Of what DVC refuses (a ``.dvcignore`` inside, a link to nowhere, a file that may not be read) it is `NO_HASH`,
+        which nothing recorded equals; `refused` says why.
+        """
         if self._held is None:
             return self._look(path)
         if path not in self._held:
@@ -39,9 +46,13 @@ class Hashes:
 
     def _look(self, path: str) -> str | None:
         full = self.root / path
-        if full.is_dir():
-            return self._folder(full)
-        return self._md5(str(full), self._relative(full)) if full.is_file() else None
+        try:
+            if full.is_dir():
+                return self._folder(full)
+            return self._md5(str(full), self._relative(full)) if full.is_file() else None
+        except OSError as error:
+            self.refused[path] = f"{self._relative(Path(error.filename or full))}: {error.strerror or error}"
+            return NO_HASH
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -76,9 +87,24 @@ class Hashes:
             folders[:] = [name for name in folders if not ignored.match_file(f"{place}{name}/")]
             yield from ((inside + name, place + name) for name in files if not ignored.match_file(place + name))
 
+    def linked(self, folder: Path) -> list[Path]:
+        """Linked folders inside of a folder: DVC does not look into them."""
+        ignored = self._ignored(folder if folder.is_relative_to(self.root) else self.root)
+        found = []
+        for parent, folders, _ in os.walk(folder):
+            here = [Path(parent) / name for name in folders]
+            seen = [path for path in here if not ignored.match_file(f"{self._relative(path)}/")]
+            found += [path for path in seen if path.is_symlink()]
+            folders[:] = [path.name for path in seen]
+        return sorted(found)
+
     def _folder(self, folder: Path) -> str:
-        found = self._listed(folder)
-        entries = [{"md5": self._md5(f"{folder}/{inside}", key), "relpath": inside} for inside, key in found]
+        entries = []
+        for inside, key in self._listed(folder):
+            if inside.endswith(".dvcignore") and Path(inside).name == ".dvcignore":
+                said = "DVC takes no .dvcignore inside of what it hashes; move its rules further up"
+                raise OSError(0, said, f"{folder}/{inside}")
+            entries.append({"md5": self._md5(f"{folder}/{inside}", key), "relpath": inside})
         entries.sort(key=lambda entry: entry["relpath"])
         return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 

@@ -4,8 +4,9 @@ It runs as a process of its own (``python -m dagster_dvc.manifest <root>``), so 
 the command line ever imports dvc; `dagster_dvc.project` calls it and keeps the answer until a file it read changes.
 
 A stage that DVC cannot resolve is left out and listed under ``problems`` with file and line, and so are the stages of a
-cycle; only a file that is no YAML at all, or a folder that is no DVC project, ends the program (exit status 1, the
-message on standard error).
+cycle. A ``dvc.yaml`` of which nothing can be resolved (its ``params.yaml`` is broken) stands under ``unresolved`` too.
+Only a ``dvc.yaml`` that is no YAML at all, or a folder that is no DVC project, ends the program (exit status 1, the
+message on standard error). ``files`` are all files that the answer depends on, also those that could not be read.
 """
 
 import hashlib
@@ -20,7 +21,11 @@ from typing import Any
 
 import yaml
 
-VERSION = 6
+from dagster_dvc import complaint as told
+from dagster_dvc.values_files import values_files
+from dagster_dvc.yaml12 import load
+
+VERSION = 8
 
 
 def build(root: Path) -> dict[str, Any]:
@@ -32,6 +37,7 @@ def build(root: Path) -> dict[str, Any]:
     stages: list[dict[str, Any]] = []
     sources: list[dict[str, Any]] = []
     problems: list[dict[str, Any]] = []
+    unresolved: list[str] = []
     read: set[str] = set()
     for path in _dvc_files(repo):
         relative = os.path.relpath(path, repo.root_dir)
@@ -39,19 +45,23 @@ def build(root: Path) -> dict[str, Any]:
         if path.endswith(".dvc"):
             sources += _tracked_sources(repo, path, problems)
         else:
-            stages += _stages(repo, path, problems, read)
-    stages = _without_cycles(_readable(stages, problems), problems)
+            found = _stages(repo, path, problems, read)
+            stages += found or ()
+            unresolved += [relative] if found is None else []
     made = {out["path"] for stage in stages for out in stage["outs"]}
-    read |= {file for stage in stages for file in stage["params"]} - made
+    read = {file for file in read | {file for stage in stages for file in stage["params"]} if file not in made}
+    stages = _without_cycles(_readable(repo, stages, problems), problems)
     read |= {".dvc/config", ".dvc/config.local"}  # where the cache is
     return {
         "version": VERSION,
         "dvc": importlib.metadata.version("dvc"),
         "cache": _cache(repo),
+        "remote": repo.config["core"].get("remote"),
         "files": {file: digest(Path(repo.root_dir) / file) for file in sorted(read)},
         "stages": stages,
         "sources": sources,
         "problems": problems,
+        "unresolved": unresolved,
     }
 
 
@@ -74,7 +84,8 @@ def _dvc_files(repo: Any) -> Iterator[str]:
         yield from (str(Path(folder) / file) for file in sorted(files) if is_valid_filename(file))
 
 
-def _stages(repo: Any, path: str, problems: list[dict[str, Any]], read: set[str]) -> list[dict[str, Any]]:
+def _stages(repo: Any, path: str, problems: list[dict[str, Any]], read: set[str]) -> list[dict[str, Any]] | None:
+    """The stages of one ``dvc.yaml``; None where nothing of it can be resolved."""
     from dvc.dvcfile import ProjectFile
     from dvc.exceptions import DvcException
     from dvc.utils.strictyaml import YAMLValidationError
@@ -89,24 +100,20 @@ def _stages(repo: Any, path: str, problems: list[dict[str, Any]], read: set[str]
         problems += broken
         file.__dict__["contents"] = contents
     file.__dict__["lockfile_contents"] = {}  # the lock is data; a damaged one must not hide the graph
-    read |= {_included(repo, path, entry) for entry in contents.get("vars", []) if isinstance(entry, str)}
+    read |= {os.path.relpath(file, repo.root_dir) for file in values_files(contents, Path(path).parent)}
     stages = []
     try:
         names = list(file.stages)
     except DvcException as error:
-        problems.append(_problem(None, error, relative, 1))
-        return []
+        problems.append(_placed(repo, error, None, relative, 1))
+        return None
     for name in names:
         line = lines.get(name) or lines.get(name.split("@")[0]) or 1
         try:
             stages.append(_describe(repo, file.stages[name], relative, line))
         except DvcException as error:
-            problems.append(_problem(name, error, relative, line))
+            problems.append(_placed(repo, error, name, relative, line))
     return stages
-
-
-def _included(repo: Any, path: str, entry: str) -> str:
-    return os.path.relpath(Path(path).parent / entry.split(":")[0], repo.root_dir)
 
 
 def _without_invalid(
@@ -195,10 +202,10 @@ def _params(dep: Any) -> dict[str, Any]:
     try:
         return {"keys": keys, "values": dep.read_params()}
     except BadParamFileError as error:
-        return {"keys": keys, "values": {}, "broken": str(error)}
+        return {"keys": keys, "values": {}, "broken": error}
 
 
-def _readable(stages: list[dict[str, Any]], problems: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _readable(repo: Any, stages: list[dict[str, Any]], problems: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The stages whose params files can be read. One that a stage makes is made again: it is read when asked for."""
     made = {out["path"] for stage in stages for out in stage["outs"]}
     left = []
@@ -206,7 +213,7 @@ def _readable(stages: list[dict[str, Any]], problems: list[dict[str, Any]]) -> l
         broken = [
             params["broken"] for file, params in stage["params"].items() if "broken" in params and file not in made
         ]
-        problems += [_problem(stage["name"], why, stage["file"], stage["line"]) for why in broken]
+        problems += [_placed(repo, why, stage["name"], stage["file"], stage["line"]) for why in broken]
         if not broken:
             left.append(stage)
         for file, params in stage["params"].items():
@@ -256,19 +263,14 @@ def _without_cycles(stages: list[dict[str, Any]], problems: list[dict[str, Any]]
     return [stage for stage in stages if stage["name"] not in left]
 
 
+def _placed(repo: Any, error: Exception, stage: str | None, file: str, line: int) -> dict[str, Any]:
+    """A problem at the file and line that DVC knows of deeper down, else at the given ones."""
+    return _problem(stage, error, file, line) | (told.place(error, Path(repo.root_dir)) or {})
+
+
 def _problem(stage: str | None, error: object, file: str, line: int) -> dict[str, Any]:
     message = " ".join(str(error).split())
     return {"stage": stage, "message": message, "file": file, "line": line}
-
-
-def _explain(error: Exception) -> str:
-    """DVC's complaint in one line, with file and line where DVC knows them."""
-    mark = getattr(getattr(getattr(error, "exc", None), "__cause__", None), "problem_mark", None)
-    if mark is None:
-        return " ".join(str(error).split())
-    problem = getattr(error.exc.__cause__, "problem", None)  # type: ignore[attr-defined]
-    file = str(getattr(error, "relpath", "dvc.yaml")).removeprefix("./")
-    return f"{file}:{mark.line + 1}: {problem}"
 
 
 def main() -> int:
@@ -284,7 +286,7 @@ def main() -> int:
         print(f"{root}: not a DVC project; run `dvc init --no-scm` there", file=sys.stderr)
         return 1
     except (DvcException, SCMError) as error:
-        print(_explain(error), file=sys.stderr)
+        print(told.in_one_line(error, root), file=sys.stderr)
         return 1
     json.dump(manifest, sys.stdout, default=str)
     return 0

@@ -32,7 +32,8 @@ def in_cache(project: DvcProject, hash_: str | None) -> bool:
 def lost(project: DvcProject, stages: Iterable[Stage]) -> list[str]:
     """One line for every missing path that no run brings back: sources, code, and outputs of frozen stages."""
     stages = list(stages)
-    lines = [_source(project, stage, dep) for stage in stages for dep in _absent(project, stage.deps)]
+    runs = [stage for stage in stages if not stage.frozen]  # what a frozen stage read is needed no more
+    lines = [_source(project, stage, dep) for stage in runs for dep in _absent(project, stage.deps)]
     frozen = [stage for stage in stages if stage.frozen]
     lines += [_frozen(project, stage, path) for stage in frozen for path in _absent(project, _outs(stage))]
     return list(dict.fromkeys(filter(None, lines)))

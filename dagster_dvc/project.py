@@ -1,16 +1,12 @@
 """A DVC project as plain data: its stages, the edges between them, and which stages a few words select.
 
-The graph comes from `dagster_dvc.manifest`, run as a process and kept in ``.dvc/tmp/dagster_dvc/manifest.json`` until
-one of the files it was read from changes. Nothing here imports dvc or dagster.
+The graph comes from `dagster_dvc.resolved`. Nothing here imports dvc or dagster.
 """
 
 import fnmatch
 import hashlib
-import importlib.metadata
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,14 +15,11 @@ from typing import Any, Literal
 
 from dagster_dvc import graph
 from dagster_dvc.hashing import Hashes, holds_code, sha256_of
+from dagster_dvc.problem import Problem, ProjectError
+from dagster_dvc.resolved import resolved
 
-MANIFEST_VERSION = 6
 CODE_SUFFIXES = {f".{end}" for end in ("py", "pyx", "sh", "c", "cc", "cpp", "cu", "h", "yaml", "yml", "toml", "cfg")}
 CODE_SUFFIXES |= {".ini", ".ipynb"}
-
-
-class ProjectError(ValueError):
-    """The project cannot be read: what, where (file and line where known) and what to do."""
 
 
 @dataclass(frozen=True)
@@ -82,20 +75,6 @@ class Stage:
         return [out for out in self.outs if out.kind == kind]
 
 
-@dataclass(frozen=True)
-class Problem:
-    """What DVC could not resolve, and where."""
-
-    stage: str | None
-    message: str
-    file: str
-    line: int
-
-    def __str__(self) -> str:
-        name = f"stage '{self.stage}': " if self.stage else ""
-        return f"{self.file}:{self.line}: {name}{self.message}"
-
-
 class DvcProject:
     """The project at `root` as it is now. Reads files on first use and keeps them: make a new one after an edit."""
 
@@ -109,19 +88,8 @@ class DvcProject:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """The manifest; when DVC can read nothing at all, the last good one with the complaint among its problems."""
-        kept = self._kept_manifest()
-        if kept and self._is_current(kept):
-            return kept
-        try:
-            fresh = self._read_manifest()
-        except ProjectError as error:
-            if not kept:
-                raise
-            problem = {"stage": None, "message": f"{error}; showing the last graph that could be read", **_place(error)}
-            return {**kept, "problems": [*kept["problems"], problem]}
-        self._keep(fresh)
-        return fresh
+        """What DVC sees of the project; see `dagster_dvc.resolved`."""
+        return resolved(self.root, self.scratch)
 
     @cached_property
     def stages(self) -> dict[str, Stage]:
@@ -246,55 +214,12 @@ class DvcProject:
         code = {dep: self.hashes.of(dep) for stage in self.stages.values() for dep in self.code_deps(stage)}
         return hashlib.sha256(json.dumps([files, code], sort_keys=True).encode()).hexdigest()
 
-    def _kept_manifest(self) -> dict[str, Any] | None:
-        try:
-            kept = json.loads((self.scratch / "manifest.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        current = (MANIFEST_VERSION, importlib.metadata.version("dvc"))
-        return kept if (kept.get("version"), kept.get("dvc")) == current else None
-
-    def _is_current(self, manifest: Mapping[str, Any]) -> bool:
-        files: Mapping[str, str | None] = manifest["files"]
-        found = {
-            str(path.relative_to(self.root))
-            for pattern in ("dvc.yaml", "*/dvc.yaml", "*.dvc", "*/*.dvc")
-            for path in self.root.glob(pattern)
-            if path.is_file()
-        }
-        return found <= files.keys() and all(sha256_of(self.root / file) == kept for file, kept in files.items())
-
-    def _keep(self, manifest: Mapping[str, Any]) -> None:
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        partial = self.scratch / f"manifest.{os.getpid()}.partial"
-        partial.write_text(json.dumps(manifest), encoding="utf-8")
-        partial.replace(self.scratch / "manifest.json")
-
-    def _read_manifest(self) -> dict[str, Any]:
-        if not (self.root / ".dvc").is_dir():
-            raise ProjectError(f"{self.root}: not a DVC project (no .dvc folder); run `dvc init --no-scm` there")
-        command = [sys.executable, "-P", "-m", "dagster_dvc.manifest", str(self.root)]
-        package = str(Path(__file__).parents[1])
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))}
-        done = subprocess.run(command, capture_output=True, text=True, env=env, stdin=subprocess.DEVNULL, check=False)
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or ["DVC gave no reason"]
-            raise ProjectError(lines[-1])
-        return json.loads(done.stdout)
-
 
 def _stage(entry: Mapping[str, Any]) -> Stage:
     values = {file: params["values"] for file, params in entry["params"].items()}
     keys = {file: params["keys"] for file, params in entry["params"].items()}
     outs = tuple(Out(**out) for out in entry["outs"])
     return Stage(**{**entry, "params": values, "param_keys": keys, "outs": outs, "deps": tuple(entry["deps"])})
-
-
-def _place(error: ProjectError) -> dict[str, Any]:
-    parts = str(error).split(":")
-    if len(parts) > 1 and parts[1].isdigit():
-        return {"file": parts[0], "line": int(parts[1])}
-    return {"file": "dvc.yaml", "line": 1}
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -24,6 +24,7 @@ Outcome = Literal["executed", "unchanged", "restored", "failed", "busy", "stoppe
 PHRASES: tuple[tuple[str, Outcome], ...] = (
     ("is cached - skipping run, checking out outputs", "restored"),
     ("didn't change, skipping", "unchanged"),
+    ("Pulling data for", "restored"),
     ("Running stage", "executed"),
 )
 BUSY = "is busy, it is being blocked by"
@@ -134,6 +135,9 @@ class Repro:
                 self.stop()
                 self._process.stdout.close()
         seconds = time.time() - self._since
+        if code == 0 and outcome == "failed":
+            said = next((line for line in reversed(tail) if line.strip()), "nothing")
+            return Result(self.stage, outcome, seconds, code, f"DVC ended well without saying what it did: {said}")
         if code == 0:
             if outcome == "executed":
                 try:

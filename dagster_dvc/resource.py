@@ -21,7 +21,7 @@ from dagster_dvc.environment import grace_seconds
 from dagster_dvc.events import data_version, reconcile, result_metadata
 from dagster_dvc.lock import read_lock
 from dagster_dvc.project import DvcProject, Stage
-from dagster_dvc.refresh import refresh
+from dagster_dvc.refresh import options, prepared
 from dagster_dvc.repro import NOISE, Repro, Result, checkout
 from dagster_dvc.translator import Assets
 
@@ -51,10 +51,16 @@ class DvcResource(dg.ConfigurableResource):
         """
         began = time.time()
         with self._session(context, assets, stage) as (env, settle):
-            options = (*(["--force"] if force else []), *(["--pull"] if self.pull else []))
-            result = refresh(assets.project, stage.name, lambda line: _echo(context, line))
+            result = prepared(assets.project, stage.name, pull=self.pull, on_line=lambda line: _echo(context, line))
             if result is None:
-                process = Repro(assets.project, stage.name, grace=self.grace_seconds, options=options, env=env)
+                words = options(
+                    DvcProject(assets.project.root),
+                    stage.name,
+                    force=force,
+                    pull=self.pull,
+                    on_line=lambda line: _echo(context, line),
+                )
+                process = Repro(assets.project, stage.name, grace=self.grace_seconds, options=words, env=env)
                 with _follow_parent(process, 2 * self.grace_seconds + 10):
                     result = process.result(lambda line: _echo(context, line))
             settle(result)
@@ -110,7 +116,8 @@ class DvcResource(dg.ConfigurableResource):
         if result.outcome == "busy":
             context.log.warning(f"{result.stage}: {result.error}")
             raise dg.RetryRequested(max_retries=self.busy_retries, seconds_to_wait=self.busy_wait_seconds)
-        restored = self.restore and checkout(project, result.stage)
+        frozen = project.stages[result.stage].frozen  # what lies there may be a person's own
+        restored = self.restore and not frozen and checkout(project, result.stage)
         code = re.search(r"exited with (-?\d+)", "\n".join(result.tail))
         raise dg.Failure(
             description=f"{result.stage}: {result.error}"

@@ -14,23 +14,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from dagster_dvc.project import DvcProject, ProjectError, Stage
+from dagster_dvc import meta
+from dagster_dvc.meta import Check
+from dagster_dvc.project import DvcProject, Stage
 from dagster_dvc.yaml12 import load
 
 Verdict = Literal["pass", "warn", "fail"]
 NOT_METRICS = {"gates", "unavailable"}
 PICTURES = {".png", ".jpg", ".jpeg", ".webp"}
-
-
-@dataclass(frozen=True)
-class Check:
-    """A gate as dvc.yaml declares it: by name, or as a bound on a metric."""
-
-    name: str
-    blocking: bool = True
-    metric: str | None = None
-    min: float | None = None
-    max: float | None = None
 
 
 @dataclass(frozen=True)
@@ -52,25 +43,8 @@ class Verdicts:
 
 
 def checks(stage: Stage) -> list[Check]:
-    """The gates that dvc.yaml declares for a stage.
-
-    Raises:
-        ProjectError: an entry that is neither a name nor a bound on a metric, with file and line.
-    """
-    found = []
-    for item in stage.dagster.get("checks") or []:
-        if isinstance(item, str):
-            found.append(Check(item))
-            continue
-        bounds = {key: item[key] for key in ("min", "max") if key in item} if isinstance(item, Mapping) else {}
-        if not isinstance(item, Mapping) or "metric" not in item or not bounds:
-            raise ProjectError(
-                f"{stage.file}:{stage.line}: stage '{stage.name}': meta.dagster.checks: {item!r} is no gate; "
-                "write a name, or {metric: NAME, min: NUMBER} or {metric: NAME, max: NUMBER}"
-            )
-        name = item.get("name") or str(item["metric"]).replace("/", "_") + "_in_bounds"
-        found.append(Check(name, bool(item.get("blocking", True)), str(item["metric"]), **bounds))
-    return found
+    """The gates that dvc.yaml declares for a stage; what is none of them is left out, see `dagster_dvc.meta`."""
+    return meta.read(stage).checks
 
 
 def read_metrics(project: DvcProject, stage: Stage) -> dict[str, Any]:
@@ -152,7 +126,7 @@ def headline(stage: Stage, metrics: Mapping[str, Any], count: int = 3) -> dict[s
     A name may be a pattern: ``systems/*/distance``.
     """
     found = numbers(metrics)
-    named = [str(name) for name in stage.dagster.get("headline") or []]
+    named = meta.read(stage).headline
     matched = dict.fromkeys(name for pattern in named for name in found if fnmatchcase(name, pattern))
     chosen = list(matched) or [name for name in found if "seconds" not in name][:count]
     return {name: found[name] for name in chosen}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from dagster_dvc.environment import grace_seconds
 from dagster_dvc.lock import read_lock
 from dagster_dvc.project import DvcProject
-from dagster_dvc.refresh import refresh
+from dagster_dvc.refresh import options, prepared
 from dagster_dvc.repro import Repro, Result, checkout
 from dagster_dvc.status import reasons
 
@@ -38,12 +38,14 @@ class Summary:
 class Options:
     """At most `jobs` stages at once; `keep_going` starts what a failure does not touch; `force` runs everything.
 
+    `pull` takes from the DVC remote what it has before anything is computed.
     `env` are further environment variables of a stage, by its name.
     """
 
     jobs: int = 2
     keep_going: bool = False
     force: bool = False
+    pull: bool = False
     grace: float = field(default_factory=grace_seconds)
     env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
@@ -119,14 +121,20 @@ class Runner:
             self.running[name] = None
             self._ended.put(Result(name, "unchanged", 0.0, 0))
             return
-        failed = refresh(self.project, name, lambda line: self._on_line(name, line))
-        if failed is not None:
+
+        def line(text: str) -> None:
+            self._on_line(name, text)
+
+        ended = prepared(self.project, name, pull=self.options.pull, on_line=line)
+        if ended is not None:
             self.running[name] = None
-            self._ended.put(failed)
+            self._ended.put(ended)
             return
-        options = ("--force",) if self.options.force else ()
+        words = options(
+            DvcProject(self.project.root), name, force=self.options.force, pull=self.options.pull, on_line=line
+        )
         env = self.options.env.get(name)
-        process = Repro(self.project, name, grace=self.options.grace, options=options, env=env)
+        process = Repro(self.project, name, grace=self.options.grace, options=words, env=env)
         self.running[name] = process
         threading.Thread(target=self._watch, args=(name, process), name=name, daemon=True).start()
 
@@ -148,6 +156,7 @@ class Runner:
     def _finish(self, result: Result) -> None:
         del self.running[result.stage]
         self.summary.results[result.stage] = result
-        if result.outcome in {"failed", "stopped"} and checkout(self.project, result.stage):
+        frozen = self.project.stages[result.stage].frozen  # what lies there may be a person's own
+        if result.outcome in {"failed", "stopped"} and not frozen and checkout(self.project, result.stage):
             self.summary.restored.append(result.stage)
         self._on_end(result)

@@ -14,6 +14,7 @@ from dagster_dvc.generated import generated, params_now, why_changed
 from dagster_dvc.lock import Entry, read_lock
 from dagster_dvc.missing import in_cache
 from dagster_dvc.project import DvcProject, Out, Stage
+from dagster_dvc.values import as_json, equal, is_nan
 
 MISSING = object()
 
@@ -24,6 +25,8 @@ class Reason:
 
     kind: Literal["never", "always", "command", "params", "code", "data", "output"]
     what: str
+    gone: bool = False
+    """Whether all that differs is that a recorded path is not there."""
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.what}" if self.kind not in {"never", "always"} else self.what
@@ -84,9 +87,10 @@ def _inputs(project: DvcProject, stage: Stage, entry: Entry) -> list[Reason]:
 def _params(project: DvcProject, stage: Stage, entry: Entry) -> list[Reason]:
     found = []
     for file, values in params_now(project, stage).items():
-        before, maker = entry.params.get(file, {}), project.producer(file)
+        before, maker = as_json(entry.params.get(file, {})), project.producer(file)
         for key in stage.param_keys[file] or sorted({*values, *before}):
-            changed = differences(before.get(key, MISSING), values.get(key, MISSING), key)
+            was, now = before.get(key, MISSING), values.get(key, MISSING)
+            changed = differences(was, now, key) or ([f"{key} is NaN, which equals nothing"] if is_nan(now) else [])
             if maker is None:
                 found += [Reason("params", text) for text in changed]
             elif changed:
@@ -104,9 +108,7 @@ def differences(before: Any, now: Any, name: str) -> list[str]:
             for key in keys
             for line in differences(before.get(key, MISSING), now.get(key, MISSING), f"{name}.{key}")
         ]
-    if before is now or before == now:
-        return []
-    return [f"{name} {_shown(before)} -> {_shown(now)}"]
+    return [] if equal(before, now) else [f"{name} {_shown(before)} -> {_shown(now)}"]
 
 
 def _shown(value: Any) -> str:
@@ -120,8 +122,14 @@ def _output(project: DvcProject, out: Out, entry: Entry) -> list[Reason]:
     found = _path(project, out.path, entry.outs, "output")
     recorded = entry.outs.get(out.path)
     gone = out.cache and not (project.root / out.path).exists()
+    if not gone and recorded is not None and not found and out.cache and not in_cache(project, recorded.hash):
+        return [Reason("output", f"{out.path} is not in DVC's cache; `dvc commit` keeps what is there", gone=True)]
     if gone and recorded is not None and not in_cache(project, recorded.hash):
-        return [Reason("output", f"{out.path} is missing, and from DVC's cache too: only a run makes it again")]
+        remote = project.manifest["remote"]
+        back = (
+            f"the remote '{remote}' may have it, else a run makes it again" if remote else "only a run makes it again"
+        )
+        return [Reason("output", f"{out.path} is missing, and from DVC's cache too: {back}", gone=True)]
     return found
 
 
@@ -129,7 +137,9 @@ def _path(project: DvcProject, path: str, recorded: Mapping[str, Any], kind: Any
     now = project.hashes.of(path)
     before = recorded.get(path)
     if now is None:
-        return [Reason(kind, f"{path} is missing")]
+        return [Reason(kind, f"{path} is missing", gone=before is not None)]
+    if path in project.hashes.refused:
+        return [Reason(kind, project.hashes.refused[path])]
     if before is None:
         return [Reason(kind, f"{path} is new")]
     return [] if now == before.hash else [Reason(kind, f"{path} changed")]

@@ -19,14 +19,17 @@ identity (editing it makes nothing stale)::
 
 import contextlib
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import dagster as dg
 
+from dagster_dvc import meta, names
 from dagster_dvc.lock import Entry
-from dagster_dvc.project import DvcProject, Out, ProjectError, Stage
+from dagster_dvc.names import identifier
+from dagster_dvc.project import DvcProject, Out, Stage
 from dagster_dvc.results import headline, numbers, read_metrics
 
 MOST_NUMBERS = 30
@@ -42,15 +45,16 @@ class DvcTranslator:
         parts = stage.name.replace("dvc.yaml:", "").replace("@", "/").split("/")
         if out is not None and len(stage.data_outs) > 1:
             parts.append(PurePosixPath(out.path).name)
-        return dg.AssetKey([part for part in parts if part])
+        return dg.AssetKey([names.word(part) for part in parts if part])
 
     def get_source_key(self, path: str) -> dg.AssetKey:
-        """The key of data that no stage makes: its path."""
-        return dg.AssetKey([part for part in PurePosixPath(path).parts if part not in {"/", ".."}])
+        """The key of data that no stage makes: its path, in letters that Dagster takes."""
+        parts = [names.word(part) for part in PurePosixPath(path).parts if part not in {"/", ".."}]
+        return dg.AssetKey(parts or ["source"])
 
     def get_group_name(self, stage: Stage) -> str | None:
         """``meta.dagster.group``, else the name of the foreach or matrix the stage comes from."""
-        return stage.dagster.get("group") or stage.group
+        return meta.read(stage).group or (names.group(stage.group) if stage.group else None)
 
     def get_description(self, stage: Stage, out: Out | None) -> str:
         """What the stage says of itself, and how to make it without Dagster."""
@@ -58,42 +62,30 @@ class DvcTranslator:
 
     def get_kinds(self, stage: Stage, out: Out | None) -> set[str]:
         """ "dvc" and up to two kinds of ``meta.dagster.kinds``."""
-        return {"dvc", *(str(kind) for kind in (stage.dagster.get("kinds") or [])[:2])}
+        return {"dvc", *meta.read(stage).kinds[:2]}
 
     def get_owners(self, stage: Stage) -> list[str]:
         """``meta.dagster.owners``: e-mail addresses or ``team:<name>``."""
-        return [str(owner) for owner in stage.dagster.get("owners") or []]
+        return meta.read(stage).owners
 
     def get_tags(self, stage: Stage) -> dict[str, str]:
         """``meta.dagster.tags``, and what DVC says of the stage: frozen, always changed."""
         flags = {"dvc/frozen": stage.frozen, "dvc/always_changed": stage.always_changed}
-        said = {str(key): str(value) for key, value in (stage.dagster.get("tags") or {}).items()}
-        return said | {name: "true" for name, on in flags.items() if on}
+        return meta.read(stage).tags | {name: "true" for name, on in flags.items() if on}
 
     def get_pool(self, stage: Stage) -> str:
         """``meta.dagster.pool``, else a pool of the stage's own: two runs never run one stage at once."""
-        return str(stage.dagster.get("pool") or "stage__" + identifier(stage.name))
+        return meta.read(stage).pool or "stage__" + identifier(stage.name)
 
     def get_retry_policy(self, stage: Stage) -> dg.RetryPolicy | None:
         """``meta.dagster.retries`` for a killed stage, ten seconds apart; None uses what `dvc_assets` was given."""
-        retries = stage.dagster.get("retries")
-        return None if retries is None else dg.RetryPolicy(max_retries=int(retries), delay=10)
+        retries = meta.read(stage).retries
+        return None if retries is None else dg.RetryPolicy(max_retries=retries, delay=10)
 
     def get_automation_condition(self, stage: Stage) -> dg.AutomationCondition | None:
-        """``meta.dagster.automation``.
-
-        Raises:
-            ProjectError: a word that is not known.
-        """
-        word = stage.dagster.get("automation")
-        if word is None:
-            return None
-        if word not in AUTOMATION:
-            raise ProjectError(
-                f"{stage.file}:{stage.line}: stage '{stage.name}': meta.dagster.automation: unknown word {word!r}; "
-                f"use {' or '.join(AUTOMATION)}"
-            )
-        return AUTOMATION[word]()
+        """``meta.dagster.automation``."""
+        word = meta.read(stage).automation
+        return AUTOMATION[word]() if word else None
 
     def get_metadata(self, project: DvcProject, stage: Stage, out: Out | None) -> dict[str, Any]:
         """What can be known before the stage has run: its command, its place, what it reads and writes."""
@@ -107,6 +99,8 @@ class DvcTranslator:
         tracked = [f"{file}: {key}" for file, keys in stage.param_keys.items() for key in keys or ["(all)"]]
         if tracked:
             metadata["dvc/params"] = ", ".join(tracked)
+        if mistakes := meta.complaints(stage):
+            metadata["dvc/problem"] = "; ".join(mistakes)
         return metadata
 
     def get_result_metadata(self, project: DvcProject, stage: Stage, out: Out | None, entry: Entry) -> dict[str, Any]:
@@ -159,17 +153,28 @@ class Assets:
         self.project = project
         self.translator = translator or DvcTranslator()
         self.keys: dict[tuple[str, str | None], dg.AssetKey] = {}
-        owner: dict[dg.AssetKey, str] = {}
+        self.sources: dict[str, dg.AssetKey] = {}
+        self.problems = [line for stage in project.stages.values() for line in meta.complaints(stage)]
+        self._taken: dict[str, str] = {}
         for stage in project.stages.values():
             for out in stage.data_outs or [None]:
                 key = self.translator.get_asset_key(stage, out)
                 place = f"{stage.file}:{stage.line} (stage '{stage.name}', {out.path if out else 'no data output'})"
-                if key in owner:
-                    raise ProjectError(
-                        f"{place} and {owner[key]} would both be the asset {key.to_user_string()}; rename one"
-                    )
-                owner[key] = place
-                self.keys[stage.name, out.path if out else None] = key
+                self.keys[stage.name, out.path if out else None] = self._own(key, place, out.path if out else "")
+        for path in project.sources:
+            self.sources[path] = self._own(self.translator.get_source_key(path), f"the source '{path}'", path)
+        self.operations = _unique({stage.name: f"repro_{identifier(stage.name)}" for stage in project.stages.values()})
+
+    def _own(self, key: dg.AssetKey, place: str, path: str) -> dg.AssetKey:
+        """The key, or another where it is taken: Dagster makes names of keys in which ``a-b`` and ``a_b`` are one."""
+        name = key.to_python_identifier()
+        if name in self._taken:
+            told = f"{place} and {self._taken[name]} would both be the asset {key.to_user_string()}"
+            key = dg.AssetKey([*key.path[:-1], names.other(key.path[-1], f"{place} {path}")])
+            self.problems.append(f"{told}; the first is called {key.to_user_string()}: rename one")
+            name = key.to_python_identifier()
+        self._taken[name] = place
+        return key
 
     def of_stage(self, stage: Stage) -> dict[Out | None, dg.AssetKey]:
         """The assets of one stage."""
@@ -181,7 +186,7 @@ class Assets:
         for dep in self.project.data_deps(stage):
             makers = self.project.producers(dep)
             if not makers:
-                found[self.translator.get_source_key(dep)] = (dep, None, None)
+                found[self.sources[dep]] = (dep, None, None)
             for maker, out in makers:
                 data = out if out.kind == "data" else next(iter(maker.data_outs), None)
                 key = self.keys[maker.name, data.path if data else None]
@@ -190,14 +195,10 @@ class Assets:
         return found
 
 
-def op_name(stage: Stage) -> str:
-    """The operation of a stage. Not the bare stage name: a job may be called like a stage."""
-    return f"repro_{identifier(stage.name)}"
-
-
-def identifier(name: str) -> str:
-    """A name with only letters, digits and underscores."""
-    return "".join(letter if letter.isalnum() else "_" for letter in name.replace("@", "__"))
+def _unique(wanted: Mapping[str, str]) -> dict[str, str]:
+    """By stage the name of its operation; stages whose names differ in what Dagster does not take get another."""
+    taken = Counter(wanted.values())
+    return {stage: names.other(name, stage) if taken[name] > 1 else name for stage, name in wanted.items()}
 
 
 @contextlib.contextmanager

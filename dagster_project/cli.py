@@ -4,18 +4,17 @@ import argparse
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from dagster_dvc import doctor, repro, status
+from dagster_dvc import doctor, remote, repro, status
 from dagster_dvc.command import exit_status
 from dagster_dvc.project import DvcProject, ProjectError
-from dagster_dvc.repro import NOISE, Result
 from dagster_dvc.runner import Options, Runner, Summary, needed
 from dagster_project import ablate as ablate_command
 from dagster_project import accepting, checking, footage, home, tables, tools
+from dagster_project.printing import Printer
 
 if TYPE_CHECKING:
     from dagster_project import variants
@@ -88,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--keep-going", action="store_true", help="after a failure, run what does not depend on it"
             )
+            sub.add_argument("--pull", action="store_true", help="take what the DVC remote has, compute the rest")
             how = sub.add_mutually_exclusive_group()
             how.add_argument(
                 "--force",
@@ -126,13 +126,16 @@ def run(project: DvcProject, arguments: argparse.Namespace) -> int:
     names = project.select(arguments.stage or ["*"]) if arguments.force else _goals(project, arguments)
     asked = project.select(arguments.stage or ["*"]) if arguments.carry_on else []
     env = {name: {"REEL_CONTINUE": "1"} for name in asked}
-    return _run(project, names, Options(arguments.jobs, arguments.keep_going, arguments.force, env=env))
+    options = Options(arguments.jobs, arguments.keep_going, arguments.force, arguments.pull, env=env)
+    if not (options.pull or options.force) and (line := remote.hint(project, names)):
+        print(line, file=sys.stderr, flush=True)
+    return _run(project, names, options)
 
 
 def _run(project: DvcProject, names: Sequence[str], options: Options) -> int:
     for problem in project.problems:
         print(problem, file=sys.stderr)
-    printer = _Printer(project)
+    printer = Printer(project)
     runner = Runner(project, names, options, printer.line, printer.ended)
     try:
         done = runner.run()
@@ -160,36 +163,17 @@ def _report(project: DvcProject, done: Summary) -> None:
         print(f"Report: {report}")
     now = DvcProject(project.root)
     left = [name for name in status.stale(now) if name not in now.set_aside]
-    print(f"Next: reel run {left[0]}" if left else "Everything is up to date. Next: reel ui")
-
-
-class _Printer:
-    """Lines of several stages, each with its stage in front, never mixed within a line."""
-
-    def __init__(self, project: DvcProject) -> None:
-        self._width = max(map(len, project.stages), default=0)
-        self._lock = threading.Lock()
-
-    def line(self, stage: str, line: str) -> None:
-        own = line.removeprefix(f"{stage}: ")
-        if not NOISE.match(line):
-            self._print(stage, own)
-
-    def ended(self, result: Result) -> None:
-        took = f" in {tables.duration(result.seconds)}" if result.outcome != "unchanged" else ""
-        self._print(result.stage, f"{tables.WORDS[result.outcome]}{took}")
-
-    def _print(self, stage: str, text: str) -> None:
-        with self._lock:
-            print(f"{stage.ljust(self._width)} | {text}", flush=True)
+    print(f"Next: reel run {left[0]}" if left else f"{tables.nothing_to_do(now)} Next: reel ui")
 
 
 def plan(project: DvcProject, arguments: argparse.Namespace) -> int:
     """`reel plan`: what would run, and roughly how long, from recorded times."""
     found = status.plan(project, _goals(project, arguments))
+    for problem in project.problems:
+        print(problem, file=sys.stderr)
     if not found:
-        print("Nothing to do: everything is up to date.")
-        return 0
+        print(tables.nothing_to_do(project))
+        return 1 if project.problems else 0
     seconds = repro.recorded_seconds(project)
     print(tables.plan(found, seconds))
     for line in tools.forecasts(found, project.root):
@@ -211,7 +195,7 @@ def ablate(project: DvcProject, arguments: argparse.Namespace) -> int:
 
 def _ran(run: "variants.Run", folder: DvcProject, goals: Sequence[str], jobs: int) -> bool:
     print(f"\n{run.name}", flush=True)
-    printer, outer = _Printer(folder), os.environ["REEL_PROJECT"]
+    printer, outer = Printer(folder), os.environ["REEL_PROJECT"]
     os.environ["REEL_PROJECT"] = str(folder.root)
     try:
         done = Runner(folder, needed(folder, goals), Options(jobs), printer.line, printer.ended).run()

@@ -33,7 +33,7 @@ def build_definitions(project: DvcProject) -> dg.Definitions:
     """Everything Dagster shows of a project.
 
     Raises:
-        ProjectError: dvc.yaml cannot be read and never could, or ``meta.dagster`` says something impossible.
+        ProjectError: dvc.yaml cannot be read and never could.
     """
     for problem in project.problems:
         dg.get_dagster_logger("dvc").warning(str(problem))

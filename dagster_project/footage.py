@@ -65,7 +65,16 @@ def unwatched(project: DvcProject) -> list[str]:
                 f"dvc.yaml: {STAGE}: {shown} is not in deps, so new and changed files there make nothing stale; "
                 f"add `{shown}`."
             )
+        lines += [_linked(project, link) for link in project.hashes.linked(path)]
     return lines
+
+
+def _linked(project: DvcProject, link: Path) -> str:
+    shown = link.relative_to(project.root) if link.is_relative_to(project.root) else link
+    return (
+        f"dvc.yaml: {STAGE}: {shown} is a linked folder: its files are read, but DVC does not look into it, so new and "
+        f"changed files there make nothing stale; add `{link.resolve()}` to deps."
+    )
 
 
 def unread(project: DvcProject) -> list[str]:

@@ -55,6 +55,15 @@ def summary(project: DvcProject, run: Summary) -> str:
     return table(rows, ["stage", "outcome", "time", "made", "found"])
 
 
+def nothing_to_do(project: DvcProject) -> str:
+    """What to say where no stage is stale: "up to date" only of stages that are all known."""
+    if project.problems:
+        return "Nothing else is stale, but not every stage could be looked at: see the lines above."
+    if not project.stages:
+        return "dvc.yaml has no stages: there is nothing that could be up to date."
+    return "Everything is up to date."
+
+
 def _findings(project: DvcProject, name: str) -> str:
     stage = project.stages[name]
     metrics = read_metrics(project, stage)

@@ -144,6 +144,22 @@ def edited(text: str, changes: Mapping[str, Any]) -> str:
     return stream.getvalue()
 
 
+class _Tagging(_Representer):
+    """Blocks that are to replace others under their tag, as a profile has them."""
+
+
+_Tagging.add_representer(Whole, lambda self, block: self.represent_mapping("!whole", dict(block)))
+
+
+def written(values: Mapping[str, Any]) -> str:
+    """New YAML text in which a :class:`Whole` block has the tag ``!whole``; the innermost blocks stand in a line."""
+    writer = YAML(typ="rt")
+    writer.Representer, writer.width, writer.default_flow_style = _Tagging, WIDTH, None
+    stream = io.StringIO()
+    writer.dump(dict(values), stream)
+    return stream.getvalue()
+
+
 def _merge(block: Any, changes: Mapping[str, Any]) -> None:
     for key, change in changes.items():
         present = block.get(key)

@@ -12,23 +12,15 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from pipelines.document import Whole, read_document, written
 from pipelines.fluxflow_config import Config, read_words, read_yaml
 from pipelines.fluxflow_sections import Import
 from pipelines.params import PARAMS_FILE, ParamsError
-from pipelines.profile import Whole, _Dumper, complete, merged
-
-
-class _Tagged(_Dumper):
-    pass
-
-
-_Tagged.add_representer(Whole, lambda dumper, data: dumper.represent_mapping("!whole", dict(data)))
+from pipelines.profile import complete
 
 
 def count_captions(config: Config, folder: Path) -> int | None:
@@ -41,26 +33,32 @@ def count_captions(config: Config, folder: Path) -> int | None:
         return sum(1 for line in lines if line.strip()) or None
 
 
-def _text(sections: dict[str, Any]) -> str:
-    return yaml.dump(sections, Dumper=_Tagged, sort_keys=False, width=120, default_flow_style=None)
+def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with ``changes``: blocks key by key, a :class:`Whole` block and everything else in its place."""
+    made = dict(values)
+    for key, change in changes.items():
+        present = made.get(key)
+        deeper = isinstance(change, dict) and not isinstance(change, Whole) and isinstance(present, dict)
+        made[key] = merged(present, change) if deeper else change  # type: ignore[arg-type]
+    return made
 
 
 def _check(sections: dict[str, Any], params: Path) -> None:
     with tempfile.TemporaryDirectory() as place:
-        (Path(place) / "fluxflow.yaml").write_text(_text(sections), encoding="utf-8")
+        (Path(place) / "fluxflow.yaml").writewritten(written(sections), encoding="utf-8")
         try:
             complete("fluxflow", Path(place), params)
         except ParamsError as error:
             raise ParamsError(str(error).replace(f"{place}/fluxflow.yaml", "the imported configuration")) from None
 
 
-def profile_text(made: Import, params: Path) -> str:
+def profilewritten(made: Import, params: Path) -> str:
     """The profile, with the stages to add and what was left out as comments; checked against the stages' own rules.
 
     Raises:
         ParamsError: what came out is not valid for the stages.
     """
-    present: dict[str, Any] = yaml.safe_load(params.read_text(encoding="utf-8"))
+    present, _ = read_document(params)
     sections = dict(made.sections)
     for name, kind in made.kinds.items():
         if name not in present:  # a stage of its own has a whole section
@@ -75,7 +73,7 @@ def profile_text(made: Import, params: Path) -> str:
     if made.stages:
         notes.append("# Stages to add to dvc.yaml:")
         notes += [f"#   {line}" for stage in made.stages for line in stage.splitlines()]
-    return "\n".join(notes) + "\n" + _text(sections)
+    return "\n".join(notes) + "\n" + written(sections)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         images = given.images if given.images is not None else count_captions(config, folder)
         if images is not None and images < 1:
             raise ParamsError(f"--images {images}: at least 1.")
-        print(profile_text(Import(config, images), given.params), end="")
+        print(profilewritten(Import(config, images), given.params), end="")
     except ParamsError as error:
         print(f"import-fluxflow: {error}", file=sys.stderr)
         return 2

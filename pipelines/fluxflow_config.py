@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml.error import YAMLError
 
+from pipelines.document import load
 from pipelines.params import ParamsError
 
 NETWORKS = {
@@ -220,8 +221,8 @@ def read_yaml(path: Path) -> Config:
         ParamsError: it cannot be read, or has no step.
     """
     try:
-        content = number(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        content = number(load(path.read_text(encoding="utf-8")))
+    except (OSError, YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(content, dict):
         raise ParamsError(f"{path}: no sections (data, model, training) in it.")
@@ -259,7 +260,7 @@ def read_words(words: Sequence[str], folder: Path) -> Config:
         elif key is None:
             raise ParamsError(f"{word!r}: expected a flag of fluxflow-train, such as --train_vae.")
         elif values[key] is True:
-            values[key] = yaml.safe_load(word) if not re.fullmatch(r"[-+]?[\d.]+e[-+]?\d+", word) else float(word)
+            values[key] = load(word)
         else:
             values[key] = [*([values[key]] if not isinstance(values[key], list) else values[key]), word]
     if "config" in values:

@@ -31,15 +31,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from pipelines import arrivals, machine
 from pipelines.code import stages as code_stages
 from pipelines.code.definitions import CodeError
 from pipelines.code.stages import CODE_FILE
 from pipelines.commands import launch_options, stage_entries, stage_words
 from pipelines.devices import NONE, Devices, held, wants_gpu
-from pipelines.document import read_document
+from pipelines.document import load, read_document
 from pipelines.leftovers import remove_partials
 from pipelines.ownership import owned
 from pipelines.params import Params, ParamsError, check, parse_section, section_class
@@ -69,7 +67,7 @@ def machine_config() -> tuple[Path | None, dict[str, Any]]:
         if "REEL_LAUNCH" in os.environ:
             raise StageError(f"REEL_LAUNCH names {path}, which does not exist.")
         return None, {}
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = load(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise StageError(
             f"{path}: not an accelerate config file; make one with `accelerate config --config_file {path}`."

@@ -8,8 +8,9 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, unpatchify
 from torch import Tensor
 
-from pipelines.models.autoencoder import Autoencoder, StackedAutoencoder, unstack
+from pipelines.models.autoencoder import Autoencoder
 from pipelines.models.geometry import per_channel
+from pipelines.models.stacked_autoencoder import StackedAutoencoder, unstack
 from pipelines.stage import StageError
 
 
@@ -53,7 +54,7 @@ class StreamingDecoder:
 
     def _causal(self, latents: Tensor, first: bool) -> Tensor:
         """As diffusers decodes frame by frame, with the features of its convolutions carried on."""
-        network = self.autoencoder.network
+        network: Any = getattr(self.autoencoder, "network", None)
         codes = latents * per_channel(self.autoencoder.latent_std) + per_channel(self.autoencoder.latent_mean)
         x, parts = network.post_quant_conv(codes), []
         for number in range(x.shape[2]):

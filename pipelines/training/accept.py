@@ -22,13 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipelines import origin
 from pipelines.code.definitions import CodeError
 from pipelines.code.stages import CODE_FILE, read, stage_identity
 from pipelines.commands import GRAPH, command_text, launch_options, stage_entries
-from pipelines.document import PARAMS_FILE, ParamsError, read_document
+from pipelines.document import PARAMS_FILE, ParamsError, load, read_document, written
 from pipelines.journal import read_records
 from pipelines.launch import WRITTEN, command_line
 from pipelines.leftovers import WORK
@@ -64,7 +62,7 @@ def recorded(stage: str) -> Result:
     """
     anew = f"train it anew: `reel run {stage}`"
     lock = Path("dvc.lock")
-    content = yaml.safe_load(lock.read_text(encoding="utf-8")) if lock.is_file() else {}
+    content = load(lock.read_text(encoding="utf-8")) if lock.is_file() else {}
     entry = ((content or {}).get("stages") or {}).get(stage) or {}
     identity = (entry.get("params") or {}).get(CODE_FILE.name, {}).get(stage)
     if identity is None:
@@ -175,7 +173,7 @@ def train(stage: str, folder: Path, section: Mapping[str, Any], code: str) -> No
     for path in Path().iterdir():
         if not path.name.startswith(".") and not (folder / path.name).exists() and path.name != PARAMS_FILE.name:
             (folder / path.name).symlink_to(path.resolve())
-    (folder / PARAMS_FILE.name).write_text(yaml.safe_dump({stage: dict(section)}), encoding="utf-8")
+    (folder / PARAMS_FILE.name).write_text(written({stage: dict(section)}), encoding="utf-8")
     words = command_text(stage_entries()[stage]).split()
     options, words = launch_options(words[words.index("pipelines.launch") + 1 :])
     module, function, *rest = words

@@ -1,5 +1,6 @@
 """Edits of the toy project, one of every kind that can make a stage stale, and some that must not."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -13,10 +14,11 @@ from tests.dagster_dvc import toy
 
 @dataclass(frozen=True)
 class Edited:
-    """A copy of the toy project after one edit, and the stages that DVC itself calls stale."""
+    """A copy of the toy project after one edit, and the stages that DVC itself calls stale, or why it refuses."""
 
     root: Path
     stale: set[str]
+    refusal: str = ""
 
 
 def edited_copies(original: Path, folder: Path) -> dict[str, Edited]:
@@ -26,13 +28,17 @@ def edited_copies(original: Path, folder: Path) -> dict[str, Edited]:
         EDITS[name](root)
     script = (
         "import json, os, sys\nfrom dvc.repo import Repo\n"
-        "for root in sys.argv[1:]:\n    os.chdir(root)\n    print(json.dumps(sorted(Repo(root).status())))"
+        "for root in sys.argv[1:]:\n    os.chdir(root)\n"
+        "    try:\n        print(json.dumps(sorted(Repo(root).status())))\n"
+        "    except Exception as error:\n        print(json.dumps(str(error)))"
     )
     command = [sys.executable, "-c", script, *map(str, roots.values())]
     answers = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    return {
-        name: Edited(root, set(json.loads(line))) for (name, root), line in zip(roots.items(), answers, strict=True)
-    }
+    found = {}
+    for (name, root), line in zip(roots.items(), answers, strict=True):
+        said = json.loads(line)
+        found[name] = Edited(root, set(), said) if isinstance(said, str) else Edited(root, set(said))
+    return found
 
 
 def _rewrite(file: str, text: str) -> Callable[[Path], None]:
@@ -41,6 +47,30 @@ def _rewrite(file: str, text: str) -> Callable[[Path], None]:
 
 def _edit(file: str, old: str, new: str) -> Callable[[Path], None]:
     return lambda root: toy.edit(root, file, old, new)
+
+
+def _again(file: str, old: str, new: str) -> Callable[[Path], None]:
+    """An edit that was followed by a run: what DVC recorded of it is compared with what it reads again."""
+
+    def edit(root: Path) -> None:
+        toy.edit(root, file, old, new)
+        toy.dvc(root, "repro", "--quiet")
+
+    return edit
+
+
+def _forget(root: Path, path: str) -> None:
+    md5 = hashlib.md5((root / path).read_bytes(), usedforsecurity=False).hexdigest()
+    (root / ".dvc/cache/files/md5" / md5[:2] / md5[2:]).unlink()
+
+
+def _litter(root: Path, *, ignored: bool) -> None:
+    if ignored:
+        (root / ".dvcignore").write_text((toy.REPO / ".dvcignore").read_text())
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._all.txt", "@eaDir/all.txt@SynoEAStream"):
+        path = root / "work/numbers" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("left behind")
 
 
 EDITS: dict[str, Callable[[Path], None]] = {
@@ -69,4 +99,33 @@ EDITS: dict[str, Callable[[Path], None]] = {
     "a stage added": _edit(
         "dvc.yaml", "  evaluate:\n", "  extra: {cmd: echo, deps: [work/model], outs: [x]}\n  evaluate:\n"
     ),
+    "a param 2 as 2.0": _edit("params.yaml", "amount: 2,", "amount: 2.0,"),
+    "a param 1 as true": _edit("params.yaml", "gate: 1", "gate: true"),
+    "a param as a word": _edit("params.yaml", "amount: 2,", "amount: '2',"),
+    "NaN in a section": _again("params.yaml", "gate: 1", "gate: .nan"),
+    "NaN in a list of a section": _again("params.yaml", "gate: 1", "gate: 1, list: [.nan, 1]"),
+    "NaN in a parameter of its own": lambda root: (
+        toy.edit(root, "dvc.yaml", "params: [train]", "params: [train.gate, train.total, train.steps]"),
+        _again("params.yaml", "gate: 1", "gate: .nan")(root),
+    )[0],
+    "a cache object lost": lambda root: _forget(root, "work/model"),
+    "an object of a folder lost": lambda root: _forget(root, "work/numbers/all.txt"),
+    "the cache lost": lambda root: shutil.rmtree(root / ".dvc/cache/files"),
+    "an output and the cache lost": lambda root: (
+        shutil.rmtree(root / ".dvc/cache/files"),
+        (root / "work/model").unlink(),
+    )[0],
+    "a .dvcignore in a dependency": lambda root: (root / "work/numbers/.dvcignore").touch(),
+    "a link to nowhere": lambda root: (root / "work/numbers/link").symlink_to("nowhere"),
+    "a linked folder": lambda root: (root / "work/numbers/link").symlink_to(root / "source"),
+    "a linked file": lambda root: (root / "work/numbers/link").symlink_to(root / "source/numbers.txt"),
+    "an empty folder": lambda root: (root / "work/numbers/empty").mkdir(),
+    "an executable file": lambda root: (root / "source/numbers.txt").chmod(0o755),
+    "a file in place of a folder": lambda root: (
+        shutil.rmtree(root / "work/numbers"),
+        (root / "work/numbers").write_text("x") and None,
+    )[1],
+    "what file managers leave": lambda root: [_litter(root, ignored=True), None][1],
+    "what file managers leave, not ignored": lambda root: [_litter(root, ignored=False), None][1],
+    "a metric edited": _rewrite("metrics/train.json", "{}"),
 }

@@ -78,6 +78,23 @@ def test_mistakes_are_one_line(project: Path, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.startswith("dvc.yaml:")
 
 
+def test_up_to_date_is_never_said_of_what_could_not_be_looked_at(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(good + "train: [\n")
+    for words in (["plan"], ["status"], ["check"], ["run", "--all"]):
+        assert cli.main(words) == 1
+        said = capsys.readouterr()
+        assert said.err.startswith("params.yaml:") and "up to date" not in said.out
+    (project / "params.yaml").write_text(good)
+    assert cli.main(["check"]) == 0
+    (project / "dvc.yaml").write_text("stages: {}\n")
+    capsys.readouterr()
+    assert cli.main(["plan"]) == 0
+    assert capsys.readouterr().out.startswith("dvc.yaml has no stages")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_stopping_reel_stops_everything_below(project: Path, number: signal.Signals) -> None:
@@ -141,6 +158,23 @@ def test_footage_that_dvc_does_not_look_at_is_told_by_status_and_check(
         said = capsys.readouterr().out
         assert ("is not in deps" in said) == (unwatched is not None)
         assert unwatched is None or f"warn  dvc.yaml: raw_video: {unwatched} is not in deps" in said
+
+
+def test_a_linked_folder_among_the_footage_is_told_because_dvc_does_not_see_it(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = "raw_video: {cmd: echo, deps: [videos], params: [raw_video], outs: [clips]}"
+    toy.edit(project, "dvc.yaml", "stages:\n", f"stages:\n  {stage}\n")
+    with (project / "params.yaml").open("a") as stream:
+        stream.write("\nraw_video: {source: {folder: {path: videos}}}\n")
+    (tmp_path / "disk").mkdir()
+    (project / "videos/day1").mkdir(parents=True)
+    cli.main(["check"])
+    assert "linked" not in capsys.readouterr().out
+    (project / "videos/day1/more").symlink_to(tmp_path / "disk")
+    cli.main(["check"])
+    said = capsys.readouterr().out
+    assert "raw_video: videos/day1/more is a linked folder" in said and f"add `{tmp_path / 'disk'}` to deps" in said
 
 
 def test_what_came_between_the_last_look_and_dvcs_own_is_told_by_status_and_check(
