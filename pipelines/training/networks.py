@@ -64,7 +64,9 @@ class Networks:
         spread = run.fsdp is not None
         self.prepared = {name: net if spread else run.accelerator.prepare(net) for name, net in self.own.items()}
         blocks = own_blocks(run, objective.trained)
-        self.optimizers = {name: NetworkOptimizer(net, blocks[name].optimizer) for name, net in self.own.items()}
+        self.optimizers = {
+            name: NetworkOptimizer(net, blocks[name].optimizer, run.precision) for name, net in self.own.items()
+        }
         if run.training.ema is not None:
             run.emas = {name: Ema(net, run.training.ema) for name, net in self.own.items()}
         if found is not None:
