@@ -209,7 +209,7 @@ def launch(argv: list[str]) -> int:
 def settle_revisions(stage: str, params: Params, section: str) -> None:
     """See :mod:`pipelines.revisions`; the hub's client is loaded only where something is to be asked."""
     if any(revisions.moving(params, (section,))):
-        from pipelines.models.hub import commit
+        from pipelines.hub import commit
 
         for line in revisions.settle(params, section, commit):
             _said(stage)(line)

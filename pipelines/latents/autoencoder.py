@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipelines import stage
+from pipelines import hub, stage
 from pipelines.data import validation_clips
 from pipelines.latents import pictures
 from pipelines.latents.clips import Clips, FrameGroups
 from pipelines.latents.params import AutoencoderGates, AutoencoderParams, PretrainedAutoencoderParams
 from pipelines.latents.quality import latent_statistics, linear_baselines, reconstruction_quality
-from pipelines.models import hub
 from pipelines.models.autoencoder import Autoencoder, PretrainedVideoAutoencoder, StackedAutoencoder
 from pipelines.record import baseline
 from pipelines.training import checkpoint

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.document import load
-from pipelines.models.hub import commit
+from pipelines.hub import commit
 from pipelines.params import Params, parse_section
 from pipelines.revisions import settle
 from pipelines.stage import StageError
