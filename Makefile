@@ -3,12 +3,11 @@
 .PHONY: help env demo test test-all check ui bench same-loss clean lock
 SHELL := /bin/bash
 
-PYTHON ?= python3.11
+# The first of these that runs; PYTHON=/path/to/python chooses another.
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13; do $$name -c "" 2>/dev/null && echo $$name && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# One thread per process: two stages run side by side.
-export OMP_NUM_THREADS ?= 1
 export DVC_NO_ANALYTICS := 1
 
 help:
@@ -24,13 +23,17 @@ help:
 
 env: $(VENV)/.complete
 
-# requirements.lock holds exact versions of everything, so that a fresh machine gets the same environment.
-$(VENV)/.complete: requirements.lock pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: set PYTHON=/path/to/python3.11"; exit 1; }
-	@echo "making $(VENV) (about 2.3 GB, a few minutes; pip shows each package)"
+# Three lists with exact versions and hashes (.ci/lock writes them), so that a fresh machine gets the same environment.
+LISTS := requirements.lock requirements-dev.lock requirements-torch.lock
+PIP = $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
+SHOWN = awk '/^(Collecting|Installing|Successfully)/ { print "  " substr($$0, 1, 100); fflush() }'; test $${PIPESTATUS[0]} -eq 0
+
+$(VENV)/.complete: $(LISTS) pyproject.toml
+	@bash .ci/interpreter "$(PYTHON)"
+	@echo "making $(VENV) (about 2.3 GB with the CPU build of torch, a few minutes; pip shows each package)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.lock \
-		| awk '/^(Collecting|Installing|Successfully)/ { print "  " substr($$0, 1, 100); fflush() }'; test $${PIPESTATUS[0]} -eq 0
+	$(PIP) --no-deps --require-hashes -r requirements.lock -r requirements-dev.lock | $(SHOWN)
+	@bash .ci/torch $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@# The committed config works without git; in a clone, say so locally: `dvc exp` needs it.
 	@if [ -e .git ]; then dvc config --local core.no_scm false; fi
@@ -40,16 +43,16 @@ demo: env
 	@reel demo
 
 test: env
-	@python -m pytest -n 2 -m "not slow"
+	@OMP_NUM_THREADS=1 python -m pytest -n 2 -m "not slow"
 
 test-all: env
-	@python -m pytest -n 2
+	@OMP_NUM_THREADS=1 python -m pytest -n 2
 
 check: env
 	ruff format --check .
 	ruff check .
 	pyright
-	@python -m pytest -n 2 -m "not slow"
+	@OMP_NUM_THREADS=1 python -m pytest -n 2 -m "not slow"
 
 ui: env
 	@reel ui
@@ -65,10 +68,6 @@ clean:
 	rm -rf data checkpoints metrics plots report .work .dagster .dvc/cache .dvc/tmp dvc.lock
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-# Only for maintainers: resolve pyproject.toml anew and write the lock.
+# Only for maintainers: resolve pyproject.toml anew and write the lists.
 lock:
-	$(PYTHON) -m venv .work/lock
-	.work/lock/bin/python -m pip install --quiet torch==2.13.0
-	.work/lock/bin/python -m pip install --quiet '.[dev]'
-	.work/lock/bin/python -m pip freeze --all --exclude reelgraph --exclude pip | sed 's/+cpu$$//; / @ /d' > requirements.lock
-	rm -rf .work/lock
+	bash .ci/lock

@@ -82,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
         sub = add(name, command, text)
         sub.add_argument("stage", nargs="*", help="a stage, group:NAME, NAME+ (with what follows), or a pattern")
         sub.add_argument("--all", action="store_true", help="the whole graph")
-        sub.add_argument("--jobs", type=int, default=2, metavar="N", help="stages at once (default 2)")
+        sub.add_argument(
+            "--jobs", type=int, default=home.jobs(), metavar="N", help="stages at once (REEL_JOBS, else 2)"
+        )
         if name == "run":
             sub.add_argument(
                 "--keep-going", action="store_true", help="after a failure, run what does not depend on it"
@@ -107,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     lineage.add_argument("what", help="a stage, a path, or the first characters of a content hash")
     demo = add("demo", run_demo, "Check everything, then run the whole graph.")
-    demo.add_argument("--jobs", type=int, default=2, metavar="N", help="stages at once (default 2)")
+    demo.add_argument("--jobs", type=int, default=home.jobs(), metavar="N", help="stages at once (REEL_JOBS, else 2)")
     ablate_command.add_words(
         add("ablate", ablate, "Compare variants of params.yaml over training seeds, each in a folder.")
     )
@@ -136,6 +138,7 @@ def _run(project: DvcProject, names: Sequence[str], options: Options) -> int:
     for problem in project.problems:
         print(problem, file=sys.stderr)
     printer = Printer(project)
+    os.environ["REEL_JOBS"] = str(options.jobs)  # the cores are shared among so many
     runner = Runner(project, names, options, printer.line, printer.ended)
     try:
         done = runner.run()

@@ -4,7 +4,6 @@
 It imports no torch and no dvc.
 """
 
-import os
 from typing import Any
 
 import dagster as dg
@@ -14,6 +13,7 @@ from dagster_dvc.project import DvcProject
 from dagster_dvc.resource import DvcResource
 from dagster_dvc.sensors import build_lock_sensor, build_reload_sensor
 from dagster_project.footage import STAGE
+from dagster_project.home import jobs as side_by_side
 from dagster_project.home import of_elsewhere, project_root
 from dagster_project.jobs import build_jobs
 from dagster_project.schedules import build_schedules
@@ -49,7 +49,7 @@ def build_definitions(project: DvcProject) -> dg.Definitions:
         resources={"dvc": DvcResource()},
         executor=dg.multiprocess_executor.configured(
             {
-                "max_concurrent": int(os.environ.get("REEL_JOBS", "2")),
+                "max_concurrent": side_by_side(),
                 "start_method": {"forkserver": {"preload_modules": PRELOADED}},
             }
         ),

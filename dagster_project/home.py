@@ -98,6 +98,13 @@ def open_gpu_pool() -> int:
         return known[POOL]
 
 
+def jobs() -> int:
+    """Stages side by side: ``REEL_JOBS``, else two; one where there is one core."""
+    stated = os.environ.get("REEL_JOBS", "")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(stated) if stated.isdecimal() and int(stated) else min(2, cores)
+
+
 def _gpus() -> int:
     """GPUs of this machine, as the launcher counts them; which of them a stage gets is for the launcher to say."""
     command = [sys.executable, "-m", "pipelines.machine"]

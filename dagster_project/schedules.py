@@ -7,8 +7,18 @@ import dagster as dg
 from dagster_project.jobs import Job
 
 PLANS = (
-    ("nightly_data_refresh", "refresh_data", "0 3 * * *", "Every night at three: process what is new in the data."),
-    ("weekly_retraining", "everything", "0 4 * * 0", "Every Sunday at four: bring the whole lineage up to date."),
+    (
+        "nightly_data_refresh",
+        "refresh_data",
+        "0 3 * * *",
+        "Every night at three o'clock UTC: process what is new in the data.",
+    ),
+    (
+        "weekly_retraining",
+        "everything",
+        "0 4 * * 0",
+        "Every Sunday at four o'clock UTC: bring the whole lineage up to date.",
+    ),
 )
 
 

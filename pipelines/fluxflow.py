@@ -45,7 +45,7 @@ def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 
 def _check(sections: dict[str, Any], params: Path) -> None:
     with tempfile.TemporaryDirectory() as place:
-        (Path(place) / "fluxflow.yaml").writewritten(written(sections), encoding="utf-8")
+        (Path(place) / "fluxflow.yaml").write_text(written(sections), encoding="utf-8")
         try:
             complete("fluxflow", Path(place), params)
         except ParamsError as error:

@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipelines import arrivals, machine
+from pipelines import arrivals, machine, revisions
 from pipelines.code import stages as code_stages
 from pipelines.code.definitions import CodeError
 from pipelines.code.stages import CODE_FILE
@@ -181,8 +181,7 @@ def launch(argv: list[str]) -> int:
     code_here = settled_code(stage, module, function)
     if Path("dvc.yaml").is_file():
         check()
-    else:
-        parse_section(section_class(module, function), section)
+    settle_revisions(stage, parse_section(section_class(module, function), section), section)
     _check_inputs(arguments)
     with owned(stage, Path(".work") / stage) as lock, given_devices(stage, alone) as devices:
         remove_partials(stage, [Path(value) for flag, value in path_flags(arguments).items() if flag in WRITTEN])
@@ -203,6 +202,15 @@ def launch(argv: list[str]) -> int:
             raise
         note_time(stage, time.monotonic() - began)
     return 0
+
+
+def settle_revisions(stage: str, params: Params, section: str) -> None:
+    """See :mod:`pipelines.revisions`; the hub's client is loaded only where something is to be asked."""
+    if any(revisions.moving(params, (section,))):
+        from pipelines.hub import commit
+
+        for line in revisions.settle(params, section, commit):
+            _said(stage)(line)
 
 
 @contextlib.contextmanager

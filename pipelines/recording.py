@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,19 +95,31 @@ def _changed(before: tuple[dict[str, Any], Identity], stage: str) -> list[str]:
     return found
 
 
-def cache_folder() -> Path:
-    """Where DVC keeps what it tracks in this project: ``cache.dir`` of its configuration, else ``.dvc/cache``."""
-    found = Path(".dvc/cache")
-    for name in ("config", "config.local"):
+def _configured(name: str, default: str) -> tuple[Path, str]:
+    """A value of ``[cache]`` in DVC's configuration of this project, and the folder that paths in it start from."""
+    found = Path(), default
+    for file in ("config", "config.local"):
         reader = configparser.ConfigParser(interpolation=None)
         with contextlib.suppress(configparser.Error):
-            reader.read(Path(".dvc") / name, encoding="utf-8")
-            found = Path(".dvc") / reader.get("cache", "dir", fallback=os.path.relpath(found, ".dvc"))
+            reader.read(Path(".dvc") / file, encoding="utf-8")
+            value = reader.get("cache", name, fallback=None)
+            found = found if value is None else (Path(".dvc"), value.strip("\"'"))
     return found
 
 
 HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
 """What names an object of DVC's cache."""
+
+
+def cache_folder() -> Path:
+    """Where DVC keeps what it tracks in this project: ``cache.dir`` of its configuration, else ``.dvc/cache``."""
+    folder, value = _configured("dir", ".dvc/cache")
+    return folder / value
+
+
+def link_types() -> list[str]:
+    """How DVC puts a file of its cache into the project: ``cache.type``, the first that works; its own default else."""
+    return [name.strip().strip("\"'") for name in _configured("type", "reflink,copy")[1].strip("[]").split(",")]
 
 
 def cached_files(md5: str) -> dict[str, Path]:
@@ -162,19 +174,46 @@ def link(file: Path, place: Path) -> None:
         shutil.copyfile(file, place)
 
 
+def placed(file: Path, place: Path, kinds: Sequence[str]) -> None:
+    """Put a file of DVC's cache into the project as its setting says; what is linked is read-only, as DVC makes it."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    for kind in kinds:
+        with contextlib.suppress(OSError):
+            if kind == "reflink":
+                _clone(file, place)
+            elif kind in ("hardlink", "symlink"):
+                file.chmod(0o444)
+                place.hardlink_to(file) if kind == "hardlink" else place.symlink_to(file.resolve())
+            else:
+                break
+            return
+    shutil.copyfile(file, place)
+
+
+def _clone(file: Path, place: Path) -> None:
+    """A copy that shares its blocks until one of both is written (Btrfs, XFS); OSError where that cannot be."""
+    clone_file = 0x40049409  # FICLONE of linux/fs.h
+    try:
+        with file.open("rb") as source, place.open("xb") as target:
+            fcntl.ioctl(target, clone_file, source.fileno())
+    except OSError:
+        place.unlink(missing_ok=True)
+        raise
+
+
 def restore_outputs(stage: str) -> list[str]:
     """Put outputs that DVC removed back from its cache, as ``dvc.lock`` records them; returns the paths restored."""
     lock = Path("dvc.lock")
     if "DVC_STAGE" not in os.environ or not lock.is_file():
         return []
     entry = ((load(lock.read_text(encoding="utf-8")) or {}).get("stages") or {}).get(stage, {})
-    restored = []
+    restored, kinds = [], link_types()
     for out in entry.get("outs", []):
         target, files = Path(out["path"]), cached_files(out.get("md5", ""))
         if target.exists() or not files or not all(file.is_file() for file in files.values()):
             continue
         for name, file in files.items():
-            link(file, target / name if name else target)
+            placed(file, target / name if name else target, kinds)
         restored.append(out["path"])
     return restored
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pipelines import stage
+from pipelines import hub, stage
 from pipelines.data import validation_clips
 from pipelines.latents import pictures
 from pipelines.latents.clips import Clips, FrameGroups
@@ -25,7 +25,6 @@ from pipelines.latents.quality import (
     patch_pca_of,
     reconstruction_quality,
 )
-from pipelines.models import hub
 from pipelines.models.autoencoder import Autoencoder, PretrainedVideoAutoencoder, StackedAutoencoder
 from pipelines.models.perceptual import Lpips
 from pipelines.params import ParamsError

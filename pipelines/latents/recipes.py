@@ -14,10 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipelines import stage
+from pipelines import hub, stage
 from pipelines.code.stages import identity
 from pipelines.latents.params import EmbeddedText, LatentShardsParams, PretrainedText
-from pipelines.models import hub
 
 SHAPES_LATENTS = (
     "pipelines.latents.encoder:encode_batch",

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipelines import hub
 from pipelines.latents.params import EmbeddedText, PretrainedText
-from pipelines.models import hub
 from pipelines.stage import StageError, digest
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"

@@ -11,7 +11,8 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipelines.models import autoencoder_traits, hub
+from pipelines import hub
+from pipelines.models import autoencoder_traits
 from pipelines.models.geometry import check_geometry, latent_frames, per_channel
 from pipelines.stage import StageError
 

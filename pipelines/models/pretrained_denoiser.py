@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipelines.models import hub
+from pipelines import hub
 from pipelines.models.backbones import BACKBONES, Layout
 from pipelines.stage import StageError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.models.hub import commit
+from pipelines.hub import commit
 from pipelines.models.pretrained_autoencoder import PretrainedVideoAutoencoder
 from pipelines.models.pretrained_denoiser import Origin
 from pipelines.stage import StageError
