@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines import stage
+from pipelines import chain, origin, stage
 from pipelines.data.contract import require_autoencoder
 from pipelines.data.shards import Shards
 from pipelines.flow.params import Sampling
@@ -237,6 +237,9 @@ def export(folder: Path, out: Path, latents: Path, autoencoder: Path) -> None:
     with stage.whole_folder(out) as place:
         made.save_pretrained(place)
         (place / "README.md").write_text(card(parts, checkpoint.read(folder)["stage"]), encoding="utf-8")
+        made_from = {"checkpoint": folder, "latents": latents, "autoencoder": autoencoder}
+        told = {"stage": "reel export", "path": out.name, "environment": origin.environment()}
+        chain.carry(place, told, made_from, {name: origin.inside(path) for name, path in made_from.items()})
     plan = parts.sampling
     stage.say(sentence(parts))
     stage.say(
