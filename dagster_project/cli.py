@@ -106,7 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     lineage = add("lineage", show_lineage, tools.TOLD["lineage"][1])
     lineage.add_argument("what", help="a path, a stage, or the first characters of a content hash that DVC knows")
     lineage.add_argument("rest", nargs=argparse.REMAINDER, help="of a path or stage: --all, --json, --svg FILE")
-    commands.add_parser("diff", help=tools.TOLD["diff"][1], add_help=False)
+    for name in ("diff", "audit"):  # for --help; `main` hands them on, as they need no project
+        commands.add_parser(name, help=tools.TOLD[name][1], add_help=False)
     demo = add("demo", run_demo, "Check everything, then run the whole graph.")
     demo.add_argument("--jobs", type=int, default=2, metavar="N", help="stages at once (default 2)")
     ablate_command.add_words(

@@ -33,6 +33,10 @@ TOLD = {
         "Where a checkpoint, data set, clip or stage's result came from, back to the clips.",
     ),
     "diff": ("pipelines.provenance_diff", "What differs between two artifacts and between all that went into them."),
+    "audit": (
+        "pipelines.data.audit",
+        "Whether all in a folder is what it records, and no held-out clip is trained on.",
+    ),
 }
 """Commands about what artifacts carry, which need no project around them; paths are relative to the current folder."""
 
@@ -41,7 +45,7 @@ def told_of_paths(words: Sequence[str]) -> bool:
     """Whether a command is of :data:`TOLD` and names paths that are there; a stage is looked up in the project."""
     named = [word for word in words[1:] if not word.startswith("-")]
     is_help = bool({"-h", "--help"} & set(words))
-    return words[:1] == ["diff"] or (
+    return words[:1] in (["diff"], ["audit"]) or (
         words[:1] == ["lineage"] and (is_help or any(Path(word).exists() for word in named))
     )
 

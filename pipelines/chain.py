@@ -152,7 +152,7 @@ def carried(path: Path) -> tuple[dict[str, Any], str | None]:
     folders = [path, *path.absolute().parents][:4] if path.is_dir() else [*path.absolute().parents][:3]
     for folder in folders:
         if (folder / CHAIN).is_file():
-            return _read_json(folder / CHAIN), digest(folder)
+            return _read_json(folder / CHAIN), content_hash(folder)
         if (folder / "checkpoint.json").is_file():
             return _of_record(folder), None
         if path.is_dir() and folder == path and (folder / "dvc.yaml").is_file():
@@ -163,10 +163,24 @@ def carried(path: Path) -> tuple[dict[str, Any], str | None]:
     )
 
 
+def content_hash(folder: Path) -> str:
+    """The hash by which artifacts name this one.
+
+    Raises:
+        NoChain: the file in which it describes itself is damaged.
+    """
+    try:
+        return digest(folder)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise NoChain(
+            f"{folder}: what it says of itself cannot be read ({error}); `dvc checkout` restores it."
+        ) from None
+
+
 def _of_record(folder: Path) -> dict[str, Any]:
     """A checkpoint from before chains: its own node, what it read by hash alone."""
+    own = content_hash(folder)
     record = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
-    own = digest(folder)
     read = dict(record.get("inputs") or {}) | ({"parent": record["parent"]} if record.get("parent") else {})
     known = {name: record.get(name) for name in ("stage", "params", "code", "seed", "command", "environment")}
     rest = {"step": record.get("step"), "segments": record.get("segments"), "path": folder.name}
