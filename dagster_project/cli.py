@@ -160,7 +160,8 @@ def _report(project: DvcProject, done: Summary) -> None:
     report = project.root / "report" / "report.html"
     if report.is_file():
         print(f"Report: {report}")
-    left = list(status.stale(DvcProject(project.root)))
+    now = DvcProject(project.root)
+    left = [name for name in status.stale(now) if name not in now.set_aside]
     print(f"Next: reel run {left[0]}" if left else "Everything is up to date. Next: reel ui")
 
 
@@ -253,7 +254,7 @@ def show_lineage(project: DvcProject, arguments: argparse.Namespace) -> int:
 def run_demo(project: DvcProject, arguments: argparse.Namespace) -> int:
     """`reel demo`: check, then the whole graph."""
     failed = checking.check(project, arguments)
-    return failed or _run(project, list(project.stages), Options(arguments.jobs))
+    return failed or _run(project, project.select(["*"]), Options(arguments.jobs))
 
 
 def open_ui(project: DvcProject, arguments: argparse.Namespace) -> int:
@@ -274,7 +275,7 @@ def _goals(project: DvcProject, arguments: argparse.Namespace) -> list[str]:
     if arguments.all or not words:
         if not words and not arguments.all and arguments.command is run:
             raise ProjectError(f"reel run: name a stage or say --all; stages: {', '.join(project.stages)}")
-        return list(project.stages)
+        return project.select(["*"])
     return needed(project, words)
 
 

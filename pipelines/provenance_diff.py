@@ -35,6 +35,9 @@ def compared(one: Lineage, other: Lineage) -> dict[str, Any]:
     """All differences: ``stages`` by name, ``clips`` (added, removed, changed) or None, ``results`` of the two."""
     before, after = by_stage(one), by_stage(other)
     stages = {}
+    tops = [str(side.nodes[side.artifact].get("stage")) for side in (one, other)]
+    if tops[0] != tops[1]:  # two stages that have something in common, or they would not be compared
+        stages[" → ".join(tops)] = _node(one.nodes[one.artifact], other.nodes[other.artifact])
     for name in dict.fromkeys([*before, *after]):
         if name not in before or name not in after:
             stages[name] = {"only": "second" if name in after else "first"}

@@ -181,7 +181,7 @@ def _validated(trainer: Trainer, validate: Validate | None) -> dict[str, float]:
         return {}
     networks = trainer.networks.own
     modes = {name: network.training for name, network in networks.items()}
-    with torch.random.fork_rng(), torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad(), trainer.run.computing():
         for network in networks.values():
             network.eval()
         torch.manual_seed(trainer.run.training.seed)
