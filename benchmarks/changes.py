@@ -96,7 +96,7 @@ def saved(folder: Path) -> int:
 def kill(folder: Path, how: dict[str, Any], step: int, beyond: int) -> None:
     """Train, and SIGKILL within the step, or as soon as a state ``beyond`` a step is on the disk."""
     seen, pid = folder / "seen.jsonl", start(folder, **how)
-    until = time.monotonic() + 60
+    until = time.monotonic() + 600  # a guard: a machine may be busy
     while time.monotonic() < until and not (
         seen.exists() and seen.read_text().count("\n") > 2 * step and saved(folder) > beyond
     ):

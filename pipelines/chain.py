@@ -59,7 +59,7 @@ def carry(out: Path, node: Mapping[str, Any], paths: Mapping[str, Path], places:
     """
     read, nodes = inputs_of(paths, places)
     own = digest(out)
-    nodes[own] = {**node, "inputs": read}
+    nodes.setdefault(own, {**node, "inputs": read})  # a copy of what was read is that, whoever made the copy
     write_json(out / CHAIN, {"version": VERSION, "artifact": own, "nodes": nodes})
 
 
@@ -67,7 +67,7 @@ def embed(clip: Path, node: Mapping[str, Any], paths: Mapping[str, Path], places
     """Append the chain to an mp4, as its last write; equal clips get equal bytes."""
     read, nodes = inputs_of(paths, places)
     own = digest(clip)
-    nodes[own] = {**node, "inputs": read}
+    nodes.setdefault(own, {**node, "inputs": read})  # a copy of what was read is that, whoever made the copy
     text = json.dumps({"version": VERSION, "artifact": own, "nodes": nodes}, sort_keys=True, allow_nan=False)
     packed = zlib.compress(text.encode(), 9)
     with clip.open("ab") as stream:

@@ -85,6 +85,14 @@ def test_equal_runs_leave_equal_bytes(tmp_path: Path) -> None:
         assert (tmp_path / "one" / part / CHAIN).read_bytes() == (tmp_path / "two" / part / CHAIN).read_bytes()
 
 
+def test_a_copy_that_another_command_wrote_keeps_the_chain(tmp_path: Path) -> None:
+    made(tmp_path, {"k": "1"})
+    flow = tmp_path / "checkpoints/flow"
+    copy = shutil.copytree(flow, tmp_path / "exported")
+    carry(copy, node("reel export"), {"checkpoint": flow}, {"checkpoint": "checkpoints/flow"})
+    assert {one["stage"] for one in lineage(copy).nodes.values()} == {"flow", "raw_video"}
+
+
 def test_a_file_tells_of_the_artifact_in_whose_folder_it_lies(tmp_path: Path) -> None:
     made(tmp_path, {"k": "1"})
     (tmp_path / "checkpoints/flow/ema").mkdir()
