@@ -189,7 +189,8 @@ def test_a_difference_names_params_code_clips_and_results(tmp_path: Path) -> Non
     made(tmp_path / "one", {"a": "1", "b": "2", "c": "3"})
     made(tmp_path / "two", {"b": "2", "c": "9", "d": "4"}, steps=8, code="b" * 32)
     sides = [lineage(tmp_path / name / "checkpoints/flow") for name in ("one", "two")]
-    said = diff_text(*sides, compared(*sides))
+    first, second = sides
+    said = diff_text(first, second, compared(first, second))
     assert "params: training.steps 4 → 8" in said and "result: loss 0.25 → 0.125" in said
     assert "code: aaaaaaaaaaaa → bbbbbbbbbbbb" in said and "steps: 4 → 8" in said
     sides = [lineage(tmp_path / name / "clips") for name in ("one", "two")]
