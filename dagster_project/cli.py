@@ -28,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(words: list[str]) -> int:
+    if tools.told_of_paths(words):
+        return tools.tell(words[0], words[1:])
     is_help = bool({"-h", "--help"} & set(words))
     root = home.ROOT if is_help else home.project_root()
     _use_code_of(root, words)
@@ -104,10 +106,11 @@ def _parser() -> argparse.ArgumentParser:
             )
     add("status", show_status, "Which stages are stale and why, and which are running and how far.")
     add("check", checking.check, "Validate dvc.yaml, dvc.lock and params.yaml.")
-    lineage = add(
-        "lineage", show_lineage, "Where a result came from: its stage, params, code and inputs, back to the sources."
-    )
-    lineage.add_argument("what", help="a stage, a path, or the first characters of a content hash")
+    lineage = add("lineage", show_lineage, tools.TOLD["lineage"][1])
+    lineage.add_argument("what", help="a path, a stage, or the first characters of a content hash that DVC knows")
+    lineage.add_argument("rest", nargs=argparse.REMAINDER, help="of a path or stage: --all, --json, --svg FILE")
+    for name in ("diff", "audit"):  # for --help; `main` hands them on, as they need no project
+        commands.add_parser(name, help=tools.TOLD[name][1], add_help=False)
     demo = add("demo", run_demo, "Check everything, then run the whole graph.")
     demo.add_argument("--jobs", type=int, default=home.jobs(), metavar="N", help="stages at once (REEL_JOBS, else 2)")
     ablate_command.add_words(
@@ -224,9 +227,14 @@ def show_status(project: DvcProject, arguments: argparse.Namespace) -> int:
 
 
 def show_lineage(project: DvcProject, arguments: argparse.Namespace) -> int:
-    """`reel lineage`: the tree behind a stage, a path or a hash."""
+    """`reel lineage`: of a stage what its result carries; of a hash, or of a result from before that, DVC's records."""
     from dagster_dvc.lineage import tree
 
+    stage = project.stages.get(arguments.what)
+    for out in stage.data_outs if stage is not None else ():
+        if any((project.root / out.path / name).is_file() for name in ("lineage.json", "checkpoint.json")):
+            os.environ["REEL_PROJECT"] = str(project.root)
+            return tools.tell("lineage", [str(project.root / out.path), *arguments.rest])
     print(tree(project, arguments.what))
     return 0
 

@@ -31,6 +31,35 @@ FORECASTS = {"raw_video": "pipelines.footage.forecast", "latent_shards": "pipeli
 """
 
 
+TOLD = {
+    "lineage": (
+        "pipelines.provenance",
+        "Where a checkpoint, data set, clip or stage's result came from, back to the clips.",
+    ),
+    "diff": ("pipelines.provenance_diff", "What differs between two artifacts and between all that went into them."),
+    "audit": (
+        "pipelines.data.audit",
+        "Whether all in a folder is what it records, and no held-out clip is trained on.",
+    ),
+}
+"""Commands about what artifacts carry, which need no project around them; paths are relative to the current folder."""
+
+
+def told_of_paths(words: Sequence[str]) -> bool:
+    """Whether a command is of :data:`TOLD` and names paths that are there; a stage is looked up in the project."""
+    named = [word for word in words[1:] if not word.startswith("-")]
+    is_help = bool({"-h", "--help"} & set(words))
+    return words[:1] in (["diff"], ["audit"]) or (
+        words[:1] == ["lineage"] and (is_help or any(Path(word).exists() for word in named))
+    )
+
+
+def tell(name: str, words: Sequence[str]) -> int:
+    """Replace this process by a command of :data:`TOLD`."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-P", "-m", TOLD[name][0], *words])
+
+
 def forecasts(stages: Iterable[str], root: Path) -> list[str]:
     """One line for each of the stages that can tell what it would do; none where its inputs are not made yet."""
     lines, stages = [], list(stages)

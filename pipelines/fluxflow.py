@@ -52,7 +52,7 @@ def _check(sections: dict[str, Any], params: Path) -> None:
             raise ParamsError(str(error).replace(f"{place}/fluxflow.yaml", "the imported configuration")) from None
 
 
-def profilewritten(made: Import, params: Path) -> str:
+def profile_text(made: Import, params: Path) -> str:
     """The profile, with the stages to add and what was left out as comments; checked against the stages' own rules.
 
     Raises:
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         images = given.images if given.images is not None else count_captions(config, folder)
         if images is not None and images < 1:
             raise ParamsError(f"--images {images}: at least 1.")
-        print(profilewritten(Import(config, images), given.params), end="")
+        print(profile_text(Import(config, images), given.params), end="")
     except ParamsError as error:
         print(f"import-fluxflow: {error}", file=sys.stderr)
         return 2

@@ -23,8 +23,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines import origin, stage
+from pipelines import chain, origin, stage
 from pipelines.credentials import without_credentials
+from pipelines.described import data_facts, read_json, stated
 from pipelines.launch import WRITTEN
 from pipelines.origin import Source
 
@@ -59,33 +60,6 @@ def now() -> str:
 # ---- what a stage reads and chooses -------------------------------------------------------------------------------
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def data_facts(folder: Path) -> dict[str, Any]:
-    """What a data set says of itself: samples, also by split, first and last shard, normalisation, classes, or empty.
-
-    Latents (``manifest.json``), clips (``catalog.parquet``) and classes (``codebook.json``) describe themselves.
-    """
-    manifest, codebook = _json(folder / "manifest.json"), _json(folder / "codebook.json")
-    if manifest:
-        shards = sorted(manifest.get("shards") or {})
-        spread = {"shards": len(shards), "shard_range": [shards[0], shards[-1]]} if shards else {}
-        encoder = (manifest.get("autoencoder") or {}).get("id")
-        scaled = {"normalisation": f"mean and standard deviation per channel, of autoencoder {encoder}"}
-        counts = {"samples": manifest.get("num_samples"), "splits": manifest.get("splits")}
-        return {**counts, **spread, **(scaled if encoder else {})}
-    if codebook:
-        return {name: codebook[name] for name in ("quantiser", "num_classes", "seed", "embedding") if name in codebook}
-    if (folder / "catalog.parquet").is_file():
-        from pyarrow.parquet import read_table
-
-        splits = read_table(folder / "catalog.parquet", columns=["split"])["split"].to_pylist()
-        return {"samples": len(splits), "splits": {name: splits.count(name) for name in sorted(set(splits))}}
-    return {}
-
-
 def sources(paths: Mapping[str, Path], known: Mapping[str, Source] | None = None) -> dict[str, dict[str, Any]]:
     """Each artifact that is read: where it stands, its digest (where it is not ``known``), what it says of itself."""
     known = known or {}
@@ -94,18 +68,6 @@ def sources(paths: Mapping[str, Path], known: Mapping[str, Source] | None = None
         for name, path in paths.items()
         if path.exists()
     }
-
-
-def stated(values: Any, keys: frozenset[str], where: str = "") -> dict[str, Any]:
-    """The parameters of these names, anywhere in a section, by their dotted place; null says nothing."""
-    found: dict[str, Any] = {}
-    for name, value in values.items() if isinstance(values, Mapping) else ():
-        place = f"{where}.{name}" if where else str(name)
-        if name in keys and value is not None:
-            found[place] = value
-        else:
-            found |= stated(value, keys, place)
-    return found
 
 
 def choices(params: Mapping[str, Any], data: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -188,7 +150,7 @@ class Experiment:
                 self.path.parent.rmdir()
         self.path, self.content = path, {}
         if path is not None:
-            self.content = _json(path)
+            self.content = read_json(path)
 
     @property
     def is_open(self) -> bool:
@@ -279,8 +241,31 @@ def recorded(values: Mapping[str, Any], paths: Mapping[str, Path]) -> Iterator[N
 
     with experiment.watched(spent):
         yield
+        if paths.get("out", Path()).is_dir() and "out" in paths:
+            chain.carry(
+                paths["out"], node(values, paths), read, {name: origin.inside(one) for name, one in read.items()}
+            )
     if experiment.is_open:
         experiment.conclude(spent(), *_results(paths))
+
+
+def node(values: Mapping[str, Any], paths: Mapping[str, Path]) -> dict[str, Any]:
+    """What a stage's artifact says of itself in its chain: equal for every identical run."""
+    context, out = stage.current(), paths["out"]
+    record, results = read_json(out / "checkpoint.json"), _results(paths)[0]
+    return {
+        "stage": context.name,
+        "path": origin.inside(out),
+        "params": dict(values),
+        "seed": stated(values, frozenset({"seed"})),
+        "code": context.code or None,
+        "command": origin.command(context.command),
+        "environment": origin.environment(),
+        "step": record.get("step"),
+        "segments": record.get("segments"),
+        "facts": data_facts(out),
+        "gates": [*(results.get("gates") or []), *(results.get("baselines") or [])],
+    }
 
 
 def _results(paths: Mapping[str, Path]) -> tuple[dict[str, Any], str | None]:
@@ -288,5 +273,5 @@ def _results(paths: Mapping[str, Path]) -> tuple[dict[str, Any], str | None]:
     if "metrics" not in paths:
         return {"unavailable": {"metrics": "the stage writes no metrics"}}, None
     curves = paths["plots"] / "training.csv" if "plots" in paths else None
-    found = _json(paths["metrics"])
+    found = read_json(paths["metrics"])
     return found, origin.inside(curves) if curves is not None and curves.is_file() else None

@@ -29,6 +29,7 @@ from pipelines.params import PARAMS_FILE, ParamsError, TrackingParams, parse_sec
 from pipelines.progress import Progress
 
 STOPPED = 143  # exit code of a stage that was asked to stop and saved its state
+CHAIN = "lineage.json"  # where an artifact says what it came from; not part of what it is (:mod:`pipelines.chain`)
 CODE, CONTINUE, ANEW = "REEL_CODE", "REEL_CONTINUE", "REEL_ANEW"
 """Variables: the identity of the stage's code; a person asks to go on from a state that other code, or a run of another
 length, has left; the launcher hands on ``dvc repro --force`` (no state of an earlier run is gone on from)."""
@@ -142,7 +143,7 @@ def digest(path: Path) -> str:
     """What identifies an artifact: the hash of the file in which it describes its own content.
 
     A checkpoint is its weights (times and hosts in its record do not count), a data set is its manifest, clips are
-    their catalog; any other folder is the names and bytes of its files.
+    their catalog; any other folder is the names and bytes of its files, but of where it came from.
     """
     if (path / "checkpoint.json").is_file():
         weights = json.loads((path / "checkpoint.json").read_text(encoding="utf-8")).get("weights")
@@ -151,7 +152,7 @@ def digest(path: Path) -> str:
         if (path / name).is_file():
             return file_digest(path / name)
     if path.is_dir():
-        names = sorted(part for part in path.rglob("*") if part.is_file())
+        names = sorted(part for part in path.rglob("*") if part.is_file() and part.name != CHAIN)
         lines = [f"{part.relative_to(path).as_posix()} {file_digest(part)}" for part in names]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
     return file_digest(path)
@@ -256,9 +257,8 @@ def main(argv: list[str] | None = None) -> int:
     module, function, *arguments = sys.argv[1:] if argv is None else argv
     name = os.environ.get("REEL_STAGE") or path_flags(arguments).get("params", function)
     command = (module, function, *arguments)
-    anew, carry_on = (os.environ.get(variable, "") not in ("", "0") for variable in (ANEW, CONTINUE))
     context = Context(name, Path(".work") / name, command, os.environ.get(CODE, ""), progress=Progress(name))
-    context.anew, context.carry_on = anew, carry_on
+    context.anew, context.carry_on = (os.environ.get(word, "") not in ("", "0") for word in (ANEW, CONTINUE))
     enter(context)
     signal.signal(signal.SIGTERM, _on_signal)
     signal.signal(signal.SIGINT, _on_signal)

@@ -31,7 +31,7 @@ def now() -> dict[str, Any]:
     found = stages.identities()
     recorded = {name: value for name, value in _recorded().items() if name in found and value != found[name].value}
     why = {}
-    for held in _versions() if recorded else ():
+    for held in versions() if recorded else ():
         for name in [name for name, value in recorded.items() if held.get(name) == value]:
             why[name] = stages.changed(stages.parts_of(held, name), found[name].parts)
             del recorded[name]
@@ -52,7 +52,7 @@ def _recorded() -> dict[str, str]:
     return {name: value[name] for name, value in values.items() if name in value}
 
 
-def _versions() -> Iterator[dict[str, Any]]:
+def versions() -> Iterator[dict[str, Any]]:
     """What ``code.json`` holds, and held before as far as DVC's cache remembers, the newest first."""
     from pipelines.recording import earlier_versions
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines import stage
+from pipelines import chain, origin, stage
 from pipelines.data.contract import Manifest, require_autoencoder
 from pipelines.flow.params import Sampling
 from pipelines.generation import pipeline as own
@@ -238,6 +238,7 @@ def export(folder: Path, out: Path, latents: Path, autoencoder: Path) -> None:
         parts = read(folder)
     except NoPipelineError as reason:
         own.save(folder, out, latents, autoencoder)
+        carry(out, folder, latents, autoencoder)
         stage.say(f"{reason} So the folder is one of our own: FlowPipeline.from_pretrained and `reel generate` take it")
         stage.say(f"{out}: the whole flow with text encoder and autoencoder; how to call it: {out}/README.md")
         return
@@ -245,12 +246,20 @@ def export(folder: Path, out: Path, latents: Path, autoencoder: Path) -> None:
     with stage.whole_folder(out) as place:
         made.save_pretrained(place)
         (place / "README.md").write_text(card(parts, checkpoint.read(folder)["stage"]), encoding="utf-8")
+    carry(out, folder, latents, autoencoder)
     plan = parts.sampling
     stage.say(sentence(parts))
     stage.say(
         f"{out}: {type(made).__name__}, {plan.steps} {plan.sampler} steps, shift {plan.shift:g}, float32; how to call "
         f"it: {out}/README.md"
     )
+
+
+def carry(out: Path, folder: Path, latents: Path, autoencoder: Path) -> None:
+    """Put where it came from into a written folder."""
+    read = {"checkpoint": folder, "latents": latents, "autoencoder": autoencoder}
+    told = {"stage": "reel export", "path": out.name, "environment": origin.environment()}
+    chain.carry(out, told, read, {name: origin.inside(path) for name, path in read.items()})
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

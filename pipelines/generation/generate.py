@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from pipelines import stage
+from pipelines import chain, origin, stage
 from pipelines.data.video import write_mp4
 from pipelines.flow.params import Guidance
 from pipelines.flow.samplers import SAMPLERS
@@ -148,12 +148,20 @@ def write_clips(given: argparse.Namespace) -> None:
     refiner = Generator.load(given.refine, generator.device) if given.refine is not None else None
     wanted = Wanted(given.num_frames, given.size, given.image, given.negative, refiner)
     seeds = list(range(given.seed, given.seed + len(prompts)))
-    maker = ClipMaker(generator, *surroundings(given.checkpoint, given.latents, given.autoencoder))
+    latents, autoencoder = surroundings(given.checkpoint, given.latents, given.autoencoder)
+    read = {"checkpoint": given.checkpoint, "latents": latents, "autoencoder": autoencoder}
+    maker = ClipMaker(generator, latents, autoencoder)
     strips = []
     for number, clip in enumerate(maker.clips(prompts, seeds, wanted, given.batch_size)):
         path = given.out if given.prompt is not None else given.out / f"{number:03d}.mp4"
         facts = {"title": prompts[number], "comment": story(generator, seeds[number], wanted)}
         write_mp4(path, clip, generator.facts["frame_rate"], metadata=facts)
+        told = {
+            "stage": "reel generate",
+            "path": path.name,
+            "params": {"prompt": prompts[number], "how": facts["comment"]},
+        }
+        chain.embed(path, told, read, {name: origin.inside(one) for name, one in read.items()})
         print(f"{path}: {prompts[number]}", flush=True)
         strips.append(contact_sheet.strip(clip))
     if given.prompts is not None:

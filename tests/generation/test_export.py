@@ -27,6 +27,7 @@ from pipelines.generation.clips import embed, read_image
 from pipelines.models.backbones import packed, unpacked
 from pipelines.models.denoiser import VideoDenoiser, averaged
 from pipelines.models.lora import FILE
+from pipelines.provenance import lineage
 from pipelines.stage import digest
 from pipelines.training import checkpoint
 from pipelines.training.generator import CLOCKS, Generator
@@ -289,6 +290,8 @@ def test_what_no_pipeline_of_diffusers_can_drive_is_told(made, tmp_path, capsys)
     checkpoint.write_record(scratch, json.loads((scratch / "checkpoint.json").read_text()))
     assert run(made["wan"], tmp_path / "own", scratch) == 0
     assert "trained from scratch and takes 6 channels of positions" in capsys.readouterr().out
+    carried = lineage(tmp_path / "own")
+    assert carried.nodes[carried.artifact]["inputs"]["checkpoint"]["digest"] == digest(scratch)
     facts = json.loads((anchored / "generator.json").read_text())
     facts["phases"][0] |= {"still": True, "end": 0.2}
     facts["clocks"] = CLOCKS

@@ -19,6 +19,7 @@ from pipelines.data.video import probe, read_clip
 from pipelines.generation import generate, rectified_flow
 from pipelines.generation.clips import read_image
 from pipelines.models.autoencoder import StackedAutoencoder, load_autoencoder
+from pipelines.provenance import lineage
 from pipelines.stage import StageError, digest
 from pipelines.training.generator import shared_out
 from tests.generation.toy import CHANNELS, DIM, FRAMES, SMALL, rectified, write_latents
@@ -67,6 +68,10 @@ def test_a_prompt_becomes_an_mp4_that_knows_its_prompt_and_seed(world, capsys):
         assert container.metadata["comment"].startswith(
             "seed 3, 1 euler steps with guidance 1.5, 8 frames/s, h264, flow "
         )
+    found = lineage(out.rename(world / "sent.mp4"))
+    own = found.nodes[found.artifact]
+    assert found.now == found.artifact and own["params"]["prompt"] == "red square"
+    assert own["inputs"]["checkpoint"]["digest"] == digest(world / "flow")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -1,0 +1,189 @@
+"""What an artifact says of where it came from: ``lineage.json`` in its folder, or a box at the end of an mp4.
+
+It holds a node for the artifact and for everything that went into it, back to the clips: stage, parameters, identity of
+the code, seed, versions, inputs by content hash. So a checkpoint that was copied elsewhere still tells its whole chain.
+All of it is a function of what went in: an identical run leaves identical bytes. Commit, machine and times stand in the
+run's record (:mod:`pipelines.record`), which stays in the project.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import uuid
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipelines.stage import CHAIN, digest, write_json
+
+VERSION = 1
+BOX = uuid.UUID("6f0d3b7e-2f7c-5c43-9d0e-3b1f5a7c9e21").bytes
+"""Of the ``uuid`` box (ISO/IEC 14496-12, 11.1) that holds the chain of a clip; players pass over it."""
+MOST_BYTES = 16 << 20
+"""Of a chain, packed or not: more is no chain of ours."""
+Nodes = dict[str, dict[str, Any]]
+"""By content hash, what made that artifact."""
+
+
+class NoChain(ValueError):
+    """Nothing in a file or folder says where it came from, or what says so is damaged; told in one line."""
+
+
+# ---- written ------------------------------------------------------------------------------------------------------
+
+
+def inputs_of(paths: Mapping[str, Path], places: Mapping[str, str]) -> tuple[dict[str, dict[str, Any]], Nodes]:
+    """What is read, by name: place in the project, digest, and the digests of artifacts inside; and all their nodes."""
+    read: dict[str, dict[str, Any]] = {}
+    nodes: Nodes = {}
+    for name, path in paths.items():
+        if not path.exists():
+            continue
+        read[name] = {"path": places[name], "digest": digest(path)}
+        holders = [path] if (path / CHAIN).is_file() else sorted(p.parent for p in path.glob(f"*/{CHAIN}"))
+        for holder in holders:
+            content = _read_json(holder / CHAIN)
+            nodes |= content["nodes"]
+            if holder is not path:
+                read[name].setdefault("holds", {})[holder.name] = content["artifact"]
+    return read, nodes
+
+
+def carry(out: Path, node: Mapping[str, Any], paths: Mapping[str, Path], places: Mapping[str, str]) -> None:
+    """Write the chain into the folder of an artifact that is otherwise complete.
+
+    ``paths`` are what it was made from and ``places`` what each is called in the project.
+    """
+    read, nodes = inputs_of(paths, places)
+    own = digest(out)
+    nodes.setdefault(own, {**node, "inputs": read})  # a copy of what was read is that, whoever made the copy
+    write_json(out / CHAIN, {"version": VERSION, "artifact": own, "nodes": nodes})
+
+
+def embed(clip: Path, node: Mapping[str, Any], paths: Mapping[str, Path], places: Mapping[str, str]) -> None:
+    """Append the chain to an mp4, as its last write; equal clips get equal bytes."""
+    read, nodes = inputs_of(paths, places)
+    own = digest(clip)
+    nodes.setdefault(own, {**node, "inputs": read})  # a copy of what was read is that, whoever made the copy
+    text = json.dumps({"version": VERSION, "artifact": own, "nodes": nodes}, sort_keys=True, allow_nan=False)
+    packed = zlib.compress(text.encode(), 9)
+    with clip.open("ab") as stream:
+        stream.write(struct.pack(">I4s16s", 24 + len(packed), b"uuid", BOX) + packed)
+
+
+# ---- read ---------------------------------------------------------------------------------------------------------
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise NoChain(f"{path}: cannot be read ({error}); `dvc checkout` restores it.") from None
+    return _checked(content, path)
+
+
+def _checked(content: Any, path: Path) -> dict[str, Any]:
+    whole = isinstance(content, dict) and content.get("version") == VERSION and isinstance(content.get("nodes"), dict)
+    if not whole or content.get("artifact") not in content["nodes"]:
+        raise NoChain(f"{path}: no lineage of version {VERSION}; it was damaged, or written by another Reelgraph.")
+    if not all(isinstance(node, dict) and isinstance(node.get("inputs"), dict) for node in content["nodes"].values()):
+        raise NoChain(f"{path}: its nodes are damaged; `dvc checkout` restores it.")
+    return content
+
+
+def boxes(clip: Path) -> Iterator[tuple[bytes, int, int]]:
+    """Type, start and size of the boxes at the top of an mp4.
+
+    Raises:
+        NoChain: it is cut, or no mp4.
+    """
+    length, at = clip.stat().st_size, 0
+    with clip.open("rb") as stream:
+        while at < length:
+            stream.seek(at)
+            head = stream.read(16)
+            size, kind = struct.unpack(">I4s", head[:8]) if len(head) >= 8 else (0, b"")
+            size = struct.unpack(">Q", head[8:16])[0] if size == 1 and len(head) == 16 else size or length - at
+            if not kind or size < 8 or at + size > length:
+                raise NoChain(f"{clip}: damaged or no mp4 (a box of {size} bytes at offset {at} of {length}).")
+            yield kind, at, size
+            at += size
+
+
+def _boxed(clip: Path) -> tuple[dict[str, Any], str] | None:
+    """The chain in a clip, and the hash of the clip without it; None where it has none."""
+    for kind, at, size in boxes(clip):
+        if kind != b"uuid" or size < 24 or size > MOST_BYTES:
+            continue
+        with clip.open("rb") as stream:
+            before = hashlib.sha256()
+            for _ in range(0, at, 1 << 20):
+                before.update(stream.read(min(1 << 20, at - stream.tell())))
+            if stream.read(24)[8:] != BOX:
+                continue
+            try:
+                unpacker = zlib.decompressobj()
+                text = unpacker.decompress(stream.read(size - 24), MOST_BYTES)
+                content = json.loads(text) if unpacker.eof else None
+            except (zlib.error, ValueError):
+                content = None
+        return _checked(content, clip), before.hexdigest()
+    return None
+
+
+def carried(path: Path) -> tuple[dict[str, Any], str | None]:
+    """The chain that a file or folder carries, and the content hash of what lies there now.
+
+    A file without a chain of its own (a shard, a weight file) is part of the artifact in whose folder it lies; then the
+    hash is that of the artifact. An earlier checkpoint or data set, which has no ``lineage.json``, tells what it knows.
+
+    Raises:
+        NoChain: nothing there says so.
+    """
+    if not path.exists():
+        raise NoChain(f"{path}: no such file or folder.")
+    if path.is_file() and path.suffix.lower() == ".mp4":
+        found = _boxed(path)
+        if found is not None:
+            return found
+    folders = [path, *path.absolute().parents][:4] if path.is_dir() else [*path.absolute().parents][:3]
+    for folder in folders:
+        if (folder / CHAIN).is_file():
+            return _read_json(folder / CHAIN), content_hash(folder)
+        if (folder / "checkpoint.json").is_file():
+            return _of_record(folder), None
+        if path.is_dir() and folder == path and (folder / "dvc.yaml").is_file():
+            break
+    raise NoChain(
+        f"{path}: nothing in it says where it came from: no {CHAIN} or checkpoint.json in its folder, no box in an "
+        "mp4. What a stage writes carries it; what was made before it did, does not."
+    )
+
+
+def content_hash(folder: Path) -> str:
+    """The hash by which artifacts name this one.
+
+    Raises:
+        NoChain: the file in which it describes itself is damaged.
+    """
+    try:
+        return digest(folder)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise NoChain(
+            f"{folder}: what it says of itself cannot be read ({error}); `dvc checkout` restores it."
+        ) from None
+
+
+def _of_record(folder: Path) -> dict[str, Any]:
+    """A checkpoint from before chains: its own node, what it read by hash alone."""
+    own = content_hash(folder)
+    record = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
+    read = dict(record.get("inputs") or {}) | ({"parent": record["parent"]} if record.get("parent") else {})
+    known = {name: record.get(name) for name in ("stage", "params", "code", "seed", "command", "environment")}
+    rest = {"step": record.get("step"), "segments": record.get("segments"), "path": folder.name}
+    results = record.get("results") or {}
+    gates = [*(results.get("gates") or []), *(results.get("baselines") or [])]
+    return {"version": VERSION, "artifact": own, "nodes": {own: {**known, **rest, "gates": gates, "inputs": read}}}

@@ -1,0 +1,257 @@
+"""``reel audit DIR``: is everything in a folder what it says it is, and is no clip of a held-out split trained on?
+
+Reads every byte of the artifacts in DIR (a release, a copy, a project) and compares it with what they record: weights,
+shards, chains and what they were made from. Per item: verified, missing, does not match, or unknown where nothing is
+recorded. ``--quick`` looks at names, sizes and manifests and reads no shards and weights. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.chain import NoChain, carried, content_hash
+from pipelines.data.contract import INDEX, MANIFEST, ContractError, Manifest
+from pipelines.data.verify import verify
+from pipelines.described import read_json
+from pipelines.provenance import SHORT, printable
+from pipelines.stage import CHAIN, StageError, file_digest
+
+CATALOG, RECORD = "catalog.parquet", "checkpoint.json"
+SIGNS = (CHAIN, RECORD, MANIFEST, CATALOG)
+"""Files by which a folder is known as an artifact."""
+DEEPEST = 4
+"""Folders below DIR in which artifacts are looked for."""
+Verdict = Literal["verified", "missing", "does not match", "unknown"]
+BAD = ("missing", "does not match")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that was looked at."""
+
+    path: str
+    verdict: Verdict
+    what: str
+
+    def __str__(self) -> str:
+        return printable(f"{self.verdict:<15} {self.path}: {self.what}")
+
+
+def artifacts(root: Path) -> list[Path]:
+    """The folders of artifacts at DIR and below; hidden folders and what lies inside an artifact apart.
+
+    Raises:
+        StageError: there is none.
+    """
+    found: list[Path] = []
+    waiting = [(root, 0)]
+    while waiting:
+        folder, depth = waiting.pop()
+        if any((folder / name).is_file() for name in SIGNS):
+            found.append(folder)
+        elif depth < DEEPEST and folder.is_dir():
+            inside = sorted((path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."), reverse=True)
+            waiting += [(path, depth + 1) for path in inside]
+    if not found:
+        raise StageError(f"{root}: no checkpoint, data set or other artifact of ours in it ({', '.join(SIGNS)}).")
+    return found
+
+
+def audit(root: Path, quick: bool = False) -> Iterator[Item]:
+    """Everything in the folder, item by item.
+
+    Raises:
+        StageError: there is nothing to audit.
+    """
+    folders = artifacts(root)
+    here = {_digest(folder): folder for folder in folders}
+    for folder in folders:
+        shown = folder.relative_to(root).as_posix() if folder != root else folder.name or str(folder)
+        yield from _weights(folder, shown, quick)
+        yield from _shards(folder, shown, quick)
+        yield from _chain(folder, shown, here)
+        yield from _clips(folder, shown)
+        yield from _splits(folder, shown)
+
+
+def _digest(folder: Path) -> str:
+    try:
+        return content_hash(folder)
+    except NoChain:
+        return ""
+
+
+def _weights(folder: Path, shown: str, quick: bool) -> Iterator[Item]:
+    if not (folder / RECORD).is_file():
+        return
+    try:
+        recorded = dict(read_json(folder / RECORD)["weights"])
+    except (ValueError, KeyError, TypeError):
+        yield Item(f"{shown}/{RECORD}", "does not match", "cannot be read, or names no weights")
+        return
+    for name, expected in recorded.items():
+        path = folder / name
+        if not path.is_file():
+            yield Item(f"{shown}/{name}", "missing", f"{RECORD} names it")
+        elif quick:
+            yield Item(f"{shown}/{name}", "unknown", "is there; its bytes were not read (--quick)")
+        else:
+            same = file_digest(path) == expected
+            yield Item(f"{shown}/{name}", "verified" if same else "does not match", f"SHA-256 {expected[:SHORT]}")
+    known = {(folder / name).resolve() for name in recorded}
+    for path in sorted(folder.rglob("*.safetensors")):
+        if path.resolve() not in known:
+            yield Item(f"{shown}/{path.relative_to(folder)}", "unknown", f"weights that {RECORD} does not name")
+
+
+def _shards(folder: Path, shown: str, quick: bool) -> Iterator[Item]:
+    if not (folder / MANIFEST).is_file():
+        return
+    try:
+        manifest = Manifest.read(folder)
+        damages = {} if quick else {one.file: str(one) for one in reversed(list(verify(folder)))}
+    except (ContractError, OSError, ValueError) as error:
+        yield Item(f"{shown}/{MANIFEST}", "does not match", " ".join(str(error).split()))
+        return
+    for name, facts in manifest.shards.items():
+        path = folder / name
+        if not path.is_file():
+            yield Item(f"{shown}/{name}", "missing", f"{MANIFEST} names it")
+        elif path.stat().st_size != facts.size:
+            yield Item(f"{shown}/{name}", "does not match", f"{path.stat().st_size} bytes instead of {facts.size}")
+        elif quick:
+            yield Item(f"{shown}/{name}", "unknown", "has its size; its bytes were not read (--quick)")
+        elif name not in damages:
+            yield Item(f"{shown}/{name}", "verified", f"SHA-256 {facts.sha256[:SHORT]}")
+        else:
+            yield Item(f"{shown}/{name}", "does not match", damages[name])
+    for name, told in damages.items():
+        if name not in manifest.shards:
+            there = (folder / name).is_file()
+            yield Item(f"{shown}/{name}", "does not match" if there else "missing", told)
+
+
+def _chain(folder: Path, shown: str, here: dict[str, Path]) -> Iterator[Item]:
+    """Whether it is what its chain says was made, and whether what it was made from is here."""
+    try:
+        content, now = carried(folder)
+    except NoChain as error:
+        is_there = (folder / CHAIN).is_file()
+        yield Item(
+            f"{shown}/{CHAIN}", "does not match" if is_there else "unknown", str(error).removeprefix(f"{folder}: ")
+        )
+        return
+    own = content["artifact"]
+    if now is None:
+        yield Item(shown, "unknown", "it carries no hash of itself as it was made")
+    else:
+        said = f"content {own[:SHORT]}" + ("" if now == own else f", now {now[:SHORT]}")
+        yield Item(shown, "verified" if now == own else "does not match", said)
+    for name, one in content["nodes"][own]["inputs"].items():
+        for place, wanted in _wanted(one):
+            found = here.get(wanted)
+            said = f"made from {name} {wanted[:SHORT]}"
+            yield Item(place, "verified" if found else "unknown", said if found else f"{said}, which is not here")
+
+
+def _wanted(one: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if one.get("holds"):
+        yield from ((f"{one['path']}/{name}", held) for name, held in one["holds"].items())
+    else:
+        yield one["path"], one["digest"]
+
+
+def _table(folder: Path, columns: Sequence[str]) -> pa.Table | None:
+    place = next((folder / name for name in (CATALOG, INDEX) if (folder / name).is_file()), None)
+    if place is None:
+        return None
+    try:
+        return pq.read_table(place, columns=list(columns))
+    except (OSError, pa.ArrowInvalid, KeyError):
+        return None
+
+
+def _clips(folder: Path, shown: str) -> Iterator[Item]:
+    """The catalog records what a clip shows, not the bytes of its file: all that is told is whether it is there."""
+    table = _table(folder, ("file",)) if (folder / CATALOG).is_file() else None
+    files = table["file"].to_pylist() if table is not None else []
+    gone = [name for name in files if not (folder / name).is_file()]
+    yield from (Item(f"{shown}/{name}", "missing", f"{CATALOG} names it") for name in gone)
+    if len(files) > len(gone):
+        yield Item(
+            f"{shown}: clips", "unknown", f"{len(files) - len(gone)} are there; {CATALOG} has no hash of their files"
+        )
+
+
+def _splits(folder: Path, shown: str) -> Iterator[Item]:
+    """No content may be in the train split and in another."""
+    table = _table(folder, ("key", "split", "content_hash"))
+    if table is None:
+        if any((folder / name).is_file() for name in (CATALOG, INDEX)):
+            yield Item(f"{shown}: splits", "unknown", "its table cannot be read, or names no content and no splits")
+        return
+    rows = list(zip(*(table[name].to_pylist() for name in ("key", "split", "content_hash")), strict=True))
+    trained = {content for _, split, content in rows if split == "train"}
+    both = sorted(key for key, split, content in rows if split != "train" and content in trained)
+    held_out = sum(split != "train" for _, split, _ in rows)
+    said = f"{', '.join(both[:3])}{' …' if len(both) > 3 else ''} held out and in train" if both else "none in train"
+    yield Item(f"{shown}: splits", "does not match" if both else "verified", f"{held_out} clips held out, {said}")
+
+
+# ---- one clip -----------------------------------------------------------------------------------------------------
+
+
+def uses(root: Path, clip: str) -> list[str]:
+    """Where a clip is in DIR, a line each: by key, the beginning of its content hash, or its source's name."""
+    lines = []
+    for folder in artifacts(root):
+        table = _table(folder, ("key", "split", "content_hash", "source"))
+        if table is None:
+            continue
+        for row in table.to_pylist():
+            by_hash = len(clip) >= 8 and row["content_hash"].startswith(clip)
+            if by_hash or clip in (row["key"], row["source"], Path(row["source"]).name):
+                lines.append(printable(f"{folder}: {row['key']}, split {row['split']}, from {row['source']}"))
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 1 where something is missing or does not match, or a clip was found."""
+    parser = argparse.ArgumentParser(prog="reel audit", description=__doc__)
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser.add_argument("--quick", action="store_true", help="read no shards and no weights")
+    parser.add_argument("--clip", metavar="CLIP", help="only say whether a clip (key, content hash, source) was used")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    given = parser.parse_args(argv)
+    try:
+        if given.clip is not None:
+            lines = uses(given.folder, given.clip)
+            print("\n".join(lines) or f"{given.clip}: in no data set in {given.folder}")
+            return 1 if lines else 0
+        items = []
+        for item in audit(given.folder, given.quick):
+            items.append(item)
+            if not given.json:
+                print(item, flush=True)
+    except (StageError, OSError) as error:
+        print(f"audit: {error}", file=sys.stderr)
+        return 3
+    if given.json:
+        print(json.dumps([asdict(item) for item in items], indent=2))
+    else:
+        counts = {word: sum(item.verdict == word for item in items) for word in ("verified", *BAD, "unknown")}
+        print(", ".join(f"{count} {word}" for word, count in counts.items()))
+    return 1 if any(item.verdict in BAD for item in items) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
