@@ -31,7 +31,7 @@ def dvc_assets(
         ProjectError: two outputs would get one asset key, or ``meta.dagster`` says something impossible.
     """
     assets = Assets(project, translator)
-    chosen = project.select(select, exclude)
+    chosen = project.select(select, exclude, aside=True)
     made = [_stage_assets(assets, project.stages[name], retry_policy) for name in chosen]
     project.hashes.save()
     return made

@@ -4,6 +4,7 @@ Hashes of files are remembered by modification time, size and inode; a file touc
 remembered, since a later edit within the clock's resolution could not be seen.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -26,13 +27,30 @@ class Hashes:
         self._file = kept
         self._memory = _read(kept)
         self._dirty = False
+        self._held: dict[str, str | None] | None = None
 
     def of(self, path: str) -> str | None:
         """The DVC hash of a file or folder (folders end in ``.dir``), or None where nothing is there."""
+        if self._held is None:
+            return self._look(path)
+        if path not in self._held:
+            self._held[path] = self._look(path)
+        return self._held[path]
+
+    def _look(self, path: str) -> str | None:
         full = self.root / path
         if full.is_dir():
             return self._folder(full)
-        return self._md5(full) if full.is_file() else None
+        return self._md5(str(full), self._relative(full)) if full.is_file() else None
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, every path is looked at once: many stages read the same folders."""
+        outer, self._held = self._held, {} if self._held is None else self._held
+        try:
+            yield
+        finally:
+            self._held = outer
 
     def save(self) -> None:
         """Keep the memory for the next process."""
@@ -46,15 +64,21 @@ class Hashes:
 
     def files(self, folder: Path) -> Iterator[Path]:
         """Files of a folder that DVC looks at: without what a ``.dvcignore`` names. It may lie outside the project."""
+        yield from (folder / inside for inside, _ in self._listed(folder))
+
+    def _listed(self, folder: Path) -> Iterator[tuple[str, str]]:
+        """Of every such file its place in the folder and in the project. As text: folders hold many thousand files."""
         ignored = self._ignored(folder if folder.is_relative_to(self.root) else self.root)
+        top, length = self._relative(folder), len(str(folder)) + 1
         for parent, folders, files in os.walk(folder):
-            inside = Path(parent)
-            folders[:] = [name for name in folders if not ignored.match_file(f"{self._relative(inside / name)}/")]
-            yield from (inside / name for name in files if not ignored.match_file(self._relative(inside / name)))
+            inside = f"{parent[length:]}/".replace(os.sep, "/").removeprefix("/")
+            place = inside if top == "." else f"{top}/{inside}"
+            folders[:] = [name for name in folders if not ignored.match_file(f"{place}{name}/")]
+            yield from ((inside + name, place + name) for name in files if not ignored.match_file(place + name))
 
     def _folder(self, folder: Path) -> str:
-        found = self.files(folder)
-        entries = [{"md5": self._md5(path), "relpath": path.relative_to(folder).as_posix()} for path in found]
+        found = self._listed(folder)
+        entries = [{"md5": self._md5(f"{folder}/{inside}", key), "relpath": inside} for inside, key in found]
         entries.sort(key=lambda entry: entry["relpath"])
         return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
@@ -72,14 +96,13 @@ class Hashes:
                 lines += [_below(prefix, line) for line in file.read_text(encoding="utf-8").splitlines()]
         return pathspec.PathSpec.from_lines("gitignore", [line for line in lines if line])
 
-    def _md5(self, path: Path) -> str:
-        facts = path.stat()
+    def _md5(self, path: str, key: str) -> str:
+        facts = Path(path).stat()
         mark = [facts.st_mtime_ns, facts.st_size, facts.st_ino]
-        key = self._relative(path)
         known = self._memory.get(key)
         if known and known[:3] == mark:
             return known[3]
-        with path.open("rb") as stream:
+        with Path(path).open("rb") as stream:
             value = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
         if time.time_ns() - facts.st_mtime_ns > 2_000_000_000:
             self._memory[key] = [*mark, value]

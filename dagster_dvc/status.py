@@ -32,7 +32,8 @@ class Reason:
 def stale(project: DvcProject) -> dict[str, list[Reason]]:
     """Stages that differ from the lock file, with the reasons; fresh stages are absent."""
     lock = read_lock(project)
-    found = {name: reasons(project, stage, lock.get(name)) for name, stage in project.stages.items()}
+    with project.hashes.held():
+        found = {name: reasons(project, stage, lock.get(name)) for name, stage in project.stages.items()}
     project.hashes.save()
     return {name: why for name, why in found.items() if why}
 

@@ -26,7 +26,7 @@ from pipelines.record import Experiment
 from pipelines.training import checkpoint, diagrams, resume, sharding, state, zero
 from pipelines.training.ema import Ema
 from pipelines.training.facts import begin_record, model_facts
-from pipelines.training.precision import LossScale, chosen_device, resolved
+from pipelines.training.precision import LossScale, chosen_device, computing, resolved
 from pipelines.training.tracking import (
     MACHINE,
     Rows,
@@ -127,6 +127,10 @@ class Run:
         """Where the networks live."""
         return self.accelerator.device
 
+    def computing(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, forward passes are computed in the run's precision."""
+        return computing(self.precision, self.device)
+
     @property
     def is_main(self) -> bool:
         """Whether this process writes files."""
@@ -138,12 +142,6 @@ class Run:
             return flag
         votes = torch.tensor(int(flag), device=self.device)
         return int(self.accelerator.reduce(votes, reduction="sum")) > 0  # type: ignore[arg-type]
-
-    @contextlib.contextmanager
-    def computing(self) -> Iterator[None]:
-        """Inside, networks compute in the run's precision: in training, validation and final measurement alike."""
-        with self.accelerator.autocast(), self.loss_scale.autocast():
-            yield
 
     # ---- resume ----
 
