@@ -39,19 +39,22 @@ def resolved(precision: str, device: torch.device) -> str:
     return precision
 
 
-class AttentionInFloat32(TorchFunctionMode):
-    """Inside, scaled dot-product attention is computed in float32 and given back in the type of its query.
+class FasterInFloat32(TorchFunctionMode):
+    """Inside, scaled dot-product attention and RMS norms are computed in float32 and given back in their input's type.
 
     On processors PyTorch's fused attention is written for float32: in bfloat16 its backward pass took six times as
-    long (torch 2.13.0, 80 tokens of 4 heads of 32), half of a whole training step.
+    long (torch 2.13.0, 80 tokens of 4 heads of 32), half of a whole training step. Its RMS norm of bfloat16 with
+    float32 weights is slower too, and warns at every run.
     """
 
+    functions = (F.scaled_dot_product_attention, F.rms_norm, torch.rms_norm)
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Attention in float32, every other function as it is."""
+        """Those in float32, every other function as it is."""
         kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention:
+        if func not in self.functions:
             return func(*args, **kwargs)
-        kind = (args[0] if args else kwargs["query"]).dtype
+        kind = (args[0] if args else kwargs.get("query", kwargs.get("input"))).dtype
         with torch.autocast("cpu", enabled=False):
             wide = [_widened(value) for value in args]
             return func(*wide, **{name: _widened(value) for name, value in kwargs.items()}).to(kind)
@@ -69,8 +72,8 @@ def computing(precision: str, device: torch.device) -> Iterator[None]:
         yield
         return
     kind = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-    attention = AttentionInFloat32() if device.type == "cpu" else contextlib.nullcontext()
-    with torch.autocast(device.type, kind), attention:
+    some = FasterInFloat32() if device.type == "cpu" else contextlib.nullcontext()
+    with torch.autocast(device.type, kind), some:
         yield
 
 

@@ -128,7 +128,7 @@ class Run:
         return self.accelerator.device
 
     def computing(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, forward passes are computed in the run's precision."""
+        """Inside, networks compute in the run's precision: in training, validation and final measurement alike."""
         return computing(self.precision, self.device)
 
     @property

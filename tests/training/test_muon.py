@@ -97,6 +97,13 @@ def test_attention_under_bfloat16_is_computed_in_float32_on_a_processor() -> Non
     assert query.grad is not None and torch.isfinite(query.grad).all()
 
 
+def test_a_norm_under_bfloat16_is_computed_in_float32_and_says_nothing() -> None:
+    norm, given = torch.nn.RMSNorm(16), torch.randn(2, 5, 16).bfloat16()
+    with computing("bf16", torch.device("cpu")):
+        made = norm(given)
+    assert torch.equal(made, norm(given.float()).bfloat16())
+
+
 def test_float32_computes_as_if_nothing_were_around_it() -> None:
     given = torch.randn(1, 2, 4, 8)
     with computing("fp32", torch.device("cpu")):
