@@ -32,7 +32,7 @@ def dvc_assets(
         ProjectError: a word selects nothing.
     """
     assets = Assets(project, translator)
-    chosen = project.select(select, exclude)
+    chosen = project.select(select, exclude, aside=True)
     for problem in assets.problems:
         dg.get_dagster_logger("dvc").warning(problem)
     made = [_stage_assets(assets, project.stages[name], retry_policy) for name in chosen]

@@ -119,14 +119,10 @@ class DvcProject:
 
     @cached_property
     def set_aside(self) -> set[str]:
-        """Stages marked ``meta.dagster.optional`` that never ran: left out until they are named.
+        """Optional stages that never ran (:mod:`dagster_dvc.aside`): left out until they are named."""
+        from dagster_dvc.aside import set_aside
 
-        From its first run on such a stage is one like the others, so that nothing stale stands beside fresh results.
-        """
-        from dagster_dvc.lock import read_lock
-
-        marked = {name for name, stage in self.stages.items() if stage.dagster.get("optional")}
-        return marked - read_lock(self).keys() if marked else set()
+        return set_aside(self)
 
     @cached_property
     def hashes(self) -> Hashes:
@@ -181,23 +177,23 @@ class DvcProject:
         deps = {dep for stage in self.stages.values() for dep in self.data_deps(stage)}
         return sorted(dep for dep in deps if not self.producer(dep))
 
-    def select(self, words: Iterable[str], exclude: Iterable[str] = ()) -> list[str]:
+    def select(self, words: Iterable[str], exclude: Iterable[str] = (), aside: bool = False) -> list[str]:
         """Stage names for words like ``train``, ``encode@*``, ``group:generation``, ``+train``, ``train+``, ``*``.
 
         A plus in front adds everything upstream, a plus behind everything downstream. In graph order. What is set aside
-        is chosen by its own name only.
+        is chosen by its own name only, unless ``aside``.
         """
-        chosen = set().union(*(self._select(word) for word in words))
-        dropped = set().union(*(self._select(word) for word in exclude))
+        chosen = set().union(*(self._select(word, aside) for word in words))
+        dropped = set().union(*(self._select(word, True) for word in exclude))
         return [name for name in self.stages if name in chosen - dropped]
 
-    def _select(self, word: str) -> set[str]:
+    def _select(self, word: str, with_aside: bool) -> set[str]:
         core = word.strip("+")
         if core.startswith("group:"):
             chosen = {name for name, stage in self.stages.items() if stage.dagster.get("group") == core[6:]}
         else:
             chosen = set(fnmatch.filter(self.stages, core))
-        aside = self.set_aside - {core}
+        aside = set() if with_aside else self.set_aside - {core}
         if not chosen and core != "*":
             groups = sorted(
                 {f"group:{stage.dagster['group']}" for stage in self.stages.values() if "group" in stage.dagster}

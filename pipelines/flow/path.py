@@ -27,16 +27,6 @@ def velocity(latents: Tensor, noise: Tensor) -> Tensor:
     return noise - latents
 
 
-def clean(x: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
-    """The latents that a point and its velocity imply: x_0 = x - sigma v."""
-    return x - over_frames(sigma) * velocity
-
-
-def noise_of(x: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
-    """The noise that a point and its velocity imply: eps = x + (1 - sigma) v."""
-    return x + (1.0 - over_frames(sigma)) * velocity
-
-
 def per_sample(error: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean of ``error`` [B, ...] over everything but the batch: [B].
 

@@ -18,11 +18,6 @@ def shifted(sigma: Tensor, shift: float) -> Tensor:
     return shift * sigma / ((1.0 - sigma) + shift * sigma)
 
 
-def unshifted(sigma: Tensor, shift: float) -> Tensor:
-    """Inverse of :func:`shifted`."""
-    return shifted(sigma, 1.0 / shift)
-
-
 # ---- training -----------------------------------------------------------------------------------------------------
 
 

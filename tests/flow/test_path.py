@@ -20,12 +20,12 @@ def pair(seed: int = 0, frames: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
 
 @settings(max_examples=25, deadline=None)
 @given(st.floats(0, 1), st.integers(0, 100), st.booleans())
-def test_point_and_velocity_give_latents_and_noise_back(level, seed, per_frame):
+def test_along_its_velocity_a_point_comes_to_latents_and_to_noise(level, seed, per_frame):
     latents, noise = pair(seed)
     sigma = torch.full((2, 3 if per_frame else 1), level, dtype=torch.float64)
-    x, velocity = path.noised(latents, noise, sigma), path.velocity(latents, noise)
-    torch.testing.assert_close(path.clean(x, velocity, sigma), latents)
-    torch.testing.assert_close(path.noise_of(x, velocity, sigma), noise)
+    x, velocity, by = path.noised(latents, noise, sigma), path.velocity(latents, noise), path.over_frames(sigma)
+    torch.testing.assert_close(x - by * velocity, latents)
+    torch.testing.assert_close(x + (1.0 - by) * velocity, noise)
 
 
 def test_velocity_is_the_derivative_of_the_point():

@@ -26,9 +26,9 @@ DRAWS = [
 
 @settings(max_examples=30, deadline=None)
 @given(st.floats(0, 1), st.floats(0.1, 20))
-def test_shift_has_an_inverse_and_keeps_the_ends(level, shift):
+def test_one_over_a_shift_undoes_it_and_the_ends_stay(level, shift):
     sigma = torch.tensor(level, dtype=torch.float64)
-    torch.testing.assert_close(sigmas.unshifted(sigmas.shifted(sigma, shift), shift), sigma)
+    torch.testing.assert_close(sigmas.shifted(sigmas.shifted(sigma, shift), 1.0 / shift), sigma)
     assert sigmas.shifted(torch.tensor(0.0), shift) == 0
     assert sigmas.shifted(torch.tensor(1.0), shift) == 1
 

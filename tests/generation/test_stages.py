@@ -227,7 +227,9 @@ def test_validation_takes_no_more_clips_at_once_than_training(tmp_path, monkeypa
 def test_guidance_of_a_user_touches_only_phases_that_have_some(tmp_path):
     world = World(tmp_path)
     identity = world.anchored(anchored(steps=1), "identity")
-    both = Generator.load(world.anchored(anchored("motion", steps=1), "motion", identity))
+    plan = {"sampler": "euler", "steps": 2, "shift": 1.0, "guidance": None}
+    motion = anchored("motion", steps=1, sampling={"identity": None, "motion": plan})
+    both = Generator.load(world.anchored(motion, "motion", identity))
     strong = Guidance(scale=4.0, rescale=0.0)
     assert [phase.sampling.guidance for phase in both.with_sampling(guidance=strong).phases] == [strong, None]
     plain = both.without_guidance().with_sampling(guidance=strong)

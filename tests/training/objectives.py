@@ -105,6 +105,8 @@ def _denoiser(num_classes: int | None) -> Any:
     sizes: Any = {**toy.SMALL["denoiser"], "patch": tuple(toy.SMALL["denoiser"]["patch"])}
     network = VideoDenoiser.build(channels=toy.CHANNELS, text_dim=toy.DIM, num_classes=num_classes, **sizes)
     torch.nn.init.normal_(network.transformer.proj_out.weight, std=0.2)  # it starts at velocity 0, where little matters
+    if network.class_embedding is not None:
+        torch.nn.init.normal_(network.class_embedding.weight)  # and with classes that say nothing
     return network
 
 

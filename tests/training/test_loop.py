@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 from pipelines import stage
 from pipelines.params import AdamW, ParamsError
 from pipelines.training import state
-from pipelines.training.loop import accumulation, micro_seed
+from pipelines.training.loop import accumulation, micro_seed, train
 from pipelines.training.meters import Scalars, sigma_buckets
 from pipelines.training.optimizers import NetworkOptimizer
+from pipelines.training.run import Run
 from pipelines.training.tracking import read_rows
 from tests.training.toy import Net, Points, Regression, params, run, train_toy
 
@@ -232,3 +233,18 @@ def test_a_run_asked_to_stop_continues_to_the_same_weights(tmp_path: Path) -> No
 
 def test_batches_of_the_toy_are_a_function_of_the_step() -> None:
     assert Points().keys(3) == Points().keys(3) != Points().keys(4)
+
+
+def test_validation_is_computed_in_the_precision_of_training(tmp_path: Path) -> None:
+    """Networks spread by FSDP are not wrapped by accelerate: their validation would be of float32."""
+    seen: list[torch.dtype] = []
+    section = params(steps=2, precision="bf16", validate_every=1)
+    opened = Run.open(section, {}, out=tmp_path / "out", metrics=tmp_path / "toy.json", plots=tmp_path / "plots")
+    plain = torch.nn.Linear(3, 3)
+
+    def validate(step: int) -> dict[str, float]:
+        seen.append(plain(torch.ones(1, 3)).dtype)
+        return {"loss": float(step)}
+
+    train(Regression(), Points(), opened, validate)
+    assert seen == [torch.bfloat16, torch.bfloat16]
