@@ -92,11 +92,16 @@ def opened(path: Path, limits: Limits) -> Iterator[tuple[InputContainer, VideoSt
         known = [stream for stream in streams if stream.codec_context is not None]
         if not known:
             raise VideoError("unknown_codec", "its codec is unknown here; convert it, to H.264 for example")
-        stream = max(known, key=lambda one: (one.width * one.height, -one.index))
+        stream = max(known, key=_rank)
         if stream.width * stream.height > limits.max_pixels:
             found = f"{stream.width}x{stream.height} pixels; at most {limits.max_pixels} are allowed"
             raise VideoError("too_large", found)
         yield container, stream, _seconds(container) if missing is None else None
+
+
+def _rank(stream: VideoStream) -> tuple[int, bool, int]:
+    """The largest stream counts; of equals one that is no single picture (an AVIF sequence holds its cover, too)."""
+    return stream.width * stream.height, stream.frames != 1, -stream.index
 
 
 def holds_video(path: Path, limits: Limits) -> bool:

@@ -15,7 +15,7 @@ from PIL import Image, ImageCms, ImageOps, ImageSequence, UnidentifiedImageError
 from pipelines.data.containers import holds_video
 from pipelines.data.limits import Limits, VideoError, check_bytes
 from pipelines.data.picture import Picture
-from pipelines.data.whole import missing_end
+from pipelines.data.whole import is_known, missing_end
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".apng", ".avif")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", *(["AVIF"] if features.check("avif") else []))
@@ -62,7 +62,7 @@ def is_animated(path: Path) -> bool:
     if head.startswith(b"\x89PNG"):
         return 0 <= head.find(b"acTL") < (head.find(b"IDAT") % (len(head) + 1))
     if is_webp(head):
-        return head[12:16] == b"VP8X" and bool(head[20] & 2)
+        return head[12:16] == b"VP8X" and bool(head[20:21] and head[20] & 2)
     return head[4:12] == b"ftypavis"
 
 
@@ -122,13 +122,16 @@ def _opened(path: Path, limits: Limits) -> Iterator[Image.Image]:
     except Image.DecompressionBombError:
         raise VideoError("too_large", "more pixels than Pillow opens") from None
     except UnidentifiedImageError:
+        missing = missing_end(path) if is_known(path) else None
+        if missing:
+            raise VideoError("truncated", missing) from None
         text = "is empty" if path.stat().st_size == 0 else "is no picture known here"
         raise VideoError("not_image", text) from None
     except (OSError, ValueError, SyntaxError) as error:  # Pillow's words for damaged files
         missing = missing_end(path)
         if missing:
             raise VideoError("truncated", missing) from None
-        reason = "truncated" if "truncated" in str(error) else "decode_error"
+        reason = "truncated" if "truncated" in str(error).lower() else "decode_error"
         raise VideoError(reason, str(error).splitlines()[0] if str(error) else type(error).__name__) from None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from pipelines.data.catalog import read_rejected
 from pipelines.data.limits import Limits, VideoError
@@ -19,7 +19,7 @@ from pipelines.footage import ingest
 from pipelines.footage.files import find_media, linked_folders
 from pipelines.footage.stills import animation, read_picture
 from pipelines.stage import StageError
-from tests.data.cards import WITH_B, card, copied, number, write
+from tests.data.cards import WANTED, WITH_B, card, copied, number, numbers, write
 from tests.footage.footage import CUTTING, folder, refused, run, video
 
 KEY = "raw_video.source.folder.path"
@@ -304,3 +304,31 @@ def test_what_no_one_foresaw_of_a_file_is_a_row_and_a_full_disk_ends_the_stage(
     error = OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(OSError, match="No space left"):
         run(folder(tmp_path / "in", max_rejected_share=0.5), tmp_path)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow writes no AVIF")
+def test_an_avif_sequence_is_its_frames_and_not_its_cover(tmp_path: Path) -> None:
+    shown = [Image.fromarray(card(k)) for k in range(50)]
+    path = tmp_path / "a.avif"
+    shown[0].save(path, save_all=True, append_images=shown[1:], duration=40, quality=95, subsampling="4:4:4")
+    assert find_media(tmp_path, "videos", KEY).videos == ["a.avif"]
+    assert numbers(path) == WANTED
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(VideoError) as told:
+        read_picture(path, Limits())
+    assert told.value.reason == "truncated"
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 11, 12, 16, 20, 21, 40])
+def test_a_picture_of_which_only_the_head_is_left_is_a_row(tmp_path: Path, length: int) -> None:
+    for k in range(3):
+        video(tmp_path / f"in/{k}.mp4", num_frames=16, seed=k)
+    shown = [Image.fromarray(card(k)) for k in range(3)]
+    for name in ("a.webp", "a.gif", "a.png", "a.avif", "a.jpg", "a.tif", "a.bmp"):
+        more = {"save_all": True, "append_images": shown[1:]} if name not in ("a.jpg", "a.bmp") else {}
+        shown[0].save(tmp_path / "in" / name, **more)
+        content = (tmp_path / "in" / name).read_bytes()
+        (tmp_path / "in" / name).write_bytes(content[:length])
+    catalog, metrics = run(folder(tmp_path / "in", max_rejected_share=0.9), tmp_path)
+    assert len(set(catalog["source"])) == 3
+    assert metrics["num_rejected"] + sum(metrics["not_used"].values()) == 7
