@@ -18,6 +18,7 @@ from pipelines.models.denoiser import VideoDenoiser
 from pipelines.models.latent_mae import LatentMae
 from pipelines.stage import digest, file_digest, write_json
 from pipelines.training import checkpoint
+from pipelines.training.generator import CLOCKS
 
 CHANNELS, FRAMES, SIDE, DIM, COUNT = 4, 3, 4, 6, 48
 SPLIT_OF = {6: "validation", 7: "test", 8: "test", 9: "test", 10: "composition"}
@@ -120,7 +121,8 @@ def write_flow(folder: Path, autoencoder: Path, end: float, still: bool, classes
     facts = {"shape": [CHANNELS, FRAMES, SIDE, SIDE], "frame_rate": 8.0}
     facts |= {"autoencoder": {"id": "toy", "digest": digest(autoencoder)}}
     needs = ["prompt", "pseudo_class"] if classes else ["prompt"]
-    write_json(folder / "generator.json", {"kind": "flow", "needs": needs, "phases": [phase], "latents": facts})
+    told = {"kind": "flow", "clocks": CLOCKS, "needs": needs, "phases": [phase], "latents": facts}
+    write_json(folder / "generator.json", told)
     checkpoint.write_record(folder, RECORD | {"stage": folder.name})
     return folder
 
