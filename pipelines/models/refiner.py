@@ -79,8 +79,10 @@ class Refiner(nn.Module):
             )
         alpha = torch.ones(len(x), device=x.device) if alpha is None else alpha.to(x)
         token = self.strength(torch.stack([alpha - 1.0, alpha.log()], 1))[:, None].to(prompt_embeds)
-        embeds = torch.cat([prompt_embeds[:, : self.text_length], token], 1)
-        mask = nn.functional.pad(prompt_mask[:, : self.text_length], (0, 1), value=True)
+        missing = max(0, self.text_length - prompt_embeds.shape[1])  # always as long: no clip hears of its neighbours
+        embeds = nn.functional.pad(prompt_embeds[:, : self.text_length], (0, 0, 0, missing))
+        mask = nn.functional.pad(prompt_mask[:, : self.text_length], (0, missing))
+        embeds, mask = torch.cat([embeds, token], 1), nn.functional.pad(mask, (0, 1), value=True)
         residual = self.denoiser(x, told, embeds, mask, pseudo_class)
         return residual if self.gate is None else residual * self.gate[:, None, None, None]
 

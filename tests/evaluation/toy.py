@@ -121,8 +121,8 @@ def write_flow(folder: Path, autoencoder: Path, end: float, still: bool, classes
     facts = {"shape": [CHANNELS, FRAMES, SIDE, SIDE], "frame_rate": 8.0}
     facts |= {"autoencoder": {"id": "toy", "digest": digest(autoencoder)}}
     needs = ["prompt", "pseudo_class"] if classes else ["prompt"]
-    told = {"kind": "flow", "needs": needs, "clocks": CLOCKS}
-    write_json(folder / "generator.json", {**told, "phases": [phase], "latents": facts})
+    told = {"kind": "flow", "clocks": CLOCKS, "needs": needs, "phases": [phase], "latents": facts}
+    write_json(folder / "generator.json", told)
     checkpoint.write_record(folder, RECORD | {"stage": folder.name})
     return folder
 
