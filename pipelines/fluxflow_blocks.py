@@ -70,10 +70,10 @@ def stop_when(step: Mapping[str, Any]) -> Whole | None:
         ParamsError: a loss that there is not.
     """
     rule = step.get("stop_condition") or step.get("transition_on") or {}
-    if rule.get("mode") == "epoch" or not rule or rule.get("threshold", rule.get("value")) is None:
+    threshold = rule.get("threshold", rule.get("value"))
+    if rule.get("mode") == "epoch" or threshold is None:
         return None
     name = str(rule.get("loss_name") or rule.get("metric"))
     if name not in METRICS:
         raise ParamsError(f"step {step['name']}: threshold on {name!r}; losses are {', '.join(METRICS)}.")
-    below = float(rule.get("threshold", rule.get("value")))
-    return Whole(metric=METRICS[name], below=below, smoothed_over=SMOOTHED_OVER)
+    return Whole(metric=METRICS[name], below=float(threshold), smoothed_over=SMOOTHED_OVER)
