@@ -11,7 +11,7 @@ E and D end in weights of zero. Where L and M start as the principal components 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -242,12 +242,26 @@ class StackedAutoencoder(nn.Module):
         """
         return (self.codes(video) - per_channel(self.latent_mean)) / per_channel(self.latent_std)
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents [B, C, T', H', W'] to video [B, 3, T, H, W], clamped to [-1, 1]."""
-        codes = (latents * per_channel(self.latent_std) + per_channel(self.latent_mean)).transpose(1, 2)
-        flat = torch.cat([self.decode_groups(part) for part in codes.flatten(0, 1).split(GROUPS_AT_ONCE)])
-        return unstack(flat.unflatten(0, codes.shape[:2]), self.frames).clamp(-1, 1)
+        return torch.cat(list(self.decode_pieces(latents)), dim=2)
+
+    @torch.no_grad()
+    def decode_pieces(self, latents: Tensor, groups: int = GROUPS_AT_ONCE) -> Iterator[Tensor]:
+        """The same video in pieces [B, 3, t, H, W] along its frames, in order.
+
+        Latent frames are decoded each for itself, so memory does not grow with the clip, and nothing changes at a seam.
+
+        Args:
+            groups: latent frames of the whole batch at once, at least one per clip.
+        """
+        for part in latents.split(max(1, groups // len(latents)), dim=2):
+            codes = (part * per_channel(self.latent_std) + per_channel(self.latent_mean)).transpose(1, 2)
+            decoded = self.decode_groups(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
+            if part.data_ptr() == latents.data_ptr():  # the first holds the clip's first frame
+                yield unstack(decoded, self.frames).clamp(-1, 1)
+            else:
+                yield decoded.unflatten(2, (3, self.frames)).transpose(1, 2).flatten(2, 3).clamp(-1, 1)
 
     # ---- files ----
 

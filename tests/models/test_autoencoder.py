@@ -120,6 +120,25 @@ def test_decoding_undoes_the_normalisation_of_encoding() -> None:
     assert torch.allclose(autoencoder.decode(normalised), decoded, atol=1e-4)
 
 
+@pytest.mark.parametrize("groups", [1, 2, 5, 128])
+def test_a_clip_decoded_in_pieces_is_the_whole_clip(groups: int) -> None:
+    autoencoder = tiny(patch=8)
+    latents = torch.randn(2, 4, 11, 2, 3)
+    pieces = list(autoencoder.decode_pieces(latents, groups))
+    whole = autoencoder.decode(latents)
+    assert torch.allclose(torch.cat(pieces, dim=2), whole, atol=1e-5)
+    assert whole.shape[2] == 41 and max(piece.shape[2] for piece in pieces) <= max(1, groups // 2) * 4
+
+
+def test_the_largest_piece_is_the_same_for_a_clip_ten_times_as_long() -> None:
+    autoencoder = tiny(patch=8)
+    largest = [
+        max(piece.numel() for piece in autoencoder.decode_pieces(torch.randn(1, 4, frames, 2, 2), 8))
+        for frames in (21, 201)
+    ]
+    assert largest[0] == largest[1]
+
+
 def test_a_constant_video_has_constant_latents_up_to_the_border() -> None:
     latents = tiny().encode(torch.full((1, 3, 1, 32, 32), 0.3))
     assert torch.allclose(latents, latents[..., :1, :1].expand_as(latents), atol=1e-5)

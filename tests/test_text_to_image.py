@@ -1,0 +1,91 @@
+"""Seed D's second half: from pictures with a table of captions to a picture of a prompt; pictures beside clips."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipelines.data.video import read_clip
+from pipelines.generation import generate, rectified_flow
+from pipelines.latents.autoencoder import train as train_autoencoder
+from pipelines.latents.clips import Clips, FrameGroups
+from pipelines.latents.encode import encode
+from tests.footage.footage import CLIP, CUTTING, folder, footage, run, video
+from tests.generation.toy import rectified
+from tests.latents.toy import autoencoder_params, shards_params
+
+DENOISER = {"heads": 2, "head_dim": 12, "layers": 1, "feed_forward": 32, "patch": [1, 2, 2], "text_length": 8}
+COLOURS = {"red": (210, 40, 40), "blue": (40, 60, 210)}
+
+
+def write_pictures(place: Path, count: int = 16) -> Path:
+    """Squares of two colours, and captions.txt as the guide has it: name, tab, caption."""
+    place.mkdir(parents=True)
+    lines = []
+    for number in range(count):
+        name = list(COLOURS)[number % 2]
+        pixels = np.full((32, 32, 3), 60, np.uint8)
+        top, left = np.random.default_rng(number).integers(0, 16, 2)
+        pixels[top : top + 16, left : left + 16] = COLOURS[name]
+        Image.fromarray(pixels).save(place / f"{number:02d}.png")
+        lines.append(f"{number:02d}.png\ta {name} square\n")
+    (place.parent / "captions.txt").write_text("".join(lines))
+    return place
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures, their latents, and a flow on them."""
+    place = tmp_path_factory.mktemp("pictures")
+    (place / "source").mkdir()
+    write_pictures(place / "source/in")
+    block = {"media": "images", "captions": str(place / "source/captions.txt"), "prompt_prefix": "style plain"}
+    one = {**CLIP, "num_frames": 1}
+    run(footage("folder", clip=one, path=str(place / "source/in"), max_rejected_share=0.0, **block), place)
+    vae = place / "vae"
+    train_autoencoder(autoencoder_params(steps=30), place / "clips", vae, place / "vae.json", place / "plots")
+    encode(shards_params(), place / "clips", vae, place / "latents", place / "shards.json", place / "plots")
+    places = {"out": place / "flow", "metrics": place / "flow.json", "plots": place / "plots"}
+    params = rectified(steps=6, denoiser=DENOISER)
+    training = params.training.model_copy(update={"precision": "fp32"})  # as above: one precision per process
+    rectified_flow.train(params.model_copy(update={"training": training}), place / "latents", **places)
+    return place
+
+
+def test_the_captions_of_the_table_reach_the_latents_with_their_prefix(world: Path) -> None:
+    catalog = Clips(world / "clips").catalog
+    assert set(catalog["caption"]) == {"style plain. a red square", "style plain. a blue square"}
+    assert set(catalog["num_frames"]) == {1}
+    manifest = json.loads((world / "latents/manifest.json").read_text())
+    assert manifest["fields"]["latents"]["shape"] == [4, 1, 4, 4]
+
+
+def test_a_prompt_becomes_a_picture(world: Path) -> None:
+    words = ["--checkpoint", world / "flow", "--latents", world / "latents", "--autoencoder", world / "vae"]
+    out = world / "one.mp4"
+    prompt = ["--prompt", "style plain. a red square", "--out", str(out), "--steps", "2"]
+    assert generate.main([*map(str, words), *prompt]) == 0
+    assert read_clip(out).shape == (1, 32, 32, 3)
+
+
+def test_pictures_and_clips_train_in_one_run(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in", 8)
+    video(tmp_path / "in/film.mp4")
+    for path in (tmp_path / "in").iterdir():
+        path.with_suffix(".txt").write_text("a thing")
+    buckets = {"fold": 4, "sizes": [[1, 32, 32], [5, 32, 32]]}
+    catalog, _ = run(folder(tmp_path / "in", media="both", cutting={**CUTTING, "buckets": buckets}), tmp_path)
+    assert set(catalog["num_frames"]) == {1, 5}
+    clips = Clips(tmp_path / "clips")
+    groups = FrameGroups(clips, list(range(len(catalog))), 4, batch_size=4, seed=0)
+    lengths = set()
+    for step in range(6):
+        lengths |= set(catalog.set_index("key").loc[groups.keys(step), "num_frames"])
+        shown = groups.read(step, 0, 4)["video"]
+        assert shown.shape == (4, 3, 4, 32, 32) and bool(torch.isfinite(shown).all())
+    assert lengths == {1, 5}
