@@ -53,7 +53,7 @@ class Roll:
     @property
     def levels(self) -> Tensor:
         """The levels of one chunk, [steps + 1]."""
-        return sigmas.between(1.0, 0.0, self.sampling.steps, self.sampling.shift)
+        return sigmas.table(self.sampling.steps, self.sampling.shift)
 
     @torch.no_grad()
     def chunks(self, first: Tensor, held: Held, noise: ChunkNoise, told: Any = None) -> Iterator[Tensor]:
