@@ -153,7 +153,7 @@ def run(given: argparse.Namespace) -> None:
 
         serve(player, given.port, given.seed)
         return
-    held, out = planned(given, player.facts, player.frame_rate), Path(given.out)
+    held, out = planned(given, player.facts, player.frame_rate), Path(str(given.out))
     rate = write(player, held, out, given.seed)
     keys, log = check_out(out)
     print(f"{out}: {len(held)} frames, made and written at {rate:.1f} a second; with keys: {keys}; actions: {log}")
