@@ -70,7 +70,8 @@ def measure(data: Latents, objective: WorldModelObjective, decoder: Autoencoder,
     _horizon(found, data, objective, decoder, real, device)
     _ways(found, data, objective, decoder, reader, real, device)
     found.rollout = _decoded(decoder, made[:4])
-    _seams(found, _decoded(decoder, made), data, objective)
+    leg = data.manifest.autoencoder.temporal_stride * objective.params.window.target_frames
+    _seams(found, _decoded(decoder, made), _decoded(decoder, real.latents), leg)
     return found
 
 
@@ -256,14 +257,17 @@ def _horizon(
         found.numbers[f"rollout/error_frozen/frame_{stride * frame}"] = float((still - true)[:, part].square().mean())
 
 
-def _seams(found: Measured, video: np.ndarray, data: Latents, objective: WorldModelObjective) -> None:
-    """Change from frame to frame where chunks meet, over the change elsewhere: 1 is no seam."""
-    leg = data.manifest.autoencoder.temporal_stride * objective.params.window.target_frames
-    change = np.abs(video[:, 1:].astype(np.int16) - video[:, :-1]).mean((0, 2, 3, 4))
-    borders = np.arange(len(change)) % leg == 0
-    borders[0] = False  # the first frame alone, of a picture
-    inside = np.arange(len(change)) % leg != 0
-    if borders.any() and change[inside].mean() > 0:
-        found.numbers["rollout/seam_ratio"] = float(change[borders].mean() / change[inside].mean())
-    else:
-        found.unavailable["rollout/seam_ratio"] = "one chunk, or nothing moves"
+def _seams(found: Measured, made: np.ndarray, real: np.ndarray, leg: int) -> None:
+    """Change from frame to frame where chunks of ``leg`` frames meet, over the change elsewhere.
+
+    Beside it that of real clips, decoded from latents of several frames each, which meet there too.
+    """
+    for name, video in (("rollout/seam_ratio", made), ("reader/seam_ratio_real", real)):
+        change = np.abs(video[:, 1:].astype(np.int16) - video[:, :-1]).mean((0, 2, 3, 4))
+        borders = np.arange(len(change)) % leg == 0
+        inside = ~borders
+        borders[0] = False  # after the first frame alone, of a picture
+        if borders.any() and change[inside].mean() > 0:
+            found.numbers[name] = float(change[borders].mean() / change[inside].mean())
+        else:
+            found.unavailable[name] = "one chunk, or nothing moves"
