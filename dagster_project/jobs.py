@@ -17,6 +17,7 @@ JOBS: dict[str, tuple[tuple[str, ...], str]] = {
         "Both stages of anchored flow matching, and their baseline.",
     ),
     "rectified_flow": (("+rectified_flow",), "Rectified flow matching."),
+    "world_model": (("+world_model_autoregressive",), "The action-conditioned world model, base and autoregressive."),
     "evaluation": (("+report",), "Scores of every generator, and the report."),
     "everything": (("*",), "The whole lineage."),
 }

@@ -41,7 +41,10 @@ MEANINGS: tuple[tuple[str, Meaning], ...] = (
     ("reader/action_accuracy*", Meaning("", "the same on real clips: what a rollout could reach")),
     ("rollout/counterfactual*", Meaning("", "one start and noise under several actions, read as told", "higher")),
     ("rollout/return_distance", Meaning("", "after out and back, over the distance at the turn: 0 is back", "lower")),
-    ("rollout/identity_agreement*", Meaning("", "frames whose shape and colour are read as the start's", "higher")),
+    (
+        "rollout/identity_agreement*",
+        Meaning("", "frames whose identity (where it can be read) is read as the start's", "higher"),
+    ),
     ("rollout/axis_correlation*", Meaning("", "correlation of the mouse as read and as given", "higher")),
     ("rollout/seam_ratio", Meaning("", "change where chunks meet over the change elsewhere", "near 1")),
     ("rollout/error_frozen*", Meaning("", "squared pixel error of standing still, by frame", "")),

@@ -20,6 +20,8 @@ from pipelines.generation.world_model.reader import Examples, Read, Reader, read
 from pipelines.models.autoencoder import Autoencoder
 
 QUARTERS, LEVEL = 4, 0.95
+READABLE = 0.8
+"""Share of real frames on which the reader must read a factor before it judges rollouts by it."""
 MOST_WAYS = 5
 """Counterfactual actions: nothing, and each of the first keys."""
 NAME = "rollout/action_accuracy"
@@ -68,7 +70,8 @@ def measure(data: Latents, objective: WorldModelObjective, decoder: Autoencoder,
     _horizon(found, data, objective, decoder, real, device)
     _ways(found, data, objective, decoder, reader, real, device)
     found.rollout = _decoded(decoder, made[:4])
-    _seams(found, _decoded(decoder, made), data, objective)
+    leg = data.manifest.autoencoder.temporal_stride * objective.params.window.target_frames
+    _seams(found, _decoded(decoder, made), _decoded(decoder, real.latents), leg)
     return found
 
 
@@ -169,15 +172,7 @@ def _ways(
 def _kept(found: Measured, reader: Reader, made: Tensor, real: Examples, known: Examples) -> None:
     """Identity, and the distance to real frames in the reader's features, by quarter."""
     told, true = read(reader, made), read(reader, real.latents)
-    if reader.names:
-        right = torch.stack([told.factors[name] == real.factors[name][:, None] for name in reader.names]).all(0).float()
-        of_real = torch.stack([true.factors[name] == real.factors[name][:, None] for name in reader.names]).all(0)
-        found.by_quarter("rollout/identity_agreement", right)
-        found.numbers["reader/identity_agreement"] = float(of_real.float().mean())
-        sizes = [len(known.words[name]) for name in reader.names]
-        found.numbers["rollout/identity_agreement_chance"] = 1.0 / float(np.prod(sizes))
-    else:
-        found.unavailable["rollout/identity_agreement"] = "the data names no factor of identity"
+    _identity(found, reader, told, true, real, known)
     among = read(reader, known.latents[:: max(1, len(known.latents) // 256)]).features.flatten(0, 1)
     parts = np.array_split(np.arange(told.features.shape[1]), QUARTERS)
     for number, part in enumerate(parts, 1):
@@ -185,6 +180,29 @@ def _kept(found: Measured, reader: Reader, made: Tensor, real: Examples, known: 
             value = _distance(told.features[:, part].flatten(0, 1), among)
             found.numbers[f"rollout/feature_distance/q{number}"] = value
     found.numbers["reader/feature_distance_real"] = _distance(true.features.flatten(0, 1), among)
+
+
+def _identity(found: Measured, reader: Reader, told: Read, true: Read, real: Examples, known: Examples) -> None:
+    """Frames whose factors are read as the start's; of factors that the reader reads on real clips."""
+    readable = []
+    for name in reader.names:
+        share = float((true.factors[name] == real.factors[name][:, None]).float().mean())
+        found.numbers[f"reader/agreement/{name}"] = share
+        if share >= READABLE:
+            readable.append(name)
+        else:
+            found.unavailable[f"rollout/identity_agreement of {name}"] = f"read on {share:.2f} of real frames only"
+    if not readable:
+        found.unavailable["rollout/identity_agreement"] = "no factor of identity is named, or read on real clips"
+        return
+
+    def right(one: Read) -> Tensor:
+        return torch.stack([one.factors[name] == real.factors[name][:, None] for name in readable]).all(0).float()
+
+    found.by_quarter("rollout/identity_agreement", right(told))
+    found.numbers["reader/identity_agreement"] = float(right(true).mean())
+    sizes = [len(known.words[name]) for name in readable]
+    found.numbers["rollout/identity_agreement_chance"] = 1.0 / float(np.prod(sizes))
 
 
 def _distance(one: Tensor, other: Tensor) -> float:
@@ -239,14 +257,17 @@ def _horizon(
         found.numbers[f"rollout/error_frozen/frame_{stride * frame}"] = float((still - true)[:, part].square().mean())
 
 
-def _seams(found: Measured, video: np.ndarray, data: Latents, objective: WorldModelObjective) -> None:
-    """Change from frame to frame where chunks meet, over the change elsewhere: 1 is no seam."""
-    leg = data.manifest.autoencoder.temporal_stride * objective.params.window.target_frames
-    change = np.abs(video[:, 1:].astype(np.int16) - video[:, :-1]).mean((0, 2, 3, 4))
-    borders = np.arange(len(change)) % leg == 0
-    borders[0] = False  # the first frame alone, of a picture
-    inside = np.arange(len(change)) % leg != 0
-    if borders.any() and change[inside].mean() > 0:
-        found.numbers["rollout/seam_ratio"] = float(change[borders].mean() / change[inside].mean())
-    else:
-        found.unavailable["rollout/seam_ratio"] = "one chunk, or nothing moves"
+def _seams(found: Measured, made: np.ndarray, real: np.ndarray, leg: int) -> None:
+    """Change from frame to frame where chunks of ``leg`` frames meet, over the change elsewhere.
+
+    Beside it that of real clips, decoded from latents of several frames each, which meet there too.
+    """
+    for name, video in (("rollout/seam_ratio", made), ("reader/seam_ratio_real", real)):
+        change = np.abs(video[:, 1:].astype(np.int16) - video[:, :-1]).mean((0, 2, 3, 4))
+        borders = np.arange(len(change)) % leg == 0
+        inside = ~borders
+        borders[0] = False  # after the first frame alone, of a picture
+        if borders.any() and change[inside].mean() > 0:
+            found.numbers[name] = float(change[borders].mean() / change[inside].mean())
+        else:
+            found.unavailable[name] = "one chunk, or nothing moves"

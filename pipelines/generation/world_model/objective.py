@@ -7,7 +7,7 @@ stands there: noise of a told level, or errors that the network itself made on s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -98,11 +98,11 @@ class WorldModelObjective:
         if float(torch.rand(())) < earlier_share(self.params.curriculum, step, self.params.training.steps):
             target = self.params.window.target_frames
             window = window.first(1 + target * int(torch.randint((window.context - 1) // target, ())))
-        level, _ = sigmas.drawn(
-            self.params.draw, len(window.latents), self.tokens(window.latents), window.latents.device
-        )
-        output = self.loss_at(window, level, torch.randn_like(window.latents), self._past(window, step))
-        return {"world_model": output}
+        latents = window.latents
+        level, weight = sigmas.drawn(self.params.draw, len(latents), self.tokens(latents), latents.device)
+        output = self.loss_at(window, level, torch.randn_like(latents), self._past(window))
+        weighted = replace(output, loss=output.loss * weight)
+        return {"world_model": weighted}
 
     def loss_at(
         self, window: Chunked, level: Tensor, noise: Tensor, past: tuple[Tensor, Tensor] | None = None
@@ -136,7 +136,7 @@ class WorldModelObjective:
         chunks = lengths(wanted.context_frames, wanted.target_frames)
         return Chunked(latents[:, :, part], actions[:, part], wanted.context_frames, chunks)
 
-    def _past(self, window: Chunked, step: int) -> tuple[Tensor, Tensor]:
+    def _past(self, window: Chunked) -> tuple[Tensor, Tensor]:
         """What stands in the given frames, and the sigma [B, context] that it is to be noised to."""
         context = window.latents[:, :, : window.context]
         count, own, noisy = len(context), self.params.own_errors, self.params.context_noise

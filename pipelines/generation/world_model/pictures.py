@@ -37,7 +37,7 @@ def draw_quarters(numbers: Mapping[str, float], rollout: np.ndarray, stage: str,
     axes.set_title(f"{stage}: rollouts of {rollout.shape[1]} frames, {SHOWN} of them", loc="left", fontsize=12)
     left, right = bottom.subplots(1, 2)
     _lines(left, numbers, "rollout/action_accuracy", "frames whose keys are read as given")
-    _lines(right, numbers, "rollout/identity_agreement", "frames whose shape and colour are read as at the start")
+    _lines(right, numbers, "rollout/identity_agreement", "frames whose identity is read as at the start")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90)
 

@@ -110,9 +110,8 @@ def test_the_published_schedule_is_the_draw_with_shift_five() -> None:
     """golden flow_match_scheduler.npz: 1000, 997.98, ..., 48.1 of 100 steps; few steps 1000, 908.84, 713.98."""
     table = 1000 * sigmas.table(100, 5.0)
     assert torch.allclose(table[[0, 1, 99]], torch.tensor([1000.0, 997.98, 48.08]), atol=0.02)
-    assert torch.allclose(
-        1000 * sigmas.few_steps((1000, 666, 333), 5.0)[:3], torch.tensor([1000, 908.84, 713.98]), atol=0.01
-    )
+    few = 1000 * sigmas.shifted(torch.tensor([1000, 666, 333]) / 1000, 5.0)
+    assert torch.allclose(few, torch.tensor([1000, 908.84, 713.98]), atol=0.01)
 
 
 def test_a_window_is_one_frame_and_whole_chunks() -> None:
@@ -148,7 +147,7 @@ def test_own_errors_are_what_a_rollout_makes_wrong_and_are_added_to_the_context(
     wanted.losses(given, 3)
     assert len(wanted.errors) == 6, "the capacity"
     window = wanted._window(given)
-    context, sigma = wanted._past(window, 4)
+    context, sigma = wanted._past(window)
     added = (context - window.latents[:, :, :3])[:, :, 1:]
     distance = (added[:, None] - wanted.errors[None]).abs().amax((2, 3, 4, 5)).min(1).values
     assert float(distance.max()) < 1e-5 and torch.equal(context[:, :, 0], window.latents[:, :, 0]) and not sigma.any()

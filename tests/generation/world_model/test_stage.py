@@ -36,7 +36,7 @@ def test_a_stage_leaves_checkpoint_numbers_and_pictures(toy: Toy) -> None:
         assert shown >= {"rollout.png", "counterfactual.png", "validation.png", "training.csv"}
         numbers = json.loads((toy.folder / f"metrics/{name}.json").read_text())
         names = ["validation/loss", "validation/loss_other_actions", "rollout/action_accuracy/q4", "rollout/seam_ratio"]
-        names += ["rollout/action_accuracy_low", "rollout/identity_agreement/q1", "rollout/counterfactual_accuracy"]
+        names += ["rollout/action_accuracy_low", "reader/agreement/factor_color", "rollout/counterfactual_accuracy"]
         names += ["rollout/feature_distance/q4", "rollout/error/frame_16", "rollout/error_frozen/frame_16"]
         for one in [*names, "reader/action_accuracy", "rollout/return_distance"]:
             assert isinstance(numbers[one], float), one
