@@ -18,11 +18,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.training.same import Row, first_difference
+
 ROOT = Path(__file__).parents[1]
 CASES = Path("tests/training/objectives.py")
 STEPS = 10
-MACHINE = ("seconds", "throughput/", "memory/", "data/")
-Row = Mapping[str, float]
 
 
 def git(*words: str) -> str:
@@ -55,17 +55,6 @@ def trained(root: Path) -> dict[str, list[Row] | str]:
     if done.returncode:
         raise SystemExit(f"{root}: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def first_difference(base: Sequence[Row], here: Sequence[Row]) -> tuple[int, str] | None:
-    """The first step at which a number differs, and which; None where all are equal."""
-    for one, other in zip(base, here, strict=False):
-        names = [name for name in {**one, **other} if not name.startswith(MACHINE)]
-        for name in names:
-            if one.get(name) != other.get(name):
-                before, after = (row.get(name, "absent") for row in (one, other))
-                return int(one["step"]), f"{name}: {before} → {after}"
-    return None if len(base) == len(here) else (min(len(base), len(here)) + 1, "one of them has no such step")
 
 
 def compared(base: Mapping[str, Any], here: Mapping[str, Any]) -> list[tuple[str, str, bool]]:

@@ -4,6 +4,7 @@ Hashes of files are remembered by modification time, size and inode; a file touc
 remembered, since a later edit within the clock's resolution could not be seen.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -29,8 +30,8 @@ class Hashes:
         self.refused: dict[str, str] = {}
         """By path why DVC takes no hash of what is there."""
         self._file = kept
-        self._found: dict[str, str | None] = {}
         self._dirty = False
+        self._held: dict[str, str | None] | None = None
 
     @cached_property
     def _memory(self) -> dict[str, Any]:
@@ -39,14 +40,16 @@ class Hashes:
     def of(self, path: str) -> str | None:
         """The DVC hash of a file or folder (folders end in ``.dir``), or None where nothing is there.
 
-        Computed once: an edit is seen by a new object. Of what DVC refuses (a ``.dvcignore`` inside, a link to nowhere,
-        a file that may not be read) it is `NO_HASH`, which nothing recorded equals; `refused` says why.
+        Of what DVC refuses (a ``.dvcignore`` inside, a link to nowhere, a file that may not be read) it is `NO_HASH`,
+        which nothing recorded equals; `refused` says why.
         """
-        if path not in self._found:
-            self._found[path] = self._of(path)
-        return self._found[path]
+        if self._held is None:
+            return self._look(path)
+        if path not in self._held:
+            self._held[path] = self._look(path)
+        return self._held[path]
 
-    def _of(self, path: str) -> str | None:
+    def _look(self, path: str) -> str | None:
         full = self.root / path
         try:
             if full.is_dir():
@@ -55,6 +58,15 @@ class Hashes:
         except OSError as error:
             self.refused[path] = f"{self._relative(Path(error.filename or full))}: {error.strerror or error}"
             return NO_HASH
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, every path is looked at once: many stages read the same folders."""
+        outer, self._held = self._held, {} if self._held is None else self._held
+        try:
+            yield
+        finally:
+            self._held = outer
 
     def save(self) -> None:
         """Keep the memory for the next process."""

@@ -46,9 +46,10 @@ def look(project: DvcProject) -> Look:
     """Look at everything. What changes meanwhile makes the marks others, so that another look follows."""
     listed = {path: marks.listing(project.root, path) for path in watched(project)}
     before, lock = state(project, listed), read_lock(project)
-    versions = {path: source_version(project, path) for path in project.sources}
     recorded = [stage for stage in project.stages.values() if stage.name in lock]
-    wrong = {stage.name: [str(why) for why in changed_outputs(project, stage)] for stage in recorded}
+    with project.hashes.held():
+        versions = {path: source_version(project, path) for path in project.sources}
+        wrong = {stage.name: [str(why) for why in changed_outputs(project, stage)] for stage in recorded}
     project.hashes.save()
     return Look(before, listed, versions, {name: why for name, why in wrong.items() if why})
 

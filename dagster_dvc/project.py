@@ -118,6 +118,17 @@ class DvcProject:
         return graph.reverse(self.upstream)
 
     @cached_property
+    def set_aside(self) -> set[str]:
+        """Stages marked ``meta.dagster.optional`` that never ran: left out until they are named.
+
+        From its first run on such a stage is one like the others, so that nothing stale stands beside fresh results.
+        """
+        from dagster_dvc.lock import read_lock
+
+        marked = {name for name, stage in self.stages.items() if stage.dagster.get("optional")}
+        return marked - read_lock(self).keys() if marked else set()
+
+    @cached_property
     def hashes(self) -> Hashes:
         """Content hashes of files and folders, computed as DVC does."""
         return Hashes(self.root, self.scratch / "hashes.json")
@@ -173,7 +184,8 @@ class DvcProject:
     def select(self, words: Iterable[str], exclude: Iterable[str] = ()) -> list[str]:
         """Stage names for words like ``train``, ``encode@*``, ``group:generation``, ``+train``, ``train+``, ``*``.
 
-        A plus in front adds everything upstream, a plus behind everything downstream. In graph order.
+        A plus in front adds everything upstream, a plus behind everything downstream. In graph order. What is set aside
+        is chosen by its own name only.
         """
         chosen = set().union(*(self._select(word) for word in words))
         dropped = set().union(*(self._select(word) for word in exclude))
@@ -185,6 +197,7 @@ class DvcProject:
             chosen = {name for name, stage in self.stages.items() if stage.dagster.get("group") == core[6:]}
         else:
             chosen = set(fnmatch.filter(self.stages, core))
+        aside = self.set_aside - {core}
         if not chosen and core != "*":
             groups = sorted(
                 {f"group:{stage.dagster['group']}" for stage in self.stages.values() if "group" in stage.dagster}
@@ -193,7 +206,7 @@ class DvcProject:
                 f"nothing in dvc.yaml is selected by '{core}'{_did_you_mean(core, [*self.stages, *groups])}"
             )
         more = graph.closure(chosen, self.upstream) if word.startswith("+") else set()
-        return chosen | more | (graph.closure(chosen, self.downstream) if word.endswith("+") else set())
+        return (chosen | more | (graph.closure(chosen, self.downstream) if word.endswith("+") else set())) - aside
 
     def fingerprint(self) -> str:
         """Hash of everything that defines the graph and the code versions, as it is on disk now."""

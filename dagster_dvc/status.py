@@ -35,14 +35,16 @@ class Reason:
 def stale(project: DvcProject) -> dict[str, list[Reason]]:
     """Stages that differ from the lock file, with the reasons; fresh stages are absent."""
     lock = read_lock(project)
-    found = {name: reasons(project, stage, lock.get(name)) for name, stage in project.stages.items()}
+    with project.hashes.held():
+        found = {name: reasons(project, stage, lock.get(name)) for name, stage in project.stages.items()}
     project.hashes.save()
     return {name: why for name, why in found.items() if why}
 
 
 def plan(project: DvcProject, goals: Iterable[str]) -> dict[str, list[Reason]]:
     """What `dvc repro` of `goals` and what they need would look at again, in order: stale, or after a stale one."""
-    wanted = graph.closure(goals, project.upstream)
+    goals = list(goals)
+    wanted = graph.closure(goals, project.upstream) - (project.set_aside - set(goals))
     why = stale(project)
     result: dict[str, list[Reason]] = {}
     for name in project.stages:

@@ -14,6 +14,7 @@ identity (editing it makes nothing stale)::
         automation: eager          # or on_missing; default: none
         checks: [has_no_collapse, {metric: psnr, min: 25}]
         headline: [psnr]
+        optional: true             # no part of "everything" until it was named once
 """
 
 import contextlib

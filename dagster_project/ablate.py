@@ -3,9 +3,12 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from dagster_dvc.project import DvcProject
-from dagster_project import ablation, variants
+
+if TYPE_CHECKING:
+    from dagster_project import variants
 
 
 def add_words(sub: argparse.ArgumentParser) -> None:
@@ -24,9 +27,11 @@ def ablate(
     project: DvcProject,
     arguments: argparse.Namespace,
     is_wrong: Callable[[DvcProject], bool],
-    ran: Callable[[variants.Run, DvcProject, Sequence[str], int], bool],
+    ran: "Callable[[variants.Run, DvcProject, Sequence[str], int], bool]",
 ) -> int:
     """Every variant with every seed; `is_wrong` judges a folder's params, `ran` says whether a run went well."""
+    from dagster_project import ablation, variants  # here: no other command waits for them
+
     plan = variants.planned(project, arguments.what, arguments.seeds, arguments.until)
     folders = [ablation.prepare(project, run) for run in plan.runs]
     if any(is_wrong(folder) for folder in folders):

@@ -3,19 +3,21 @@
 import argparse
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from dagster_dvc import doctor, remote, repro, status
 from dagster_dvc.command import exit_status
 from dagster_dvc.project import DvcProject, ProjectError
 from dagster_dvc.runner import Options, Runner, Summary, needed
 from dagster_project import ablate as ablate_command
-from dagster_project import footage, home, tables, tools, variants
+from dagster_project import accepting, checking, footage, home, tables, tools
 from dagster_project.printing import Printer
+
+if TYPE_CHECKING:
+    from dagster_project import variants
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
                 help="of the named stages, go on from a state that other code, or a run of another length, has left",
             )
     add("status", show_status, "Which stages are stale and why, and which are running and how far.")
-    add("check", check, "Validate dvc.yaml, dvc.lock and params.yaml.")
+    add("check", checking.check, "Validate dvc.yaml, dvc.lock and params.yaml.")
     lineage = add(
         "lineage", show_lineage, "Where a result came from: its stage, params, code and inputs, back to the sources."
     )
@@ -108,6 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     ablate_command.add_words(
         add("ablate", ablate, "Compare variants of params.yaml over training seeds, each in a folder.")
     )
+    accepting.add_words(
+        add("accept", accepting.accept, "Keep a training's result after a refactoring that ten steps show to be one.")
+    )
     for name, (_, text) in tools.TOOLS.items():  # for --help; `main` hands them on before words are parsed
         commands.add_parser(name, help=text, add_help=False)
     return parser
@@ -115,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def run(project: DvcProject, arguments: argparse.Namespace) -> int:
     """`reel run`: the stages, everything upstream of them, in order."""
-    if _params_are_wrong(project):
+    if checking.params_are_wrong(project):
         return 1
     names = project.select(arguments.stage or ["*"]) if arguments.force else _goals(project, arguments)
     asked = project.select(arguments.stage or ["*"]) if arguments.carry_on else []
@@ -156,7 +161,7 @@ def _report(project: DvcProject, done: Summary) -> None:
     if report.is_file():
         print(f"Report: {report}")
     now = DvcProject(project.root)
-    left = list(status.stale(now))
+    left = [name for name in status.stale(now) if name not in now.set_aside]
     print(f"Next: reel run {left[0]}" if left else f"{tables.nothing_to_do(now)} Next: reel ui")
 
 
@@ -184,10 +189,10 @@ def plan(project: DvcProject, arguments: argparse.Namespace) -> int:
 
 def ablate(project: DvcProject, arguments: argparse.Namespace) -> int:
     """`reel ablate`: every variant with every seed, one after the other; then the table."""
-    return ablate_command.ablate(project, arguments, _params_are_wrong, _ran)
+    return ablate_command.ablate(project, arguments, checking.params_are_wrong, _ran)
 
 
-def _ran(run: variants.Run, folder: DvcProject, goals: Sequence[str], jobs: int) -> bool:
+def _ran(run: "variants.Run", folder: DvcProject, goals: Sequence[str], jobs: int) -> bool:
     print(f"\n{run.name}", flush=True)
     printer, outer = Printer(folder), os.environ["REEL_PROJECT"]
     os.environ["REEL_PROJECT"] = str(folder.root)
@@ -214,27 +219,6 @@ def show_status(project: DvcProject, arguments: argparse.Namespace) -> int:
     return 1 if project.problems else 0
 
 
-def check(project: DvcProject, arguments: argparse.Namespace) -> int:
-    """`reel check`: the graph, the lock file and the parameters; every complaint with file and line."""
-    complaints = doctor.complaints(project)
-    for complaint in complaints:
-        print(complaint, file=sys.stderr)
-    if _params_are_wrong(project) or complaints:
-        return 1
-    for line in [*footage.unwatched(project), *footage.unread(project)]:
-        print(f"warn  {line}")
-    print(f"params.yaml can be used. dvc.yaml: {len(project.stages)} stages; dvc.lock can be read.")
-    return 0
-
-
-def _params_are_wrong(project: DvcProject) -> bool:
-    """Whether params.yaml has a mistake, said on stderr: DVC deletes outputs before a stage could say so."""
-    if not (project.root / "pipelines" / "params.py").is_file():
-        return False
-    command = [sys.executable, "-m", "pipelines.params", "check"]
-    return bool(subprocess.run(command, cwd=project.root, check=False, stdout=subprocess.DEVNULL).returncode)
-
-
 def show_lineage(project: DvcProject, arguments: argparse.Namespace) -> int:
     """`reel lineage`: the tree behind a stage, a path or a hash."""
     from dagster_dvc.lineage import tree
@@ -245,8 +229,8 @@ def show_lineage(project: DvcProject, arguments: argparse.Namespace) -> int:
 
 def run_demo(project: DvcProject, arguments: argparse.Namespace) -> int:
     """`reel demo`: check, then the whole graph."""
-    failed = check(project, arguments)
-    return failed or _run(project, list(project.stages), Options(arguments.jobs))
+    failed = checking.check(project, arguments)
+    return failed or _run(project, project.select(["*"]), Options(arguments.jobs))
 
 
 def open_ui(project: DvcProject, arguments: argparse.Namespace) -> int:
@@ -267,7 +251,7 @@ def _goals(project: DvcProject, arguments: argparse.Namespace) -> list[str]:
     if arguments.all or not words:
         if not words and not arguments.all and arguments.command is run:
             raise ProjectError(f"reel run: name a stage or say --all; stages: {', '.join(project.stages)}")
-        return list(project.stages)
+        return project.select(["*"])
     return needed(project, words)
 
 

@@ -104,6 +104,8 @@ def stale(reasons: Mapping[str, list[Reason]], project: DvcProject, running: Map
             facts = running[name]
             began = f"for {duration(time.time() - float(str(facts['since'])))} " if facts["since"] else ""
             rows.append([name, "running", f"{began}(pid {facts['pid']}): {facts['line']}"])
+        elif name in project.set_aside:
+            rows.append([name, "aside", f"runs when it is named: reel run {name}"])
         elif name in reasons:
             why = "; ".join(str(reason) for reason in reasons[name][:3])
             more = len(reasons[name]) - 3

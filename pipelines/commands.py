@@ -30,12 +30,18 @@ def stage_entries(path: Path = GRAPH) -> dict[str, dict[str, Any]]:
     return (content or {}).get("stages") or {}
 
 
+def command_text(entry: Mapping[str, Any]) -> str:
+    """A stage's ``cmd`` as one text; DVC takes a list of commands too."""
+    cmd = entry.get("cmd", "")
+    return " && ".join(map(str, cmd)) if isinstance(cmd, list) else str(cmd)
+
+
 def stage_function(entry: Mapping[str, Any]) -> tuple[str, str] | None:
     """Module and function that a stage's entry launches; None where it launches none of ours."""
-    words = str(entry.get("cmd", "")).split()
-    if "pipelines.launch" not in words:
+    cmd = command_text(entry)
+    if "pipelines.launch" not in cmd.split():
         return None
-    module, function, *_ = [*stage_words(entry["cmd"]), "", ""]
+    module, function, *_ = [*stage_words(cmd), "", ""]
     return module, function
 
 
@@ -43,7 +49,7 @@ def stage_commands(path: Path = GRAPH) -> dict[str, tuple[str, str, str]]:
     """Of every stage in dvc.yaml: (module, function, params section), read from its literal ``cmd``."""
     commands = {}
     for name, entry in stage_entries(path).items():
-        launched, words = stage_function(entry), str(entry.get("cmd", "")).split()
-        if launched and "--params" in words:
+        launched, words = stage_function(entry), command_text(entry).split()
+        if launched and "--params" in words[:-1]:
             commands[name] = (*launched, words[words.index("--params") + 1])
     return commands

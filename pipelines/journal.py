@@ -133,6 +133,10 @@ def entry(record: Mapping[str, Any]) -> str:
     lines += [f"- results: {', '.join(shown[:MOST_NUMBERS])}{more}"] if shown else []
     lines += [f"- curves: `{results['curves']}`"] if results.get("curves") else []
     lines += [f"- error: {record['error'].splitlines()[0]}"] if record.get("error") else []
+    lines += [
+        f"- accepted: code {one['to'][:12]} for {one['from'][:12]}, {one['because']} ({one['compared']}; {one['at']})"
+        for one in record.get("accepted") or []
+    ]
     made = record.get("decision") or {"verdict": "open", "because": "the run is not finished", "by": "program"}
     return "\n".join([*lines, decision_line(made)])
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import PydanticUserError, ValidationError
 
-from pipelines.commands import stage_commands
+from pipelines.commands import GRAPH, stage_commands
 from pipelines.document import PARAMS_FILE, ParamsError, read_document
 from pipelines.optimization import (  # noqa: F401  one address for what stages are described with
     SGD,
@@ -55,6 +56,9 @@ from pipelines.values import (  # noqa: F401
     Share,
     Whole,
 )
+
+HAS_LINE = re.compile(r"\S+:\d+: ")
+"""A complaint that begins with its own file and line."""
 
 
 class Wandb(Params):
@@ -144,6 +148,9 @@ def _parsed(
         raise ParamsError(f"{path}: no section {section}.{hint}")
     try:
         return kind.model_validate(values[section])
+    except PydanticUserError as error:
+        said = str(error).split("\n")[0]
+        raise ParamsError(f"{path}: {section}: its class in {kind.__module__} cannot be used: {said}") from None
     except ValidationError as problem:
         errors = problem.errors(include_url=False)
         raise ParamsError(
@@ -153,12 +160,19 @@ def _parsed(
 
 def _class_of(node: ast.ImportFrom, name: str, source: Path) -> type[Params]:
     """The class that an import line of a stage module names."""
+    line = f"from {node.module} import {name}"
     try:
-        return getattr(importlib.import_module(str(node.module)), name)
+        found = getattr(importlib.import_module(str(node.module)), name)
     except SyntaxError as error:
         raise ParamsError(f"{error.filename}:{error.lineno}: {error.msg}; put it right.") from None
-    except (ImportError, AttributeError) as error:
-        raise ParamsError(f"{source}:{node.lineno}: from {node.module} import {name}: {error}; correct it.") from None
+    except Exception as error:  # whatever a module of a user's own may raise when it is imported
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ParamsError(f"{source}:{node.lineno}: {line}: {said}; correct it.") from None
+    if not (isinstance(found, type) and issubclass(found, Params)):
+        raise ParamsError(
+            f"{source}:{node.lineno}: {line}: is no class of pipelines.params.Params; derive it from that."
+        )
+    return found
 
 
 def section_class(module: str, function: str, root: Path = Path()) -> type[Params]:
@@ -188,31 +202,53 @@ def section_class(module: str, function: str, root: Path = Path()) -> type[Param
     raise ParamsError(f"{source}: import {annotation.id} with a `from pipelines.<room>.params import` line.")
 
 
-def check(path: Path = PARAMS_FILE, graph: Path = Path("dvc.yaml")) -> None:
+def section_classes(graph: Path = GRAPH) -> tuple[dict[str, type[Params]], dict[str, str]]:
+    """Of every section that a stage of the graph reads its class; and of the stages that have none, why, in a line."""
+    root, lines = graph.parent, read_document(graph)[1] if graph.is_file() else {}
+    found: dict[str, type[Params]] = {}
+    wrong: dict[str, str] = {}
+    for name, (module, function, section) in stage_commands(graph).items():
+        try:
+            found[section] = section_class(module, function, root)
+        except ParamsError as error:
+            place = f"{graph.name}:{lines['stages', name, 'cmd']}: stage {name}: cmd: "
+            wrong[section] = str(error) if HAS_LINE.match(str(error)) else f"{place}{error}"
+    return found, wrong
+
+
+def mistakes(path: Path = PARAMS_FILE, graph: Path = GRAPH) -> list[str]:
+    """All that is wrong with the sections and with the classes that describe them, a line each.
+
+    Raises:
+        ParamsError: one of the two files cannot be read.
+    """
+    values, lines = read_document(path)
+    expected, wrong = section_classes(graph)
+    if "tracking" in values:
+        expected["tracking"] = TrackingParams
+    found = list(dict.fromkeys(wrong.values()))
+    for section in values:
+        if section not in expected and section not in wrong:
+            close = difflib.get_close_matches(str(section), expected, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]}?" if close else "no stage in dvc.yaml reads it."
+            found.append(f"{path}:{lines[(section,)]}: {section}: unknown section; {hint}")
+    for section, kind in expected.items():
+        try:
+            _parsed(kind, section, values, lines, path)  # the file is read once
+        except ParamsError as error:
+            found.append(str(error))
+    return found
+
+
+def check(path: Path = PARAMS_FILE, graph: Path = GRAPH) -> None:
     """Validate every section against its stage.
 
     Raises:
         ParamsError: every mistake of the whole file, a line each.
     """
-    values, lines = read_document(path)
-    expected = {
-        section: section_class(module, function) for module, function, section in stage_commands(graph).values()
-    }
-    if "tracking" in values:
-        expected["tracking"] = TrackingParams
-    mistakes = []
-    for section in values:
-        if section not in expected:
-            close = difflib.get_close_matches(str(section), expected, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]}?" if close else "no stage in dvc.yaml reads it."
-            mistakes.append(f"{path}:{lines[(section,)]}: {section}: unknown section; {hint}")
-    for section, kind in expected.items():
-        try:
-            _parsed(kind, section, values, lines, path)  # the file is read once
-        except ParamsError as error:
-            mistakes.append(str(error))
-    if mistakes:
-        raise ParamsError("\n".join(mistakes))
+    found = mistakes(path, graph)
+    if found:
+        raise ParamsError("\n".join(found))
 
 
 if __name__ == "__main__":

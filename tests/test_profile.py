@@ -1,5 +1,6 @@
 """Profiles: each gives a params.yaml that the stages take, and trains a few steps on tiny checkpoints of its format."""
 
+import math
 from functools import cache
 from pathlib import Path
 
@@ -43,6 +44,47 @@ def test_clips_and_prompts_of_a_profile_fit_its_network(name):
     networks = {values[section]["pretrained"]["name"] for section in ("autoencoder",)}
     networks |= {values[key]["denoiser"]["pretrained"]["name"] for key in values if "denoiser" in values[key]}
     assert networks == {values["latent_shards"]["text"]["name"]}
+
+
+SHIFT = {"wan2.1-1.3b": 3.0, "wan2.2-5b": 5.0, "ltx-video": 16.2}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_profile_carries_the_published_values_and_not_the_toys(name):
+    """Guide B: EMA 0.9999, warm-up 1000 to 5000, down to 1e-6, the base's shift; guide A: stage 2 at half the rate."""
+    values = yaml.safe_load(made(name))
+    sections = {key: values[key] for key in values if "denoiser" in values[key]}
+    assert len(sections) == 4
+    for section in sections.values():
+        training = section["training"]
+        assert training["ema"]["decay"] == 0.9999 and 1000 <= training["schedule"]["warmup_steps"] <= 5000
+    first, second = (sections[f"anchored_flow_{stage}"]["training"] for stage in ("identity", "motion"))
+    peak = first["optimizer"]["learning_rate"]
+    assert peak * first["schedule"]["floor"] == pytest.approx(1e-6)
+    assert second["optimizer"]["learning_rate"] == 0.5 * peak
+    assert second["steps"] + first["steps"] == sections["anchored_flow_unified"]["training"]["steps"]
+    sampled, drawn = sections["rectified_flow"]["sampling"]["shift"], sections["rectified_flow"]["draw"]
+    assert sampled == SHIFT[name] and drawn.get("shift", SHIFT[name]) == SHIFT[name]
+    assert sections["anchored_flow_identity"]["draw"] == sections["anchored_flow_motion"]["draw"] == drawn
+    assert (
+        values["pseudo_classes"]["num_classes"] == 1024 and values["pseudo_classes"]["fallback"]["num_classes"] == 512
+    )
+    assert "augmentation" in (ROOT / FOLDER / f"{name}.yaml").read_text().split("raw_video:")[0], (
+        "says where it happens"
+    )
+
+
+def test_the_shift_of_ltx_video_is_that_of_its_pipeline_at_the_tokens_of_a_clip_and_of_one_frame():
+    values = yaml.safe_load(made("ltx-video"))
+
+    def shift(tokens: int) -> float:
+        return math.exp(0.95 + (2.05 - 0.95) * (tokens - 1024) / (4096 - 1024))
+
+    clip = values["raw_video"]["clip"]
+    frame = clip["height"] // 32 * clip["width"] // 32
+    tokens = (1 + (clip["num_frames"] - 1) // 8) * frame
+    assert values["rectified_flow"]["sampling"]["shift"] == pytest.approx(shift(tokens), abs=0.05)
+    assert values["anchored_flow_identity"]["sampling"]["identity"]["shift"] == pytest.approx(shift(frame), abs=0.01)
 
 
 def test_blocks_are_changed_key_by_key_unless_they_are_whole():

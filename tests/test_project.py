@@ -13,10 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipelines import entries
 from pipelines.code.stages import identities
-from pipelines.commands import launch_options, stage_commands
-from pipelines.params import section_class
-from pipelines.stage import path_flags
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("footage", "latents", "representation", "generation", "evaluation")
@@ -88,34 +86,9 @@ def test_the_graph_is_the_one_that_was_agreed() -> None:
     assert "\n".join(lines) + "\n" == SNAPSHOT
 
 
-@pytest.mark.parametrize("name", launched())
-def test_a_stage_has_its_module_section_description_and_group(name: str) -> None:
-    stage = stages()[name]
-    module, function, section = stage_commands(ROOT / "dvc.yaml")[name]
-    assert section == name, f"{name}: --params must name the section of the stage"
-    entry = [section, {"code.json": [name]}]
-    assert stage.get("params") == entry, f"{name}: add `params: [{section}, {{code.json: [{name}]}}]`"
-    assert not [dep for dep in stage.get("deps", []) if dep.startswith("pipelines")], f"{name}: code.json has its code"
-    assert section in yaml.safe_load((ROOT / "params.yaml").read_text()), f"params.yaml: no section {section}"
-    section_class(module, function, ROOT)
-    assert stage.get("desc", "").endswith("."), f"{name}: add `desc:`, one sentence"
-    assert stage["meta"]["dagster"]["group"], f"{name}: add meta.dagster.group"
-    assert (ROOT / "docs" / f"{name}.md").is_file(), f"docs/{name}.md is missing"
-
-
-@pytest.mark.parametrize("name", launched())
-def test_a_command_is_literal_and_its_paths_are_those_dvc_knows(name: str) -> None:
-    stage = stages()[name]
-    assert not re.search(r"[$;&|<>`{}\\*?~]", stage["cmd"]), f"{name}: no shell syntax or interpolation in cmd"
-    words = stage["cmd"].split()
-    _, words = launch_options(words[words.index("pipelines.launch") + 1 :])
-    flags = path_flags(words[2:])
-    flags.pop("params")
-    written = {flags.pop(flag) for flag in ("out", "metrics", "plots") if flag in flags}
-    assert written == set(made(stage)), f"{name}: --out, --metrics, --plots and outs, metrics, plots differ"
-    for path in flags.values():
-        known = [*stage.get("deps", []), "dvc.yaml"]
-        assert any(dep == path or dep.startswith(f"{path}/") for dep in known), f"{name}: {path} is read but no dep"
+def test_what_reel_check_says_of_entries_sections_and_their_classes_is_nothing() -> None:
+    """The rules themselves, and what each says when it is broken: tests/test_entries.py."""
+    assert entries.everything(ROOT) == []
 
 
 def test_the_stage_that_hashes_the_code_depends_on_all_of_it_and_on_the_graph() -> None:
@@ -128,23 +101,6 @@ def test_the_stage_that_hashes_the_code_depends_on_all_of_it_and_on_the_graph() 
 def test_params_and_graph_name_the_same_sections() -> None:
     sections = set(yaml.safe_load((ROOT / "params.yaml").read_text()))
     assert sections == set(launched()) | {"tracking"}
-
-
-def test_the_whole_params_file_is_valid() -> None:
-    command = [sys.executable, "-m", "pipelines.params"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-
-
-def test_a_params_class_hides_no_value_in_the_code() -> None:
-    for name, (module, function, _) in stage_commands(ROOT / "dvc.yaml").items():
-        waiting = [section_class(module, function, ROOT)]
-        while waiting:
-            kind = waiting.pop()
-            for key, field in kind.model_fields.items():
-                assert field.is_required(), f"{name}: {kind.__name__}.{key} has a default; state it in params.yaml"
-                parts = [field.annotation, *getattr(field.annotation, "__args__", ())]
-                waiting += [part for part in parts if hasattr(part, "model_fields")]
 
 
 # ---- who may import whom ------------------------------------------------------------------------------------------

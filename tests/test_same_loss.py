@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.same_loss import compared, first_difference
+from benchmarks.same_loss import compared
+from pipelines.training.same import first_difference
 
 ROWS = [{"step": step, "loss/net": 1.0 / step, "throughput/samples_per_second": 5.0} for step in (1, 2, 3)]
 

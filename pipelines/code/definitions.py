@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipelines.code import syntax
-from pipelines.code.names import Named, Reader, assigned, chain, imported, modules_of, own_nodes, signature
+from pipelines.code.names import (
+    COMPREHENSIONS,
+    Named,
+    Reader,
+    assigned,
+    chain,
+    imported,
+    modules_of,
+    own_nodes,
+    signature,
+)
 
 PLACE = frozenset({"__file__", "__name__", "__package__", "__spec__", "__path__"})
 """Names by which code asks where it stands."""
@@ -122,7 +132,7 @@ def _take(module: Module, node: ast.stmt) -> None:
         _define(module, node.name, node)
         _note_class(module, node)
         module.ours.add(node.name)
-        if any(_is_ours(module, words) for words in _run_at_definition(node)):
+        if _is_run_at_definition(module, node):
             module.definition(AT_IMPORT).names.add((node.name,))
     else:
         _take_statement(module, node)
@@ -138,7 +148,7 @@ def _take_statement(module: Module, node: ast.stmt) -> None:
         _define(module, AT_IMPORT, node)
     for name in names:
         _define(module, name, node)
-    if is_assignment and any(_is_ours(module, words) for words in _calls([node])):
+    if is_assignment and _runs_ours(module, [node], with_handed_on=True):
         module.definition(AT_IMPORT).names |= {(name,) for name in names}
         module.ours |= set(names)
 
@@ -189,27 +199,35 @@ def _is_never_run(test: ast.expr) -> bool:
     return chain(test)[-1] == "TYPE_CHECKING"
 
 
-def _run_at_definition(node: Defining) -> Iterator[tuple[str, ...]]:
-    """What runs when a function or class is defined: decorators, calls in defaults, bases and the class body."""
+def _is_run_at_definition(module: Module, node: Defining) -> bool:
+    """Whether code of ours runs when it is defined: decorators, calls in defaults, bases and the class body."""
     for decorator in node.decorator_list:
-        yield chain(decorator.func if isinstance(decorator, ast.Call) else decorator)
-    if isinstance(node, ast.ClassDef):
-        yield from _calls([*node.bases, *node.body])
-        for part in node.body:
-            if isinstance(part, Defining):
-                yield from _run_at_definition(part)
-    else:
-        yield from _calls([*node.args.defaults, *filter(None, node.args.kw_defaults)])
+        if _is_ours(module, chain(decorator.func if isinstance(decorator, ast.Call) else decorator)):
+            return True
+    if not isinstance(node, ast.ClassDef):
+        return _runs_ours(module, [*node.args.defaults, *filter(None, node.args.kw_defaults)])
+    inside = [part for part in node.body if isinstance(part, Defining)]
+    return _runs_ours(module, [*node.bases, *(part for part in node.body if part not in inside)]) or any(
+        _is_run_at_definition(module, part) for part in inside
+    )
 
 
-def _calls(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, ...]]:
-    for top in nodes:
-        inside = own_nodes([top]) if not isinstance(top, Defining) else ()
-        for node in inside:
-            if isinstance(node, ast.Call):
-                yield chain(node.func)
-            elif isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
-                yield from (chain(inner.func) for inner in ast.walk(node) if isinstance(inner, ast.Call))
+def _runs_ours(module: Module, nodes: Iterable[ast.AST], with_handed_on: bool = False) -> bool:
+    """Whether code of ours runs here: a call of it, a comprehension, a lambda that is called where it stands.
+
+    ``with_handed_on``: also where a function of ours is given to a call, which may call it: ``list(map(f, values))``.
+    """
+    for node in own_nodes(nodes):
+        if isinstance(node, COMPREHENSIONS):
+            return True
+        if isinstance(node, ast.Call):
+            given = [*node.args, *(word.value for word in node.keywords)] if with_handed_on else []
+            functions = [words for words in map(chain, given) if words[-1].islower()]
+            if isinstance(node.func, ast.Lambda) or any(
+                _is_ours(module, words) for words in [chain(node.func), *functions]
+            ):
+                return True
+    return False
 
 
 def _is_ours(module: Module, words: tuple[str, ...]) -> bool:

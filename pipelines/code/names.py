@@ -147,6 +147,9 @@ class Reader:
         elif isinstance(node, COMPREHENSIONS):
             inner: Bound = {name: () for part in node.generators for name in assigned([part.target])}
             self._children(node, (*scopes, inner))
+        elif isinstance(node, ast.ClassDef) and not keeps_annotations(node):
+            for part in node.body:
+                self.visit(_unannotated(part), scopes)
         elif isinstance(node, ast.Import | ast.ImportFrom):
             for target in modules_of(node, self.package):
                 self.into.imports.setdefault(target, node.lineno)
@@ -157,7 +160,7 @@ class Reader:
             if isinstance(node, ast.Call):
                 self._call(node, scopes)
             elif isinstance(node, ast.AnnAssign) and scopes:
-                node = ast.Assign([node.target], node.value or ast.Constant(None))
+                node = _unannotated(node)
             elif isinstance(node, ast.AnnAssign):
                 self.annotation(node.annotation, scopes)
             self._children(node, scopes)
@@ -240,6 +243,11 @@ class Reader:
             self._use((*words, str(name.value)), scopes)
         elif any(":" not in target or target.rpartition(":")[2].islower() for target in targets):
             self.into.looks_up = True
+
+
+def _unannotated(node: ast.stmt) -> ast.stmt:
+    """A statement without its annotation, where nothing reads that."""
+    return ast.Assign([node.target], node.value or ast.Constant(None)) if isinstance(node, ast.AnnAssign) else node
 
 
 def _is_within(name: str, places: Iterable[str]) -> bool:

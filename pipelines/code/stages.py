@@ -22,7 +22,7 @@ from pipelines.commands import GRAPH, stage_entries, stage_function
 CODE_FILE = Path("code.json")
 DEFINITIONS, REACHES = ".definitions", ".reaches"
 """Keys of the file that are no stages: no stage's name may have a dot."""
-ALWAYS = ("pipelines.document:read_document",)
+ALWAYS = ("pipelines.params:read_document",)
 """What runs before every stage and decides its numbers: how ``params.yaml`` becomes values."""
 SHORT = 12
 
@@ -112,7 +112,7 @@ def _is_there(function: str, source: Source) -> bool:
     """A project that starts its stages by its own launcher reads no parameters of ours."""
     module, name = function.split(":")
     found = source.find(module)
-    return found is not None and name in found.definitions
+    return found is not None and name in {*found.definitions, *found.bound}
 
 
 def identities(folder: Path | None = None) -> dict[str, Identity]:

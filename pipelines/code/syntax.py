@@ -1,9 +1,9 @@
 """A definition as text that stays the same as long as it does the same to the interpreter.
 
 Comments, docstrings, formatting, places, the order of neighbouring imports and the annotations of functions and their
-variables are not in it (those of classes are: they make fields). ``ast.dump`` differs between versions of Python; this
-text does not: fields that are absent or empty are left out, f-strings are joined into their shortest form, and strings
-are written in ASCII.
+variables are not in it; those of a class are where it has a decorator or a base, which may make fields of them.
+``ast.dump`` differs between versions of Python; this text does not: fields that are absent or empty are left out,
+f-strings are joined into their shortest form, and strings are written in ASCII.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def is_idle(node: ast.AST) -> bool:
 
 
 def keeps_annotations(node: ast.AST) -> bool:
-    """Whether a function's annotations may be read: a decorator is free to look at them."""
-    return bool(getattr(node, "decorator_list", ()))
+    """Whether annotations may be read: a decorator is free to look at a function's, and so is what makes a class."""
+    return any(getattr(node, name, ()) for name in ("decorator_list", "bases", "keywords"))
 
 
 def text(node: ast.AST) -> str:
@@ -52,7 +52,7 @@ def _write_node(node: ast.AST, into: list[str], bare: bool) -> None:
         bare = not keeps_annotations(node)
         skipped = SKIPPED | {"returns"} if bare else SKIPPED
     elif isinstance(node, ast.ClassDef):
-        bare = False
+        bare = not keeps_annotations(node)
     elif bare and isinstance(node, ast.arg):
         skipped = SKIPPED | {"annotation"}
     elif bare and isinstance(node, ast.AnnAssign) and node.value is not None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from pydantic import Field as Defaulted
 from pydantic import PrivateAttr, ValidationError
 
@@ -178,6 +179,11 @@ class Manifest(Params):
                 f"{self._folder / MANIFEST}: {field} differ in shape between samples, and {by} takes one. Give "
                 "raw_video one form (cutting.buckets: null, or one size); rectified_flow takes several."
             )
+
+
+def read_empty_prompt(folder: Path) -> np.ndarray:
+    """Embedding of the empty prompt of a folder of latents, float32 [L, D]."""
+    return np.load(folder / EMPTY_PROMPT, allow_pickle=False).astype(np.float32)
 
 
 def require_autoencoder(manifest: Manifest, checkpoint: Path) -> None:

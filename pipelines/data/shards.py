@@ -20,7 +20,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.data.contract import CHECKSUM, EMPTY_PROMPT, INDEX, MANIFEST, MEMBERS, ContractError, Manifest
+from pipelines.data.contract import (
+    CHECKSUM,
+    INDEX,
+    MANIFEST,
+    MEMBERS,
+    ContractError,
+    Manifest,
+    read_empty_prompt,
+)
 from pipelines.data.remote import URL, Piece, configured
 from pipelines.data.tar import array, members
 
@@ -82,7 +90,7 @@ class Shards:
     @cached_property
     def empty_prompt(self) -> np.ndarray:
         """Embedding of the empty prompt, float32 [L, D]."""
-        return np.load(self.folder / EMPTY_PROMPT, allow_pickle=False).astype(np.float32)
+        return read_empty_prompt(self.folder)
 
     # ---- samples ----
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.flow import anchored, first_frame, sigmas
+from pipelines.flow import first_frame, sigmas
 from pipelines.flow.guidance import guided, padded
 from pipelines.flow.params import Guidance, Sampling
 from pipelines.flow.samplers import SAMPLERS, Denoise
@@ -24,10 +24,11 @@ class Phase:
     """One denoiser's part of the way from noise to latents.
 
     Attributes:
-        denoiser: (x, sigma, **conditions) -> velocity.
+        denoiser: (x, clock, **conditions) -> velocity on that clock, which runs from 1 at ``start`` to 0 at ``end``;
+            it is sigma itself where one part is the whole way.
         sampling: sampler, steps, shift and guidance of this part.
-        start, end: levels where it begins and ends, both exact.
-        still: whether the part moves all frames alike (the identity phase of anchored flow).
+        start, end: sigmas where it begins and ends; where one part ends the next begins.
+        still: whether the part moves all frames alike (the identity phase of anchored flow): it walks one frame.
         first_frame: whether the denoiser was trained to go on from a given first frame.
         frame_noise_std: size of the noise of each frame's own that is added where the part begins (tau of
             :mod:`pipelines.flow.anchored`); 0: none.
@@ -43,8 +44,8 @@ class Phase:
 
     @property
     def sigmas(self) -> Tensor:
-        """The levels this phase walks, [steps + 1]."""
-        return sigmas.between(self.start, self.end, self.sampling.steps, self.sampling.shift)
+        """The levels this phase walks on its own clock, [steps + 1] from 1 to 0."""
+        return sigmas.table(self.sampling.steps, self.sampling.shift)
 
 
 def seeded_noise(seeds: Sequence[int], shape: Sequence[int], shared: bool = False) -> Tensor:
@@ -119,7 +120,7 @@ def walk(
             raise ValueError(f"a phase ends at sigma {earlier.end}, but the next begins at {later.start}.")
     if given is not None and not all(phase.first_frame for phase in phases):
         raise ValueError("this flow was not trained to start from a given first frame (first_frame_share 0).")
-    x = noise if given is None else first_frame.placed(noise, given)
+    x, frames = noise if given is None else first_frame.placed(noise, given), noise.shape[2]
     for phase in phases:
         if phase.frame_noise_std:
             if of_frames is None:
@@ -127,9 +128,6 @@ def walk(
             x = x + phase.frame_noise_std * of_frames.to(x)
         field = conditioned(phase.denoiser, conditions, phase.sampling.guidance, empty_prompt)
         field = field if given is None else first_frame.kept(field, given)
-        x = SAMPLERS[phase.sampling.sampler](_still(field) if phase.still else field, x, phase.sigmas)
+        x = SAMPLERS[phase.sampling.sampler](field, x[:, :, :1] if phase.still else x, phase.sigmas)
+        x = x.expand(-1, -1, frames, -1, -1) if phase.still else x
     return x if given is None else first_frame.placed(x, given)
-
-
-def _still(field: Denoise) -> Denoise:
-    return lambda x, sigma: anchored.still(field(x, sigma))

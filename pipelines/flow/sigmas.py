@@ -6,7 +6,6 @@ The shift k moves levels towards noise: sigma -> k sigma / (1 + (k - 1) sigma); 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -86,46 +85,11 @@ def drawn(
 # ---- sampling -----------------------------------------------------------------------------------------------------
 
 
-def table(steps: int, shift: float, strength: float = 1.0, sigma_min: float = 0.0) -> Tensor:
-    """``steps`` levels and a final 0: [steps + 1], evenly spaced before the shift.
+def table(steps: int, shift: float) -> Tensor:
+    """[steps + 1] levels from 1 to 0, both exact, evenly spaced before the shift.
 
-    ``strength`` below 1 starts from partly noised latents; ``sigma_min`` is where the unshifted list would end. This
-    is the published schedule of Wan and Matrix-Game (seed E). diffusers' FlowMatchEulerDiscreteScheduler shifts its
-    own list twice at inference, so it must be given this one explicitly.
+    This is the published schedule of Wan and Matrix-Game (seed E). diffusers' FlowMatchEulerDiscreteScheduler shifts
+    its own list twice at inference, so it must be given this one explicitly.
     """
-    start = sigma_min + (1.0 - sigma_min) * strength
-    even = torch.linspace(start, sigma_min, steps + 1, dtype=torch.float64)[:-1]
-    return torch.cat([shifted(even, shift), torch.zeros(1, dtype=torch.float64)]).float()
-
-
-def between(start: float, end: float, steps: int, shift: float) -> Tensor:
-    """[steps + 1] from ``start`` to ``end``, both exact: the list of one phase of a path."""
-    levels = end + (start - end) * shifted(torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64), shift)
-    levels = levels.float()
-    levels[0], levels[-1] = start, end
-    return levels
-
-
-def karras(steps: int, rho: float = 7.0, sigma_min: float = 0.002) -> Tensor:
-    """[steps + 1] evenly spaced in s^(1/rho), s = sigma / (1 - sigma) being EDM's level (arXiv:2206.00364, Eq. 5).
-
-    EDM's largest s is taken as 1 / sigma_min; the first level is set to 1 and the last to 0.
-    """
-    high, low = (1.0 / sigma_min) ** (1.0 / rho), sigma_min ** (1.0 / rho)
-    spread = torch.linspace(high, low, steps, dtype=torch.float64) ** rho
-    levels = spread / (1.0 + spread)
-    levels[0] = 1.0
-    return torch.cat([levels, torch.zeros(1, dtype=torch.float64)]).float()
-
-
-def few_steps(timesteps: Sequence[int], shift: float) -> Tensor:
-    """A distilled generator's list, e.g. (1000, 666, 333): indices of the 1000-step table, shifted, and a final 0."""
-    indices = torch.tensor(timesteps, dtype=torch.float64) / 1000.0
-    return torch.cat([shifted(indices, shift), torch.zeros(1, dtype=torch.float64)]).float()
-
-
-def bell_weight(sigmas: Tensor) -> Tensor:
-    """Published training weight of each level of a table [N]: exp(-2 (sigma - 1/2)^2) minus its minimum, mean 1."""
-    bell = torch.exp(-2.0 * (sigmas - 0.5).square())
-    raised = bell - bell.min()
-    return raised / raised.mean()
+    even = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)
+    return shifted(even, shift).float()

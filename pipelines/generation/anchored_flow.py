@@ -1,13 +1,14 @@
 """Anchored flow matching in two stages (seed A): identity from noise to the anchor, motion from the anchor to frames.
 
-One function trains both: the stage is a matter of ``sigma_range`` alone. Above the junction it is the identity stage,
-below it the motion stage (which starts from the identity stage's checkpoint and keeps that network beside its own for
-the way above the junction), across it the unified mode for comparison.
+One function trains both: the stage is a matter of ``loss_weights`` alone. With a weight above the junction it is the
+identity stage, with one below it the motion stage (which starts from the identity stage's checkpoint and keeps that
+network beside its own for the way above the junction), with both the unified mode for comparison. Losses are of
+velocities on each phase's own clock (:mod:`pipelines.flow.anchored`), so equal weights mean equal parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -56,6 +57,8 @@ class AnchoredFlow:
     def motion_gain(self, step: int) -> float:
         """Weight of the frame-deviation part at this step: a function of step and params alone."""
         gain = self.params.motion_gain
+        if gain is None:
+            return 1.0
         share = min(1.0, step / gain.warmup_steps) if gain.warmup_steps else 1.0
         return 1.0 + share * (gain.value - 1.0)
 
@@ -71,23 +74,17 @@ class AnchoredFlow:
     def losses(self, batch: Batch, step: int) -> dict[str, LossOutput]:
         """One draw of anchor, shared noise and sigma per sample."""
         latents, params = batch["latents"], self.params
-        place, junction = params.anchor, params.anchor.junction
-        sigma, importance = sigmas.drawn(
-            params.draw, len(latents), self.tokens(latents), latents.device, params.sigma_range
-        )
+        tokens = self.tokens(latents if params.has_motion else latents[:, :, :1])
+        sigma, importance = sigmas.drawn(params.draw, len(latents), tokens, latents.device, params.levels)
         noise, unit_noise = torch.randn_like(latents[:, :, :1]), torch.randn_like(latents[:, :, :1])
-        anchor = anchored.anchor(latents, place.first_frame_weight, place.noise_std, unit_noise)
-        own = torch.randn_like(latents) if place.frame_noise_std else torch.zeros_like(latents)
-        start = anchored.start_of_motion(anchor, place.frame_noise_std, own)
-        x = anchored.noised(latents, anchor, noise, sigma, junction, start)
-        target = anchored.velocity(latents, anchor, noise, sigma, junction, start)
-        predicted = self.denoiser(x, sigma, **self.conditions(batch))
+        own = torch.randn_like(latents) if params.has_motion else latents
+        x, target = on_the_path(params, latents, noise, unit_noise, own, sigma)
+        predicted = velocity_field(params, self.denoiser)(x, sigma, **self.conditions(batch))
 
         shared, moving = anchored.split_over_frames(predicted - target)
         gain = self.motion_gain(step)
         error = path.per_sample(shared.square()) + gain * path.per_sample(moving.square())
-        local = anchored.is_local(sigma[:, 0], junction)
-        weights = params.loss_weights
+        local, weights = is_local(params, sigma), params.loss_weights
         loss = torch.where(local, weights.motion, weights.identity) * importance * error
         raw = path.per_sample((predicted - target).square()).detach()
         monitors = agreement(predicted, target) | self.monitors(raw, loss.detach(), sigma[:, 0], step)
@@ -95,17 +92,17 @@ class AnchoredFlow:
 
     def monitors(self, raw: Tensor, loss: Tensor, sigma: Tensor, step: int) -> dict[str, Tensor]:
         """Seed A's numbers. A raw loss is absent where no sample of the batch is in its phase."""
-        low, high = self.params.sigma_range
-        local = anchored.is_local(sigma, self.params.anchor.junction)
+        low, high = self.params.levels
+        local = is_local(self.params, sigma[:, None])
         numbers: dict[str, float | Tensor] = {
-            "afm/current_stage": current_stage(self.params),
+            "afm/current_stage": self.params.stage,
             "afm/motion_gain": self.motion_gain(step),
             "afm/t_range_min": low,
             "afm/t_range_max": high,
             "afm/samples_in_range": ((sigma >= low) & (sigma <= high)).float().mean(),
             "afm_loss/active_loss": loss.mean(),
         }
-        if current_stage(self.params) == 1:
+        if self.params.stage == 1:
             numbers["afm/progress_to_transition"] = (step + 1) / self.params.training.steps
         if step == 0 and self.is_start:
             numbers["afm/stage_transition"] = 1.0
@@ -116,11 +113,36 @@ class AnchoredFlow:
         return {name: torch.as_tensor(value) for name, value in numbers.items()}
 
 
-def current_stage(params: AnchoredFlowParams) -> int:
-    """1: identity. 2: motion. 0: both at once (unified)."""
+def is_local(params: AnchoredFlowParams, sigma: Tensor) -> Tensor:
+    """Which samples are in the motion phase, bool [B]: of a stage that trains one phase, all or none."""
     if params.has_identity and params.has_motion:
-        return 0
-    return 1 if params.has_identity else 2
+        return anchored.is_local(sigma[:, 0], params.anchor.junction)
+    return torch.full((len(sigma),), params.has_motion, device=sigma.device)
+
+
+def on_the_path(
+    params: AnchoredFlowParams, latents: Tensor, noise: Tensor, unit_noise: Tensor, own: Tensor, sigma: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Points of the path and their velocities on the phases' own clocks; ``own`` is noise of each frame's own."""
+    place = params.anchor
+    anchor = anchored.anchor(latents, place.first_frame_weight, place.noise_std, unit_noise)
+    start = anchored.start_of_motion(anchor, place.frame_noise_std, own)
+    ends = (latents, anchor, noise, sigma, place.junction, start)
+    return anchored.noised(*ends), anchored.velocity(*ends)
+
+
+def velocity_field(params: AnchoredFlowParams, denoiser: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """(x, sigma, **conditions) -> velocity on the phase's own clock, which is what the denoiser is told."""
+
+    def field(x: Tensor, sigma: Tensor, **conditions: Tensor) -> Tensor:
+        told = anchored.clock(sigma, params.anchor.junction)
+        if not params.has_motion:
+            return anchored.on_one_frame(denoiser)(x, told, **conditions)
+        if not params.has_identity:
+            return denoiser(x, told, **conditions)
+        return anchored.in_both_phases(denoiser, is_local(params, sigma))(x, told, **conditions)
+
+    return field
 
 
 def held_out_error(
@@ -130,12 +152,11 @@ def held_out_error(
 
     Without a network, of the formula that knows no data (:func:`pipelines.flow.anchored.given_away`).
     """
-    place, shared_noise = params.anchor, fixed.noise[:, :, :1]
-    anchor = anchored.anchor(fixed.latents, place.first_frame_weight, place.noise_std, fixed.unit_noise)
-    start = anchored.start_of_motion(anchor, place.frame_noise_std, fixed.noise)
-    x = anchored.noised(fixed.latents, anchor, shared_noise, fixed.sigma, place.junction, start)
-    target = anchored.velocity(fixed.latents, anchor, shared_noise, fixed.sigma, place.junction, start)
-    predicted = anchored.given_away(x, fixed.sigma, place.junction) if denoiser is None else fixed.predict(denoiser, x)
+    x, target = on_the_path(params, fixed.latents, fixed.noise[:, :, :1], fixed.unit_noise, fixed.noise, fixed.sigma)
+    if denoiser is None:
+        predicted = anchored.given_away(x, anchored.clock(fixed.sigma, params.anchor.junction))
+    else:
+        predicted = fixed.predict(denoiser, x, velocity_field(params, denoiser))
     return path.per_sample((predicted - target).square()), predicted, target
 
 
@@ -194,16 +215,16 @@ def train(
     empty, tokens = data.empty_prompt.to(run.device), token_counter(denoiser.patch)
     objective = AnchoredFlow(denoiser, params, empty, tokens, is_start=parent is not None)
     held_out = data.held_out(params.validation.clips, run.device)
-    fixed = FixedLevels.of(held_out, params.validation.levels, params.sigma_range)
-    junction = params.anchor.junction
-    at_junction = FixedLevels.of(held_out, 1, (junction, junction))
+    size, junction = params.training.micro_batch, params.anchor.junction
+    fixed = FixedLevels.of(held_out, params.validation.levels, params.levels, size)
+    at_junction = FixedLevels.of(held_out, 1, (junction, junction), size) if params.has_motion else None
 
     def error(network: nn.Module | None, levels: FixedLevels) -> tuple[Tensor, Tensor, Tensor]:
         return held_out_error(params, network, levels)
 
     walked = phases(params, denoiser, parent)
     others = {"identity": parent.identity_network(run.device)} if parent and walked[0][0] == "identity" else None
-    prompts = FixedPrompts(run, data, params.validation.prompts, autoencoder)
+    prompts = FixedPrompts(run, data, params.validation.prompts, params.denoiser.text_length, autoencoder)
 
     def validate(step: int) -> dict[str, float]:
         with run.ema_weights("denoiser"):
@@ -211,10 +232,12 @@ def train(
             return {**fixed.numbers(*error(denoiser, fixed)), **departure()}
 
     def departure() -> dict[str, float]:
+        if at_junction is None:
+            return {}
         return motion_ratio(*error(denoiser, at_junction)[1:], "validation/ratio_at_junction")
 
     def at_the_end() -> Mapping[str, float]:
-        real, sampled, _ = preview(data, walked, run.device, RATIO_SAMPLES)
+        real, sampled, _ = preview(data, walked, run.device, size, RATIO_SAMPLES)
         numbers = departure() | motion_ratio(sampled, real, "local_vs_global_ratio")
         if not params.has_identity:
             numbers["afm_baseline/explained_by_formula"] = fixed.numbers(*error(None, fixed))["explained"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,8 @@ from torch import Tensor
 
 from pipelines import stage
 from pipelines.data.batches import pad
-from pipelines.data.contract import TEXT_ENCODER, require_autoencoder
+from pipelines.data.contract import TEXT_ENCODER, Manifest, read_empty_prompt, require_autoencoder
 from pipelines.data.picture import Picture
-from pipelines.data.shards import Shards
 from pipelines.models.autoencoder import load_autoencoder, require_lone_first_frame
 from pipelines.models.geometry import latent_frames
 from pipelines.stage import StageError
@@ -109,11 +109,17 @@ class ClipMaker:
 
     def __init__(self, generator: Generator, latents: Path, autoencoder: Path) -> None:
         self.generator, self.latents = generator, latents
-        self.shards = Shards(latents)
-        require_autoencoder(self.shards.manifest, autoencoder)
-        generator.require_autoencoder(self.shards.manifest.autoencoder.digest, str(autoencoder))
+        self.manifest = Manifest.read(latents)
+        require_autoencoder(self.manifest, autoencoder)
+        generator.require_autoencoder(self.manifest.autoencoder.digest, str(autoencoder))
         self.device = generator.device
         self.autoencoder = load_autoencoder(autoencoder).to(self.device)
+
+    def using(self, generator: Generator) -> ClipMaker:
+        """The same with the generator walked in another way."""
+        other = copy.copy(self)
+        other.generator = generator
+        return other
 
     def shape(self, wanted: Wanted) -> tuple[int, int, int, int]:
         """(C, T, H, W) of the latents of such clips.
@@ -122,7 +128,7 @@ class ClipMaker:
             StageError: the frames or pixels do not fit autoencoder and denoiser; names the nearest that do.
         """
         channels, frames, height, width = self.generator.shape
-        facts, patch = self.shards.manifest.autoencoder, self.generator.patch
+        facts, patch = self.manifest.autoencoder, self.generator.patch
         if wanted.num_frames is not None:
             frames = latent_frames(wanted.num_frames, facts.temporal_stride)
             if frames % patch[0]:
@@ -151,7 +157,7 @@ class ClipMaker:
         """
         shape = self.shape(wanted)
         embeds, mask = embed(prompts, self.latents)
-        empty = torch.from_numpy(self.shards.empty_prompt)
+        empty = torch.from_numpy(read_empty_prompt(self.latents))
         if wanted.negative is not None:
             empty = embed([wanted.negative], self.latents)[0][0]
         first = self._first_frame(wanted.image, shape) if wanted.image is not None else None
@@ -183,7 +189,7 @@ class ClipMaker:
                 "first_frame_share above 0, or leave --image out."
             )
         require_lone_first_frame(self.autoencoder, "--image")
-        side = self.shards.manifest.autoencoder.spatial_stride
+        side = self.manifest.autoencoder.spatial_stride
         with torch.no_grad():
             return self.autoencoder.encode(read_image(image, shape[2] * side, shape[3] * side).to(self.device))
 

@@ -1,9 +1,11 @@
-"""A trained flow as a pipeline folder that diffusers alone loads and runs: ``reel export --help``."""
+"""A trained flow as one folder that loads and runs: by diffusers alone where its pipelines can, else by ours.
+
+``reel export --help``.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -12,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import stage
-from pipelines.data.contract import require_autoencoder
-from pipelines.data.shards import Shards
+from pipelines.data.contract import Manifest, require_autoencoder
 from pipelines.flow.params import Sampling
+from pipelines.generation import pipeline as own
 from pipelines.generation.clips import load_text_encoder
 from pipelines.models.autoencoder import load_autoencoder
 from pipelines.models.denoiser import VideoDenoiser, averaged
@@ -22,11 +24,15 @@ from pipelines.models.lora import merge_lora
 from pipelines.progress import Progress
 from pipelines.stage import StageError
 from pipelines.training import checkpoint
+from pipelines.training.generator import FILE, read_description
 
 AUTOENCODERS = {"WanTransformer3DModel": "AutoencoderKLWan", "LTXVideoTransformer3DModel": "AutoencoderKLLTXVideo"}
 """What the pipeline of each transformer decodes with."""
 LTX = "LTXVideoTransformer3DModel"
-REMEDY = "`reel generate` samples it, and diffusers loads its transformer. Pretrained denoisers can be exported."
+
+
+class NoPipelineError(StageError):
+    """No pipeline of diffusers can drive a flow; says why."""
 
 
 @dataclass(frozen=True)
@@ -60,25 +66,23 @@ def read(folder: Path) -> Parts:
     than bf16's step, and after a short training most of the adapter would be rounded away.
 
     Raises:
-        StageError: it is no checkpoint of a flow, or its network is none that a pipeline of diffusers can drive.
+        NoPipelineError: its network is none that a pipeline of diffusers can drive.
+        StageError: it is no checkpoint of a flow.
     """
     checkpoint.read(folder)
-    place = folder / "generator.json"
-    if not place.is_file():
-        raise StageError(f"{place}: no such file, so {folder} is no checkpoint of a flow.")
-    content = json.loads(place.read_text(encoding="utf-8"))
+    content = read_description(folder)
     phase = content["phases"][-1]
     if len(content["phases"]) > 1 or phase["still"] or (phase["start"], phase["end"]) != (1.0, 0.0):
-        raise StageError(f"{folder}: walks a path through an anchor, which no pipeline of diffusers does; {REMEDY}")
+        raise NoPipelineError(f"{folder}: walks a path through an anchor, which no pipeline of diffusers does.")
     network = averaged(folder / phase["network"])
     denoiser = VideoDenoiser.from_pretrained(network, base_weights="fp32")
     if denoiser.has_positions:
-        raise StageError(
+        raise NoPipelineError(
             f"{folder}: its network was trained from scratch and takes 6 channels of positions beside the latents, "
-            f"which no pipeline of diffusers gives it; {REMEDY}"
+            "which no pipeline of diffusers gives it."
         )
     if denoiser.num_classes is not None:
-        raise StageError(f"{folder}: its network takes pseudo-classes, which no pipeline of diffusers has; {REMEDY}")
+        raise NoPipelineError(f"{folder}: its network takes pseudo-classes, which no pipeline of diffusers has.")
     if denoiser.base is not None:
         merge_lora(denoiser.transformer)
     stated = Sampling.model_validate(phase["sampling"])
@@ -131,13 +135,9 @@ def pipeline(parts: Parts, latents: Path, autoencoder: Path) -> Any:
         StageError: latents or autoencoder are not those of the checkpoint, or the autoencoder is of another family.
     """
     kind = parts.denoiser.layout.kind
-    shards = Shards(latents)
-    require_autoencoder(shards.manifest, autoencoder)
-    for name in ("autoencoder", "text_encoder"):
-        if getattr(shards.manifest, name).digest != parts.facts[name]["digest"]:
-            raise StageError(
-                f"{latents}: of another {name} than the checkpoint was trained with; give --latents of it."
-            )
+    manifest = Manifest.read(latents)
+    require_autoencoder(manifest, autoencoder)
+    own.require_same_makers(manifest, parts.facts, latents)
     network = getattr(load_autoencoder(autoencoder), "network", None)
     if type(network).__name__ != AUTOENCODERS[kind]:
         raise StageError(
@@ -225,14 +225,22 @@ def sentence(parts: Parts) -> str:
 
 
 def export(folder: Path, out: Path, latents: Path, autoencoder: Path) -> None:
-    """Write the pipeline folder, whole or not at all.
+    """Write the folder, whole or not at all: diffusers' where a pipeline of it can drive the flow, else ours.
 
     Raises:
-        StageError: as :func:`read` and :func:`pipeline`.
+        StageError: it is no flow, parts do not belong together, or ``out`` holds something else.
     """
-    if out.exists() and not (out / "model_index.json").is_file():
+    if out.exists() and not any((out / name).is_file() for name in ("model_index.json", FILE)):
         raise StageError(f"{out}: exists and is no pipeline folder, so it is not replaced; give another --out.")
-    parts = read(folder)
+    if out.resolve() == folder.resolve():
+        raise StageError(f"--out {out}: is the checkpoint itself; give another folder.")
+    try:
+        parts = read(folder)
+    except NoPipelineError as reason:
+        own.save(folder, out, latents, autoencoder)
+        stage.say(f"{reason} So the folder is one of our own: FlowPipeline.from_pretrained and `reel generate` take it")
+        stage.say(f"{out}: the whole flow with text encoder and autoencoder; how to call it: {out}/README.md")
+        return
     made = pipeline(parts, latents, autoencoder)
     with stage.whole_folder(out) as place:
         made.save_pretrained(place)
@@ -248,7 +256,7 @@ def export(folder: Path, out: Path, latents: Path, autoencoder: Path) -> None:
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="reel export", description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="folder of a flow from a pretrained denoiser")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="folder of a flow")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; an earlier export there is replaced")
     parser.add_argument("--latents", type=Path, default=Path("data/latents"), help="that it was trained on")
     parser.add_argument("--autoencoder", type=Path, default=Path("checkpoints/autoencoder"), help="of those latents")

@@ -17,6 +17,7 @@ from pipelines.flow.params import Guidance, Sampling
 from pipelines.flow.samplers import SAMPLERS
 from pipelines.generation import contact_sheet
 from pipelines.generation.clips import ClipMaker, Wanted
+from pipelines.generation.pipeline import surroundings
 from pipelines.progress import Progress
 from pipelines.stage import StageError
 from pipelines.textfile import TextError, lines_of, one_line, read_text
@@ -64,8 +65,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=_count, help="default: as the checkpoint states, like the next two")
     parser.add_argument("--guidance", type=_guidance, help="scale; 1: none")
     parser.add_argument("--sampler", choices=SAMPLERS)
-    parser.add_argument("--latents", type=Path, default=Path("data/latents"), help="that it was trained on")
-    parser.add_argument("--autoencoder", type=Path, default=Path("checkpoints/autoencoder"), help="of those latents")
+    parser.add_argument("--latents", type=Path, help="that it was trained on; default: its own, or data/latents")
+    parser.add_argument("--autoencoder", type=Path, help="of those; default: its own, or checkpoints/autoencoder")
     parser.add_argument("--batch-size", type=_count, default=8, help="clips sampled together; changes no clip")
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")
     return parser.parse_args(argv)
@@ -132,7 +133,7 @@ def write_clips(given: argparse.Namespace) -> None:
     generator = load(given)
     wanted = Wanted(given.num_frames, given.size, given.image, given.negative)
     seeds = list(range(given.seed, given.seed + len(prompts)))
-    maker = ClipMaker(generator, given.latents, given.autoencoder)
+    maker = ClipMaker(generator, *surroundings(given.checkpoint, given.latents, given.autoencoder))
     strips = []
     for number, clip in enumerate(maker.clips(prompts, seeds, wanted, given.batch_size)):
         path = given.out if given.prompt is not None else given.out / f"{number:03d}.mp4"

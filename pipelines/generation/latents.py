@@ -29,7 +29,7 @@ def token_counter(patch: tuple[int, int, int]) -> TokenCount:
     """The count for patches of so many latent frames, rows and columns."""
 
     def count(latents: Tensor) -> int:
-        return math.prod(size // side for size, side in zip(latents.shape[2:], patch, strict=True))
+        return math.prod(max(1, size // side) for size, side in zip(latents.shape[2:], patch, strict=True))
 
     return count
 

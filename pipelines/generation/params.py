@@ -75,15 +75,22 @@ Denoiser = Annotated[
 ]
 
 
+def _one_line(prompts: tuple[str, ...]) -> tuple[str, ...]:
+    if not prompts or not all(prompt.strip() for prompt in prompts):
+        raise ValueError("an empty prompt; give words, or the number of held-out prompts to show (0: none)")
+    return tuple(" ".join(prompt.split()) for prompt in prompts)
+
+
 class Validation(Params):
     """Held-out clips, each with its own fixed noise, at ``levels`` fixed sigmas spread over the trained range.
 
-    ``prompts`` of them are also sampled at every validation, with fixed noise; 0: none.
+    ``prompts`` are sampled at every validation, with fixed noise: so many of the held-out ones (0: none), or prompts in
+    words.
     """
 
     clips: Count
     levels: Count
-    prompts: Whole
+    prompts: Whole | Annotated[tuple[str, ...], BeforeValidator(_tuple), AfterValidator(_one_line)]
 
 
 class RectifiedFlowParams(Params):
@@ -106,21 +113,24 @@ class MotionGain(Params):
 
 
 class AnchoredSampling(Params):
-    """A block per phase that the stage trains; the motion stage takes its identity phase from the parent."""
+    """A block per phase that the stage's samples walk; the motion stage takes its identity phase from the parent."""
 
     identity: Sampling | None
     motion: Sampling | None
 
 
 class AnchoredFlowParams(Params):
-    """Sections ``anchored_flow_identity`` and ``anchored_flow_motion``; a range across the junction is unified mode."""
+    """Sections ``anchored_flow_identity``, ``_motion`` and ``_unified``: the weights say which phases are trained.
+
+    ``sigma_range`` narrows the levels that are drawn; None: the whole of every phase that has a weight.
+    """
 
     denoiser: Denoiser
     anchor: Anchor
-    sigma_range: Pair
-    draw: Draw
     loss_weights: LossWeights
-    motion_gain: MotionGain
+    sigma_range: Pair | None
+    draw: Draw
+    motion_gain: MotionGain | None
     prompt_dropout: Share
     class_dropout: Share
     class_balance: Share
@@ -130,31 +140,57 @@ class AnchoredFlowParams(Params):
 
     @property
     def has_identity(self) -> bool:
-        """Whether the range reaches above the junction."""
-        return self.sigma_range[1] > self.anchor.junction
+        """Whether levels above the junction are trained."""
+        return self.loss_weights.identity > 0
 
     @property
     def has_motion(self) -> bool:
-        """Whether the range reaches below the junction."""
-        return self.sigma_range[0] < self.anchor.junction
+        """Whether levels at and below the junction are trained."""
+        return self.loss_weights.motion > 0
+
+    @property
+    def levels(self) -> tuple[float, float]:
+        """Lowest and highest sigma of training."""
+        if self.sigma_range is not None:
+            return self.sigma_range
+        junction = self.anchor.junction
+        return (0.0 if self.has_motion else junction, 1.0 if self.has_identity else junction)
+
+    @property
+    def stage(self) -> int:
+        """Seed A's stage: 1 leads to the anchor, 2 on from it, 0 is both at once (unified)."""
+        if not self.has_identity:
+            return 2
+        return 1 if self.sampling.motion is None else 0
 
     @model_validator(mode="after")
     def _nothing_is_idle(self) -> AnchoredFlowParams:
-        low, high = self.sigma_range
+        (low, high), junction = self.levels, self.anchor.junction
+        if not (self.has_identity or self.has_motion):
+            raise ValueError("loss_weights: both are 0, so nothing would be trained")
         if not 0.0 <= low < high <= 1.0:
             raise ValueError(f"sigma_range [{low}, {high}] must be two rising numbers in [0, 1]")
-        for phase, trained, side in (("identity", self.has_identity, "above"), ("motion", self.has_motion, "below")):
-            weight = getattr(self.loss_weights, phase)
-            if (weight > 0) != trained:
-                verb = "reaches" if trained else "does not reach"
+        for phase, reached, side in (("identity", high > junction, "above"), ("motion", low < junction, "below")):
+            trained = getattr(self, f"has_{phase}")
+            if reached != trained:
                 raise ValueError(
-                    f"sigma_range [{low}, {high}] {verb} {side} the junction {self.anchor.junction}, but "
-                    f"loss_weights.{phase} is {weight}: a phase has a weight exactly when it is trained"
+                    f"sigma_range [{low}, {high}] {'reaches' if reached else 'does not reach'} {side} the junction "
+                    f"{junction}, but loss_weights.{phase} is {getattr(self.loss_weights, phase)}: a phase has a "
+                    "weight exactly when it is trained; null takes the whole of every phase that has one"
                 )
-            if (getattr(self.sampling, phase) is not None) != trained:
-                wanted = "needs a block" if trained else "must be null"
-                verb = "reaches" if trained else "does not reach"
-                raise ValueError(
-                    f"sampling.{phase} {wanted}: the range {verb} {side} the junction {self.anchor.junction}"
-                )
+        return self
+
+    @model_validator(mode="after")
+    def _blocks_have_a_phase(self) -> AnchoredFlowParams:
+        sampling, weights = self.sampling, self.loss_weights
+        if (sampling.identity is not None) != self.has_identity:
+            wanted = "needs a block" if self.has_identity else "must be null"
+            raise ValueError(f"sampling.identity {wanted}: loss_weights.identity is {weights.identity}")
+        if sampling.motion is None and not self.has_identity:
+            raise ValueError(f"sampling.motion needs a block: loss_weights.motion is {weights.motion}")
+        if sampling.motion is not None and not self.has_motion:
+            raise ValueError("sampling.motion must be null: loss_weights.motion is 0")
+        if (self.motion_gain is not None) != self.has_motion:
+            wanted = "needs a block" if self.has_motion else "must be null (frames do not differ above the junction)"
+            raise ValueError(f"motion_gain {wanted}: loss_weights.motion is {weights.motion}")
         return self

@@ -43,8 +43,8 @@ class Parent:
             if params.has_identity:
                 return None
             raise StageError(
-                "sigma_range stays below the junction (the motion stage): it needs --init, a checkpoint of the "
-                "identity stage, to get to the junction."
+                "loss_weights.identity is 0 (the motion stage): it needs --init, a checkpoint of the identity stage, "
+                "to get to the junction."
             )
         record = checkpoint.read(init)
         facts = _generator(init)

@@ -105,10 +105,11 @@ def train(
     share = params.first_frame_share
     tokens = token_counter(denoiser.patch)
     objective = RectifiedFlow(denoiser, params.draw, params.prompt_dropout, empty, tokens, first_frame_share=share)
-    fixed = FixedLevels.of(data.held_out(params.validation.clips, run.device), params.validation.levels, (0.0, 1.0))
+    held_out = data.held_out(params.validation.clips, run.device)
+    fixed = FixedLevels.of(held_out, params.validation.levels, (0.0, 1.0), params.training.micro_batch)
 
     walked = Phase(denoiser, params.sampling, first_frame=share > 0)
-    prompts = FixedPrompts(run, data, params.validation.prompts, autoencoder)
+    prompts = FixedPrompts(run, data, params.validation.prompts, params.denoiser.text_length, autoencoder)
 
     def validate(step: int) -> dict[str, float]:
         with run.ema_weights("denoiser"):

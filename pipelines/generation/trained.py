@@ -20,6 +20,7 @@ from pipelines.models.lora import add_lora
 from pipelines.models.pretrained_denoiser import Origin
 from pipelines.record import baseline
 from pipelines.stage import write_json
+from pipelines.training.generator import CLOCKS
 from pipelines.training.run import Run
 
 PREVIEWS = 6
@@ -70,21 +71,31 @@ def description(phases: Sequence[Named], data: Latents) -> dict[str, Any]:
     knows_classes = any(getattr(phase.denoiser, "num_classes", None) is not None for _, phase in phases)
     needs = ["prompt", "pseudo_class"] if knows_classes else ["prompt"]
     takes = ["first_frame"] if all(phase.first_frame for _, phase in phases) else []
-    return {"kind": "flow", "needs": needs, "takes": takes, "phases": walked, "latents": data.facts()}
+    told = {"kind": "flow", "needs": needs, "takes": takes, "clocks": CLOCKS}
+    return {**told, "phases": walked, "latents": data.facts()}
+
+
+def samples(
+    data: Latents, phases: Sequence[Named], conditions: Mapping[str, Tensor], device: torch.device, micro_batch: int
+) -> Tensor:
+    """Latents [N, C, T, H, W] of N prompts, so many at once as training has; noise seeds 0, 1, 2 …"""
+    parts, walked = [], [phase for _, phase in phases]
+    shared, empty = any(phase.still for phase in walked), data.empty_prompt.to(device)
+    for start in range(0, len(conditions["prompt_embeds"]), micro_batch):
+        told = {name: value[start : start + micro_batch].to(device) for name, value in conditions.items()}
+        seeds = range(start, start + len(told["prompt_embeds"]))
+        noise = seeded_noise(seeds, data.shape, shared).to(device)
+        parts.append(walk(walked, noise, told, empty, None, frame_noise(seeds, data.shape)).cpu())
+    return torch.cat(parts)
 
 
 def preview(
-    data: Latents, phases: Sequence[Named], device: torch.device, count: int = PREVIEWS
+    data: Latents, phases: Sequence[Named], device: torch.device, micro_batch: int, count: int = PREVIEWS
 ) -> tuple[Tensor, Tensor, list[str]]:
-    """True and sampled latents [N, C, T, H, W] of the first held-out prompts, and the prompts; noise seeds 0, 1, 2 …"""
-    batch = data.held_out(count, device)
-    count = len(batch["latents"])
-    shared = any(phase.still for _, phase in phases)
-    noise = seeded_noise(range(count), data.shape, shared).to(device)
+    """True and sampled latents [N, C, T, H, W] of the first held-out prompts, and the prompts."""
+    batch = data.held_out(count)
     conditions = {name: batch[name] for name in CONDITIONS if name in batch}
-    of_frames = frame_noise(range(count), data.shape)
-    sampled = walk([phase for _, phase in phases], noise, conditions, data.empty_prompt.to(device), None, of_frames)
-    return batch["latents"].cpu(), sampled.cpu(), batch["prompt"]
+    return batch["latents"], samples(data, phases, conditions, device, micro_batch), batch["prompt"]
 
 
 def finish(
@@ -99,8 +110,9 @@ def finish(
 ) -> None:
     """Held-out numbers of raw and averaged weights, pictures, checkpoint. ``extra`` gives further held-out numbers."""
     if run.is_main:
-        results: dict[str, Any] = {"validation/loss_raw_weights": float(error(denoiser, fixed)[0].mean())}
-        with run.ema_weights("denoiser"):
+        with run.computing():
+            results: dict[str, Any] = {"validation/loss_raw_weights": float(error(denoiser, fixed)[0].mean())}
+        with run.ema_weights("denoiser"), run.computing():
             denoiser.eval()
             measured = error(denoiser, fixed)
             numbers = fixed.numbers(*measured)
@@ -110,7 +122,8 @@ def finish(
             explained = results["validation/explained"]
             results["baselines"] = [baseline("validation/explained", explained, ">", 0.0, "predicting no velocity")]
             validation_clips.draw_steps(run.shown, run.plots / "validation.png")
-            pictures.draw_samples(*preview(data, phases, run.device), run.name, run.plots / "samples.png")
+            shown = preview(data, phases, run.device, run.training.micro_batch)
+            pictures.draw_samples(*shown, run.name, run.plots / "samples.png")
             pictures.draw_levels(fixed, measured[0], measured[2], run.name, run.plots / "loss_by_sigma.png")
 
         def describe(folder: Path) -> None:

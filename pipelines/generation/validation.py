@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from pipelines.flow.path import per_sample
 
+Field = Callable[..., Tensor]
+"""(x, sigma, **conditions) -> velocity."""
 CONDITIONS = ("prompt_embeds", "prompt_mask", "pseudo_class")
-CHUNK = 64
 SEED = 20220907
 
 
@@ -36,6 +37,7 @@ class FixedLevels:
         sigma: [levels * clips, 1].
         conditions: the denoiser's other arguments.
         values: the levels, rising.
+        micro_batch: samples per forward, as in training.
     """
 
     latents: Tensor
@@ -44,9 +46,10 @@ class FixedLevels:
     sigma: Tensor
     conditions: Mapping[str, Tensor]
     values: tuple[float, ...]
+    micro_batch: int
 
     @classmethod
-    def of(cls, batch: Mapping[str, Any], levels: int, within: tuple[float, float]) -> FixedLevels:
+    def of(cls, batch: Mapping[str, Any], levels: int, within: tuple[float, float], micro_batch: int) -> FixedLevels:
         """``levels`` sigmas in the middle of equal parts of the range ``within``."""
         latents: Tensor = batch["latents"]
         generator = torch.Generator().manual_seed(SEED)
@@ -60,20 +63,20 @@ class FixedLevels:
 
         sigma = torch.tensor(values, device=latents.device).repeat_interleave(len(latents))[:, None]
         conditions = {name: repeated(batch[name]) for name in CONDITIONS if name in batch}
-        return cls(repeated(latents), repeated(noise), repeated(unit_noise), sigma, conditions, values)
+        return cls(repeated(latents), repeated(noise), repeated(unit_noise), sigma, conditions, values, micro_batch)
 
     @torch.no_grad()
-    def predict(self, denoiser: nn.Module, x: Tensor) -> Tensor:
-        """The denoiser's velocity at ``x``, in chunks, in evaluation mode."""
+    def predict(self, denoiser: nn.Module, x: Tensor, field: Field | None = None) -> Tensor:
+        """The velocity at ``x``, in micro-batches, in evaluation mode; ``field`` asks the denoiser in its own way."""
         mode = denoiser.training
         denoiser.eval()
         parts = []
-        for start in range(0, len(x), CHUNK):
-            part = slice(start, start + CHUNK)
+        for start in range(0, len(x), self.micro_batch):
+            part = slice(start, start + self.micro_batch)
             conditions = {name: value[part] for name, value in self.conditions.items()}
-            parts.append(denoiser(x[part], self.sigma[part], **conditions))
+            parts.append((field or denoiser)(x[part], self.sigma[part], **conditions))
         denoiser.train(mode)
-        return torch.cat(parts)
+        return torch.cat(parts).float()
 
     def by_level(self, per_clip: Tensor) -> Tensor:
         """[levels * clips] as means [levels]."""

@@ -26,7 +26,7 @@ from pipelines.latents.plan import Part, Plan, fields_of, prompt_hash
 from pipelines.latents.stock import Reader
 from pipelines.latents.text import TextEncoder
 from pipelines.models.autoencoder import Autoencoder
-from pipelines.training.precision import resolved
+from pipelines.training.precision import computing, resolved
 
 Item = TypeVar("Item")
 DECODERS = max(1, min(8, (os.cpu_count() or 1) - 1))
@@ -89,8 +89,7 @@ def encode_batch(autoencoder: Autoencoder, pixels: Tensor, size: int, precision:
     """
     missing = size - len(pixels)
     filled = torch.cat([pixels, pixels[-1:].expand(missing, *pixels.shape[1:])]) if missing else pixels
-    is_half = resolved(precision, device) == "bf16"
-    with torch.autocast(device.type, torch.bfloat16) if is_half else contextlib.nullcontext():
+    with computing(resolved(precision, device), device):
         latents = autoencoder.encode(to_unit_range(filled.to(device)))[: len(pixels)]
     return latents.float().half()
 

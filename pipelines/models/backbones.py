@@ -100,8 +100,7 @@ def velocity(
     given, told = x.to(dtype), text.to(dtype)
     timestep = layout.timestep(sigma, x)
     if layout.kind == "WanTransformer3DModel":
-        made = transformer(given, timestep, told, return_dict=False)[0]
-        return made.to(x.dtype) if dtype != x.dtype else made
+        return transformer(given, timestep, told, return_dict=False)[0].to(x.dtype)
     assert extent is not None, "LTX-Video needs the extent of a latent element"
     frames, height, width = (size // side for size, side in zip(x.shape[2:], layout.patch, strict=True))
     tokens = transformer(

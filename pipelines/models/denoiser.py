@@ -43,8 +43,10 @@ class VideoDenoiser(nn.Module):
     """(x, sigma, prompt, class) -> velocity dx/dsigma, by a transformer of :data:`backbones.BACKBONES`.
 
     Like Wan's pipeline, prompts are padded with zeros to ``text_length`` tokens, and what stands at masked positions
-    has no influence. The class is one more learned token after the text; its last row stands for "no class". The
-    transformer is saved as diffusers saves it and loads with diffusers alone.
+    has no influence. The class is a learned token in the place of the last padding (after the text where a prompt
+    leaves none), zero at first and where there is no class: a pretrained network starts with its own velocities. A
+    single frame stands for a patch of equal frames. The transformer is saved as diffusers saves it and loads with
+    diffusers alone.
 
     Args:
         transformer: of diffusers.
@@ -70,7 +72,8 @@ class VideoDenoiser(nn.Module):
         self.has_positions = self.layout.in_channels == self.layout.out_channels + POSITION_CHANNELS
         self.class_embedding = None
         if num_classes is not None:
-            self.class_embedding = nn.Embedding(num_classes + 1, self.layout.text_dim)
+            self.class_embedding = nn.Embedding(num_classes, self.layout.text_dim)
+            nn.init.zeros_(self.class_embedding.weight)
 
     @classmethod
     def build(
@@ -125,8 +128,11 @@ class VideoDenoiser(nn.Module):
         Raises:
             ValueError: a prompt is longer than ``text_length``, or a class is given to a network without classes.
         """
+        if x.shape[2] == 1 < self.patch[0]:
+            repeated = x.expand(-1, -1, self.patch[0], -1, -1)
+            return self(repeated, sigma, prompt_embeds, prompt_mask, pseudo_class).mean(2, keepdim=True)
         text, mask = self.text_tokens(prompt_embeds, prompt_mask)
-        text, mask = self._with_class(text, mask, pseudo_class)
+        text, mask = self._with_class(text, mask, pseudo_class, has_room=prompt_embeds.shape[1] < self.text_length)
         placed = x
         if self.has_positions:
             placed = torch.cat([x, positions(*x.shape[2:], like=x).expand(len(x), -1, -1, -1, -1)], dim=1)
@@ -144,15 +150,18 @@ class VideoDenoiser(nn.Module):
             )
         return nn.functional.pad(tokens, (0, 0, 0, missing)), nn.functional.pad(prompt_mask, (0, missing))
 
-    def _with_class(self, text: Tensor, mask: Tensor, pseudo_class: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _with_class(
+        self, text: Tensor, mask: Tensor, pseudo_class: Tensor | None, has_room: bool
+    ) -> tuple[Tensor, Tensor]:
         if self.class_embedding is None or self.num_classes is None:
             if pseudo_class is not None:
                 raise ValueError("this denoiser was built without classes; leave pseudo_class out.")
             return text, mask
-        unknown = torch.full((len(text),), self.num_classes, device=text.device)
-        known = unknown if pseudo_class is None else torch.where(pseudo_class < 0, unknown, pseudo_class)
-        text = torch.cat([text, self.class_embedding(known)[:, None].to(text)], dim=1)
-        return text, nn.functional.pad(mask, (0, 1), value=True)
+        told = torch.full((len(text),), -1, device=text.device) if pseudo_class is None else pseudo_class
+        known = (told >= 0)[:, None]
+        token = self.class_embedding(told.clamp_min(0)).to(text) * known.to(text)
+        kept = slice(None, -1) if has_room else slice(None)
+        return torch.cat([text[:, kept], token[:, None]], dim=1), torch.cat([mask[:, kept], known], dim=1)
 
     # ---- files ----
 

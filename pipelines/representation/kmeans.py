@@ -1,17 +1,19 @@
 """Exact k-means by Lloyd's iteration, streamed over the embedding and shared among processes.
 
 Minimises sum_i min_k |h_i - c_k|^2 (Lloyd 1982) from greedy k-means++ starts (scikit-learn's, on a seeded subset where
-there are many samples). Every iteration reads every sample once, so that memory does not grow with their number.
+there are many samples). Samples are read in blocks; an iteration reads those whose class may have changed.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 from sklearn.cluster import kmeans_plusplus
 
 from pipelines import stage
+from pipelines.representation.bounds import Assignment
 from pipelines.representation.params import Kmeans
-from pipelines.representation.passes import Codebook, Samples, check_count, farthest, passed, without_empty
+from pipelines.representation.passes import Codebook, Samples, check_count, farthest, without_empty
 from pipelines.representation.ranks import Ranks
 
 START_SAMPLES, START_PER_CLASS = 16_384, 32
@@ -47,16 +49,21 @@ def lloyd(samples: Samples, centres: np.ndarray, max_iterations: int, settled: f
 
     An empty class is moved at once to a sample farthest from its own centre, so none is left empty.
     """
+    classes, width = centres.shape
+    assigned = Assignment(samples, classes, ranks)
     for iteration in range(max_iterations):
-        found = passed(samples, centres, ranks)
-        moved = np.where(found.counts[:, None] > 0, found.sums / np.maximum(found.counts, 1)[:, None], centres)
-        empty = np.flatnonzero(found.counts == 0)
+        changed = assigned.follow(torch.from_numpy(centres).to(ranks.device))
+        packed = torch.cat([assigned.counts, assigned.sums.flatten()]).cpu().numpy()
+        packed = ranks.summed(np.append(packed, changed))
+        counts, sums = packed[:classes], packed[classes:-1].reshape(classes, width)
+        moved = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centres)
+        empty = np.flatnonzero(counts == 0)
         if empty.size:
             spare = farthest(samples, centres, len(empty), ranks)
             moved[empty[: len(spare)]] = spare
         shift = float(((moved - centres) ** 2).sum())
         centres = moved.astype(np.float32)
-        stage.report(iteration + 1, max_iterations, "iterations", inertia=found.inertia)
+        stage.report(iteration + 1, max_iterations, "iterations", moved=packed[-1] / len(samples))
         if shift <= settled:
             break
     centres, last = without_empty(samples, centres, ranks)

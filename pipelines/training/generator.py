@@ -34,6 +34,8 @@ CONDITIONS = {
 """What a generator may be told, by name. ``needs`` in ``generator.json`` lists what it cannot do without (the prompt is
 one word for the first three), ``takes`` what it can be given besides."""
 PROMPT = ("prompt_embeds", "prompt_mask", "empty_prompt")
+CLOCKS = "of phases"
+"""What the networks of a flow in several phases are told: 1 to 0 in each (:mod:`pipelines.flow.anchored`)."""
 KINDS = ("flow",)
 
 
@@ -55,6 +57,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     content = json.loads(path.read_text(encoding="utf-8"))
     if content.get("kind", "flow") not in KINDS:
         raise StageError(f"{path}: kind {content['kind']!r}; this program knows {', '.join(KINDS)}.")
+    parts = [(phase["start"], phase["end"]) for phase in content.get("phases", ())]
+    if parts != [(1.0, 0.0)] * len(parts) and content.get("clocks") != CLOCKS:
+        raise StageError(f"{path}: of an earlier version, whose networks were told another time; train it again.")
     return content
 
 
@@ -156,6 +161,8 @@ class Generator:
     ) -> Generator:
         """The same generator with other steps (shared out over its phases), guidance or sampler.
 
+        Guidance is changed where a phase has some; a flow of which no phase has any gets it in all.
+
         Raises:
             StageError: fewer steps than phases.
         """
@@ -163,10 +170,11 @@ class Generator:
         if steps is not None and steps < len(stated):
             raise StageError(f"{self.folder}: walked in {len(stated)} phases, so --steps is at least {len(stated)}.")
         shares = stated if steps is None else shared_out(steps, stated)
+        guided = any(phase.sampling.guidance is not None for phase in self.phases)
         changed = []
         for phase, share in zip(self.phases, shares, strict=True):
             values = {**phase.sampling.model_dump(), "steps": share}
-            if guidance is not None:
+            if guidance is not None and (phase.sampling.guidance is not None or not guided):
                 values["guidance"] = guidance.model_dump()
             if sampler is not None:
                 values["sampler"] = sampler

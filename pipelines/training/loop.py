@@ -116,7 +116,7 @@ class Trainer:
         accelerator = self.run.accelerator
         place = index * accelerator.num_processes + accelerator.process_index
         reseed(micro_seed(self.run.training.seed, self.run.step, place), self.run.device)
-        with accelerator.autocast(), self.run.loss_scale.autocast():
+        with self.run.computing():
             outputs = self.objective.losses(batch, self.run.step)
         check_outputs(outputs, self.objective.trained)
         self._backward(outputs, index == self.accumulate - 1)
@@ -181,7 +181,7 @@ def _validated(trainer: Trainer, validate: Validate | None) -> dict[str, float]:
         return {}
     networks = trainer.networks.own
     modes = {name: network.training for name, network in networks.items()}
-    with torch.random.fork_rng(), torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad(), trainer.run.computing():
         for network in networks.values():
             network.eval()
         torch.manual_seed(trainer.run.training.seed)

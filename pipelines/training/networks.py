@@ -78,7 +78,7 @@ class Networks:
         run = self.run
         if run.zero is not None:
             return ZeroOptimizer(network, block, run.zero, run.training.max_grad_norm, run.device)
-        return NetworkOptimizer(network, block)
+        return NetworkOptimizer(network, block, run.precision)
 
     def _restore(self, found: Mapping[str, Any]) -> None:
         for name, optimizer in self.optimizers.items():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipelines.params import SGD, Adam, AdamW, AdamW8Bit, Lion, Muon, Optimizer, RMSprop
 from pipelines.stage import StageError
 from pipelines.training.lion import Lion as LionOptimizer
-from pipelines.training.muon import Float32Muon, GatheringMuon
+from pipelines.training.muon import BFloat16Muon, Float32Muon
 from pipelines.training.sharding import flattened, is_part, part_of, whole
 
 
@@ -36,8 +36,17 @@ def _eight_bit(groups: list[dict[str, Any]], block: AdamW8Bit) -> torch.optim.Op
     return AdamW8bit(groups, lr=block.learning_rate, betas=block.betas)
 
 
-def build(block: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+def _muon(matrix: Tensor, precision: str) -> type[torch.optim.Muon]:
+    if matrix.device.type == "cuda" and not is_part(matrix):
+        return torch.optim.Muon
+    return BFloat16Muon if matrix.device.type == "cuda" or precision == "bf16" else Float32Muon
+
+
+def build(block: Optimizer, groups: list[dict[str, Any]], precision: str) -> torch.optim.Optimizer:
     """The optimizer of a block over groups of parameters that state their own ``weight_decay``.
+
+    Args:
+        precision: in which the run computes (:func:`pipelines.training.precision.resolved`); Muon's update does too.
 
     Raises:
         StageError: it belongs to an extra that is not installed.
@@ -57,9 +66,7 @@ def build(block: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimiz
         case Lion():
             return LionOptimizer(groups, lr=rate, betas=block.betas)
         case Muon():
-            first = groups[0]["params"][0]
-            on_gpu = GatheringMuon if is_part(first) else torch.optim.Muon
-            kind = on_gpu if first.device.type == "cuda" else Float32Muon
+            kind = _muon(groups[0]["params"][0], precision)
             return kind(groups, lr=rate, momentum=block.momentum)
 
 
@@ -79,7 +86,7 @@ class NetworkOptimizer:
     shares its memory. Weights with one dimension (biases, norms) never decay.
     """
 
-    def __init__(self, network: nn.Module, block: Optimizer) -> None:
+    def __init__(self, network: nn.Module, block: Optimizer, precision: str = "fp32") -> None:
         self.network = network
         named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
         self.views: list[tuple[nn.Parameter, nn.Parameter]] = []
@@ -90,7 +97,7 @@ class NetworkOptimizer:
             self.views = [(p, nn.Parameter(flattened(p.data))) for p in matrices]
             if self.views:
                 flat = [view for _, view in self.views]
-                self.optimizers.append(build(block, [{"params": flat, "weight_decay": block.weight_decay}]))
+                self.optimizers.append(build(block, [{"params": flat, "weight_decay": block.weight_decay}], precision))
             flattened_ones = {id(p) for p in matrices}
             named = [(name, p) for name, p in named if id(p) not in flattened_ones]
             block = block.others
@@ -98,7 +105,7 @@ class NetworkOptimizer:
         decayed, undecayed = [p for p in self.plain if p.ndim >= 2], [p for p in self.plain if p.ndim < 2]
         groups = [{"params": decayed, "weight_decay": block.weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
         if self.plain:
-            self.optimizers.append(build(block, [group for group in groups if group["params"]]))
+            self.optimizers.append(build(block, [group for group in groups if group["params"]], precision))
         self.base = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
 
     def share_gradients(self) -> None:

@@ -26,7 +26,7 @@ from pipelines.record import Experiment
 from pipelines.training import checkpoint, diagrams, resume, sharding, state, zero
 from pipelines.training.ema import Ema
 from pipelines.training.facts import begin_record, model_facts
-from pipelines.training.precision import LossScale, chosen_device, resolved
+from pipelines.training.precision import LossScale, chosen_device, computing, resolved
 from pipelines.training.tracking import (
     MACHINE,
     Rows,
@@ -126,6 +126,10 @@ class Run:
     def device(self) -> torch.device:
         """Where the networks live."""
         return self.accelerator.device
+
+    def computing(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, networks compute in the run's precision: in training, validation and final measurement alike."""
+        return computing(self.precision, self.device)
 
     @property
     def is_main(self) -> bool:

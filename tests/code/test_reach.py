@@ -27,6 +27,7 @@ FILES = {
             from pipelines.late import late
             table = {"a": helper(out)}
             shop = 1
+            Plain()
             return kit.used(LIMIT), inner.f, late, passed, pipelines.deep.other.g, np.zeros(table), shop
 
         def helper(x):
@@ -35,7 +36,7 @@ FILES = {
         def idle(x):
             return x
 
-        from pipelines.values import Kept
+        from pipelines.values import Kept, Plain
         """,
     "tool.py": "def used(x): return x + base()\ndef base(): return 1\ndef unused(): return 2\n",
     "shop.py": "def never(): return 1\n",
@@ -45,7 +46,8 @@ FILES = {
     "deep/__init__.py": "from pipelines.deep.inner import f\n",
     "deep/inner.py": "class Base:\n    def m(self): return 1\nclass Sub(Base): pass\ndef f(): return Sub().m()\n",
     "deep/other.py": "import os\nos.environ['X'] = '1'\ndef g(): return 1\ndef h(): return 2\n",
-    "values.py": "class Part:\n    x: int\nclass Kept:\n    part: 'Part'\nclass Other:\n    y: int\n",
+    "values.py": "from pydantic import BaseModel as B\nclass Part(B):\n    x: int\nclass Kept(B):\n    part: 'Part'\n"
+    "class Other(B):\n    y: int\nclass Plain:\n    z: int = 1\n    def m(self): return 1\n",
     "idle.py": "def idle(): return 1\n",
 }
 
@@ -79,6 +81,7 @@ REACHED = [
     ("deep/other.py", "import os\n", "import os\nprint()\n"),
     ("deep/other.py", "def g(): return 1", "def g(): return 3"),
     ("values.py", "x: int", "x: float"),
+    ("values.py", "z: int = 1", "z: int = 2"),
 ]
 NOT_REACHED = [
     ("main.py", "UNUSED = 4", "UNUSED = 5"),
@@ -91,6 +94,7 @@ NOT_REACHED = [
     ("far.py", "def other(): return 2", "def other(): return 4"),
     ("deep/other.py", "def h(): return 2", "def h(): return 3"),
     ("values.py", "y: int", "y: float"),
+    ("values.py", "z: int", "other: Other\n    z: float"),
     ("idle.py", "return 1", "return 2"),
     ("tool.py", "def unused", "# why\ndef unused"),
     ("deep/inner.py", "class Base:\n", 'class Base:\n    """Doc."""\n'),

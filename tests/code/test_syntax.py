@@ -85,6 +85,7 @@ SAME = [
     ("x = 1_000", "x = 1000"),
     ("def f(x, y): return x", "def f(x: int, y: 'A') -> int: return x"),
     ("def f():\n    y = 1", "def f():\n    z: int\n    y: int = 1"),
+    ("class A:\n    x: int = 1\n    y: str", "class A:\n    x = 1"),
     ("def f():\n    import b\n    import a", "def f():\n    import a, b"),
 ]
 DIFFER = [
@@ -100,7 +101,9 @@ DIFFER = [
     ("x = not a", "x = a"),
     ("def f(x, y): return x", "def f(y, x): return x"),
     ("def f(x=1): return x", "def f(x=2): return x"),
-    ("class A:\n    x: int = 1", "class A:\n    x: float = 1"),
+    ("class A(B):\n    x: int = 1", "class A(B):\n    x: float = 1"),
+    ("@dataclass\nclass A:\n    x: int", "@dataclass\nclass A:\n    x: float"),
+    ("class A(B):\n    x: int", "class A(B):\n    pass"),
     ("@d\ndef f(x: int): return x", "@d\ndef f(x: str): return x"),
     ("def f():\n    from a import x\n    return x", "def f():\n    from b import x\n    return x"),
     ("def f():\n    yield 1", "def f():\n    return 1"),

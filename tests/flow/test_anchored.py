@@ -26,7 +26,8 @@ def test_velocity_is_the_derivative_of_the_point_on_both_sides(level, junction, 
     _, slope = torch.autograd.functional.jvp(
         lambda s: anchored.noised(latents, anchor, noise, s, junction), (sigma,), (torch.ones_like(sigma),)
     )
-    torch.testing.assert_close(slope, anchored.velocity(latents, anchor, noise, sigma, junction))
+    length = junction if level <= junction else 1.0 - junction
+    torch.testing.assert_close(slope * length, anchored.velocity(latents, anchor, noise, sigma, junction))
 
 
 def test_the_path_meets_the_anchor_exactly_at_the_junction_from_both_sides():
@@ -51,10 +52,12 @@ def test_hand_computed_points():
     anchor, noise = torch.full((1, 1, 1, 1, 1), 2.0), torch.full((1, 1, 1, 1, 1), 10.0)
     sigma = torch.tensor([[0.6]])
     assert anchored.noised(latents, anchor, noise, sigma, 0.2).flatten().tolist() == pytest.approx([6.0, 6.0])
-    assert anchored.velocity(latents, anchor, noise, sigma, 0.2).flatten().tolist() == pytest.approx([10.0, 10.0])
+    assert anchored.clock(sigma, 0.2).item() == pytest.approx(0.5)
+    assert anchored.velocity(latents, anchor, noise, sigma, 0.2).flatten().tolist() == pytest.approx([8.0, 8.0])
     sigma = torch.tensor([[0.1]])
     assert anchored.noised(latents, anchor, noise, sigma, 0.2).flatten().tolist() == pytest.approx([1.5, 2.5])
-    assert anchored.velocity(latents, anchor, noise, sigma, 0.2).flatten().tolist() == pytest.approx([5.0, -5.0])
+    assert anchored.clock(sigma, 0.2).item() == pytest.approx(0.5)
+    assert anchored.velocity(latents, anchor, noise, sigma, 0.2).flatten().tolist() == pytest.approx([1.0, -1.0])
 
 
 def test_above_the_junction_all_frames_are_alike():
@@ -85,7 +88,7 @@ def test_the_split_is_orthogonal_and_adds_up():
 
 def test_frame_variation_of_a_still_clip_is_zero():
     latents, _, _ = ingredients()
-    moving, shared = anchored.frame_variation(anchored.still(latents))
+    moving, shared = anchored.frame_variation(latents[:, :, :1].expand_as(latents))
     assert moving.tolist() == [0.0, 0.0]
     assert (shared > 0).all()
 
@@ -102,7 +105,8 @@ def test_velocity_is_the_derivative_with_noise_of_the_frames_own(level, tau, see
     _, slope = torch.autograd.functional.jvp(
         lambda s: anchored.noised(latents, anchor, noise, s, JUNCTION, start), (sigma,), (torch.ones_like(sigma),)
     )
-    torch.testing.assert_close(slope, anchored.velocity(latents, anchor, noise, sigma, JUNCTION, start))
+    length = JUNCTION if level <= JUNCTION else 1.0 - JUNCTION
+    torch.testing.assert_close(slope * length, anchored.velocity(latents, anchor, noise, sigma, JUNCTION, start))
 
 
 def test_the_junction_belongs_to_the_motion_phase():
@@ -110,7 +114,7 @@ def test_the_junction_belongs_to_the_motion_phase():
     start = anchored.start_of_motion(anchor, 0.5, torch.randn_like(latents))
     at = torch.full((2, 1), JUNCTION, dtype=torch.float64)
     torch.testing.assert_close(anchored.noised(latents, anchor, noise, at, JUNCTION, start), start)
-    assert torch.equal(anchored.velocity(latents, anchor, noise, at, JUNCTION, start), (start - latents) / JUNCTION)
+    assert torch.equal(anchored.velocity(latents, anchor, noise, at, JUNCTION, start), start - latents)
 
 
 CLIPS = torch.tensor([[-1.0, 0.0, 1.0], [1.0, 0.0, -1.0]], dtype=torch.float64)[:, None, :, None, None]
@@ -118,10 +122,10 @@ CLIPS = torch.tensor([[-1.0, 0.0, 1.0], [1.0, 0.0, -1.0]], dtype=torch.float64)[
 
 
 def exact_field(tau):
-    """E[v | x, sigma] of the two clips in closed form: (x - E[x_0 | x]) / sigma, S = A + tau eps_f having A = 0."""
+    """E[v | x, r] of the two clips in closed form: (x - E[x_0 | x]) / r, S = A + tau eps_f having A = 0."""
 
-    def field(x, sigma, **_):
-        r = float(sigma[0, 0]) / JUNCTION
+    def field(x, told, **_):
+        r = float(told[0, 0])
         if tau == 0.0:  # off the path's one start point the clips are told apart by the sign of what is seen
             seen = (x[:, None] * CLIPS[None]).sum((2, 3, 4, 5))
             weight = torch.where(seen == 0, 0.0, 1e9) * seen.sign()
@@ -129,7 +133,7 @@ def exact_field(tau):
             apart = (x[:, None] - (1.0 - r) * CLIPS[None]).square().sum((2, 3, 4, 5))
             weight = -apart / (2.0 * (r * tau) ** 2)
         expected = (weight.softmax(1)[:, :, None, None, None, None] * CLIPS[None]).sum(1)
-        return (x - expected) / sigma[:, :, None, None, None]
+        return (x - expected) / told[:, :, None, None, None]
 
     return field
 
@@ -166,15 +170,16 @@ def test_a_formula_without_data_predicts_the_literal_path_and_gets_no_credit_for
     sigma = torch.full((2, 1), 0.1, dtype=torch.float64)
     x = anchored.noised(latents, anchor, noise, sigma, JUNCTION)
     _, moving = anchored.split_over_frames(anchored.velocity(latents, anchor, noise, sigma, JUNCTION))
-    torch.testing.assert_close(anchored.given_away(x, sigma, JUNCTION), moving)
+    told = anchored.clock(sigma, JUNCTION)
+    torch.testing.assert_close(anchored.given_away(x, told), moving)
     plan = Sampling(sampler="euler", steps=20, shift=1.0, guidance=None)
-    phase = Phase(lambda y, s, **_: anchored.given_away(y, s, JUNCTION), plan, JUNCTION, 0.0)
+    phase = Phase(lambda y, r, **_: anchored.given_away(y, r), plan, JUNCTION, 0.0)
     made = walk([phase], anchor.expand_as(latents), {}, None)
     assert anchored.frame_variation(made)[0].max() < 1e-20, "its samples stand still"
     start = anchored.start_of_motion(anchor, 0.5, torch.randn_like(latents))
     x = anchored.noised(latents, anchor, noise, sigma, JUNCTION, start)
     _, moving = anchored.split_over_frames(anchored.velocity(latents, anchor, noise, sigma, JUNCTION, start))
-    assert (anchored.given_away(x, sigma, JUNCTION) - moving).square().mean() > 0.1 * moving.square().mean()
+    assert (anchored.given_away(x, told) - moving).square().mean() > 0.1 * moving.square().mean()
 
 
 def test_noise_of_frames_must_be_given_where_it_is_added():
@@ -187,3 +192,38 @@ def test_noise_of_frames_must_be_given_where_it_is_added():
     )
     with pytest.raises(ValueError, match="adds noise of each frame's own, and none was given"):
         walk([phase], torch.zeros(1, 1, 3, 1, 1, dtype=torch.float64), {}, None)
+
+
+# ---- how networks are asked ---------------------------------------------------------------------------------------
+
+
+def test_each_phase_has_a_clock_that_runs_from_one_to_zero():
+    sigma = torch.tensor([[1.0], [0.6], [0.2], [0.1], [0.0]])
+    assert anchored.clock(sigma, 0.2).flatten().tolist() == pytest.approx([1.0, 0.5, 1.0, 0.5, 0.0])
+
+
+@pytest.mark.parametrize("local", [[True, False, True], [True] * 3, [False] * 3])
+def test_a_batch_of_both_phases_asks_for_one_frame_above_and_for_all_below(local):
+    asked, latents = [], torch.randn(3, 2, 4, 2, 2)
+
+    def network(x, told, tag):
+        asked.append((x.shape[2], len(x)))
+        return x * tag[:, None, None, None, None] + told[:, :, None, None, None]
+
+    told, tag = torch.rand(3, 1), torch.tensor([1.0, 2.0, 3.0])
+    found = anchored.in_both_phases(network, torch.tensor(local))(latents, told, tag=tag)
+    assert [frames for frames, _ in asked] == [1, 4], "the same calls whatever was drawn: processes stay together"
+    for row, moves in enumerate(local):
+        seen = latents[row] if moves else latents[row, :, :1].expand(2, 4, 2, 2)
+        torch.testing.assert_close(found[row], seen * tag[row] + told[row, 0])
+
+
+def test_a_sample_that_only_fills_a_call_has_no_gradient():
+    scale = torch.ones(2, requires_grad=True)
+
+    def network(x, told):
+        return x * scale[int(x.shape[2] == 1)]
+
+    latents = torch.randn(3, 2, 4, 2, 2)
+    anchored.in_both_phases(network, torch.tensor([True] * 3))(latents, torch.rand(3, 1)).sum().backward()
+    assert scale.grad is not None and scale.grad[0] != 0 and scale.grad[1] == 0

@@ -25,13 +25,14 @@ def test_the_exact_anchored_field_leads_through_the_anchor_to_the_clip(steps):
     anchor = anchored.anchor(latents, 0.7, 0.0)
     noise = seeded_noise([1, 2], SHAPE, shared=True)
 
-    def exact(x, sigma, **_):
-        return anchored.velocity(latents, anchor, noise[:, :, :1], sigma, 0.2)
+    def above(x, told, **_):
+        assert x.shape[2] == 1, "one frame is walked, and stands for all"
+        return noise[:, :, :1] - anchor
 
-    def below(x, sigma, **_):  # at the junction the motion phase's velocity holds
-        return anchored.velocity(latents, anchor, noise[:, :, :1], sigma.clamp_max(0.19), 0.2)
+    def below(x, told, **_):
+        return anchor - latents
 
-    identity = Phase(exact, PLAIN.model_copy(update={"steps": steps[0]}), 1.0, 0.2, still=True)
+    identity = Phase(above, PLAIN.model_copy(update={"steps": steps[0]}), 1.0, 0.2, still=True)
     motion = Phase(below, PLAIN.model_copy(update={"steps": steps[1]}), 0.2, 0.0)
     torch.testing.assert_close(walk([identity], noise, PROMPT), anchor.expand_as(latents), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(walk([identity, motion], noise, PROMPT), latents, atol=1e-5, rtol=1e-5)
@@ -39,7 +40,8 @@ def test_the_exact_anchored_field_leads_through_the_anchor_to_the_clip(steps):
 
 def test_an_identity_phase_keeps_a_still_clip_still():
     noise = seeded_noise([1, 2], SHAPE, shared=True)
-    found = walk([Phase(lambda x, sigma, **_: torch.randn_like(x), PLAIN, still=True)], noise, PROMPT)
+    found = walk([Phase(lambda x, told, **_: torch.randn_like(x), PLAIN, still=True)], noise, PROMPT)
+    assert found.shape == noise.shape
     torch.testing.assert_close(found, found[:, :, :1].expand_as(found))
 
 
@@ -62,3 +64,19 @@ def test_guidance_asks_with_and_without_the_prompt_and_keeps_other_conditions():
     assert asked == [(0.0, True, True), (8.0, False, True)]
     with pytest.raises(ValueError, match="empty_prompt"):
         walk([phase], seeded_noise([1, 2], SHAPE), conditions)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "midpoint", "dpm_2m"])
+def test_every_sampler_is_exact_on_a_straight_phase_of_its_own(sampler):
+    """Also DPM-Solver++, whose formula is of a path from noise to data: each phase is one, on its own clock."""
+    latents, start = seeded_noise([1, 2], SHAPE), seeded_noise([3, 4], SHAPE)
+    seen = []
+
+    def field(x, told, **_):
+        seen.append(float(told[0, 0]))
+        return start - latents
+
+    plan = PLAIN.model_copy(update={"sampler": sampler})
+    found = walk([Phase(field, plan, 0.2, 0.0)], start, PROMPT)
+    torch.testing.assert_close(found, latents, atol=1e-5, rtol=1e-5)
+    assert seen[0] == 1.0 and min(seen) >= 0.0 and seen == sorted(seen, reverse=True)

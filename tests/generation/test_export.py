@@ -29,7 +29,7 @@ from pipelines.models.denoiser import VideoDenoiser, averaged
 from pipelines.models.lora import FILE
 from pipelines.stage import digest
 from pipelines.training import checkpoint
-from pipelines.training.generator import Generator
+from pipelines.training.generator import CLOCKS, Generator
 from tests.generation.test_generate import write_text_encoder
 from tests.generation.toy import CHANNELS, DIM, FRAMES, SIDE, WORDS, rectified, write_latents
 from tests.models.tiny_pretrained import block, ltx, ltx_vae, save, wan, wan_vae
@@ -278,7 +278,7 @@ def test_prompts_and_pictures_go_through_the_whole_pipeline(made):
     assert "guidance_scale=2.0" in card and "LTXImageToVideoPipeline" in card
 
 
-def test_what_no_pipeline_can_drive_is_told(made, tmp_path, capsys):
+def test_what_no_pipeline_of_diffusers_can_drive_is_told(made, tmp_path, capsys):
     for name in ("scratch", "anchored"):
         shutil.copytree(made["wan"] / "flow", tmp_path / name)
     scratch, anchored = tmp_path / "scratch", tmp_path / "anchored"
@@ -287,13 +287,16 @@ def test_what_no_pipeline_can_drive_is_told(made, tmp_path, capsys):
     sizes = {"heads": 2, "head_dim": 12, "layers": 1, "feed_forward": 16, "patch": (1, 2, 2), "text_length": 3}
     VideoDenoiser.build(channels=CHANNELS, text_dim=DIM, **sizes).save_pretrained(scratch)
     checkpoint.write_record(scratch, json.loads((scratch / "checkpoint.json").read_text()))
-    assert run(made["wan"], tmp_path / "out", scratch) == 2
-    assert "trained from scratch and takes 6 channels of positions" in capsys.readouterr().err
+    assert run(made["wan"], tmp_path / "own", scratch) == 0
+    assert "trained from scratch and takes 6 channels of positions" in capsys.readouterr().out
     facts = json.loads((anchored / "generator.json").read_text())
     facts["phases"][0] |= {"still": True, "end": 0.2}
+    facts["clocks"] = CLOCKS
     (anchored / "generator.json").write_text(json.dumps(facts))
-    assert run(made["wan"], tmp_path / "out", anchored) == 2
-    assert "walks a path through an anchor" in capsys.readouterr().err
+    assert run(made["wan"], tmp_path / "own", anchored) == 0, "an earlier export there is replaced"
+    assert "walks a path through an anchor" in capsys.readouterr().out
+    assert run(made["wan"], anchored, anchored) == 2
+    assert "is the checkpoint itself" in capsys.readouterr().err
     (tmp_path / "mine").mkdir()
     assert run(made["wan"], tmp_path / "mine") == 2
     assert "exists and is no pipeline folder" in capsys.readouterr().err

@@ -19,9 +19,9 @@ from pipelines.data.video import probe, read_clip
 from pipelines.generation import generate, rectified_flow
 from pipelines.generation.clips import read_image
 from pipelines.models.autoencoder import StackedAutoencoder, load_autoencoder
-from pipelines.stage import digest
+from pipelines.stage import StageError, digest
 from pipelines.training.generator import shared_out
-from tests.generation.toy import CHANNELS, DIM, FRAMES, rectified, write_latents
+from tests.generation.toy import CHANNELS, DIM, FRAMES, SMALL, rectified, write_latents
 
 
 def write_text_encoder(folder: Path) -> None:
@@ -185,3 +185,29 @@ def test_steps_are_shared_out_whole(weights: list[int], more: int) -> None:
     assert sum(parts) == total and min(parts) >= 1
     exact = [1 + more * weight / sum(weights) for weight in weights]
     assert all(abs(part - share) < 1 for part, share in zip(parts, exact, strict=True))
+
+
+# ---- validation prompts in words ----------------------------------------------------------------------------------
+
+
+def trained_showing(world: Path, place: Path, prompts: list[str]) -> Path:
+    places = {"out": place / "flow", "metrics": place / "flow.json", "plots": place / "plots"}
+    params = rectified(steps=2, validation={**SMALL["validation"], "prompts": prompts})
+    rectified_flow.train(params, world / "latents", **places)
+    return places["out"] / "validation"
+
+
+def test_validation_shows_prompts_of_the_users_own(world, tmp_path):
+    shown = trained_showing(world, tmp_path, ["red  square", "square"])
+    assert [path.suffix for path in sorted(shown.iterdir())] == [".mp4", ".png"]
+    with av.open(str(next(shown.glob("*.mp4")))) as container:
+        assert "red square" in json.dumps(dict(container.metadata))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"), [("xyz", "knows none of the words"), ("red red red red", r"5 tokens.*text_length is\s+3")]
+)
+def test_a_validation_prompt_that_cannot_be_told_stops_before_training(world, tmp_path, prompt, told):
+    with pytest.raises(StageError, match=told):
+        trained_showing(world, tmp_path, ["red square", prompt])
+    assert not (tmp_path / "flow").exists()

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from pipelines.flow import path
-from pipelines.generation.anchored_flow import AnchoredFlow, current_stage, motion_ratio
-from pipelines.generation.params import AnchoredFlowParams
+from pipelines.generation.anchored_flow import AnchoredFlow, motion_ratio
 from pipelines.generation.rectified_flow import RectifiedFlow
 from pipelines.models.denoiser import VideoDenoiser
 from tests.generation import toy
@@ -52,13 +51,52 @@ def test_rectified_flow_does_not_look_at_the_class():
     assert torch.equal(loss(straight(), {**given, "pseudo_class": given["pseudo_class"] + 1}), loss(straight(), given))
 
 
-@pytest.mark.parametrize("stage", ["identity", "motion"])
-def test_motion_gain_is_effective_in_either_stage_and_warms_up(stage):
+def test_motion_gain_is_effective_and_warms_up():
     gain = {"value": 2.0, "warmup_steps": 10}
-    objective = through_anchor(stage, motion_gain=gain)
+    objective = through_anchor("motion", motion_gain=gain)
     assert [objective.motion_gain(step) for step in (0, 5, 10, 99)] == [1.0, 1.5, 2.0, 2.0]
     assert (loss(objective, step=10) > loss(objective, step=0)).all()
-    assert through_anchor(stage, motion_gain={**gain, "warmup_steps": 0}).motion_gain(0) == 2.0
+    assert through_anchor("motion", motion_gain={**gain, "warmup_steps": 0}).motion_gain(0) == 2.0
+    assert through_anchor().motion_gain(99) == 1.0, "above the junction frames do not differ"
+
+
+def test_the_identity_stage_computes_one_frame_and_each_phase_is_told_its_own_clock():
+    asked = []
+    for stage in ("identity", "motion"):
+        objective = through_anchor(stage)
+        network = objective.denoiser
+
+        def spy(x, told, network=network, **conditions):
+            asked.append((x.shape[2], float(told.min()), float(told.max())))
+            return network(x, told, **conditions)
+
+        objective.denoiser = spy
+        loss(objective)
+    (frames, low, high), (all_frames, least, most) = asked
+    assert frames == 1 and all_frames == batch()["latents"].shape[2]
+    assert low < 0.3 and most > 0.7 and min(low, least) >= 0.0 and max(high, most) <= 1.0
+
+
+def test_equal_weights_are_equal_parts_of_the_loss():
+    """Velocities on the phases' own clocks are of one size; in dx/dsigma those below would be four times as long."""
+    objective = unified(motion_gain={"value": 1.0, "warmup_steps": 0})
+    objective.denoiser = lambda x, told, **_: torch.zeros_like(x)
+    torch.manual_seed(0)
+    given = batch(96)
+    given["latents"] = torch.randn_like(given["latents"])
+    monitors = objective.losses(given, 0)["denoiser"].monitors
+    assert 0.4 < float(monitors["afm_loss/local_raw"] / monitors["afm_loss/global_raw"]) < 2.5
+
+
+def test_the_guides_little_local_loss_in_stage_1_is_one_line():
+    """``local: 0.1``: levels below the junction are drawn too, and samples still end in the anchor."""
+    stage = anchored(loss_weights={"identity": 1.0, "motion": 0.1}, motion_gain={"value": 1.2, "warmup_steps": 0})
+    assert stage.stage == 1 and stage.levels == (0.0, 1.0)
+    objective = AnchoredFlow(denoiser(CLASSES), stage, EMPTY, tokens=lambda _: 12)
+    monitors = objective.losses(batch(48), 0)["denoiser"].monitors
+    assert {"afm_loss/local_raw", "afm_loss/global_raw"} <= set(monitors) and float(monitors["afm/current_stage"]) == 1
+    alone = AnchoredFlow(objective.denoiser, anchored(), EMPTY, tokens=lambda _: 12)
+    assert "afm_loss/local_raw" not in alone.losses(batch(48), 0)["denoiser"].monitors
 
 
 def test_with_gain_one_the_loss_is_the_squared_error():
@@ -82,7 +120,7 @@ def test_seed_names_are_logged_and_absent_where_undefined():
     assert float(motion["afm/samples_in_range"]) == 1.0
     for name in ("velocity_cos_sim", "pred_velocity_mag", "target_velocity_mag", "afm_loss/active_loss"):
         assert name in identity
-    assert current_stage(AnchoredFlowParams.model_validate({**anchored().model_dump(), **UNIFIED})) == 0
+    assert anchored(**UNIFIED).stage == 0
 
 
 def test_motion_ratio_of_true_frozen_and_halved_velocities():

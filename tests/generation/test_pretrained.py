@@ -6,8 +6,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from pipelines.flow import anchored as anchored_math
 from pipelines.generation import rectified_flow
+from pipelines.generation.anchored_flow import AnchoredFlow
+from pipelines.generation.latents import Latents
 from pipelines.generation.rectified_flow import RectifiedFlow
+from pipelines.generation.trained import new_denoiser
+from pipelines.models.denoiser import VideoDenoiser
 from pipelines.models.lora import FILE
 from pipelines.stage import StageError
 from pipelines.training.generator import Generator
@@ -140,3 +145,33 @@ def test_clips_of_one_latent_frame_are_images_and_have_nothing_to_go_on_to(tmp_p
         rectified_flow.train(rectified(first_frame_share=0.5), world.latents, **places)
     rectified_flow.train(rectified(steps=1), world.latents, **places)
     assert Generator.load(places["out"]).sample(PROMPT, seeds=[0, 1]).shape == (2, CHANNELS, 1, SIDE, SIDE)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_stage_1_starts_at_the_bases_own_task(world, name):
+    """One frame with the noise it holds, told as the base was: before any update the velocities are the base's own."""
+    network = MADE[name]()
+    folder = save(world.folder / name, network)
+    told_classes = {"wan": 0.0, "ltx": 1.0}[name]  # LTX-Video attends to a known class's token, though it is empty
+    params = anchored(denoiser=block(folder), prompt_dropout=0.0, class_dropout=told_classes)
+    data = Latents(world.latents)
+    wrapped = new_denoiser(params.denoiser, data, num_classes=3).eval()
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def spy(x, told, **conditions):
+        made = wrapped(x, told, **conditions)
+        seen.append({"x": x, "told": told, "made": made, **conditions})
+        return made
+
+    given = batch()
+    with torch.no_grad():
+        AnchoredFlow(spy, params, torch.zeros(1, DIM), lambda _: 12).losses(given, 0)  # type: ignore[arg-type]
+        (asked,) = seen
+        alone = VideoDenoiser(network, params.denoiser.text_length, None, data.extent)
+        base = alone(asked["x"], asked["told"], asked["prompt_embeds"], asked["prompt_mask"])
+    assert asked["x"].shape[2] == 1
+    torch.testing.assert_close(asked["made"], base)
+    anchor = anchored_math.anchor(given["latents"], params.anchor.first_frame_weight, 0.0)
+    told = asked["told"][:, :, None, None, None]
+    held = (asked["x"] - (1.0 - told) * anchor).flatten(1).std(1)
+    torch.testing.assert_close(held, asked["told"][:, 0], atol=0.3, rtol=0.0)

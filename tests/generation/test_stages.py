@@ -7,7 +7,9 @@ import pytest
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
+from pipelines.flow.params import Guidance
 from pipelines.generation import anchored_flow, rectified_flow
+from pipelines.models.denoiser import VideoDenoiser
 from pipelines.stage import StageError, digest
 from pipelines.training import checkpoint
 from pipelines.training.generator import Generator
@@ -108,6 +110,25 @@ def test_unified_mode_trains_and_samples_both_phases_with_one_network(tmp_path):
     world.anchored(anchored("motion"), "motion", folder)
 
 
+def test_stage_1_with_a_little_local_loss_ends_in_the_anchor_and_leads_on(tmp_path):
+    world = World(tmp_path)
+    little = {"loss_weights": {"identity": 1.0, "motion": 0.1}, "motion_gain": {"value": 1.2, "warmup_steps": 0}}
+    identity = world.anchored(anchored(**little), "identity")
+    (phase,) = Generator.load(identity).phases
+    assert (phase.start, phase.end, phase.still) == (1.0, 0.2, True)
+    motion = world.anchored(anchored("motion"), "motion", identity)
+    assert len(Generator.load(motion).phases) == 2
+
+
+def test_a_checkpoint_whose_networks_were_told_another_time_is_refused(tmp_path):
+    world = World(tmp_path)
+    identity = world.anchored(anchored(steps=1), "identity")
+    facts = json.loads((identity / "generator.json").read_text())
+    (identity / "generator.json").write_text(json.dumps({k: v for k, v in facts.items() if k != "clocks"}))
+    with pytest.raises(StageError, match=r"generator\.json: of an earlier version.*train it again"):
+        Generator.load(identity)
+
+
 def test_a_failed_gate_stops_the_stage_before_it_starts(tmp_path):
     world = World(tmp_path)
     write_gates(world.gates, "fail")
@@ -179,3 +200,35 @@ def test_every_validation_shows_the_same_prompts_and_leaves_training_alone(tmp_p
     ]
     assert (tmp_path / "plots/with-2/validation.png").is_file()
     assert not (tmp_path / "checkpoints/with-0/validation").exists()
+
+
+def test_validation_takes_no_more_clips_at_once_than_training(tmp_path, monkeypatch):
+    """What fits into memory in training must not run out of it at the first validation."""
+    world, sizes = World(tmp_path), []
+    forward = VideoDenoiser.forward
+
+    def counted(self, x, *told, **conditions):
+        sizes.append(len(x))
+        return forward(self, x, *told, **conditions)
+
+    monkeypatch.setattr(VideoDenoiser, "forward", counted)
+    for params in (rectified(steps=2), anchored(steps=2)):
+        values = params.model_dump(mode="json")
+        values["training"] |= {"micro_batch": 2, "validate_every": 1}
+        values["validation"]["prompts"] = 3
+        given = type(params).model_validate(values)
+        if isinstance(given, type(rectified())):
+            rectified_flow.train(given, world.latents, **world.places("flow"))
+        else:
+            world.anchored(given, "identity")
+    assert max(sizes) == 2 and len(sizes) > 20
+
+
+def test_guidance_of_a_user_touches_only_phases_that_have_some(tmp_path):
+    world = World(tmp_path)
+    identity = world.anchored(anchored(steps=1), "identity")
+    both = Generator.load(world.anchored(anchored("motion", steps=1), "motion", identity))
+    strong = Guidance(scale=4.0, rescale=0.0)
+    assert [phase.sampling.guidance for phase in both.with_sampling(guidance=strong).phases] == [strong, None]
+    plain = both.without_guidance().with_sampling(guidance=strong)
+    assert [phase.sampling.guidance for phase in plain.phases] == [strong, strong], "where no phase has any, in all"

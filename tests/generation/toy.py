@@ -124,7 +124,7 @@ def anchored(stage: str = "identity", steps: int = 4, **changes: Any) -> Anchore
 
 
 UNIFIED: dict[str, Any] = {
-    "sigma_range": [0.0, 1.0],
+    "motion_gain": {"value": 2.0, "warmup_steps": 10},
     "loss_weights": {"identity": 1.0, "motion": 1.0},
     "draw": {"name": "uniform", "shift": 1.0},
     "sampling": {

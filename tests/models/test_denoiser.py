@@ -26,6 +26,8 @@ def build(num_classes: int | None = 3, zero: bool = False) -> VideoDenoiser:
     ).eval()
     if not zero:
         torch.nn.init.normal_(denoiser.transformer.proj_out.weight)
+        if denoiser.class_embedding is not None:
+            torch.nn.init.normal_(denoiser.class_embedding.weight)
     return denoiser
 
 
@@ -96,6 +98,36 @@ def test_an_unknown_class_is_no_class():
     without = {name: value for name, value in given.items() if name != "pseudo_class"}
     unknown = {**given, "pseudo_class": torch.tensor([-1, -1])}
     assert torch.equal(denoiser(**without), denoiser(**unknown))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("length", [4, TEXT])
+def test_a_class_starts_at_zero_as_if_there_were_none(length):
+    """In the place of padding it changes nothing at all: a pretrained network starts with its own velocities."""
+    plain, knows = build(num_classes=None), build()
+    assert knows.class_embedding is not None
+    torch.nn.init.zeros_(knows.class_embedding.weight)
+    knows.transformer.load_state_dict(plain.transformer.state_dict())
+    given = inputs(length)
+    told = given.pop("pseudo_class")
+    if length < TEXT:
+        assert torch.equal(knows(**given, pseudo_class=told), plain(**given))
+    other = knows(**given, pseudo_class=1 - told.clamp_max(1))
+    assert torch.equal(knows(**given, pseudo_class=told), other)
+
+
+@torch.no_grad()
+def test_a_single_frame_stands_for_a_patch_of_equal_frames():
+    denoiser = VideoDenoiser.build(
+        channels=CHANNELS, text_dim=DIM, heads=2, head_dim=12, layers=1, feed_forward=16, patch=(2, 2, 2), text_length=6
+    ).eval()
+    torch.nn.init.normal_(denoiser.transformer.proj_out.weight)
+    given = {**inputs(), "x": torch.randn(2, CHANNELS, 1, 4, 4)}
+    given.pop("pseudo_class")
+    made = denoiser(**given)
+    assert made.shape == given["x"].shape
+    repeated = {**given, "x": given["x"].expand(-1, -1, 2, -1, -1)}
+    torch.testing.assert_close(made, denoiser(**repeated).mean(2, keepdim=True))
 
 
 @torch.no_grad()

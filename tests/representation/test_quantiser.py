@@ -17,6 +17,7 @@ from sklearn.cluster import KMeans
 
 from pipelines.launch import free_port
 from pipelines.representation import kmeans, quantiser
+from pipelines.representation.bounds import Assignment
 from pipelines.representation.params import Kmeans, Vq
 from pipelines.representation.passes import ENTRIES, Samples, nearest, without_empty
 from pipelines.representation.ranks import Ranks
@@ -44,6 +45,48 @@ def test_lloyd_is_scikit_learns_from_the_same_start() -> None:
     peer = KMeans(8, init=centres, n_init=1, tol=0.0, max_iter=100).fit(h)
     assert ours.inertia == pytest.approx(peer.inertia_ / len(h), rel=1e-5)
     np.testing.assert_allclose(ours.centroids, peer.cluster_centers_, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 7, 40])
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e3])
+def test_following_the_centres_gives_the_labels_and_sums_of_a_full_pass(classes: int, scale: float) -> None:
+    h = np.concatenate([clouds(width=5), np.zeros((20, 5), np.float32)]) * np.float32(scale)
+    samples, rng = everything(h), np.random.default_rng(classes)
+    centres = torch.from_numpy(h[rng.choice(len(h), classes, replace=False)].copy())
+    followed = Assignment(samples, classes, ALONE)
+    for step in range(12):
+        followed.follow(centres)
+        squared = nearest(torch.from_numpy(h), centres)[1]
+        own = (torch.from_numpy(h) - centres[followed.labels]).square().sum(1)
+        assert (own <= squared + 1e-5 * scale**2 * 100).all(), "none is farther than its nearest"
+        whole = torch.zeros_like(followed.sums).index_add_(0, followed.labels, torch.from_numpy(h).double())
+        torch.testing.assert_close(followed.sums, whole, rtol=1e-9, atol=1e-9 * scale)
+        assert torch.equal(followed.counts, torch.bincount(followed.labels, minlength=classes).double())
+        if step % 3 == 2:  # one centre jumps, as when an empty class is filled
+            centres = centres.clone()
+            centres[int(rng.integers(classes))] = torch.from_numpy(h[int(rng.integers(len(h)))])
+        else:
+            centres = torch.where(
+                followed.counts[:, None] > 0, followed.sums / followed.counts[:, None].clamp_min(1), centres.double()
+            ).float()
+
+
+def test_a_settled_codebook_looks_at_few_samples_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    h = clouds()
+    followed = Assignment(everything(h), 8, ALONE)
+    seen: list[int] = []
+    look = Assignment._look
+
+    def counting(self: Assignment, places: torch.Tensor, centres: torch.Tensor) -> int:
+        seen.append(len(places))
+        return look(self, places, centres)
+
+    monkeypatch.setattr(Assignment, "_look", counting)
+    centres = torch.from_numpy(kmeans.lloyd(everything(h), h[::50].copy(), 100, 0.0, ALONE).centroids)
+    seen.clear()
+    followed.follow(centres)
+    followed.follow(centres + 1e-3)
+    assert seen[0] == len(h) and sum(seen[1:]) < 0.1 * len(h)
 
 
 def test_restarts_never_make_it_worse() -> None:

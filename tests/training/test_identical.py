@@ -61,7 +61,12 @@ def project(root: Path) -> Path:
     (toy / "params.py").write_text(PARAMS)
     shutil.copy(ROOT / "tests/training/toy.py", toy / "regression.py")
     graph = {
-        "code": {"cmd": "python -m pipelines.code", "deps": ["pipelines", "graph.yaml"], "outs": ["code.json"]},
+        "code": {
+            "meta": {"dagster": {"now": "python -m pipelines.code --now"}},
+            "cmd": "python -m pipelines.code",
+            "deps": ["pipelines", "graph.yaml"],
+            "outs": ["code.json"],
+        },
         "toy": {
             "cmd": f"{LAUNCH} train --params toy --out checkpoints/toy --metrics metrics/toy.json --plots plots/toy",
             "params": ["toy", {"code.json": ["toy"]}],

@@ -1,0 +1,92 @@
+"""Lloyd's assignment that looks again only where it can have changed, with the labels of a full pass.
+
+By the triangle inequality, a sample whose centre has come nearer than any other centre can be keeps its class (Hamerly,
+"Making k-means even faster", SDM 2010). Held are a label and two distances per sample of this process.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipelines.representation.passes import BLOCK, Samples, scores
+from pipelines.representation.ranks import Ranks
+
+ROUNDING = 1e-5
+"""Share of |x|^2 + |c|^2 by which a squared distance of float32 products may be wrong."""
+GROWTH = 1.0 + 1e-6
+"""Factor that covers the rounding of a centre's move."""
+
+
+def nearest_two(values: Tensor, centres: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Class [b] of values [b, D], at most so far from its centre [b], at least so far from any other [b].
+
+    With one class there is no other: its distance is infinite.
+    """
+    labels, first, second = [], [], []
+    for found in scores(values, centres):
+        on_cpu = found.device.type == "cpu"  # where numpy finds the smallest eight times as fast as torch
+        labels.append(torch.from_numpy(found.numpy().argmin(1)) if on_cpu else found.argmin(1))
+        own = labels[-1][:, None]
+        first.append(found.gather(1, own)[:, 0])
+        found.scatter_(1, own, torch.inf)
+        second.append(torch.from_numpy(found.numpy().min(1)) if on_cpu else found.amin(1))
+    lengths = values.square().sum(1)
+    wrong = ROUNDING * (lengths + centres.square().sum(1).max())
+    upper = (torch.cat(first) + lengths + wrong).clamp_min(0).sqrt()
+    return torch.cat(labels), upper, (torch.cat(second) + lengths - wrong).clamp_min(0).sqrt()
+
+
+class Assignment:
+    """The classes of this process's samples, moved along with the centres.
+
+    Attributes:
+        counts, sums: of this process's samples, per class [K] and [K, D], float64.
+    """
+
+    def __init__(self, samples: Samples, num_classes: int, ranks: Ranks) -> None:
+        part = ranks.part(len(samples))
+        self.rows, self.samples, self.device = samples.rows[part.start : part.stop], samples, ranks.device
+        self.labels = torch.full((len(self.rows),), -1, device=self.device)
+        self.upper = torch.full((len(self.rows),), torch.inf, device=self.device)
+        self.lower = torch.zeros(len(self.rows), device=self.device)
+        self.centres: Tensor | None = None
+        self.counts = torch.zeros(num_classes, dtype=torch.float64, device=self.device)
+        self.sums = torch.zeros(num_classes, samples.h.shape[1], dtype=torch.float64, device=self.device)
+
+    def follow(self, centres: Tensor) -> int:
+        """Assign to the nearest of ``centres`` [K, D]; gives how many samples changed their class."""
+        if self.centres is not None:
+            self._widen((centres.double() - self.centres.double()).norm(dim=1).float() * GROWTH)
+        self.centres = centres
+        changed = 0
+        for start in range(0, len(self.rows), BLOCK):
+            part = slice(start, start + BLOCK)
+            doubtful = torch.nonzero(self.upper[part] >= self.lower[part])[:, 0]
+            if len(doubtful):
+                changed += self._look(start + doubtful, centres)
+        return changed
+
+    def _widen(self, moved: Tensor) -> None:
+        """The distances that are possible after centre k moved by ``moved`` [K]."""
+        most = torch.topk(moved, min(2, len(moved)))
+        others = torch.where(self.labels == most.indices[0], most.values[-1], most.values[0])
+        self.upper += moved[self.labels]
+        self.lower = (self.lower - others).clamp_min(0)
+
+    def _look(self, places: Tensor, centres: Tensor) -> int:
+        chosen = self.rows[places.cpu().numpy()]
+        values = torch.from_numpy(np.asarray(self.samples.h[chosen], dtype=np.float32)).to(self.device)
+        labels, self.upper[places], self.lower[places] = nearest_two(values, centres)
+        before = self.labels[places]
+        moved = labels != before
+        left = moved & (before >= 0)
+        self._take(labels[moved], values[moved].double())
+        self._take(before[left], values[left].double(), -1.0)
+        self.labels[places] = labels
+        return int(moved.sum())
+
+    def _take(self, labels: Tensor, values: Tensor, sign: float = 1.0) -> None:
+        self.sums.index_add_(0, labels, values, alpha=sign)
+        self.counts += sign * torch.bincount(labels, minlength=len(self.counts))
