@@ -32,7 +32,9 @@ def dvc_assets(
         ProjectError: a word selects nothing.
     """
     assets = Assets(project, translator)
-    chosen = project.select(select, exclude)
+    dropped = set(project.select(exclude))
+    every = [*project.select(select), *(project.stages if "*" in select else ())]  # what is set aside is shown too
+    chosen = [name for name in project.stages if name in every and name not in dropped]
     for problem in assets.problems:
         dg.get_dagster_logger("dvc").warning(problem)
     made = [_stage_assets(assets, project.stages[name], retry_policy) for name in chosen]
