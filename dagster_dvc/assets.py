@@ -7,11 +7,11 @@ from typing import Any
 import dagster as dg
 
 from dagster_dvc.checks import check_specs
-from dagster_dvc.events import source_version
 from dagster_dvc.lock import read_lock
 from dagster_dvc.names import identifier
 from dagster_dvc.project import DvcProject, Problem, ProjectError, Stage
 from dagster_dvc.resource import DvcResource
+from dagster_dvc.status import source_version
 from dagster_dvc.translator import Assets, DvcTranslator, known_beta
 from dagster_dvc.versions import code_version, lock_code_version
 
@@ -118,7 +118,7 @@ def _version(project: DvcProject, stage: Stage) -> str:
 def _source(assets: Assets, path: str) -> Any:
     def observe() -> dg.DataVersion:
         now = Assets(DvcProject(assets.project.root), assets.translator)
-        version = source_version(now, path)
+        version = source_version(now.project, path)
         now.project.hashes.save()
         return dg.DataVersion(version)
 

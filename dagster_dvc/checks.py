@@ -9,7 +9,7 @@ from dagster_dvc.missing import in_cache
 from dagster_dvc.names import identifier
 from dagster_dvc.project import DvcProject, Stage
 from dagster_dvc.results import Verdicts, checks, read_metrics, verdicts
-from dagster_dvc.status import Reason, reasons
+from dagster_dvc.status import changed_outputs
 from dagster_dvc.translator import Assets
 
 IN_SYNC = "in_sync_with_dvc"
@@ -52,13 +52,6 @@ def sync_result(assets: Assets, stage: Stage) -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.WARN,
         metadata={"why": "; ".join(map(str, wrong)) or "the same", "remedy": remedy(assets.project, stage)},
     )
-
-
-def changed_outputs(project: DvcProject, stage: Stage) -> list[Reason]:
-    """Outputs that are missing or edited."""
-    return [
-        why for why in reasons(project, stage, read_lock(project).get(stage.name)) if why.kind in {"never", "output"}
-    ]
 
 
 def remedy(project: DvcProject, stage: Stage) -> str:

@@ -6,7 +6,7 @@ version, the code version of the recorded run, and per input the hash that was r
 reported it, so that Dagster shows the same staleness and provenance as for runs of its own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,10 +14,11 @@ import dagster as dg
 from dagster import DagsterInstance
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
-from dagster_dvc.checks import IN_SYNC, changed_outputs, gate_results, sync_result
+from dagster_dvc.checks import IN_SYNC, gate_results
 from dagster_dvc.lock import Entry, read_lock
 from dagster_dvc.project import Out, Stage
 from dagster_dvc.repro import running
+from dagster_dvc.status import changed_outputs, source_version
 from dagster_dvc.translator import Assets
 from dagster_dvc.versions import lock_code_version
 
@@ -52,32 +53,46 @@ def input_versions(assets: Assets, stage: Stage, lock: Mapping[str, Entry]) -> d
     return versions
 
 
-def observe_sources(instance: DagsterInstance, assets: Assets) -> list[dg.AssetKey]:
-    """Report the content hash of every source that changed since it was last observed."""
+def observe_sources(
+    instance: DagsterInstance, assets: Assets, versions: Mapping[str, str] | None = None
+) -> list[dg.AssetKey]:
+    """Report the content hash of every source that changed since it was last observed.
+
+    `versions` are hashes by path that somebody has just computed; without them they are computed here.
+    """
     changed = []
     for path in assets.project.sources:
-        key, found = assets.sources[path], source_version(assets, path)
-        record = next(iter(instance.fetch_observations(key, limit=1).records), None)
-        tags = (record.asset_observation.tags if record and record.asset_observation else None) or {}
-        if tags.get(DATA_VERSION) != found:
-            instance.report_runless_asset_event(
-                dg.AssetObservation(
-                    key, metadata={"dvc/hash": found}, tags={DATA_VERSION: found, USER_PROVIDED: "true"}
-                )
-            )
-            changed.append(key)
+        found = versions.get(path) if versions is not None else source_version(assets.project, path)
+        if found is not None and _observed(instance, assets.sources[path]) != found:
+            _observe(instance, assets.sources[path], found)
+            changed.append(assets.sources[path])
     assets.project.hashes.save()
     return changed
 
 
-def source_version(assets: Assets, path: str) -> str:
-    """DVC's hash of data that no stage makes; from the ``.dvc`` file where there is one."""
-    return assets.project.tracked_sources.get(path) or assets.project.hashes.of(path) or "missing"
+def _observed(instance: DagsterInstance, key: dg.AssetKey) -> str | None:
+    record = next(iter(instance.fetch_observations(key, limit=1).records), None)
+    tags = (record.asset_observation.tags if record and record.asset_observation else None) or {}
+    return tags.get(DATA_VERSION)
+
+
+def _observe(instance: DagsterInstance, key: dg.AssetKey, version: str) -> None:
+    tags = {DATA_VERSION: version, USER_PROVIDED: "true"}
+    instance.report_runless_asset_event(dg.AssetObservation(key, metadata={"dvc/hash": version}, tags=tags))
+
+
+def _observe_as_recorded(instance: DagsterInstance, assets: Assets, lock: Mapping[str, Entry]) -> None:
+    """Report what the recorded runs read of sources that were never observed, so that events can point at it."""
+    for path, key in assets.sources.items():
+        read = [entry.deps[path].hash for entry in lock.values() if path in entry.deps]
+        if read and read[-1] and _observed(instance, key) is None:
+            _observe(instance, key, read[-1])
 
 
 def reconcile(instance: DagsterInstance, assets: Assets, only: str | None = None) -> list[dg.AssetKey]:
     """Report what dvc.lock knows and the instance does not, producers first; returns the assets reported."""
     lock = read_lock(assets.project)
+    _observe_as_recorded(instance, assets, lock)
     reported = []
     for stage in assets.project.stages.values():
         if stage.name not in lock or only not in (None, stage.name):
@@ -108,10 +123,10 @@ def reconcile(instance: DagsterInstance, assets: Assets, only: str | None = None
 
 
 def report_checks(instance: DagsterInstance, assets: Assets, stage: Stage) -> None:
-    """Report the verdicts of a stage that ran outside Dagster: its gates, and whether its outputs are as recorded."""
+    """Report the verdicts of a stage that ran outside Dagster: its gates."""
     if stage.name in running(assets.project):
         return
-    for result in [*gate_results(assets, stage), sync_result(assets, stage)]:
+    for result in gate_results(assets, stage):
         if result.asset_key is not None and result.check_name is not None:
             instance.report_runless_asset_event(
                 dg.AssetCheckEvaluation(
@@ -125,31 +140,47 @@ def report_checks(instance: DagsterInstance, assets: Assets, stage: Stage) -> No
             )
 
 
-def report_sync(instance: DagsterInstance, assets: Assets) -> list[dg.AssetKey]:
+def report_sync(
+    instance: DagsterInstance,
+    assets: Assets,
+    wrong: Mapping[str, list[str]] | None = None,
+    renew: Collection[str] = (),
+) -> list[dg.AssetKey]:
     """Report the in-sync check of stages whose outputs were deleted or edited by hand, or came back.
 
-    A stage that is running has no outputs: it is left alone until it has ended.
+    `wrong` says by stage what a look has found, and all that was never reported is; without it outputs are hashed here.
+    Stages of `renew` are reported in any case. One that is running has no outputs: it is left alone.
     """
-    lock, busy, changed = read_lock(assets.project), running(assets.project), []
+    lock, changed = read_lock(assets.project), []
+    waits = unsettled(instance, assets)
     for stage in assets.project.stages.values():
+        if stage.name not in lock or stage.name in waits:
+            continue
         key = next(iter(assets.of_stage(stage).values()))
         was = _last_sync(instance, key)
-        if stage.name not in lock or stage.name in busy or was == AssetCheckExecutionRecordStatus.PLANNED:
+        found = wrong.get(stage.name, []) if wrong is not None else changed_outputs(assets.project, stage)
+        known = was is not None or wrong is None
+        if known and stage.name not in renew and bool(found) == (was == AssetCheckExecutionRecordStatus.FAILED):
             continue
-        wrong = changed_outputs(assets.project, stage)
-        if bool(wrong) == (was == AssetCheckExecutionRecordStatus.FAILED):
-            continue
+        why = "; ".join(map(str, found)) or "the same"
         instance.report_runless_asset_event(
             dg.AssetCheckEvaluation(
                 asset_key=key,
                 check_name=IN_SYNC,
-                passed=not wrong,
+                passed=not found,
                 severity=dg.AssetCheckSeverity.WARN,
-                metadata={"why": dg.TextMetadataValue("; ".join(map(str, wrong)) or "the same")},
+                metadata={"why": dg.TextMetadataValue(why)},
             )
         )
         changed.append(key)
     return changed
+
+
+def unsettled(instance: DagsterInstance, assets: Assets) -> set[str]:
+    """Stages that are running, in a terminal or in Dagster: what lies at their outputs says nothing yet."""
+    planned = AssetCheckExecutionRecordStatus.PLANNED
+    keys = {stage.name: next(iter(assets.of_stage(stage).values())) for stage in assets.project.stages.values()}
+    return {*running(assets.project), *(name for name, key in keys.items() if _last_sync(instance, key) == planned)}
 
 
 def _last_sync(instance: DagsterInstance, key: dg.AssetKey) -> AssetCheckExecutionRecordStatus | None:

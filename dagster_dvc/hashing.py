@@ -9,8 +9,10 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,12 @@ class Hashes:
         self.refused: dict[str, str] = {}
         """By path why DVC takes no hash of what is there."""
         self._file = kept
-        self._memory = _read(kept)
         self._dirty = False
         self._held: dict[str, str | None] | None = None
+
+    @cached_property
+    def _memory(self) -> dict[str, Any]:
+        return _read(self._file)
 
     def of(self, path: str) -> str | None:
         """The DVC hash of a file or folder (folders end in ``.dir``), or None where nothing is there.
@@ -49,7 +54,7 @@ class Hashes:
         try:
             if full.is_dir():
                 return self._folder(full)
-            return self._md5(str(full), self._relative(full)) if full.is_file() else None
+            return self._known(str(full), self._relative(full), full.stat()) if full.is_file() else None
         except OSError as error:
             self.refused[path] = f"{self._relative(Path(error.filename or full))}: {error.strerror or error}"
             return NO_HASH
@@ -75,44 +80,51 @@ class Hashes:
 
     def files(self, folder: Path) -> Iterator[Path]:
         """Files of a folder that DVC looks at: without what a ``.dvcignore`` names. It may lie outside the project."""
-        yield from (folder / inside for inside, _ in self._listed(folder))
+        yield from (Path(path) for path, _ in self._walk(folder))
 
-    def _listed(self, folder: Path) -> Iterator[tuple[str, str]]:
-        """Of every such file its place in the folder and in the project. As text: folders hold many thousand files."""
-        ignored = self._ignored(folder if folder.is_relative_to(self.root) else self.root)
-        top, length = self._relative(folder), len(str(folder)) + 1
-        for parent, folders, files in os.walk(folder):
-            inside = f"{parent[length:]}/".replace(os.sep, "/").removeprefix("/")
-            place = inside if top == "." else f"{top}/{inside}"
-            folders[:] = [name for name in folders if not ignored.match_file(f"{place}{name}/")]
-            yield from ((inside + name, place + name) for name in files if not ignored.match_file(place + name))
+    def _walk(self, folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+        """Files of a folder and their facts; text in place of paths, as there may be hundreds of thousands."""
+        is_ignored = self._ignored(folder if folder.is_relative_to(self.root) else self.root)
+        todo = [(str(folder), self._relative(folder))]
+        while todo:
+            place, below = todo.pop()
+            prefix = "" if below == "." else f"{below}/"
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    name = f"{prefix}{entry.name}"
+                    if entry.is_dir():
+                        if not entry.is_symlink() and not is_ignored(f"{name}/"):
+                            todo.append((entry.path, name))
+                    elif not is_ignored(name):
+                        yield entry.path, entry.stat()
 
     def linked(self, folder: Path) -> list[Path]:
         """Linked folders inside of a folder: DVC does not look into them."""
-        ignored = self._ignored(folder if folder.is_relative_to(self.root) else self.root)
+        is_ignored = self._ignored(folder if folder.is_relative_to(self.root) else self.root)
         found = []
         for parent, folders, _ in os.walk(folder):
             here = [Path(parent) / name for name in folders]
-            seen = [path for path in here if not ignored.match_file(f"{self._relative(path)}/")]
+            seen = [path for path in here if not is_ignored(f"{self._relative(path)}/")]
             found += [path for path in seen if path.is_symlink()]
             folders[:] = [path.name for path in seen]
         return sorted(found)
 
     def _folder(self, folder: Path) -> str:
+        start, prefix = len(str(folder)) + 1, self._relative(folder)
         entries = []
-        for inside, key in self._listed(folder):
-            if inside.endswith(".dvcignore") and Path(inside).name == ".dvcignore":
-                said = "DVC takes no .dvcignore inside of what it hashes; move its rules further up"
-                raise OSError(0, said, f"{folder}/{inside}")
-            entries.append({"md5": self._md5(f"{folder}/{inside}", key), "relpath": inside})
+        for path, facts in self._walk(folder):
+            inside = path[start:]
+            if path.endswith("/.dvcignore"):
+                raise OSError(0, "DVC takes no .dvcignore inside of what it hashes; move it further up", path)
+            entries.append({"md5": self._known(path, f"{prefix}/{inside}", facts), "relpath": inside})
         entries.sort(key=lambda entry: entry["relpath"])
         return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
     def _relative(self, path: Path) -> str:
         return Path(os.path.relpath(path, self.root)).as_posix()
 
-    def _ignored(self, folder: Path) -> pathspec.PathSpec:
-        """The rules of every .dvcignore from the root down into `folder`; rules of a nested file hold below it."""
+    def _ignored(self, folder: Path) -> Callable[[str], bool]:
+        """By the rules of every .dvcignore from the root down into `folder`; rules of a nested file hold below it."""
         lines = list(ALWAYS_IGNORED)
         above = [parent for parent in [*reversed(folder.parents), folder] if parent.is_relative_to(self.root)]
         for place in above:
@@ -120,10 +132,10 @@ class Hashes:
             if file.is_file():
                 prefix = "" if place == self.root else self._relative(place)
                 lines += [_below(prefix, line) for line in file.read_text(encoding="utf-8").splitlines()]
-        return pathspec.PathSpec.from_lines("gitignore", [line for line in lines if line])
+        return _matcher([line for line in lines if line])
 
-    def _md5(self, path: str, key: str) -> str:
-        facts = Path(path).stat()
+    def _known(self, path: str, key: str, facts: os.stat_result) -> str:
+        """The hash of a file, from memory where its facts are the same."""
         mark = [facts.st_mtime_ns, facts.st_size, facts.st_ino]
         known = self._memory.get(key)
         if known and known[:3] == mark:
@@ -134,6 +146,17 @@ class Hashes:
             self._memory[key] = [*mark, value]
             self._dirty = True
         return value
+
+
+def _matcher(lines: list[str]) -> Callable[[str], bool]:
+    """Whether a path is ignored; one expression where no line takes another one back, which is many times faster."""
+    spec = pathspec.PathSpec.from_lines("gitignore", lines)
+    found = [pattern for pattern in spec.patterns if pattern.include is not None]
+    if not all(pattern.include for pattern in found):
+        return spec.match_file
+    plain = [re.sub(r"\?P<\w+>", "?:", pattern.regex.pattern) for pattern in found]  # type: ignore[attr-defined]
+    matches = re.compile("|".join(f"(?:{one})" for one in plain)).match
+    return lambda path: matches(path) is not None
 
 
 def _below(prefix: str, line: str) -> str:

@@ -140,6 +140,7 @@ class Progress:
         self._key = key
         self._every = every_seconds
         self._last = -math.inf
+        self._began = time.monotonic()
 
     def take(self, payload: object) -> bool:
         """Handle one custom message; False when it is not about progress."""
@@ -148,12 +149,18 @@ class Progress:
             return False
         self.heard = True
         ended = progress.get("done") == progress.get("total")
-        if time.monotonic() - self._last < self._every and not ended:
+        now = time.monotonic()
+        if now - self._last < observe_every(now - self._began, self._every) and not ended:
             return True
-        self._last = time.monotonic()
+        self._last = now
         self._context.log.info(progress_line(progress))
         self._context.log_event(dg.AssetObservation(self._key, metadata=progress_metadata(progress)))
         return True
+
+
+def observe_every(elapsed: float, every: float) -> float:
+    """Seconds between two observations of a run: `every` at first, a minute after ten; each is kept in the database."""
+    return every if elapsed < 600 else max(every, 60.0)
 
 
 def progress_line(progress: Mapping[str, Any]) -> str:

@@ -3,20 +3,16 @@
 import json
 import os
 import threading
-import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import dagster as dg
 
-from dagster_dvc.events import observe_sources, reconcile, report_sync
-from dagster_dvc.lock import lock_digest
+from dagster_dvc.follower import Fingerprint, Follower
 from dagster_dvc.project import DvcProject, ProjectError
-from dagster_dvc.translator import Assets, DvcTranslator
+from dagster_dvc.translator import DvcTranslator
 
 WEBSERVER = "DAGSTER_DVC_WEBSERVER"
-SETTLED_SECONDS = 3.0
 
 
 def build_lock_sensor(
@@ -29,8 +25,11 @@ def build_lock_sensor(
     """Reports what happened outside Dagster: a `dvc repro` in a terminal, a changed source, an output edited by hand.
 
     On an empty instance it reports everything that dvc.lock records. It waits until the lock file has been quiet for
-    three seconds, so that a run of Dagster's own can report itself first.
+    three seconds, so that a run of Dagster's own can report itself first. A tick in which nothing moved costs a few
+    stats; what must be hashed is hashed by a process of its own and reported by a later tick.
     """
+
+    follower = Follower(project.root, translator)
 
     @dg.sensor(
         name=name,
@@ -40,21 +39,10 @@ def build_lock_sensor(
     )
     def follow(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
-            assets = Assets(DvcProject(project.root), translator)
-            if assets.project.problems:
-                return dg.SkipReason(f"waiting for a valid dvc.yaml: {assets.project.problems[0]}")
-            if not _settled(assets.project):
-                return dg.SkipReason("dvc.lock has just been written")
-            sources = observe_sources(context.instance, assets)
-            digest = lock_digest(assets.project)
-            reported = reconcile(context.instance, assets) if sources or context.cursor != digest else []
-            changed = report_sync(context.instance, assets)
+            said, cursor = follower.tick(context.instance, context.cursor)
         except ProjectError as error:
             return dg.SkipReason(str(error))
-        assets.project.hashes.save()
-        said = [_count(sources, "changed source"), _count(reported, "stage output"), _count(changed, "check")]
-        text = ", ".join(part for part in said if part)
-        return dg.SensorResult(skip_reason=f"reported {text}" if text else "nothing new", cursor=digest)
+        return dg.SensorResult(skip_reason=said, cursor=cursor)
 
     return follow
 
@@ -67,7 +55,8 @@ def build_reload_sensor(
     The web server's address is read from the variable DAGSTER_DVC_WEBSERVER (`http://127.0.0.1:3000`); without it the
     sensor only says that a reload is due.
     """
-    loaded = project.fingerprint()
+    found = Fingerprint(project.root)
+    loaded = found.now()
 
     @dg.sensor(
         name=name,
@@ -77,7 +66,7 @@ def build_reload_sensor(
     )
     def reload(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         try:
-            now = DvcProject(project.root).fingerprint()
+            now = found.now()
         except ProjectError as error:
             return dg.SkipReason(str(error))
         if now == loaded:
@@ -91,16 +80,6 @@ def build_reload_sensor(
         return dg.SkipReason("dvc.yaml, params.yaml or code changed: reloading the definitions")
 
     return reload
-
-
-def _settled(project: DvcProject) -> bool:
-    locks = [project.root / Path(stage.file).with_suffix(".lock") for stage in project.stages.values()]
-    newest = max((lock.stat().st_mtime for lock in set(locks) if lock.is_file()), default=0.0)
-    return time.time() - newest > SETTLED_SECONDS
-
-
-def _count(items: list[dg.AssetKey], noun: str) -> str:
-    return f"{len(items)} {noun}{'s' if len(items) > 1 else ''}" if items else ""
 
 
 def _reload(address: str) -> None:

@@ -74,6 +74,19 @@ def reasons(project: DvcProject, stage: Stage, entry: Entry | None) -> list[Reas
     return found
 
 
+def changed_outputs(project: DvcProject, stage: Stage) -> list[Reason]:
+    """Outputs that are missing, edited or not in the cache: what differs whatever the stage is made from."""
+    entry = read_lock(project).get(stage.name)
+    if entry is None:
+        return [Reason("never", "never run")]
+    return [why for out in stage.outs for why in _output(project, out, entry)]
+
+
+def source_version(project: DvcProject, path: str) -> str:
+    """DVC's hash of data that no stage makes; from the ``.dvc`` file where there is one."""
+    return project.tracked_sources.get(path) or project.hashes.of(path) or "missing"
+
+
 def _inputs(project: DvcProject, stage: Stage, entry: Entry) -> list[Reason]:
     found = _params(project, stage, entry)
     if stage.name in generated(project).problems:

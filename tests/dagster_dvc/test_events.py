@@ -132,6 +132,7 @@ def test_a_running_stage_does_not_fail_the_in_sync_check(root: Path) -> None:
 def test_gates_of_a_run_in_a_terminal_are_checks_too(root: Path) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         follow(root, instance)
+        report_sync(instance, Assets(DvcProject(root)), {})
         keys = [dg.AssetCheckKey(dg.AssetKey("train"), name) for name in ("total_is_large", "in_sync_with_dvc")]
         found = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
         assert {key.name: found[key].status.value for key in keys} == {
