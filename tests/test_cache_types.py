@@ -35,7 +35,7 @@ def test_no_cached_file_changes_and_what_is_restored_is_linked_as_the_setting_sa
     assert dvc(project, "repro").returncode == 0
     before = objects(cache)
     assert is_sound(before)
-    clone = Path(shutil.copytree(project, project.with_name("clone"), symlinks=True))
+    clone = Path(shutil.copytree(project, tmp_path_factory.mktemp("clone") / "project", symlinks=True))
 
     write_params(project, value=2, fails=True)
     assert "back in place" in dvc(project, "repro").stderr
