@@ -16,6 +16,7 @@ from ruamel.yaml.error import YAMLError
 
 from pipelines.code import stages
 from pipelines.code.definitions import CodeError
+from pipelines.document import load
 
 MOST_VERSIONS = 200
 """Earlier versions of ``code.json`` in DVC's cache that are looked through for what a stage ran with."""
