@@ -42,8 +42,12 @@ def moving(params: Any, place: tuple[str, ...]) -> Iterator[Moving]:
         return
     fields = dict(params)
     name, revision = fields.get("name"), fields.get("revision")
-    names_one = isinstance(name, str) and "revision" in fields and not Path(name).is_dir()
-    if isinstance(name, str) and names_one and not COMMIT.fullmatch(revision or ""):
+    if (
+        isinstance(name, str)
+        and "revision" in fields
+        and not Path(name).is_dir()
+        and not COMMIT.fullmatch(revision or "")
+    ):
         yield Moving(place, name, revision, fields.get("subfolder"))
     for key, value in fields.items():
         yield from moving(value, (*place, key))
