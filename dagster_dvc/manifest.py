@@ -123,8 +123,6 @@ def _without_invalid(
     from dvc.utils.serialize import parse_yaml_for_update
     from dvc.utils.strictyaml import determine_linecol
 
-    from dagster_dvc.yaml12 import load
-
     contents: Any = load(path.read_text(encoding="utf-8"))
     if not isinstance(contents, dict):
         raise SystemExit(f"{relative}:1: expected a mapping with the key 'stages'")

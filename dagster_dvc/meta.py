@@ -18,7 +18,7 @@ MOST_LETTERS = 63
 """Of a tag's name or value in Dagster."""
 TAG = re.compile(r"^[A-Za-z0-9_. -]{1,63}(/[A-Za-z0-9_.-]{1,63})?$")
 TAG_VALUE = re.compile(r"^[A-Za-z0-9_.-]{0,63}$")
-EMAIL = re.compile(r"^[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}$")
+EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}\b\Z")
 TEAM = re.compile(r"^team:.*\S")
 
 

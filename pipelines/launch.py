@@ -123,7 +123,7 @@ def command_line(stage_words: list[str], alone: bool, devices: Devices = NONE) -
     if count == 1:
         return [*python, "pipelines", *stage_words], environment
     port = str(free_port())
-    if not devices.names:
+    if not devices.names and int(config.get("num_machines", 1)) == 1:
         rendezvous = ["--nnodes=1", f"--nproc-per-node={count}", "--master-addr=127.0.0.1", f"--master-port={port}"]
         return [*python, "torch.distributed.run", *rendezvous, "-m", "pipelines", *stage_words], environment
     ours = [] if int(config.get("num_machines", 1)) > 1 else ["--main_process_port", port]

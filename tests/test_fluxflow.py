@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from pipelines import profile
 from pipelines.fluxflow import main
@@ -54,7 +53,13 @@ def imported(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, *mor
     code = main([*more, "--params", str(ROOT / "params.yaml"), str(tmp_path / "config.yaml")])
     printed = capsys.readouterr()
     assert code == 0, printed.err
-    return yaml.load(printed.out, profile._Loader), printed.out
+    return changed(tmp_path, printed.out), printed.out
+
+
+def changed(folder: Path, text: str) -> dict[str, Any]:
+    """What a profile of this text changes."""
+    (folder / "printed.yaml").write_text(text)
+    return profile.changes(folder / "printed.yaml")
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +119,7 @@ def test_the_command_line_is_one_step(tmp_path: Path, capsys: pytest.CaptureFixt
     arguments = ["--images", "10", "--params", str(ROOT / "params.yaml"), "--", "fluxflow-train", *words.split()]
     assert main([*arguments, "--workers", "4"]) == 0
     printed = capsys.readouterr().out
-    section = yaml.load(printed, profile._Loader)["autoencoder"]
+    section = changed(tmp_path, printed)["autoencoder"]
     assert section["training"]["steps"] == 25 and section["network"]["latent_channels"] == 64
     assert "#   --workers: a fact of the machine" in printed
 

@@ -43,10 +43,11 @@ def test_clips_and_prompts_of_a_profile_fit_its_network(name):
     assert clip["num_frames"] % time == 1 and clip["height"] % side == 0 and clip["width"] % side == 0
     assert values["latent_shards"]["text"]["max_length"] == flow["denoiser"]["text_length"]
     networks = {values[section]["pretrained"]["name"] for section in ("autoencoder",)}
-    networks |= {values[key]["denoiser"]["pretrained"]["name"] for key in values if "denoiser" in values[key]}
+    networks |= {values[key]["denoiser"]["pretrained"]["name"] for key in FLOWS}
     assert networks == {values["latent_shards"]["text"]["name"]}
 
 
+FLOWS = ("rectified_flow", *(f"anchored_flow_{part}" for part in ("identity", "motion", "unified")))
 SHIFT = {"wan2.1-1.3b": 3.0, "wan2.2-5b": 5.0, "ltx-video": 16.2}
 
 
@@ -54,8 +55,7 @@ SHIFT = {"wan2.1-1.3b": 3.0, "wan2.2-5b": 5.0, "ltx-video": 16.2}
 def test_a_profile_carries_the_published_values_and_not_the_toys(name):
     """Guide B: EMA 0.9999, warm-up 1000 to 5000, down to 1e-6, the base's shift; guide A: stage 2 at half the rate."""
     values = yaml.safe_load(made(name))
-    sections = {key: values[key] for key in values if "denoiser" in values[key]}
-    assert len(sections) == 4
+    sections = {key: values[key] for key in FLOWS}
     for section in sections.values():
         training = section["training"]
         assert training["ema"]["decay"] == 0.9999 and 1000 <= training["schedule"]["warmup_steps"] <= 5000

@@ -162,7 +162,7 @@ def collect(other_code: bool, yes: bool) -> list[Item]:
     found = list(partials(Path(out) for entry in stages.values() for out in _outs(entry)))
     for item in found if yes else ():
         item.remove()
-    for folder in sorted(path.parent for path in WORK.glob("*/owner.json")):
+    for folder in sorted({path.parent for path in WORK.glob("*/owner.*")}):
         try:
             with owned(folder.name, folder):  # nobody starts the stage meanwhile
                 items = list(runs(folder.name, everywhere, other_code))

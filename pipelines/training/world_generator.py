@@ -15,7 +15,8 @@ from pipelines.flow.rollout import ChunkNoise, Roll
 from pipelines.models.denoiser import averaged
 from pipelines.models.frame_attention import Memory
 from pipelines.models.world_model import WorldModel
-from pipelines.training.generator import EVALUATIONS, Generator
+from pipelines.training.flow_generator import EVALUATIONS
+from pipelines.training.generator import Generator
 
 
 @dataclass(frozen=True)

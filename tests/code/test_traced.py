@@ -29,14 +29,18 @@ from pipelines.evaluation.report import write
 from pipelines.evaluation.score import score
 from pipelines.footage.raw_video import make
 from pipelines.generation import rectified_flow
+from pipelines.latents import adversarial
 from pipelines.latents.autoencoder import train as train_autoencoder
 from pipelines.latents.encode import encode
 from pipelines.representation.latent_mae import train as train_mae
 from tests.evaluation import test_report
 from tests.evaluation import toy as evaluation
 from tests.footage.test_raw_video import rendered
+from tests.generation.drifting import test_refine
 from tests.generation.test_stages import World
-from tests.generation.toy import UNIFIED, anchored, rectified
+from tests.generation.toy import UNIFIED, anchored, rectified, refining
+from tests.generation.world_model import toy as worlds
+from tests.latents import test_adversarial
 from tests.latents import toy as latents
 from tests.representation import toy as representation
 from tests.representation.test_stages import Chain
@@ -186,6 +190,26 @@ def flow(root: Path, name: str) -> Callable[[], Any]:
     return lambda: world.anchored(anchored(**UNIFIED), "unified")
 
 
+def game(root: Path) -> Callable[[], Any]:
+    clips = latents.write_clips(root / "clips")
+    train_autoencoder(latents.autoencoder_params(), clips, root / "ae", root / "a.json", root / "plots")
+    places = root / "out", root / "m.json", root / "game"
+    return lambda: adversarial.train(test_adversarial.params(), clips, root / "ae", *places)
+
+
+def refiner(root: Path) -> Callable[[], Any]:
+    world = test_refine.World(root)
+    return lambda: world.train(refining())
+
+
+def played(root: Path, name: str) -> Callable[[], Any]:
+    toy = worlds.Toy(root)
+    if name == "world_model":
+        return lambda: toy.train(worlds.params(), name)
+    base, own = toy.train(worlds.params(), "world_model"), {"share": 0.5, "every": 1, "after": 0, "capacity": 16}
+    return lambda: toy.train(worlds.params(name, own_errors=own), name, init=base)
+
+
 def page(root: Path) -> Callable[[], Any]:
     folder = test_report.project(root)
     places = [folder / name for name in ("dvc.yaml", "metrics", "plots", "data/evaluation", "report")]
@@ -210,6 +234,9 @@ TOYS: dict[str, Callable[[Path], Callable[[], Any]]] = {
     "rectified_flow": lambda root: flow(root, "rectified_flow"),
     **{f"anchored_flow_{part}": (lambda root, part=part: flow(root, f"anchored_flow_{part}"))
        for part in ("identity", "motion", "unified")},
+    "autoencoder_adversarial": game,
+    "drifting_refiner": refiner,
+    **{name: (lambda root, name=name: played(root, name)) for name in ("world_model", "world_model_autoregressive")},
     "evaluation": scored,
     "report": page,
 }  # fmt: skip

@@ -109,7 +109,7 @@ def test_the_page_is_well_formed_and_has_a_section_and_a_link_for_every_stage(tm
     page = Page(written(project(tmp_path)))
     assert len(set(page.ids)) == len(page.ids)
     sections = [name for name in page.ids if name.startswith("stage-")]
-    assert len(sections) == 12
+    assert len(sections) == 16
     links = {address[1:] for address in page.addresses if address.startswith("#")}
     assert links <= set(page.ids) and set(sections) <= links
 
@@ -181,8 +181,8 @@ def test_stages_that_have_not_run_are_shown_as_such(tmp_path: Path) -> None:
         (tmp_path / name).mkdir(parents=True)
     text = written(tmp_path)
     Page(text)
-    assert text.count("This stage has not run") == 11
-    assert "1 of 12 stages have run" in text and "No samples yet" in text
+    assert text.count("This stage has not run") == 15
+    assert "1 of 16 stages have run" in text and "No samples yet" in text
 
 
 def test_the_same_project_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from pipelines.generation.clips import read_image
 from pipelines.models.autoencoder import StackedAutoencoder, load_autoencoder
 from pipelines.provenance import lineage
 from pipelines.stage import StageError, digest
-from pipelines.training.generator import shared_out
+from pipelines.training.flow_generator import shared_out
 from tests.generation.toy import CHANNELS, DIM, FRAMES, SMALL, rectified, write_latents
 
 

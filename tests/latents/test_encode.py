@@ -134,7 +134,7 @@ def test_changed_weights_of_an_autoencoder_are_noticed(tmp_path: Path, checkpoin
     content = bytearray((copy / "model.safetensors").read_bytes())
     content[place] ^= 64
     (copy / "model.safetensors").write_bytes(content)
-    with pytest.raises(stage.StageError, match=r"stacking\.safetensors: not the weights that checkpoint\.json records"):
+    with pytest.raises(stage.StageError, match=r"model\.safetensors: not the weights that checkpoint\.json records"):
         encoded(tmp_path, copy)
 
 

@@ -320,7 +320,7 @@ def test_every_picture_is_there_and_small(made: Chain) -> None:
         folder = made.root / "plots" / stage
         assert {path.stem for path in folder.glob("*.png")} == names
         for path in folder.glob("*.png"):
-            assert path.stat().st_size < 300_000  # frames of an untrained decoder are noise, the worst case
+            assert path.stat().st_size < 500_000  # frames of an untrained decoder are noise, the worst case
             with Image.open(path) as picture:
                 assert 800 <= picture.width <= 1400 or path.stem == "validation"  # as wide as its few toy frames
 

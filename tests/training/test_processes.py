@@ -15,6 +15,7 @@ import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
+from pipelines.devices import NONE, Devices
 from pipelines.launch import command_line, free_port
 from pipelines.training.tracking import read_rows
 from tests.training.toy import params, train_toy
@@ -133,7 +134,8 @@ def test_a_launch_profile_is_one_that_accelerate_and_the_launcher_read(
     given = yaml.safe_load(path.read_text())
     assert str(config.distributed_type).rsplit(".", 1)[-1] in ("NO", "MULTI_CPU", "MULTI_GPU", "FSDP")
     monkeypatch.setenv("REEL_LAUNCH", str(path))
-    command, environment = command_line(["pipelines.toy.toy", "train"], alone=False)
+    devices = NONE if given["use_cpu"] else Devices(tuple(map(str, range(given["num_processes"]))))
+    command, environment = command_line(["pipelines.toy.toy", "train"], alone=False, devices=devices)
     if given["num_processes"] == 1:
         assert command[2] == "pipelines"
     elif given["use_cpu"]:
