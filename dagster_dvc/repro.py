@@ -161,11 +161,10 @@ def _outcome(line: str) -> Outcome | None:
     return next((found for phrase, found in PHRASES if phrase in line), None)
 
 
-def checkout(project: DvcProject, stage: str) -> bool:
-    """Bring back what dvc.lock records of a stage's outputs, after a failure. False when nothing could be restored."""
-    command = [sys.executable, "-P", "-m", "dvc", "--wait-for-lock", "checkout", "--force", stage]
-    done = subprocess.run(
-        command,
+def dvc(project: DvcProject, *words: str) -> subprocess.CompletedProcess[str]:
+    """A short command of DVC in the project; what it says is kept, its exit status is for the caller to look at."""
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "dvc", "--wait-for-lock", *words],
         cwd=project.root,
         env=environment(),
         capture_output=True,
@@ -173,7 +172,11 @@ def checkout(project: DvcProject, stage: str) -> bool:
         stdin=subprocess.DEVNULL,
         check=False,
     )
-    return done.returncode == 0
+
+
+def checkout(project: DvcProject, stage: str) -> bool:
+    """Bring back what dvc.lock records of a stage's outputs, after a failure. False when nothing could be restored."""
+    return dvc(project, "checkout", "--force", stage).returncode == 0
 
 
 def running(project: DvcProject) -> dict[str, dict[str, object]]:

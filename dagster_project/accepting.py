@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 from dagster_dvc import repro, status
-from dagster_dvc.environment import environment
 from dagster_dvc.generated import makers
 from dagster_dvc.project import DvcProject
 
@@ -42,16 +41,7 @@ def _accept(project: DvcProject, name: str, because: str) -> int:
         made = repro.Repro(project, maker.name).result()
         if not made.succeeded:
             return _refused(f"{maker.name}: {made.error}")
-    commit = [sys.executable, "-P", "-m", "dvc", "--wait-for-lock", "commit", "--force", name]
-    done = subprocess.run(
-        commit,
-        cwd=project.root,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
+    done = repro.dvc(project, "commit", "--force", name)
     left = status.stale(DvcProject(project.root)).get(name, [])
     if done.returncode or left:
         said = (done.stderr.strip().splitlines() or ["; ".join(map(str, left))])[-1]

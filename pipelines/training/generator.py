@@ -7,6 +7,7 @@ interface is ``sample(conditions, seeds, shape)`` with conditions by name (:data
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Generator:
+class Generator(ABC):
     """A checkpoint that samples: what all kinds share.
 
     Attributes:
@@ -112,9 +113,9 @@ class Generator:
         return f"{record.get('stage', self.folder.name)} {record.get('run_id', '')}".strip()
 
     @property
+    @abstractmethod
     def networks(self) -> list[Any]:
         """Its networks, each once."""
-        raise NotImplementedError
 
     @property
     def device(self) -> torch.device:
@@ -132,14 +133,14 @@ class Generator:
         return getattr(self.networks[0], "num_classes", None)
 
     @property
+    @abstractmethod
     def evaluations(self) -> int:
         """Forwards of its networks for one batch."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def story(self) -> str:
         """How it samples, in words."""
-        raise NotImplementedError
 
     @property
     def history(self) -> int:
@@ -159,6 +160,7 @@ class Generator:
                 f"is {digest[:12]}; decode with the one it was trained with, or train it again."
             )
 
+    @abstractmethod
     def with_sampling(
         self, steps: int | None = None, guidance: Guidance | None = None, sampler: str | None = None
     ) -> Generator:
@@ -167,16 +169,16 @@ class Generator:
         Raises:
             StageError: it cannot be sampled so.
         """
-        raise NotImplementedError
 
     def starting_clips(self, conditions: Mapping[str, Any]) -> Tensor | None:
         """The clips [B, C, T, H, W] that it corrects, which samples are to be compared with; None where it has none."""
         return None
 
+    @abstractmethod
     def without_guidance(self) -> Generator:
         """The same generator without guidance."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sample(
         self, conditions: Mapping[str, Any], seeds: Sequence[int], shape: tuple[int, int, int, int] | None = None
     ) -> Tensor:
@@ -190,4 +192,3 @@ class Generator:
         Raises:
             ValueError: a condition is missing, or does not fit.
         """
-        raise NotImplementedError
