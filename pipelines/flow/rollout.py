@@ -73,10 +73,10 @@ class Roll:
             x = noise((first.shape[1], self.chunk, *first.shape[3:])).to(first)
             shared = memory.new_chunk()
             x = SAMPLERS[self.sampling.sampler](self._field(memory, shared, actions, heard), x, self.levels)
+            yield x  # before it is remembered, which nobody needs of the last chunk
             if self.remembers:
                 self._write(memory, x, actions, heard, shared)
             made, last, last_held = made + self.chunk, x[:, :, -1:], actions[:, -1:]
-            yield x
 
     def _write(self, memory: Any, frames: Tensor, actions: Tensor, heard: Tensor, shared: Any = None) -> None:
         """Let the memory hear of clean frames."""

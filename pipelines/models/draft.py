@@ -52,10 +52,13 @@ class Draft(nn.Module):
             last: [B, C, H, W], the frame before the first one; None: nothing, which counts as zeros.
         """
         before, frames = torch.zeros_like(x[:, :, 0]) if last is None else last, []
-        for number in range(x.shape[2]):
-            made = self(before, actions[:, number].flatten(1).to(x))
-            before = torch.where(given[:, number, None, None, None], x[:, :, number], made)
-            frames.append(before)
+        for number, in_all in enumerate(given.all(0).tolist()):
+            told = x[:, :, number]
+            if not in_all:
+                made = self(before, actions[:, number].flatten(1).to(x))
+                told = torch.where(given[:, number, None, None, None], told, made)
+            frames.append(told)
+            before = told
         return torch.stack(frames, 2)
 
 
