@@ -104,12 +104,10 @@ class ActionModule(nn.Module):
 
     def _mouse(self, tokens: Tensor, moved: Tensor, past: Past, name: str, new: Any) -> Tensor:
         batch, _, places, width = tokens.shape
-        first, *rest = self.mouse_mlp
-        told = past[-1].once(f"{name}.told", lambda: linear(moved.flatten(2), first.weight[:, width:], first.bias))
-        mixed = linear(tokens, first.weight[:, :width]) + told[:, :, None]
-        for layer in rest:
-            mixed = layer(mixed)
-        mixed = mixed.transpose(1, 2).flatten(0, 1)  # B S, T, inner
+        (weight, bias), rest = self.mouse_mlp[0].parameters(), self.mouse_mlp[1:]
+        told = past[-1].once(f"{name}.told", lambda: linear(moved.flatten(2), weight[:, width:], bias))
+        mixed = linear(tokens, weight[:, :width]) + told[:, :, None]
+        mixed = rest(mixed).transpose(1, 2).flatten(0, 1)  # B S, T, inner
         query, key, value = (part.unflatten(-1, (self.heads, -1)) for part in self.mouse_qkv(mixed).chunk(3, -1))
         query, key, value = self.mouse_norm_q(query)[:, :, None], self.mouse_norm_k(key)[:, :, None], value[:, :, None]
         new[name] = (key, value)

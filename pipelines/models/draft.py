@@ -33,8 +33,8 @@ class Draft(nn.Module):
         self.enter = nn.Conv2d(channels, width, 3, padding=1)
         self.blocks = nn.ModuleList([Steered(width) for _ in range(blocks)])
         self.leave = nn.Conv2d(width, channels, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        for part in self.leave.parameters():
+            nn.init.zeros_(part)
 
     def forward(self, frame: Tensor, told: Tensor) -> Tensor:
         """The next frame, as far as it can be told."""
