@@ -1,7 +1,8 @@
 """``reel lineage PATH``: where a checkpoint, data set, clip or exported pipeline came from, back to the raw clips.
 
 Reads what the artifact carries (:mod:`pipelines.chain`), wherever it was copied to: without server, git, DVC or torch.
-Commit, machine, times and resumes are added where the project's records of the runs are at hand, and unknown elsewhere.
+Commit, machine, times and resumes stand beside it (:mod:`pipelines.run_facts`) or in the project's records of the
+runs; where neither is at hand they are unknown.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.chain import NoChain, carried
+from pipelines import run_facts
+from pipelines.chain import NoChain, artifact_folder, carried
 from pipelines.progress import duration
 
 SHIPPED = Path(__file__).with_name("shipped.json")
@@ -52,7 +54,10 @@ def lineage(path: Path) -> Lineage:
     """
     content, now = carried(path)
     records = list(_records(path))
-    runs = {digest: found for digest, node in content["nodes"].items() if (found := _run_of(node, records))}
+    runs = run_facts.checked(content.get("runs")) if path.is_file() else {}
+    folder = artifact_folder(path)
+    runs |= run_facts.read(folder) if folder is not None else {}
+    runs |= {digest: found for digest, node in content["nodes"].items() if (found := _run_of(node, records))}
     return Lineage(path, content["artifact"], content["nodes"], now, runs)
 
 
@@ -81,12 +86,7 @@ def _run_of(node: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> di
     newest = max(found, key=lambda record: record["header"]["ended_at"] or "", default=None)
     if newest is None:
         return None
-    header, runtime = newest["header"], newest.get("runtime") or {}
-    facts = {name: header.get(name) for name in ("began_at", "ended_at")}
-    facts |= {"resumed_at": header.get("resumed_at", []), "seconds": runtime.get("seconds")}
-    facts |= {name: (header.get("code") or {}).get(name) for name in ("commit", "dirty", "branch")}
-    facts |= {"hardware": runtime.get("hardware"), "decision": newest.get("decision")}
-    return {**facts, "accepted": newest.get("accepted") or []}
+    return run_facts.told(newest)
 
 
 # ---- values -------------------------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def set_values(node: Mapping[str, Any], every: bool) -> list[str]:
     return [
         f"{name} {text_of(now)}" + (f" (shipped: {text_of(was)})" if was is not ABSENT else " (not shipped)")
         for name, was, now in differing(shipped, params)
-        if now is not ABSENT
+        if now is not ABSENT and not (now is None and was is ABSENT)  # null: a block that is not there
     ]
 
 
@@ -176,6 +176,8 @@ def text(found: Lineage, every: bool = False) -> str:
 def _about(found: Lineage, digest: str, node: Mapping[str, Any], every: bool) -> Iterator[str]:
     versions = ", ".join(f"{name} {value}" for name, value in (node.get("environment") or {}).items())
     yield f"code {(node.get('code') or UNKNOWN)[:SHORT]}; {versions or f'versions {UNKNOWN}'}"
+    if node.get("asked"):
+        yield "asked: " + ", ".join(f"{name} {text_of(value)}" for name, value in node["asked"].items())
     facts = node.get("facts") or {}
     if facts.get("samples") is not None:
         splits = ", ".join(f"{name} {count}" for name, count in (facts.get("splits") or {}).items())
@@ -213,12 +215,14 @@ def _run_lines(run: Mapping[str, Any] | None) -> Iterator[str]:
     dirty = " with local changes" if run.get("dirty") else ""
     took = duration(float(run["seconds"])) if run.get("seconds") is not None else f"time {UNKNOWN}"
     machine = ", ".join(f"{name} {value}" for name, value in (run.get("hardware") or {}).items()) or UNKNOWN
-    yield f"run: {commit}{dirty}; {run['began_at']}, {took}, resumed {len(run['resumed_at'])} times; {machine}"
+    began = run.get("began_at") or f"begin {UNKNOWN}"
+    yield f"run: {commit}{dirty}; {began}, {took}, resumed {len(run['resumed_at'])} times; {machine}"
     made = run.get("decision")
     if made:
-        yield f"decision: {made['verdict']}, {text_of(made['because'])} (by {made['by']})"
+        yield f"decision: {made.get('verdict')}, {text_of(made.get('because'))} (by {made.get('by')})"
     for one in run["accepted"]:
-        yield f"accepted: code {one['to'][:SHORT]} for {one['from'][:SHORT]}, {text_of(one['because'])}"
+        to, before = (str(one.get(name))[:SHORT] for name in ("to", "from"))
+        yield f"accepted: code {to} for {before}, {text_of(one.get('because'))}"
 
 
 def as_json(found: Lineage) -> dict[str, Any]:
