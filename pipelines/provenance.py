@@ -104,11 +104,11 @@ def flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Names whose values differ, :data:`ABSENT` where one side has none."""
+    """Names whose values differ, :data:`ABSENT` where one side has none; null and a name that is not there are one."""
     one, other = flat(before), flat(after)
     for name in dict.fromkeys([*one, *other]):
         was, now = one.get(name, ABSENT), other.get(name, ABSENT)
-        if was != now and name:
+        if was != now and name and not {id(was), id(now)} <= {id(None), id(ABSENT)}:
             yield name, was, now
 
 
@@ -136,7 +136,7 @@ def set_values(node: Mapping[str, Any], every: bool) -> list[str]:
     return [
         f"{name} {text_of(now)}" + (f" (shipped: {text_of(was)})" if was is not ABSENT else " (not shipped)")
         for name, was, now in differing(shipped, params)
-        if now is not ABSENT and not (now is None and was is ABSENT)  # null: a block that is not there
+        if now is not ABSENT
     ]
 
 
