@@ -20,7 +20,6 @@ TOOLS = {
     "export": ("pipelines.generation.export", "A trained flow as a pipeline folder of diffusers."),
     "import-fluxflow": ("pipelines.fluxflow", "A FluxFlow configuration as a profile of params.yaml."),
     "probe": ("pipelines.latents.denoiser_probe", "How hard the latents of autoencoders are to denoise."),
-    "compare": ("pipelines.representation.compare", "Classes and encoders of two revisions or folders."),
 }
 """`reel NAME …` is `python -m MODULE …`: the module parses its own words, with ``prog="reel NAME"``."""
 
