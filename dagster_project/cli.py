@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     lineage = add("lineage", show_lineage, tools.TOLD["lineage"][1])
     lineage.add_argument("what", help="a path, a stage, or the first characters of a content hash that DVC knows")
     lineage.add_argument("rest", nargs=argparse.REMAINDER, help="of a path or stage: --all, --json, --svg FILE")
-    for name in ("diff", "audit"):  # for --help; `main` hands them on, as they need no project
+    for name in ("diff", "audit", "reproduce"):  # for --help; `main` hands them on, as they need no project
         commands.add_parser(name, help=tools.TOLD[name][1], add_help=False)
     demo = add("demo", run_demo, "Check everything, then run the whole graph.")
     demo.add_argument("--jobs", type=int, default=home.jobs(), metavar="N", help="stages at once (REEL_JOBS, else 2)")
