@@ -26,6 +26,8 @@ SHIPPED = Path(__file__).with_name("shipped.json")
 SHORT = 12
 UNKNOWN = "unknown"
 ABSENT = object()
+Records = Sequence[Mapping[str, Any]]
+"""Of finished runs (:mod:`pipelines.record`)."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,14 @@ class Lineage:
         return "as it was made" if self.now == self.artifact else f"CHANGED since it was made: {self.now[:SHORT]} now"
 
 
-def lineage(path: Path) -> Lineage:
-    """What a path tells.
+def lineage(path: Path, records: Records | None = None) -> Lineage:
+    """What a path tells; ``records`` of runs are read here where none are given.
 
     Raises:
         NoChain: nothing.
     """
     content, now = carried(path)
-    records = list(_records(path))
+    records = list(records_around(path)) if records is None else records
     runs = run_facts.checked(content.get("runs")) if path.is_file() else {}
     folder = artifact_folder(path)
     runs |= run_facts.read(folder) if folder is not None else {}
@@ -61,7 +63,7 @@ def lineage(path: Path) -> Lineage:
     return Lineage(path, content["artifact"], content["nodes"], now, runs)
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
+def records_around(path: Path) -> Iterator[dict[str, Any]]:
     """Records of finished runs of the project around the path, and of the one around the current folder."""
     starts = [path.absolute(), Path.cwd(), *map(Path, filter(None, [os.environ.get("REEL_PROJECT")]))]
     roots = [root for start in starts for root in (start, *start.parents) if (root / "dvc.yaml").is_file()]
@@ -73,7 +75,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
                     yield record
 
 
-def _run_of(node: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def _run_of(node: Mapping[str, Any], records: Records) -> dict[str, Any] | None:
     """The newest run that made what a node tells of: the same stage, code, parameters and inputs."""
     read = {name: one["digest"] for name, one in node["inputs"].items()}
     found = []
