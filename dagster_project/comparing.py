@@ -14,6 +14,7 @@ from dagster_dvc.project import DvcProject, ProjectError
 
 FOLDER = Path(".work") / "compare"
 REPRESENTATION = "representation"
+TEXT = "Experiments, revisions, folders or checkpoints in one table, with a verdict per number."
 
 
 def add_words(sub: argparse.ArgumentParser) -> None:

@@ -25,16 +25,14 @@ from pipelines.chain import NoChain, artifact_folder, content_hash
 from pipelines.code.definitions import CodeError
 from pipelines.code.stages import stage_identity
 from pipelines.commands import GRAPH, stage_entries
-from pipelines.described import read_json
 from pipelines.document import PARAMS_FILE, read_document, written
 from pipelines.launch import WRITTEN, command_line
 from pipelines.leftovers import WORK
-from pipelines.provenance import SHORT, Lineage, differing, flat, lineage, text_of
+from pipelines.provenance import SHORT, Lineage, differing, lineage, text_of
 from pipelines.recording import earlier_versions, link
-from pipelines.stage import BESIDE, CODE, StageError, digest, path_flags
+from pipelines.stage import CODE, StageError, digest, path_flags
 from pipelines.training.accept import environment_of, put_code, put_code_of_today
-from pipelines.training.same import different_file, first_difference
-from pipelines.training.tracking import read_rows
+from pipelines.training.reproduced import compared
 
 FOLDER = WORK / "reproduce"
 MOST_VERSIONS = 50
@@ -234,57 +232,6 @@ def _is_outside(value: str) -> bool:
     return Path(value).is_absolute() or ".." in Path(value).parts
 
 
-# ---- compared -----------------------------------------------------------------------------------------------------
-
-
-def compared(made: Made, again: Path, within: float) -> tuple[bool, list[str]]:
-    """Whether it is the same, or within the noise that was asked for; and what was found, a line each."""
-    there, here = content_hash(made.folder), content_hash(again)
-    file = different_file(made.folder, again, BESIDE)
-    if there == here and file is None:
-        count = sum(path.is_file() and path.name not in BESIDE for path in again.rglob("*"))
-        return True, [f"the same, bit by bit: content {here[:SHORT]}, {count} files"]
-    said = f"not the same bits: content {there[:SHORT]} then, {here[:SHORT]} now"
-    said = said if there != here else f"the same content {here[:SHORT]}, other files beside it"
-    lines = [said, f"first file that differs: {file}"]
-    lines += _first_step(made.folder, again)
-    worst = _worst(_numbers(made.folder), _numbers(again))
-    if worst is None:
-        return False, [*lines, "no numbers of both are at hand to compare"]
-    name, was, now, apart = worst
-    told = f"of its numbers {name} differs most: {was:.6g} then, {now:.6g} now, {apart:.2%} apart"
-    verdict = f"within {within:g}: as asked" if apart <= within else f"more than the {within:g} that was asked for"
-    return apart <= within, [*lines, told, verdict]
-
-
-def _first_step(one: Path, other: Path) -> list[str]:
-    files = [folder / "metrics.jsonl" for folder in (one, other)]
-    if not all(path.is_file() for path in files):
-        return []
-    found = first_difference(*map(read_rows, files))
-    return [f"first number that differs: at step {found[0]}, {found[1]}" if found else "all logged numbers are equal"]
-
-
-def _numbers(folder: Path) -> dict[str, float]:
-    """The results that an artifact carries: of a checkpoint its record, else the gates of its chain."""
-    results = read_json(folder / "checkpoint.json").get("results")
-    chain = read_json(folder / BESIDE[0])
-    node = (chain.get("nodes") or {}).get(chain.get("artifact")) or {}
-    gates = {str(gate.get("name")): gate.get("value") for gate in node.get("gates") or []}
-    found = flat(results) if isinstance(results, dict) else gates
-    return {k: float(v) for k, v in found.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-
-
-def _worst(one: Mapping[str, float], other: Mapping[str, float]) -> tuple[str, float, float, float] | None:
-    """The number that differs most: its name, both values, and their distance over the larger of both."""
-    apart = [
-        (name, was, other[name], abs(was - other[name]) / (max(abs(was), abs(other[name])) or 1.0))
-        for name, was in one.items()
-        if name in other
-    ]
-    return max(apart, key=lambda found: found[3], default=None)
-
-
 # ---- the command --------------------------------------------------------------------------------------------------
 
 
@@ -319,7 +266,7 @@ def reproduce(path: Path, out: Path | None, within: float) -> int:
         print(f"{made.stage}: bits may differ: {line}", flush=True)
     run(made, place)
     flags = path_flags(list(map(str, made.node["command"][2:])))
-    same, lines = compared(made, place / flags["out"], within)
+    same, lines = compared(made.folder, place / flags["out"], within)
     print("\n".join(f"{made.stage}: {line}" for line in lines), flush=True)
     return 0 if same else 1
 

@@ -15,7 +15,8 @@ from pipelines.chain import carry
 from pipelines.provenance import lineage
 from pipelines.stage import RUNS
 from pipelines.training import reproduce
-from pipelines.training.reproduce import asked, compared, main
+from pipelines.training.reproduce import asked, main
+from pipelines.training.reproduced import compared
 from tests.training.test_identical import commit, project, run
 
 
@@ -136,8 +137,8 @@ def test_noise_is_measured_and_only_the_asked_for_is_allowed(tmp_path: Path) -> 
     rows = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
     made = asked(results(tmp_path / "then", 2.0, rows))
     again = results(tmp_path / "now", 2.01, [rows[0], {"step": 2, "loss": 1.5}])
-    same, lines = compared(made, again, 0.01)
+    same, lines = compared(made.folder, again, 0.01)
     assert same and "at step 2, loss: 1.0 → 1.5" in " ".join(lines) and "0.50% apart" in " ".join(lines)
-    assert not compared(made, again, 0.004)[0] and not compared(made, again, 0.0)[0]
-    assert compared(made, results(tmp_path / "same", 2.0, rows), 0.0) == (True, [
+    assert not compared(made.folder, again, 0.004)[0] and not compared(made.folder, again, 0.0)[0]
+    assert compared(made.folder, results(tmp_path / "same", 2.0, rows), 0.0) == (True, [
         f"the same, bit by bit: content {made.lineage.artifact[:12]}, 2 files"])  # fmt: skip
