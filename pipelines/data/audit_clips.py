@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.data import audit_near
@@ -88,7 +87,7 @@ def _sources(folder: Path, shown: str) -> Iterator[Item]:
     if table is None:
         return
     told = columns_of(folder, ("metadata",))
-    count = len(pc.unique(table["source"]))
+    count = len(table["source"].unique())
     licences = Counter(map(_licence, told["metadata"].to_pylist())) if told is not None else Counter({None: len(table)})
     unknown = licences.pop(None, 0)
     named = ", ".join(f"{name} ({number})" for name, number in licences.most_common(MOST_NAMED))
