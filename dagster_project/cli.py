@@ -13,7 +13,7 @@ from dagster_dvc.command import exit_status
 from dagster_dvc.project import DvcProject, ProjectError
 from dagster_dvc.runner import Options, Runner, Summary, needed
 from dagster_project import ablate as ablate_command
-from dagster_project import accepting, checking, footage, home, tables, tools
+from dagster_project import accepting, checking, comparing, footage, home, tables, tools
 from dagster_project.printing import Printer
 
 if TYPE_CHECKING:
@@ -109,8 +109,6 @@ def _parser() -> argparse.ArgumentParser:
     lineage = add("lineage", show_lineage, tools.TOLD["lineage"][1])
     lineage.add_argument("what", help="a path, a stage, or the first characters of a content hash that DVC knows")
     lineage.add_argument("rest", nargs=argparse.REMAINDER, help="of a path or stage: --all, --json, --svg FILE")
-    for name in ("diff", "audit"):  # for --help; `main` hands them on, as they need no project
-        commands.add_parser(name, help=tools.TOLD[name][1], add_help=False)
     demo = add("demo", run_demo, "Check everything, then run the whole graph.")
     demo.add_argument("--jobs", type=int, default=home.jobs(), metavar="N", help="stages at once (REEL_JOBS, else 2)")
     ablate_command.add_words(
@@ -119,8 +117,10 @@ def _parser() -> argparse.ArgumentParser:
     accepting.add_words(
         add("accept", accepting.accept, "Keep a training's result after a refactoring that ten steps show to be one.")
     )
-    for name, (_, text) in tools.TOOLS.items():  # for --help; `main` hands them on before words are parsed
-        commands.add_parser(name, help=text, add_help=False)
+    comparing.add_words(add("compare", comparing.compare, comparing.TEXT))
+    for name, (_, text) in (tools.TOLD | tools.TOOLS).items():  # for --help; `main` hands them on before
+        if name != "lineage":
+            commands.add_parser(name, help=text, add_help=False)
     return parser
 
 

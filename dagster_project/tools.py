@@ -20,7 +20,6 @@ TOOLS = {
     "export": ("pipelines.generation.export", "A trained flow as a pipeline folder of diffusers."),
     "import-fluxflow": ("pipelines.fluxflow", "A FluxFlow configuration as a profile of params.yaml."),
     "probe": ("pipelines.latents.denoiser_probe", "How hard the latents of autoencoders are to denoise."),
-    "compare": ("pipelines.representation.compare", "Classes and encoders of two revisions or folders."),
 }
 """`reel NAME …` is `python -m MODULE …`: the module parses its own words, with ``prog="reel NAME"``."""
 
@@ -41,6 +40,10 @@ TOLD = {
         "pipelines.data.audit",
         "Whether all in a folder is what it records, and no held-out clip is trained on.",
     ),
+    "reproduce": (
+        "pipelines.training.reproduce",
+        "Make an artifact again in a folder of its own, and compare the bits.",
+    ),
 }
 """Commands about what artifacts carry, which need no project around them; paths are relative to the current folder."""
 
@@ -49,7 +52,7 @@ def told_of_paths(words: Sequence[str]) -> bool:
     """Whether a command is of :data:`TOLD` and names paths that are there; a stage is looked up in the project."""
     named = [word for word in words[1:] if not word.startswith("-")]
     is_help = bool({"-h", "--help"} & set(words))
-    return words[:1] in (["diff"], ["audit"]) or (
+    return words[:1] in (["diff"], ["audit"], ["reproduce"]) or (
         words[:1] == ["lineage"] and (is_help or any(Path(word).exists() for word in named))
     )
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipelines import chain, origin
 from pipelines.data import action_plans
 from pipelines.data.actions import ActionError
 from pipelines.data.contract import ActionFacts
@@ -156,6 +157,10 @@ def run(given: argparse.Namespace) -> None:
     held, out = planned(given, player.facts, player.frame_rate), Path(str(given.out))
     rate = write(player, held, out, given.seed)
     keys, log = check_out(out)
+    told = {"stage": "reel play", "path": out.name, "params": {"image": given.image.name, "seed": given.seed}}
+    read = {"checkpoint": given.checkpoint, "autoencoder": given.autoencoder, "actions": log}
+    for clip in (out, keys):
+        chain.embed(clip, told, read, {name: origin.inside(one) for name, one in read.items()})
     print(f"{out}: {len(held)} frames, made and written at {rate:.1f} a second; with keys: {keys}; actions: {log}")
 
 
