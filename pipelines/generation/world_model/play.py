@@ -79,13 +79,15 @@ def planned(given: argparse.Namespace, facts: ActionFacts, frame_rate: float) ->
         return action_plans.forward(facts, frames)
     if given.actions == "random":
         return action_plans.drawn(facts, frames, given.seed)
-    if given.actions.endswith(".csv"):
+    if given.actions.lower().endswith(".csv"):
         held = action_plans.read_log(Path(given.actions), facts, frame_rate)
         if given.num_frames and given.num_frames > len(held):
             raise ActionError(f"{given.actions}: {len(held)} frames, --num-frames {given.num_frames} asks for more.")
         if given.num_frames and given.num_frames < len(held):
             print(f"{given.actions}: {len(held)} frames, the first {given.num_frames} are used")
         return held[: given.num_frames]
+    if Path(given.actions).is_file():
+        raise ActionError(f"--actions {given.actions}: a file, but a log is a csv whose name ends in .csv.")
     rows = action_plans.trajectory(given.actions, facts)
     held = np.concatenate([rows[:1], rows])[:frames]
     if len(held) < frames:
