@@ -152,3 +152,24 @@ class Filling(Params):
         if (self.mode == "transport") != (self.transport is not None):
             raise ValueError("mode: transport needs a block transport, the other modes have none (transport: null)")
         return self
+
+
+class InverseDistance(Params):
+    """Missing patches are means of the given ones, weighted by distance^-power."""
+
+    mode: Literal["inverse_distance"]
+    power: Positive
+
+
+class Harmonic(Params):
+    """The harmonic fill of the patches' graph, whose edges are weak where the picture changes (``edge_width``)."""
+
+    mode: Literal["harmonic"]
+    diagonal: bool
+    edge_width: Positive
+    reach: Positive
+    regulariser: NonNegative
+
+
+PatchFilling = Annotated[InverseDistance | Harmonic, Field(discriminator="mode")]
+"""What stands in the missing patches of a picture before a refiner sees it."""

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipelines.flow.filling import over_frames
+from pipelines.flow.filling import over_elements
 from pipelines.models.denoiser import VideoDenoiser
 
 WEIGHTS = "refiner.safetensors"
@@ -63,7 +63,8 @@ class Refiner(nn.Module):
         """The residual [B, C, T, H, W] of ``x``, filled-in latents with noise in their missing frames.
 
         Args:
-            told: [B, T] in [0, 1], 0 where a frame is given for certain, the share of the sparsest level where missing.
+            told: [B, T] or [B, T, H, W] in [0, 1], 0 where a frame (or place) is given for certain, the share of the
+                sparsest level where it is missing.
             prompt_embeds, prompt_mask: [B, L, D] and bool [B, L].
             pseudo_class: int [B], negative where unknown; None where none is known.
             alpha: guidance strength [B], from 1; None: 1.
@@ -121,10 +122,11 @@ def refined(
     conditions: Mapping[str, Tensor],
     kept: Tensor | None,
 ) -> Tensor:
-    """Refined latents [B, C, T, H, W] in one evaluation: filled + residual, ``kept`` frames [B, T] as they were.
+    """Refined latents [B, C, T, H, W] in one evaluation: filled + residual, ``kept`` as it was.
 
-    The network sees ``noise`` (already scaled) in the missing frames only: what is given is never touched.
+    The network sees ``noise`` (already scaled) where something is missing only: what is given is never touched. Masks
+    are of frames [B, T] or of places [B, T, H, W].
     """
-    missing = over_frames((~mask).to(filled))
+    missing = over_elements((~mask).to(filled))
     made = filled + refiner(filled + noise * missing, told, **conditions)
-    return made if kept is None else torch.where(over_frames(kept), filled, made)
+    return made if kept is None else torch.where(over_elements(kept), filled, made)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.flow.filling import fill, level_share
+from pipelines.flow.filling import alike, fill, level_share
 from pipelines.flow.params import Filling, Guidance
 from pipelines.flow.sampling import seeded_noise
 from pipelines.models.denoiser import averaged
@@ -111,24 +111,28 @@ class RefinerGenerator(Generator):
         filled = self.starting_clips(conditions).to(self.device)
         mask = conditions["keyframe_mask"].to(self.device)
         noise = self.noise_std * seeded_noise(seeds, filled.shape[1:]).to(filled)
-        told = self._told(conditions, len(filled))
+        told = told_of(conditions, len(filled), self.alpha, self.refiner, self.device)
         sure = mask.to(filled)
         if conditions.get("keyframe_confidence") is not None:
             sure = sure * conditions["keyframe_confidence"].to(filled)
-        unsure, kept = level_share(mask, self.levels)[:, None] * (1.0 - sure), sure >= 1.0 if self.clamp else None
+        unsure = alike(level_share(mask, self.levels), mask) * (1.0 - sure)
+        kept = sure >= 1.0 if self.clamp else None
         for left in range(self.steps, 0, -1):  # as sparse as what is left to do
             share = left / self.steps
             filled = refined(self.refiner, filled, unsure * share, mask, noise * share, told, kept)
         return filled
 
-    def _told(self, conditions: Mapping[str, Any], count: int) -> dict[str, Tensor]:
-        """Prompt, class and strength as the network takes them."""
-        if "prompt_embeds" in conditions:
-            told = {name: conditions[name] for name in ("prompt_embeds", "prompt_mask")}
-        else:
-            empty = conditions["empty_prompt"].expand(count, -1, -1)
-            told = {"prompt_embeds": empty, "prompt_mask": torch.ones(empty.shape[:2], dtype=torch.bool)}
-        if conditions.get("pseudo_class") is not None and self.num_classes is not None:
-            told["pseudo_class"] = conditions["pseudo_class"]
-        told["alpha"] = torch.full((count,), self.alpha)
-        return {name: value.to(self.device) for name, value in told.items()}
+
+def told_of(
+    conditions: Mapping[str, Any], count: int, alpha: float, refiner: Refiner, device: torch.device
+) -> dict[str, Tensor]:
+    """Prompt, class and strength as a refiner takes them."""
+    if "prompt_embeds" in conditions:
+        told = {name: conditions[name] for name in ("prompt_embeds", "prompt_mask")}
+    else:
+        empty = conditions["empty_prompt"].expand(count, -1, -1)
+        told = {"prompt_embeds": empty, "prompt_mask": torch.ones(empty.shape[:2], dtype=torch.bool)}
+    if conditions.get("pseudo_class") is not None and refiner.num_classes is not None:
+        told["pseudo_class"] = conditions["pseudo_class"]
+    told["alpha"] = torch.full((count,), alpha)
+    return {name: value.to(device) for name, value in told.items()}
