@@ -65,6 +65,23 @@ def read_description(folder: Path) -> dict[str, Any]:
     return content
 
 
+INSTEAD = {
+    "refiner": "`reel refine` and `reel generate --refine` take the checkpoint as it is",
+    "keypatch_refiner": "evaluation takes the checkpoint as it is",
+    "world_model": "`reel play` takes the checkpoint as it is",
+}
+
+
+def require_flow(folder: Path, kind: str) -> None:
+    """Check that a checkpoint is a flow, where nothing else will do.
+
+    Raises:
+        StageError: it is a generator of another kind.
+    """
+    if kind != "flow":
+        raise StageError(f"{folder}: a {kind}, and a pipeline folder holds a flow; {INSTEAD[kind]}.")
+
+
 @dataclass(frozen=True)
 class Generator(ABC):
     """A checkpoint that samples: what all kinds share.

@@ -140,7 +140,7 @@ def test_what_does_not_fit_is_told_before_anything_is_built(tmp_path: Path) -> N
         group = {"clips": 20, "positives": 1, "unconditional": 2, "balance": 0.0}
         world.train(refining(drift={"group": group}, training={"batch_size": 20, "micro_batch": 20}))
     features = refining().drift.features.model_dump(mode="json")  # type: ignore[union-attr]
-    with pytest.raises(StageError, match=r"names the layer 'block7'; this latent MAE has block0, block1"):
+    with pytest.raises(StageError, match=r"names the layer 'block7'; this encoder has block0, block1"):
         world.train(refining(drift={"features": {**features, "maps": {**features["maps"], "layers": ["block7"]}}}))
     world.encoder = write_encoder(tmp_path / "narrow", world.latents, channels=2)
     with pytest.raises(StageError, match="an encoder of 2 channels, but these latents have 4"):
