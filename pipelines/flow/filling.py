@@ -20,13 +20,16 @@ from pipelines.flow.warp import Matching, transported
 def fill(latents: Tensor, mask: Tensor, how: Filling) -> Tensor:
     """The clip with its missing frames filled in; what stood at them is not looked at, what is given stays.
 
+    ``learned`` begins here as straight lines; what a refiner has learned it adds itself.
+
     Raises:
         StageError: a clip has no keyframe.
     """
     clip = latents.transpose(1, 2)
     with torch.autocast(latents.device.type, enabled=False):
         if how.transport is None:
-            return interpolate(clip, mask, how.mode).transpose(1, 2)
+            mode = "linear" if how.mode == "learned" else how.mode
+            return interpolate(clip, mask, mode).transpose(1, 2)
         return transported(clip, mask, Matching(**how.transport.model_dump())).transpose(1, 2)
 
 

@@ -49,7 +49,7 @@ class RefinerGenerator(Generator):
             needs=tuple(content["needs"]),
             takes=tuple(content["takes"]),
             refiner=refiner,
-            filling=Filling.model_validate(content["filling"]),
+            filling=Filling.model_validate({"learned": None, **content["filling"]}),
             levels=tuple(content["levels"]),
             clamp=content["clamp"],
             **content["sampling"],
@@ -80,11 +80,11 @@ class RefinerGenerator(Generator):
         """The same refiner told a strength of 1."""
         return replace(self, alpha=1.0)
 
-    def starting_clips(self, conditions: Mapping[str, Any]) -> Tensor:
-        """The interpolation of given keyframes alone, [B, C, T, H, W].
+    def _require(self, conditions: Mapping[str, Any]) -> None:
+        """Check that keyframes and their mask are there and fit.
 
         Raises:
-            ValueError: keyframes or their mask are missing or do not fit. StageError: a clip has no keyframe.
+            ValueError: they do not.
         """
         absent = [name for name in ("keyframes", "keyframe_mask") if conditions.get(name) is None]
         if absent:
@@ -95,7 +95,20 @@ class RefinerGenerator(Generator):
                 f"{self.folder}: keyframes {list(clip.shape)} with a mask {list(mask.shape)}; wanted are "
                 f"[B, {self.shape[0]}, T, H, W] and [B, T]."
             )
-        return fill(clip, mask, self.filling)
+
+    @torch.no_grad()
+    def starting_clips(self, conditions: Mapping[str, Any]) -> Tensor:
+        """The interpolation of given keyframes alone, [B, C, T, H, W]; a learned one with what was learned.
+
+        Raises:
+            ValueError: keyframes or their mask are missing or do not fit. StageError: a clip has no keyframe.
+        """
+        self._require(conditions)
+        clip, mask = conditions["keyframes"], conditions["keyframe_mask"]
+        filled = fill(clip, mask, self.filling)
+        if self.refiner.filling is not None:
+            filled = filled + self.refiner.filling(filled.to(self.device), mask.to(self.device)).to(filled)
+        return filled
 
     @torch.no_grad()
     def sample(
@@ -108,7 +121,8 @@ class RefinerGenerator(Generator):
         Raises:
             ValueError: keyframes are missing or do not fit, or a prompt is too long.
         """
-        filled = self.starting_clips(conditions).to(self.device)
+        self._require(conditions)
+        filled = fill(conditions["keyframes"], conditions["keyframe_mask"], self.filling).to(self.device)
         mask = conditions["keyframe_mask"].to(self.device)
         noise = self.noise_std * seeded_noise(seeds, filled.shape[1:]).to(filled)
         told = told_of(conditions, len(filled), self.alpha, self.refiner, self.device)

@@ -214,6 +214,12 @@ class DriftingRefinerParams(Params):
     gates: RefinerGates
     training: Training
 
+    @model_validator(mode="after")
+    def _a_learned_filling_is_applied_once(self) -> DriftingRefinerParams:
+        if self.filling.learned is not None and self.regression.target == "adj":
+            raise ValueError("filling.mode: learned goes with regression.target: clean; adj fills in level by level")
+        return self
+
 
 class Keypatches(Params):
     """Patches of a picture that are given at each level: K_0 = all of them … K_levels = ``least``."""

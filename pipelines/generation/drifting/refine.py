@@ -40,7 +40,10 @@ def new_refiner(params: DriftingRefinerParams | KeypatchRefinerParams, data: Lat
     """The refiner of the params for these latents: residual 0."""
     block = params.refiner
     longer = block.model_copy(update={"text_length": block.text_length + 1})
-    return Refiner(new_denoiser(longer, data, num_classes), gated=not isinstance(block, DenoiserParams))
+    kernel = None
+    if isinstance(params, DriftingRefinerParams) and params.filling.learned is not None:
+        kernel = params.filling.learned.kernel
+    return Refiner(new_denoiser(longer, data, num_classes), not isinstance(block, DenoiserParams), kernel)
 
 
 def load_encoder(folder: Path, channels: int, random: int | None) -> LatentMae:

@@ -130,6 +130,22 @@ def test_regression_alone_is_a_refiner_too(tmp_path: Path, target: str) -> None:
     assert not any(name.startswith("drift/") for name in world.numbers())
 
 
+def test_a_learned_filling_is_trained_with_the_refiner_and_starts_its_clips(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    learned = {"mode": "learned", "transport": None, "learned": {"kernel": 3}}
+    generator = Generator.load(world.train(refining(4, filling=learned)))
+    assert isinstance(generator, RefinerGenerator) and generator.refiner.filling is not None
+    weight = generator.refiner.filling.weight
+    assert not torch.equal(weight, torch.tensor([[0.0, 1.0, 0.0]] * CHANNELS)), "it did not learn"
+    start = generator.starting_clips(told())
+    ends = told()["keyframes"][:, :, [0, 2]]
+    assert torch.equal(start[:, :, [0, 2]], ends) and not torch.allclose(start[:, :, 1], ends.mean(2))
+    values = refining(filling=learned).model_dump(mode="json")
+    values["regression"]["target"] = "adj"
+    with pytest.raises(ValueError, match=r"learned goes with regression\.target: clean"):
+        DriftingRefinerParams.model_validate(values)
+
+
 def test_what_does_not_fit_is_told_before_anything_is_built(tmp_path: Path) -> None:
     world = World(tmp_path)
     with pytest.raises(StageError, match=r"keyframes: 3 levels from 2 of 3 .*levels from 1 to 1 would do"):
