@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pipelines.data.catalog import TRAIN
+from pipelines.data.contract import require_autoencoder
 from pipelines.flow import keyframes, patches
 from pipelines.flow.filling import alike, level_share
 from pipelines.generation.classes import gate, read_classes
@@ -185,6 +186,8 @@ def train(
         inputs["encoder"] = Path(params.encoder.folder)
     if params.encoder.kind == "latent_mae":
         require_latents_of(latent_mae, latents)
+    if params.encoder.kind == "own_encoder":
+        require_autoencoder(data.manifest, autoencoder)
     features = load_features(params, latent_mae, autoencoder, data.shape[0]) if params.drift else None
     run = Run.open(params, inputs, out=out, metrics=metrics, plots=plots)
     refiner = new_refiner(params, data, num_classes)

@@ -167,6 +167,10 @@ class Drifting(Params):
             raise ValueError(
                 "a problem per clip with 1 sample and no unconditional clip has no field: 2 samples or more"
             )
+        if self.problems.pseudo_class and self.samples * self.group.clips + self.group.unconditional < 2:
+            raise ValueError(
+                "a problem per class of 1 clip with 1 sample and no unconditional clip has no field: 2 samples or more"
+            )
         return self
 
 

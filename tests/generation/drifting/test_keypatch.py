@@ -19,7 +19,7 @@ from pipelines.generation.drifting.params import KeypatchRefinerParams
 from pipelines.generation.drifting.still import Pictures, cut_up
 from pipelines.models.stacked_autoencoder import StackedAutoencoder
 from pipelines.params import ParamsError
-from pipelines.stage import StageError
+from pipelines.stage import StageError, digest
 from pipelines.training import checkpoint
 from pipelines.training.generator import Generator
 from pipelines.training.picture_refining import KeypatchGenerator
@@ -49,7 +49,7 @@ class World:
     def __init__(self, folder: Path, count: int = 16) -> None:
         self.folder = folder
         self.autoencoder = write_autoencoder(folder / "checkpoints/autoencoder")
-        self.latents = write_latents(folder / "latents", count)
+        self.latents = write_latents(folder / "latents", count, digest(self.autoencoder))
         self.clips = write_clips(folder / "clips", count)
         self.classes = write_classes(folder / "classes", self.latents, count)
         self.gates = write_gates(folder / "diagnostics")
@@ -66,9 +66,9 @@ class World:
         return json.loads((self.folder / f"metrics/{name}.json").read_text())
 
 
-def write_autoencoder(folder: Path) -> Path:
+def write_autoencoder(folder: Path, width: int = 8) -> Path:
     torch.manual_seed(0)
-    StackedAutoencoder(frames=4, patch=4, width=8, latent_channels=CHANNELS, blocks=1).save_pretrained(folder)
+    StackedAutoencoder(frames=4, patch=4, width=width, latent_channels=CHANNELS, blocks=1).save_pretrained(folder)
     record = {"stage": "autoencoder", "step": 1, "run_id": "", "inputs": {}, "parent": None, "results": {}}
     checkpoint.write_record(folder, record)
     return folder
@@ -275,8 +275,12 @@ def test_what_does_not_fit_is_told_before_anything_is_built(tmp_path: Path) -> N
         keypatching(encoder={"kind": "own_encoder"})
     with pytest.raises(ParamsError, match="micro_batch 3 would cut a unit of 2 samples"):
         world.train(keypatching(training={"batch_size": 6, "micro_batch": 3}))
-    rows = json.loads((world.folder / "latents/manifest.json").read_text())
-    assert rows["num_samples"] == 16
+    own, world.autoencoder = world.autoencoder, write_autoencoder(tmp_path / "other", width=16)
+    with pytest.raises(StageError, match=r"other.* is [0-9a-f]{12}"):
+        world.train(keypatching(drift={"features": of_pixels(["layer1"])}, **PIXELS))
+    world.autoencoder, world.encoder = own, write_encoder(tmp_path / "mae", write_latents(tmp_path / "elsewhere", 8))
+    with pytest.raises(StageError, match=r"trained on latents [0-9a-f]{12}, but .*run latent_mae again"):
+        world.train(keypatching())
     world.clips = write_clips(tmp_path / "fewer", 8)
     with pytest.raises(StageError, match=r"fewer: 8 clips of .* are not there, first clip-008"):
         world.train(keypatching(drift={"features": of_pixels(["layer1"])}, **PIXELS))

@@ -155,6 +155,11 @@ def test_what_does_not_fit_is_told_before_anything_is_built(tmp_path: Path) -> N
     with pytest.raises(StageError, match=r"do not fill a problem of 20 clips of a class.*lower drift\.group"):
         group = {"clips": 20, "positives": 1, "unconditional": 2, "balance": 0.0}
         world.train(refining(drift={"group": group}, training={"batch_size": 20, "micro_batch": 20}))
+    for problems, needs in (("clip", "per clip with 1 sample"), ("pseudo_class", "per class of 1 clip with 1 sample")):
+        alone = {"problems": {"clip": 0.0, "pseudo_class": 0.0, "pooled": 0.0, problems: 1.0}, "samples": 1}
+        none = {"clips": 1, "positives": 1, "unconditional": 0, "balance": 0.0}
+        with pytest.raises(ValueError, match=needs):
+            refining(drift={**alone, "group": none, "guidance": None})
     features = refining().drift.features.model_dump(mode="json")  # type: ignore[union-attr]
     with pytest.raises(StageError, match=r"names the layer 'block7'; this encoder has block0, block1"):
         world.train(refining(drift={"features": {**features, "maps": {**features["maps"], "layers": ["block7"]}}}))
