@@ -45,7 +45,7 @@ class Refiner(nn.Module):
     """(filled, told, prompt, class, alpha) -> residual; zero before training.
 
     Args:
-        denoiser: whose ``text_length`` is one more than that of prompts. Of a new one the last layer is zero; before
+        denoiser: whose ``prompt_length`` is one more than that of prompts. Of a new one the last layer is zero; before
             what a pretrained one says stands a ``gate`` per channel that begins at zero.
         filling: frames of a learned filling's kernel; None: filling is not learned.
     """
@@ -71,7 +71,7 @@ class Refiner(nn.Module):
     @property
     def text_length(self) -> int:
         """Tokens of the longest prompt."""
-        return self.denoiser.text_length - 1
+        return self.denoiser.prompt_length - 1
 
     def forward(
         self,

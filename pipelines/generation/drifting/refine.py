@@ -39,7 +39,7 @@ from pipelines.training.run import Run
 def new_refiner(params: DriftingRefinerParams | KeypatchRefinerParams, data: Latents, num_classes: int) -> Refiner:
     """The refiner of the params for these latents: residual 0."""
     block = params.refiner
-    longer = block.model_copy(update={"text_length": block.text_length + 1})
+    longer = block.model_copy(update={"text_length": block.text_length + 1})  # the strength of guidance
     kernel = None
     if isinstance(params, DriftingRefinerParams) and params.filling.learned is not None:
         kernel = params.filling.learned.kernel
