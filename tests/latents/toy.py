@@ -44,27 +44,27 @@ def frames(number: int, side: int = SIDE) -> np.ndarray:
 
 
 @cache
-def mp4_bytes(number: int) -> bytes:
+def mp4_bytes(number: int, side: int = SIDE) -> bytes:
     """The clip as a file, the same bytes whenever it is asked for."""
     with tempfile.TemporaryDirectory() as folder:
-        write_mp4(Path(folder) / "clip.mp4", frames(number), 8.0)
+        write_mp4(Path(folder) / "clip.mp4", frames(number, side), 8.0)
         return (Path(folder) / "clip.mp4").read_bytes()
 
 
-def write_clips(folder: Path, numbers: range | list[int] = range(8), **changes: Any) -> Path:
+def write_clips(folder: Path, numbers: range | list[int] = range(8), side: int = SIDE, **changes: Any) -> Path:
     """Clips as raw_video leaves them: every fourth held out; columns of ``changes`` are set for all."""
     (folder / "clips").mkdir(parents=True)
     rows = []
     for number in numbers:
-        (folder / f"clips/clip-{number}.mp4").write_bytes(mp4_bytes(number))
+        (folder / f"clips/clip-{number}.mp4").write_bytes(mp4_bytes(number, side))
         row = {
             "key": f"clip-{number}",
             "file": f"clips/clip-{number}.mp4",
             "caption": f"a {('red', 'green')[number % 2]} square moves right",
             "split": "validation" if number % 4 == 3 else "train",
             "num_frames": NUM_FRAMES,
-            "height": SIDE,
-            "width": SIDE,
+            "height": side,
+            "width": side,
             "frame_rate": 8.0,
             "source": "drawn",
             "start_seconds": 0.0,
