@@ -90,7 +90,7 @@ def posterior(network: Any, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def decode(network: Any, codes: Tensor, num_frames: int) -> Tensor:
-    """Pixels of codes, in the layout of :func:`encode`, with what the decoder asks for besides.
+    """Pixels of codes, in the layout of :func:`posterior`, with what the decoder asks for besides.
 
     ``num_frames``: per clip, for decoders of pictures that look at their neighbours. The step of a decoder that
     removes noise is 0, as in its pipeline; noise that a decoder injects is the same on every call.
