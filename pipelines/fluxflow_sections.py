@@ -50,15 +50,7 @@ class Import:
         top = self.config.top
         side = int(top.get("img_size", 1024))
         clip = {"num_frames": 1, "height": side, "width": side}
-        if top.get("use_webdataset"):
-            for key in ("webdataset_url", "webdataset_image_key", "webdataset_caption_key", "webdataset_label_key"):
-                if key in top:
-                    self.left_out[key] = "name the tars and their members in raw_video.source.webdataset by `reel use`"
-            return {"clip": clip}
-        folder = {
-            "path": str(top["data_path"]),
-            "media": "images",
-            "captions": top.get("captions_file"),
+        shared = {
             "prompt_prefix": top.get("fixed_prompt_prefix"),
             "cutting": {"stride": 1.0, "shots": None, "buckets": None, "hold": None},
             "quality": {"motion": None, "sharpness": None, "duplicate": None, "caption": {"min_words": 1}},
@@ -72,7 +64,19 @@ class Import:
                 "max_decode_seconds": 3600.0,
             },
         }
-        return {"clip": clip, "source": Whole(folder=folder)}
+        if top.get("use_webdataset"):
+            if not top.get("webdataset_url"):
+                raise ParamsError("webdataset_url: use_webdataset reads tars, and no address of them is given.")
+            tars = {
+                "urls": [str(top["webdataset_url"])],
+                "max_samples": None,
+                "media": str(top.get("webdataset_image_key", "png")),
+                "captions": str(top.get("webdataset_label_key", "json")),
+                "caption": str(top.get("webdataset_caption_key", "prompt")),
+            }
+            return {"clip": clip, "source": Whole(webdataset=tars | shared)}
+        folder = {"path": str(top["data_path"]), "media": "images", "captions": top.get("captions_file")}
+        return {"clip": clip, "source": Whole(folder=folder | shared)}
 
     # ---- steps ----
 

@@ -134,8 +134,8 @@ def score(
 ) -> None:
     """Sample every generator in ``checkpoints``, decode, judge, and write ``out``, metrics and pictures.
 
-    ``checkpoints`` also holds the autoencoder that made the latents, and ``latent_mae``. ``out`` gets samples.parquet, comparisons.json and
-    clips/*.mp4.
+    ``checkpoints`` also holds the latents' autoencoder and ``latent_mae``. ``out`` gets samples.parquet,
+    comparisons.json and clips/*.mp4.
 
     Raises:
         StageError: an artifact is not what its record says, or a feature named in params does not exist.

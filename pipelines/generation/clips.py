@@ -209,7 +209,7 @@ class ClipMaker:
                 yield from sampled
 
     def frames(self, latents: Tensor) -> Iterator[np.ndarray]:
-        """A clip of latents [C, T', H', W'] in pieces uint8 [t, H, W, 3], of a memory that its length does not change."""
+        """A clip of latents [C, T', H', W'] in pieces uint8 [t, H, W, 3]; memory does not grow with it."""
         for piece in decoded_in_pieces(self.autoencoder, latents[None].to(self.device)):
             pixels = ((piece[0].float().clamp(-1, 1) + 1) * 127.5).round().byte()
             yield pixels.permute(1, 2, 3, 0).cpu().contiguous().numpy()

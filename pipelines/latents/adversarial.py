@@ -26,8 +26,9 @@ from pipelines.latents.params import AdversarialGates, AutoencoderAdversarialPar
 from pipelines.latents.quality import latent_statistics, normalise_again
 from pipelines.models.autoencoder import Autoencoder, Trainable, load_autoencoder
 from pipelines.models.discriminator import PatchDiscriminator
+from pipelines.models.halves import Half, modules_of
 from pipelines.models.perceptual import EncoderFeatures, Lpips
-from pipelines.models.stacked_autoencoder import Half, StackedAutoencoder
+from pipelines.models.stacked_autoencoder import StackedAutoencoder
 from pipelines.params import ParamsError
 from pipelines.training import checkpoint
 from pipelines.training.loop import train as run_training
@@ -60,7 +61,7 @@ def freeze(section: str, network: Trainable, parts: tuple[Half, ...]) -> None:
     if set(parts) == {"encoder", "decoder"}:
         raise ParamsError(f"{section}.freeze: nothing is left to train; one of encoder, decoder, or none: [].")
     for part in parts:
-        for module in network.modules_of(part):
+        for module in modules_of(network, part):
             module.requires_grad_(False)
 
 
@@ -143,6 +144,19 @@ def check(section: str, params: GoingOn, places: Places, network: Trainable, fro
         raise ParamsError(f"{section}.adversarial.balance: it balances gradients in the decoder, which is frozen.")
 
 
+def everywhere(
+    shown: Autoencoder, places: Places, run: Run, own: EncoderFeatures | None, distance: nn.Module | None
+) -> dict[str, Any]:
+    """What is measured on the held-out clips that are trained on, and under their names on the others."""
+    shown.eval()
+    sources = {"": places.clips, **places.also}
+    found = {
+        name: evaluate(shown, clips, clips.rows("validation"), run.device, own, distance)
+        for name, clips in sources.items()
+    }
+    return {**found.pop(""), **found}
+
+
 def go_on(
     run: Run,
     params: GoingOn,
@@ -176,12 +190,6 @@ def go_on(
     if distance is not None:
         distance.to(run.device)
 
-    def look(shown: Autoencoder) -> dict[str, Any]:
-        found = evaluate(shown.eval(), source, held_out, run.device, own, distance)
-        for name, clips in places.also.items():
-            found[name] = evaluate(shown, clips, clips.rows("validation"), run.device, own, distance)
-        return found
-
     def validate(step: int) -> dict[str, float]:
         with run.ema_weights("autoencoder"):
             shown = pictures.over_reconstructions(network, source, some, run.device)
@@ -190,14 +198,14 @@ def go_on(
             found = evaluate(network.eval(), source, some, run.device, own, distance)
             return {name: value for name, value in found.items() if isinstance(value, float)}
 
-    before = look(began)
+    before = everywhere(began, places, run, own, distance)
     run_training(objective, groups, run, validate)
     with run.ema_weights("autoencoder"):
         if not run.is_main:
             return
         if "encoder" not in frozen:
             normalise_again(network, *latent_statistics(network, source, rows[:MOST_STATISTICS_CLIPS], run.device))
-        after = look(network)
+        after = everywhere(network, places, run, own, distance)
         found = judge(before, after)
         adversarial_figures.draw(before, after, places.plots / "before_after.png")
         validation_clips.draw_steps(run.shown, places.plots / "validation.png")

@@ -10,6 +10,7 @@ from pipelines.latents.clips import Clips, FrameGroups
 from pipelines.latents.params import Augmentation, DiffusersAutoencoderParams, Network
 from pipelines.latents.windows import Windows
 from pipelines.models.autoencoder import Trainable, load_autoencoder
+from pipelines.models.halves import has_posterior
 from pipelines.models.pretrained_autoencoder import PretrainedVideoAutoencoder
 from pipelines.models.stacked_autoencoder import StackedAutoencoder
 from pipelines.models.trained_autoencoder import TrainedVideoAutoencoder
@@ -62,7 +63,7 @@ def require_posterior(section: str, network: Trainable, wanted: bool, name: str)
     Raises:
         ParamsError: they have none.
     """
-    if wanted and not network.has_posterior:
+    if wanted and not has_posterior(network):
         raise ParamsError(f"{section}.losses.kl: {name} has no posterior, so there is nothing to pull; set kl: null.")
 
 

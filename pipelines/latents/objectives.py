@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipelines.latents import gan, losses
 from pipelines.latents.loss_params import Adversarial, Losses, Term, WarmUp
 from pipelines.models.autoencoder import Trainable
+from pipelines.models.halves import last_layer
 from pipelines.params import ParamsError
 from pipelines.training.objective import Batch, LossOutput
 
@@ -76,7 +77,7 @@ class Autoencoding:
         perceptual: nn.Module | None = None,
     ) -> None:
         self.autoencoder, self.terms, self.adversarial = autoencoder, terms, adversarial
-        self.last_layer = autoencoder.last_layer
+        self.last_layer = last_layer(autoencoder)
         self.trained: tuple[str, ...] = ("autoencoder",) if discriminator is None else ("autoencoder", "discriminator")
         if discriminator is not None:
             self.discriminator = discriminator

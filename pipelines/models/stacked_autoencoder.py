@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -29,7 +29,6 @@ SPATIAL_STRIDE = 8
 GROUPS_AT_ONCE = 128
 """Frame groups per forward when encoding or decoding, so that memory does not grow with the clip."""
 Through = Callable[[Tensor], Tensor]
-Half = Literal["encoder", "decoder"]
 LOGVAR_RANGE = (-30.0, 20.0)
 """Of the posterior: beyond it exp() of float32 says nothing."""
 
@@ -183,20 +182,6 @@ class StackedAutoencoder(nn.Module):
         for correction in (self.encoder.out, self.decoder.out):
             correction.weight.zero_()
             correction.bias.zero_()  # type: ignore[union-attr]
-
-    @property
-    def has_posterior(self) -> bool:
-        """Whether codes have a variance."""
-        return self.config["posterior"]
-
-    @property
-    def last_layer(self) -> nn.Parameter:
-        """Weights of the decoder's last layer, where gradients of losses are compared."""
-        return self.get_parameter("decoder.out.weight")
-
-    def modules_of(self, part: Half) -> list[nn.Module]:
-        """The modules of one half."""
-        return [self.linear_in, self.encoder] if part == "encoder" else [self.linear_out, self.decoder]
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Make ``encode`` normalise by these, [C] each."""

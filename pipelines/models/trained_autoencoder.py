@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipelines import hub
 from pipelines.models import autoencoder_traits
 from pipelines.models.pretrained_autoencoder import PretrainedVideoAutoencoder
-from pipelines.models.stacked_autoencoder import Half, Through
+from pipelines.models.stacked_autoencoder import Through
 from pipelines.stage import StageError
 
 
@@ -57,17 +57,6 @@ class TrainedVideoAutoencoder(PretrainedVideoAutoencoder):
         except (OSError, ValueError, KeyError) as error:
             raise hub.unreadable("autoencoder", name, revision, subfolder, error) from None
         return cls(network)
-
-    @property
-    def last_layer(self) -> nn.Parameter:
-        """Weights of the decoder's last convolution, where gradients of losses are compared."""
-        weights = [one for one in self.network.decoder.parameters() if one.dim() >= 4]
-        return weights[-1]
-
-    def modules_of(self, part: Half) -> list[nn.Module]:
-        """The modules of one half."""
-        beside = {"encoder": "quant_conv", "decoder": "post_quant_conv"}[part]
-        return [one for one in (getattr(self.network, part), getattr(self.network, beside, None)) if one is not None]
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Make ``encode`` normalise by what the network's config, or its buffers, can say of these, [C] each.

@@ -11,6 +11,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from pipelines.data.catalog import read_catalog, write_catalog
 from pipelines.latents.adversarial import train as train_adversarial
 from pipelines.latents.autoencoder import train
 from pipelines.latents.clips import Clips
@@ -19,6 +20,7 @@ from pipelines.latents.params import AutoencoderAdversarialParams, AutoencoderPa
 from pipelines.latents.quality import latent_statistics
 from pipelines.latents.windows import Windows
 from pipelines.models.autoencoder import load_autoencoder
+from pipelines.models.halves import last_layer, modules_of
 from pipelines.models.pretrained_autoencoder import PretrainedVideoAutoencoder
 from pipelines.models.trained_autoencoder import TrainedVideoAutoencoder
 from pipelines.params import ParamsError
@@ -129,8 +131,6 @@ def test_the_game_goes_on_from_it_with_its_encoder_frozen(place: Path, tmp_path:
 
 
 def test_windows_begin_anywhere_and_pictures_train_beside_clips(tmp_path: Path) -> None:
-    from pipelines.data.catalog import read_catalog, write_catalog
-
     write_clips(tmp_path / "clips", range(12), length=9)
     write_clips(tmp_path / "pictures", range(12, 16), length=1)
     for file in (tmp_path / "pictures/clips").iterdir():
@@ -143,6 +143,26 @@ def test_windows_begin_anywhere_and_pictures_train_beside_clips(tmp_path: Path) 
     assert set(shapes) == {(5, 16, 16), (1, 16, 16)}
     starts = {int(start) for step in range(24) for row, start in windows.order.batch(step) if row < 12}
     assert starts == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("kind", ["ours", "AutoencoderKLWan"])
+def test_pictures_and_clips_of_two_sizes_train_one_autoencoder(place: Path, tmp_path: Path, kind: str) -> None:
+    forms = {"clips": (range(8), 16, 5), "wide": (range(8, 16), 24, 5), "pictures": (range(16, 24), 16, 1)}
+    rows = []
+    for name, (numbers, side, length) in forms.items():
+        write_clips(tmp_path / name, numbers, side=side, length=length)
+        rows += read_catalog(tmp_path / name).to_dict("records")
+        for file in (tmp_path / name / "clips").iterdir() if name != "clips" else ():
+            file.rename(tmp_path / "clips/clips" / file.name)
+    write_catalog(tmp_path / "clips", rows)
+    params = autoencoder_params(steps=6) if kind == "ours" else section(place, kind, 6)
+    train(params, tmp_path / "clips", tmp_path / "out", tmp_path / "m.json", tmp_path / "plots")
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    assert metrics["num_held_out"] == 6 and metrics["psnr_worst_clip"] <= metrics["psnr"]
+    clips = Clips(tmp_path / "clips")
+    network = load_autoencoder(tmp_path / "out")
+    shapes = {tuple(network.encode(video).shape[2:]) for _, video in clips.videos(clips.rows("validation"), 1)}
+    assert shapes == {(2, 2, 2), (2, 3, 3), (1, 2, 2)}
 
 
 @pytest.mark.parametrize(
@@ -174,6 +194,6 @@ def test_a_wrong_key_is_told_of_the_network_that_was_meant() -> None:
 def test_every_kind_has_two_halves_and_a_last_layer() -> None:
     for kind in FORMS:
         network = TrainedVideoAutoencoder(tiny(kind))
-        halves = [id(p) for part in ("encoder", "decoder") for m in network.modules_of(part) for p in m.parameters()]
+        halves = [id(p) for part in ("encoder", "decoder") for m in modules_of(network, part) for p in m.parameters()]
         assert len(halves) == len(set(halves)) == sum(1 for _ in network.parameters())
-        assert network.last_layer.shape[0] % 3 == 0
+        assert last_layer(network).shape[0] % 3 == 0
