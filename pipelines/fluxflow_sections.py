@@ -41,6 +41,7 @@ class Import:
         self.stages: list[str] = []
         self.left_out = dict(config.left_out)
         self.parent = "checkpoints/autoencoder"
+        self.flow: str | None = None
         if any(key in config.top for key in ("data_path", "use_webdataset")):
             self.sections["raw_video"] = self._source()
         for step in config.steps:
@@ -224,7 +225,9 @@ class Import:
                 "`reel generate` takes prompts; validation shows held-out"
             )
         self.left_out[f"{step['name']}: DDPM v-prediction"] = "trained as a rectified flow, in 20 steps of Euler"
-        self._stage(name, "rectified_flow", f"--latents data/latents --autoencoder {self.parent}")
+        going_on = "" if self.flow is None else f" --init {self.flow}"
+        self._stage(name, "rectified_flow", f"--latents data/latents --autoencoder {self.parent}{going_on}")
+        self.flow = f"checkpoints/{name}"
 
     def _stage(self, name: str, kind: str, places: str) -> None:
         self.kinds[name] = kind
