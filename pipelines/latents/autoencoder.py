@@ -130,7 +130,8 @@ def train(params: AutoencoderParams, clips: Path, out: Path, metrics: Path, plot
     training, rows = params.training, source.rows("train")
     linear = patch_pca_of(source, rows, strides, autoencoder.channels)
     if isinstance(autoencoder, StackedAutoencoder):
-        autoencoder.start_linear(linear.mean, linear.components, linear.deviations)
+        components = linear.spread() if params.losses.channel_prefix is None else linear.components  # strongest first
+        autoencoder.start_linear(linear.mean, components, linear.deviation)
     groups = batches(autoencoder, source, rows, training, params.augmentation)
     some = source.rows("validation")[:VALIDATION_CLIPS]
     objective = Autoencoding(autoencoder, params.losses, perceptual=lpips_of(run.name, params.losses.perceptual))
