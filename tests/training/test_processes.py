@@ -16,7 +16,7 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
 from pipelines.devices import NONE, Devices
-from pipelines.launch import command_line, free_port
+from pipelines.starting import command_line, free_port
 from pipelines.training.tracking import read_rows
 from tests.training.toy import params, train_toy
 
