@@ -41,13 +41,18 @@ def lost(error: BaseException) -> str | None:
     if not is_ours or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return None
     first = next((line.strip() for line in said.splitlines() if line.strip()), type(error).__name__)
+    here = f"process {os.environ.get('RANK', '0')} of {os.environ['WORLD_SIZE']} on {host()}"
     line = (
-        f"process {os.environ.get('RANK', '0')} of {os.environ['WORLD_SIZE']} on {socket.gethostname()} has lost the "
-        f"others ({first[-160:]}); it waits at most {patience().total_seconds():g} s for one ({SECONDS}). What was "
-        "saved is kept: the same command goes on from there."
+        f"{here} has lost the others ({first[-160:]}); it waits at most {patience().total_seconds():g} s for one "
+        f"({SECONDS}). What was saved is kept: the same command goes on from there."
     )
     _told[:] = [line]
     return line
+
+
+def host() -> str:
+    """This machine's name, as the cluster knows it where it is a node of one."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def told_of() -> str:
