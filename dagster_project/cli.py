@@ -13,7 +13,7 @@ from dagster_dvc.command import exit_status
 from dagster_dvc.project import DvcProject, ProjectError
 from dagster_dvc.runner import Options, Runner, Summary, needed
 from dagster_project import ablate as ablate_command
-from dagster_project import accepting, checking, footage, home, tables, tools
+from dagster_project import accepting, checking, footage, home, promoting, tables, tools
 from dagster_project.printing import Printer
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     accepting.add_words(
         add("accept", accepting.accept, "Keep a training's result after a refactoring that ten steps show to be one.")
     )
+    promoting.add_words(add("promote", promoting.promote, "Which checkpoint is in use: moved only to one not worse."))
     for name, (_, text) in tools.TOOLS.items():  # for --help; `main` hands them on before words are parsed
         commands.add_parser(name, help=text, add_help=False)
     return parser

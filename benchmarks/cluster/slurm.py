@@ -1,7 +1,7 @@
 """A Slurm of one controller and two nodes on this machine, in a temporary folder, and with its own keys and ports.
 
-As root each node is a host of its own on a small network (a network namespace), so that it can be cut off. Slurm comes from
-where it is installed, else from the distribution's packages, unpacked into the folder: nothing is installed.
+As root each node is a host of its own on a small network (a network namespace), so that it can be cut off. Slurm comes
+from where it is installed, else from the distribution's packages, unpacked into the folder: nothing is installed.
 """
 
 import contextlib

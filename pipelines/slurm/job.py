@@ -1,7 +1,7 @@
 """What runs in a job's batch step: starts the ranks, hears Slurm's warnings, puts the job back into the queue.
 
-``python -m pipelines.slurm.job <most restarts> <module> <function> …``. Slurm warns in four ways. USR1, before the time is
-over; SIGTERM to the ranks alone, when a job of higher priority takes the nodes and leaves some time; SIGTERM to
+``python -m pipelines.slurm.job <most restarts> <warning seconds> <module> <function> …``. Slurm warns in four ways. USR1,
+before the time is over; SIGTERM to the ranks alone, when a job of higher priority takes the nodes and leaves some time; SIGTERM to
 everything, of scancel; and our own launcher's USR2. After the first two the ranks save and the job goes back into the
 queue: a job that merely ended early would count as finished.
 """
@@ -9,6 +9,7 @@ queue: a job that merely ended early would count as finished.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from pipelines.slurm import queue
@@ -32,8 +34,8 @@ LEAVE_SECONDS = 30.0
 class Batch:
     """One start of a job. ``heard`` are the signals that came, in order."""
 
-    def __init__(self, words: Sequence[str], most_restarts: int) -> None:
-        self.words, self.most_restarts = words, most_restarts
+    def __init__(self, words: Sequence[str], most_restarts: int, warning_seconds: float) -> None:
+        self.words, self.most_restarts, self.warning_seconds = words, most_restarts, warning_seconds
         self.number = os.environ["SLURM_JOB_ID"]
         self.restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         self.folder = Path(os.environ["REEL_JOB_FOLDER"])
@@ -58,8 +60,10 @@ class Batch:
             note.unlink(missing_ok=True)
         command = [sys.executable, "-P", "-m", "pipelines.slurm.rank", *self.words]
         ranks = subprocess.Popen(["srun", "--kill-on-bad-exit=1", *command], env=self._environment())
-        passed, lost_at = 0, None
+        passed, lost_at, warn_at = 0, None, self._warn_at()
         while ranks.poll() is None:
+            if not self.heard and time.time() >= warn_at:  # the signal came before anybody could hear it
+                self.heard.append(signal.SIGUSR1)
             if len(self.heard) > passed:
                 passed = len(self.heard)
                 self._pass_on()
@@ -71,6 +75,13 @@ class Batch:
                 ranks.wait(0.25)
         return ranks.returncode if ranks.returncode >= 0 else 128 - ranks.returncode
 
+    def _warn_at(self) -> float:
+        """When the ranks must be asked to save, in seconds since the epoch; never for a job without a limit."""
+        with contextlib.suppress(StageError, ValueError):
+            end = (queue.show(self.number) or {}).get("EndTime", "")
+            return datetime.fromisoformat(end).timestamp() - self.warning_seconds
+        return math.inf
+
     def _pass_on(self) -> None:
         """Ask the ranks to save; what Slurm itself sends everybody they have heard already."""
         if self.heard[-1] != signal.SIGTERM:
@@ -81,7 +92,7 @@ class Batch:
 
     def end(self, code: int) -> int:
         """Back into the queue, or the last word: the exit code, noted for the launcher."""
-        is_saved = self.stopped.is_file() and code in (0, STOPPED)
+        is_saved = code == STOPPED or (code == 0 and self.stopped.is_file())  # 143: a rank that was not yet under way
         if is_saved and signal.SIGUSR2 not in self.heard and self._is_wanted():
             return self._again("saved; goes back into the queue and on from there")
         told = lost_notes(self.folder, self.number)
@@ -145,7 +156,7 @@ def _free_port() -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Run the stage in this job; returns the exit code that Slurm records."""
-    batch = Batch(argv[1:], int(argv[0]))
+    batch = Batch(argv[2:], int(argv[0]), float(argv[1]))
     return batch.end(batch.run())
 
 

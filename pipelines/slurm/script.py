@@ -9,7 +9,8 @@ from pathlib import Path
 from pipelines.slurm.target import Target
 
 WARNING = "USR1"
-"""What Slurm sends the batch script ``warning_seconds`` before its time is over."""
+"""What Slurm sends the batch script ``warning_seconds`` before its time is over, or up to a minute earlier: perhaps before
+anything can hear it. So it is ignored until then, and the job looks at the clock itself (:mod:`pipelines.slurm.job`)."""
 
 
 def job_name(stage: str, token: str) -> str:
@@ -51,4 +52,5 @@ def _quoted(value: str) -> str:
 def text(target: Target, name: str, comment: str, log: Path, command: Sequence[str]) -> str:
     """The whole script; ``command`` is what runs in the batch step."""
     lines = ["#!/bin/bash", *(f"#SBATCH {word}" for word in directives(target, name, comment, log))]
+    lines.append(f"trap '' {WARNING}")
     return "\n".join([*lines, *target.slurm.setup, f"exec {shlex.join(command)}"]) + "\n"

@@ -88,8 +88,8 @@ def submit(work: Work, lock: int) -> Attempt:
     folder = attempt.folder(work.stage)
     folder.mkdir(parents=True, exist_ok=True)
     _tidy(folder)
-    most = work.target.slurm.most_restarts
-    command = [sys.executable, "-P", "-m", "pipelines.slurm.job", str(most), *work.words]
+    told = [str(work.target.slurm.most_restarts), str(work.target.slurm.warning_seconds)]
+    command = [sys.executable, "-P", "-m", "pipelines.slurm.job", *told, *work.words]
     script = folder / f"{made.token}.sh"
     comment = attempt.comment(work.stage, work.key)
     script.write_text(text(work.target, made.name, comment, folder / "%j.log", command), encoding="utf-8")
