@@ -1,4 +1,4 @@
-"""How a stage's processes start: on this machine through accelerate, or as a job of a cluster. What the launcher asks."""
+"""How a stage's processes start: on this machine through accelerate, or as a job of a cluster."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """`make cluster-test`: sets up, breaks, and prints a table of what was lost. Everything is stopped and gone at the end.
 
-``python -m benchmarks.cluster [--only NAME …] [--keep] [--markdown docs/cluster.md]``. Slurm comes from the distribution's
-packages and the rest from PyPI, all into a temporary folder; as root, the two nodes are hosts on a network of their own.
+``python -m benchmarks.cluster [--only NAME …] [--keep] [--markdown docs/cluster.md]``. Slurm comes from the
+distribution's packages and the rest from PyPI, all into a temporary folder; as root, the two nodes are hosts on a
+network of their own.
 """
 
 import argparse

@@ -301,9 +301,9 @@ def cut_off(cluster: Cluster, reference: str) -> Row:
     finally:
         cluster.network.cut(2, is_off=False)
     code = running.wait(PATIENCE)
+    at = training.starts()[-1] if training.starts() else 0
     text = (
-        f"said so after {took:.0f} s (REEL_PEER_SECONDS={PEER_SECONDS}), in the queue again after {ended:.0f} s; went on at "
-        f"step {training.starts()[-1] if training.starts() else 0}"
+        f"said so after {took:.0f} s (REEL_PEER_SECONDS={PEER_SECONDS}), requeued after {ended:.0f} s, went on at {at}"
     )
     return judged(training, "one of two hosts cut off from the network", text, reference, code)
 

@@ -1,9 +1,9 @@
 """What runs in a job's batch step: starts the ranks, hears Slurm's warnings, puts the job back into the queue.
 
-``python -m pipelines.slurm.job <most restarts> <warning seconds> <module> <function> …``. Slurm warns in four ways. USR1,
-before the time is over; SIGTERM to the ranks alone, when a job of higher priority takes the nodes and leaves some time; SIGTERM to
-everything, of scancel; and our own launcher's USR2. After the first two the ranks save and the job goes back into the
-queue: a job that merely ended early would count as finished.
+``python -m pipelines.slurm.job <most restarts> <warning seconds> <module> <function> …``. Slurm warns in four ways:
+USR1, before the time is over; SIGTERM to the ranks alone, when a job of higher priority takes the nodes and leaves some
+time; SIGTERM to everything, of scancel; and our own launcher's USR2. After the first two the ranks save and the job
+goes back into the queue: a job that merely ended early would count as finished.
 """
 
 from __future__ import annotations

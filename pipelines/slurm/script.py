@@ -9,8 +9,8 @@ from pathlib import Path
 from pipelines.slurm.target import Target
 
 WARNING = "USR1"
-"""What Slurm sends the batch script ``warning_seconds`` before its time is over, or up to a minute earlier: perhaps before
-anything can hear it. So it is ignored until then, and the job looks at the clock itself (:mod:`pipelines.slurm.job`)."""
+"""What Slurm sends the batch script ``warning_seconds`` before its time is over, or up to a minute earlier: perhaps
+before anything can hear it. So it is ignored until then, and the job looks at the clock itself."""
 
 
 def job_name(stage: str, token: str) -> str:
