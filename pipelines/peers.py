@@ -6,6 +6,7 @@ A machine that is cut off sends no farewell: a collective waits for it. What bou
 from __future__ import annotations
 
 import os
+import re
 import socket
 from datetime import timedelta
 
@@ -14,6 +15,9 @@ LOST_CODE = 76
 """Exit code of a process that lost the others: nothing is wrong with it."""
 ERRORS = ("DistBackendError", "DistNetworkError", "DistStoreError")
 """torch.distributed's own errors; gloo's come as plain RuntimeErrors that name it."""
+
+SOURCE = re.compile(r"^\[[^\]]*\]\s*")
+"""Where in gloo's own code an error was raised."""
 
 _told: list[str] = []
 
@@ -41,9 +45,10 @@ def lost(error: BaseException) -> str | None:
     if not is_ours or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return None
     first = next((line.strip() for line in said.splitlines() if line.strip()), type(error).__name__)
+    first = SOURCE.sub("", first).partition(". ")[0]  # not where in gloo, and not its good wishes
     here = f"process {os.environ.get('RANK', '0')} of {os.environ['WORLD_SIZE']} on {host()}"
     line = (
-        f"{here} has lost the others ({first[-160:]}); it waits at most {patience().total_seconds():g} s for one "
+        f"{here} has lost the others ({first[:160]}); it waits at most {patience().total_seconds():g} s for one "
         f"({SECONDS}). What was saved is kept: the same command goes on from there."
     )
     _told[:] = [line]

@@ -6,6 +6,7 @@ network of their own.
 """
 
 import argparse
+import itertools
 import shutil
 import sys
 import tempfile
@@ -13,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.cluster import jobs
+from benchmarks.cluster import database, jobs, objects
 from benchmarks.cluster.jobs import Row
 from benchmarks.cluster.network import network
 from benchmarks.cluster.slurm import running
@@ -55,7 +56,8 @@ def main() -> int:
     folder, rows, began = Path(tempfile.mkdtemp(prefix="reel-cluster-")), [], time.monotonic()
     folder.chmod(0o755)
     try:
-        for row in slurm_rows(folder, given.only):
+        parts = (objects.rows(folder, given.only), database.rows(folder, given.only), slurm_rows(folder, given.only))
+        for row in itertools.chain(*parts):
             print(f"{'ok  ' if row.is_well else 'LOST'}  {row.fault}: {row.happened}; lost: {row.lost}", flush=True)
             rows.append(row)
     finally:

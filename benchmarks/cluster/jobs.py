@@ -265,10 +265,9 @@ def rank_killed(cluster: Cluster, reference: str) -> Row:
     training.wait(lambda: training.is_at(10), "step 10")
     ranks = [pid for pid in training.processes() if "slurm.rank" in " ".join(psutil.Process(pid).cmdline())]
     os.kill(max(ranks), signal.SIGKILL)
-    first = running.wait(PATIENCE)
-    code = training.run() if first else 1
-    text = f"the job failed; the same command went on at step {training.starts()[-1]}"
-    return judged(training, "kill -9 of one rank", text, reference, code, most_jobs=2)
+    code = running.wait(PATIENCE)
+    text = f"the others ended, requeued, went on at step {', '.join(map(str, training.starts()))}"
+    return judged(training, "kill -9 of one rank", text, reference, code)
 
 
 def second_launcher(cluster: Cluster, reference: str) -> Row:

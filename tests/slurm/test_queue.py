@@ -20,6 +20,24 @@ SCONTROL = (
     "NumNodes=2 NumCPUs=2 NumTasks=2 CPUs/Task=1 ReqB:S:C:T=0:0:*:* TRES=cpu=2,node=2,billing=2 Socks/Node=* "
     "NtasksPerN:B:S:C=1:0:*:* Command=/tmp/my project/j.sh WorkDir=/tmp/my project Comment=reel:p:toy:k  Power= "
 )
+SACCT = """\
+1|COMPLETED|0:0|13|00:00.154||2|2|billing=2,cpu=2,node=2|n[1-2]
+1.batch|COMPLETED|0:0|13|00:00.013|12416K|1|1|cpu=1,mem=0,node=1|n1
+1.0|COMPLETED|0:0|13|00:00.141|125224K|2|2|cpu=2,mem=0,node=2|n[1-2]
+"""
+CANCELLED = """\
+3|CANCELLED by 0|0:0|4|00:00.001||1|1|billing=1,cpu=1,node=1|n1
+3.batch|CANCELLED|0:15|4|00:00.001||1|1|cpu=1,mem=0,node=1|n1
+"""
+
+
+def test_accounting_is_the_jobs_own_with_the_most_memory_of_its_steps() -> None:
+    found = queue.summary(queue.read_accounting(SACCT))
+    assert (found["state"], found["exit"], found["seconds"], found["nodes"]) == ("COMPLETED", "0:0", 13, "n[1-2]")
+    assert found["peak_gib_of_a_process"] == round(125224 / 2**20, 3) and found["given"] == "billing=2,cpu=2,node=2"
+    stopped = queue.summary(queue.read_accounting(CANCELLED))
+    assert stopped["state"] == "CANCELLED" and "peak_gib_of_a_process" not in stopped
+    assert queue.summary(queue.read_accounting("")) == {}
 
 
 def test_a_queue_is_read_and_its_words_are_told() -> None:

@@ -33,7 +33,10 @@ def test_an_error_of_a_collective_is_told_as_the_loss_of_the_others(monkeypatch:
     monkeypatch.setenv(peers.SECONDS, "30")
     told = peers.lost(gloo)
     assert told is not None and told == peers.told_of()
-    assert told.startswith("process 1 of 2 on n1 has lost the others (") and "at most 30 s" in told
+    assert (
+        told.startswith("process 1 of 2 on n1 has lost the others (Connection closed by peer [10.0.0.2]:31); ")
+        and "at most 30 s" in told
+    )
     assert peers.lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
 
 
