@@ -252,7 +252,7 @@ def reading(store: Store) -> Row:
     finally:
         store.environment = before
     text = (
-        f"{there:.1f} samples/s one after the other, checksums compared; {bare:.1f} by s3fs alone ({there / bare:.2f}); "
-        f"{local:.0f} from this disk"
+        f"{there:.1f} samples/s one after the other, checksums compared; {bare:.1f} by s3fs alone "
+        f"({there / bare:.2f}); {local:.0f} from this disk"
     )
     return Row("reading 4 MB samples from S3, no cache", text, "nothing", True)
