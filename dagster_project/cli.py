@@ -13,7 +13,7 @@ from dagster_dvc.command import exit_status
 from dagster_dvc.project import DvcProject, ProjectError
 from dagster_dvc.runner import Options, Runner, Summary, needed
 from dagster_project import ablate as ablate_command
-from dagster_project import accepting, checking, comparing, footage, home, keeping, tables, tools
+from dagster_project import accepting, checking, comparing, footage, home, keeping, promoting, tables, tools
 from dagster_project.printing import Printer
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     comparing.add_words(add("compare", comparing.compare, comparing.TEXT))
     keeping.add_words(add("keep", keeping.keep, "The autoencoder that latents are made from: which, and another one."))
+    promoting.add_words(add("promote", promoting.promote, "Which checkpoint is in use: moved only to one not worse."))
     for name, (_, text) in (tools.TOLD | tools.TOOLS).items():  # for --help; `main` hands them on before
         if name != "lineage":
             commands.add_parser(name, help=text, add_help=False)
