@@ -1,13 +1,10 @@
 """Where the platform keeps its own state: ``.dagster`` in the project, made when it is first needed."""
 
 import os
-import secrets
-import subprocess
 import sys
 from pathlib import Path
 
-from dagster_dvc.project import ProjectError
-from dagster_project.own_page import TOKEN
+from dagster_dvc.problem import ProjectError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -107,6 +104,8 @@ def jobs() -> int:
 
 def _gpus() -> int:
     """GPUs of this machine, as the launcher counts them; which of them a stage gets is for the launcher to say."""
+    import subprocess
+
     command = [sys.executable, "-m", "pipelines.machine"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return int(done.stdout) if done.returncode == 0 and done.stdout.strip().isdecimal() else 0
@@ -118,6 +117,10 @@ def entry(address: str, is_shared: bool) -> str:
     The token is that variable's value, else a new one for this start. It is handed to the web server through the
     variable: command lines can be read by everyone on a machine.
     """
+    import secrets  # here: no other command waits for it
+
+    from dagster_project.own_page import TOKEN
+
     if is_shared:
         os.environ.setdefault(TOKEN, secrets.token_urlsafe(24))
     return f"{address}/?token={os.environ[TOKEN]}" if os.environ.get(TOKEN) else address

@@ -7,7 +7,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dagster_dvc.lock import Yaml12, read_lock
+from dagster_dvc.lock import read_lock
+from dagster_dvc.lock_file import Yaml12
 from dagster_dvc.project import DvcProject, ProjectError
 from dagster_dvc.versions import code_version, lock_code_version
 from tests.dagster_dvc import toy
