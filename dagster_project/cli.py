@@ -264,6 +264,8 @@ def open_ui(project: DvcProject, arguments: argparse.Namespace) -> int:
     address = f"http://127.0.0.1:{arguments.port}"
     home.open_gpu_pool()
     entry = home.entry(address, arguments.token)
+    if line := home.lacking(home.dagster_home(project.root)):
+        print(f"warn  {line}", file=sys.stderr)
     print(f"Dagster at {entry} (history in {os.environ['DAGSTER_HOME']}; stop with ctrl-C)", flush=True)
     os.chdir(project.root)
     os.environ["DAGSTER_DVC_WEBSERVER"] = address

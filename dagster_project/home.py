@@ -26,7 +26,7 @@ concurrency:
 
 run_monitoring:
   enabled: true
-  poll_interval_seconds: 10
+  poll_interval_seconds: 30
   cancel_timeout_seconds: 3600  # the stage's own supervisor ends it when REEL_GRACE_SECONDS have passed, and not before
   free_slots_after_run_end_seconds: 60
 
@@ -39,6 +39,9 @@ retention:
   sensor:
     purge_after_days: {skipped: 1, failure: 30, success: 30}
 """
+
+QUIET = {"DAGSTER_EVENT_LOG_CONSUMER_DAEMON_INTERVAL_SECONDS": "30", "FRESHNESS_DAEMON_INTERVAL_SECONDS": "300"}
+"""How often the daemon looks for runs to try again (5 in Dagster), and for freshness policies (30)."""
 
 
 def project_root() -> Path:
@@ -79,6 +82,23 @@ def dagster_home(root: Path) -> Path:
     if not file.exists():
         file.write_text(INSTANCE, encoding="utf-8")
     return home
+
+
+def lacking(home: Path) -> str | None:
+    """A line where a ``dagster.yaml`` of an earlier version ends the patience with a stage that saves; else None."""
+    import yaml
+
+    file = home / "dagster.yaml"
+    try:
+        monitoring = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("run_monitoring") or {}
+        if not monitoring.get("enabled") or "cancel_timeout_seconds" in monitoring:
+            return None
+    except (OSError, ValueError, AttributeError, yaml.YAMLError):  # Dagster itself says what is wrong with it
+        return None
+    return (
+        f"{file}: run_monitoring has no cancel_timeout_seconds: Dagster gives a run up 180 s after a stop, although a "
+        "stage may save for longer; add `cancel_timeout_seconds: 3600` to that block."
+    )
 
 
 def open_gpu_pool() -> int:
@@ -127,8 +147,9 @@ def entry(address: str, is_shared: bool) -> str:
 
 
 def environment(root: Path) -> dict[str, str]:
-    """The environment of every process that the platform starts: instance and project."""
+    """The environment of every process that the platform starts: instance and project, and a quiet daemon."""
     return {
+        **{name: os.environ.get(name, seconds) for name, seconds in QUIET.items()},
         "DAGSTER_HOME": str(dagster_home(root)),
         "DAGSTER_DISABLE_TELEMETRY": "1",
         "REEL_PROJECT": str(root),
