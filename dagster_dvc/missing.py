@@ -6,6 +6,7 @@ a frozen stage made, can only come from the cache, a remote, or whoever has it; 
 """
 
 import json
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,11 +23,11 @@ def in_cache(project: DvcProject, hash_: str | None) -> bool:
     """Whether DVC's cache holds the object of this hash; of a folder, every file in it."""
     if not hash_ or not HASH.fullmatch(hash_):
         return False
-    found = _object(project, hash_)
+    found = Path(_object(project, hash_))
     if not found.is_file() or not hash_.endswith(".dir"):
         return found.is_file()
-    members = json.loads(found.read_text(encoding="utf-8"))
-    return all(HASH.fullmatch(member["md5"]) and _object(project, member["md5"]).is_file() for member in members)
+    hashes = [member["md5"] for member in json.loads(found.read_text(encoding="utf-8"))]
+    return all(HASH.fullmatch(one) and os.path.isfile(_object(project, one)) for one in hashes)  # noqa: PTH113
 
 
 def cached_files(project: DvcProject, hash_: str) -> dict[str, Path]:
@@ -65,8 +66,9 @@ def wanted(project: DvcProject, stage: Stage) -> list[str]:
     return [*lost(project, [stage]), *lines]
 
 
-def _object(project: DvcProject, hash_: str) -> Path:
-    return project.root / project.manifest["cache"] / hash_[:2] / hash_[2:]
+def _object(project: DvcProject, hash_: str) -> str:
+    """As text: of a folder there may be hundreds of thousands."""
+    return os.path.join(project.root, project.manifest["cache"], hash_[:2], hash_[2:])  # noqa: PTH118
 
 
 def _outs(stage: Stage) -> list[str]:

@@ -1,7 +1,6 @@
 """Commands of `reel` that belong to a room: the platform knows their modules only, each runs in its own process."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -67,6 +66,8 @@ def tell(name: str, words: Sequence[str]) -> int:
 
 def forecasts(stages: Iterable[str], root: Path) -> list[str]:
     """One line for each of the stages that can tell what it would do; none where its inputs are not made yet."""
+    import subprocess  # here: no other command starts one
+
     lines, stages = [], list(stages)
     for number, name in enumerate(stages):
         module = FORECASTS.get(name)
