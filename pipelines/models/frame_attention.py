@@ -175,3 +175,36 @@ def attend(
         outs.append(out.transpose(1, 2).flatten(2).unflatten(1, (length, -1)))
         done += length
     return torch.cat(outs, 1)
+
+
+def crossed(attention: Any, tokens: Tensor, heard: Tensor, shared: Shared, number: int) -> Tensor:
+    """Cross-attention as diffusers computes it, with keys and values of what is heard computed once."""
+
+    def heads(x: Tensor) -> Tensor:
+        return x.unflatten(2, (attention.heads, -1)).transpose(1, 2)
+
+    def told() -> tuple[Tensor, Tensor]:
+        return heads(attention.norm_k(attention.to_k(heard))), heads(attention.to_v(heard))
+
+    key, value = shared.once(f"{number}.heard", told)
+    out = functional.scaled_dot_product_attention(heads(attention.norm_q(attention.to_q(tokens))), key, value)
+    return attention.to_out[0](out.transpose(1, 2).flatten(2))
+
+
+@lru_cache(maxsize=16)
+def space_and_time(
+    places: int,
+    height: int,
+    width: int,
+    of_time: int,
+    of_rows: int,
+    of_columns: int,
+    theta: float,
+    device: torch.device,
+) -> Tensor:
+    """As diffusers' ``WanRotaryPosEmbed``, but complex: parts of a head turned by time, row and column."""
+    shape = (places, height, width, -1)
+    time = turns(places, of_time, theta, device)[:, None, None].expand(shape)
+    row = turns(height, of_rows, theta, device)[None, :, None].expand(shape)
+    column = turns(width, of_columns, theta, device)[None, None].expand(shape)
+    return torch.cat([time, row, column], -1).flatten(1, 2)[:, :, None]

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from pipelines.models import lora
@@ -30,7 +28,7 @@ from pipelines.models.action_module import ActionModule
 from pipelines.models.backbones import TIMESTEPS, packed, unpacked
 from pipelines.models.denoiser import CONDITIONING, POSITION_CHANNELS, positions
 from pipelines.models.draft import Draft
-from pipelines.models.frame_attention import Memory, Reach, Shared, attend_after, turns
+from pipelines.models.frame_attention import Memory, Reach, Shared, attend_after, crossed, space_and_time
 from pipelines.stage import StageError
 
 WAN_THETA = 10_000.0
@@ -207,7 +205,7 @@ class WorldModel(nn.Module):
     def _rotary(self, places: int, grid: tuple[int, int, int], device: torch.device) -> Tensor:
         """What turns queries and keys [places, S, 1, head / 2]: Wan's rotation, of time by place among what is seen."""
         rope = self.transformer.rope
-        return _space_and_time(places, grid[1], grid[2], rope.t_dim, rope.h_dim, rope.w_dim, device)
+        return space_and_time(places, grid[1], grid[2], rope.t_dim, rope.h_dim, rope.w_dim, WAN_THETA, device)
 
     def _block(
         self,
@@ -236,7 +234,7 @@ class WorldModel(nn.Module):
         seen = attend_after(past, shared, name, (query, key, value), chunks, self.reach, rotary)
         tokens = (tokens.float() + attention.to_out[0](seen) * gate).type_as(tokens)
         flat = block.norm2(tokens.float()).type_as(tokens).flatten(1, 2)
-        tokens = tokens + _crossed(block.attn2, flat, heard, shared, number).unflatten(1, tokens.shape[1:3])
+        tokens = tokens + crossed(block.attn2, flat, heard, shared, number).unflatten(1, tokens.shape[1:3])
         tokens = action(tokens, actions, chunks, self.reach, past, shared, str(number), new)
         normed = (block.norm3(tokens.float()) * (1 + ffn_scale) + ffn_shift).type_as(tokens)
         return (tokens.float() + block.ffn(normed).float() * ffn_gate).type_as(tokens)
@@ -296,29 +294,3 @@ class WorldModel(nn.Module):
         if model.draft is not None:
             model.draft.load_state_dict(load_file(folder / DRAFT_FILE))
         return model
-
-
-def _crossed(attention: Any, tokens: Tensor, heard: Tensor, shared: Shared, number: int) -> Tensor:
-    """Cross-attention as diffusers computes it, with keys and values of what is heard computed once."""
-
-    def heads(x: Tensor) -> Tensor:
-        return x.unflatten(2, (attention.heads, -1)).transpose(1, 2)
-
-    def told() -> tuple[Tensor, Tensor]:
-        return heads(attention.norm_k(attention.to_k(heard))), heads(attention.to_v(heard))
-
-    key, value = shared.once(f"{number}.heard", told)
-    out = scaled_dot_product_attention(heads(attention.norm_q(attention.to_q(tokens))), key, value)
-    return attention.to_out[0](out.transpose(1, 2).flatten(2))
-
-
-@lru_cache(maxsize=16)
-def _space_and_time(
-    places: int, height: int, width: int, of_time: int, of_rows: int, of_columns: int, device: torch.device
-) -> Tensor:
-    """As diffusers' ``WanRotaryPosEmbed``, but complex: parts of a head turned by time, row and column."""
-    shape = (places, height, width, -1)
-    time = turns(places, of_time, WAN_THETA, device)[:, None, None].expand(shape)
-    row = turns(height, of_rows, WAN_THETA, device)[None, :, None].expand(shape)
-    column = turns(width, of_columns, WAN_THETA, device)[None, None].expand(shape)
-    return torch.cat([time, row, column], -1).flatten(1, 2)[:, :, None]

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from pipelines.flow.params import Sampling
 from pipelines.flow.rollout import ChunkNoise, Roll
 from pipelines.models import strategies
-from pipelines.models.frame_attention import Memory, Reach, Shared
+from pipelines.models.frame_attention import Memory, Reach, Shared, crossed
 from pipelines.models.matrix_game import WEIGHTS, load_matrix_game
-from pipelines.models.world_model import WorldModel, _crossed
+from pipelines.models.world_model import WorldModel
 from pipelines.params import Lora
 from pipelines.stage import StageError
 from tests.models.tiny_world import CHANNELS, SIDE, given_clips, inputs, world
@@ -150,7 +150,7 @@ def test_a_draft_goes_on_from_what_was_before_by_the_actions_up_to_its_frame() -
 def test_cross_attention_is_that_of_diffusers() -> None:
     attention = world().transformer.blocks[0].attn2
     tokens, heard = torch.randn(2, 7, 24), torch.randn(2, 3, 24)
-    ours = _crossed(attention, tokens, heard, Shared(), 0)
+    ours = crossed(attention, tokens, heard, Shared(), 0)
     assert torch.allclose(ours, attention(tokens, heard, None, None), atol=1e-5)
 
 
