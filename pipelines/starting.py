@@ -188,4 +188,5 @@ def given_devices(stage: str, alone: bool) -> Iterator[Devices]:
 
 
 def said(stage: str) -> Callable[[str], None]:
+    """What prints a line under the stage's name."""
     return lambda text: print(f"{stage}: {text}", flush=True)
