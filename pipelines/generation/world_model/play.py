@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipelines import chain, origin
 from pipelines.data import action_plans
 from pipelines.data.actions import ActionError
-from pipelines.data.contract import ActionFacts
+from pipelines.data.contract import ActionFacts, find_autoencoder
 from pipelines.data.video import Mp4
 from pipelines.flow.samplers import SAMPLERS
 from pipelines.generation.world_model.overlay import Overlay
@@ -57,7 +58,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="of the noise, and of random actions")
     add("--steps", type=_count, help="levels per chunk; default: as the checkpoint states")
     add("--sampler", choices=SAMPLERS)
-    add("--autoencoder", type=Path, default=Path("checkpoints/autoencoder"), help="of the latents it was trained on")
+    add("--autoencoder", type=Path, help="of the latents it was trained on; default: found in checkpoints/")
     add("--device", help="default: cuda where there is one, else cpu")
     given = parser.parse_args(argv)
     if not given.live and (given.out is None or given.actions is None):
@@ -149,7 +150,8 @@ def run(given: argparse.Namespace) -> None:
         check_out(given.out)
     device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     world = load_world(given.checkpoint, device, given.steps, given.sampler)
-    player = Player(world, given.autoencoder, given.image)
+    made_by = world.facts["autoencoder"]["digest"]
+    player = Player(world, given.autoencoder or find_autoencoder(made_by, Path("checkpoints")), given.image)
     if given.live:
         from pipelines.generation.world_model.live import serve
 
@@ -158,6 +160,10 @@ def run(given: argparse.Namespace) -> None:
     held, out = planned(given, player.facts, player.frame_rate), Path(str(given.out))
     rate = write(player, held, out, given.seed)
     keys, log = check_out(out)
+    told = {"stage": "reel play", "path": out.name, "params": {"image": given.image.name, "seed": given.seed}}
+    read = {"checkpoint": given.checkpoint, "autoencoder": given.autoencoder, "actions": log}
+    for clip in (out, keys):
+        chain.embed(clip, told, read, {name: origin.inside(one) for name, one in read.items()})
     print(f"{out}: {len(held)} frames, made and written at {rate:.1f} a second; with keys: {keys}; actions: {log}")
 
 
