@@ -65,6 +65,19 @@ def read_description(folder: Path) -> dict[str, Any]:
     return content
 
 
+def existing(device: torch.device | str) -> torch.device:
+    """The device of a name.
+
+    Raises:
+        StageError: there is none here.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError):  # an unknown word; a kind that this build of torch lacks
+        known = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        raise StageError(f"device {device}: not on this machine, which has {', '.join(known)}.") from None
+
+
 INSTEAD = {
     "refiner": "`reel refine` and `reel generate --refine` take the checkpoint as it is",
     "keypatch_refiner": "evaluation takes the checkpoint as it is",
@@ -102,9 +115,9 @@ class Generator(ABC):
         """The generator in a checkpoint folder, of whatever kind, on the device; averaged weights where there are any.
 
         Raises:
-            StageError: the folder holds no generator.
+            StageError: the folder holds no generator, or this machine has no such device.
         """
-        content = read_description(folder)
+        content, device = read_description(folder), existing(device)
         kind = content.get("kind", "flow")
         if kind == "refiner":
             from pipelines.training.refining import RefinerGenerator

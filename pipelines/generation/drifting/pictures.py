@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from pipelines.drawing import new_figure
+from pipelines.drawing import new_figure, one_line
 
 BLUE, GREY, GIVEN = "#0072B2", "#777777", "#D55E00"
 ROWS = ("true", "interpolation", "refined")
@@ -42,7 +41,7 @@ def draw_clips(
             one.set(xticks=[], yticks=[])
             for spine in one.spines.values():
                 spine.set_visible(False)
-        axes[number * len(names)].set_title(textwrap.shorten(prompt, 110), fontsize=9, loc="left")
+        axes[number * len(names)].set_title(one_line(prompt, 110), fontsize=9, loc="left")
     figure.suptitle(f"{stage}: held-out clips; framed in orange: given", x=0.01, ha="left", fontsize=12)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=80)
