@@ -35,7 +35,8 @@ def write(
     rows = list(_rows(values, names, judged))
     with (out / "table.csv").open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([HEADS, *rows])
-    head = "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width, initial-scale=1'>"
+    head = "<!doctype html><html lang=en><meta charset=utf-8>"
+    head += "<meta name=viewport content='width=device-width, initial-scale=1'>"
     policy = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
     head += f'<meta http-equiv="Content-Security-Policy" content="{policy}"><title>reel compare</title>'
     title = escape(" against ".join(sides))
