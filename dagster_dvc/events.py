@@ -18,7 +18,7 @@ from dagster_dvc import previous
 from dagster_dvc.checks import IN_SYNC, gate_results
 from dagster_dvc.lock import Entry, read_lock
 from dagster_dvc.project import Out, Stage
-from dagster_dvc.repro import running
+from dagster_dvc.running import running
 from dagster_dvc.status import changed_outputs, source_version
 from dagster_dvc.translator import Assets
 from dagster_dvc.versions import lock_code_version

@@ -1,5 +1,7 @@
 """`reel compare A B …`: experiments, revisions, folders or checkpoints in one table, with a verdict per number."""
 
+from __future__ import annotations
+
 import argparse
 import fnmatch
 import os
@@ -9,8 +11,12 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dagster_dvc.project import DvcProject, ProjectError
+from dagster_dvc.problem import ProjectError
+
+if TYPE_CHECKING:
+    from dagster_dvc.project import DvcProject
 
 FOLDER = Path(".work") / "compare"
 REPRESENTATION = "representation"

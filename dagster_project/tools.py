@@ -1,7 +1,6 @@
 """Commands of `reel` that belong to a room: the platform knows their modules only, each runs in its own process."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +12,8 @@ TOOLS = {
     "gc": ("pipelines.training.gc", "What is left over on the disk, and what it would free."),
     "new": ("pipelines.new_stage", "A working stage of your own to start from, with all that belongs to it."),
     "use": ("pipelines.footage.use", "Make a folder, tar or data set the source of the clips: looks, says, writes."),
+    "jobs": ("pipelines.slurm.jobs", "This project's jobs on a Slurm cluster, and which of them nobody follows."),
+    "fetch": ("pipelines.footage.fetch", "Bring new footage from an address (s3://…) into the folder of the source."),
     "generate": ("pipelines.generation.generate", "Clips from prompts with any flow checkpoint."),
     "refine": ("pipelines.generation.refine", "A clip from keyframes, or from a video with missing frames."),
     "play": ("pipelines.generation.world_model.play", "Roll a world model out under keys and mouse, or drive it live."),
@@ -65,6 +66,8 @@ def tell(name: str, words: Sequence[str]) -> int:
 
 def forecasts(stages: Iterable[str], root: Path) -> list[str]:
     """One line for each of the stages that can tell what it would do; none where its inputs are not made yet."""
+    import subprocess  # here: no other command starts one
+
     lines, stages = [], list(stages)
     for number, name in enumerate(stages):
         module = FORECASTS.get(name)

@@ -24,11 +24,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipelines import peers
 from pipelines.outputs import whole_folder  # noqa: F401  one address for what a stage writes with
 from pipelines.params import PARAMS_FILE, ParamsError, TrackingParams, parse_section, read_document, section_class
 from pipelines.progress import Progress
 
 STOPPED = 143  # exit code of a stage that was asked to stop and saved its state
+LEFT = 75  # exit code of a launcher that leaves its job running on a cluster
 CHAIN, RUNS = "lineage.json", "lineage.runs.json"
 BESIDE = (CHAIN, RUNS)
 """Where an artifact says what it came from (:mod:`pipelines.chain`) and who ran it when (:mod:`pipelines.run_facts`):
@@ -279,10 +281,10 @@ def main(argv: list[str] | None = None) -> int:
                 (context.work / STOPPED_NOTE).touch()
         return STOPPED
     except Exception as error:
-        reason = refused_by_disk(error)
-        if reason is None:
+        reason, cut_off = refused_by_disk(error), peers.lost(error)
+        if reason is None and cut_off is None:
             raise
-        print(f"{name}: {reason}", file=sys.stderr, flush=True)
-        return 2
+        print(f"{name}: {reason or cut_off}", file=sys.stderr, flush=True)
+        return 2 if reason else peers.LOST_CODE
     finally:
         context.progress.close()

@@ -16,10 +16,14 @@ ROWS = 24
 """Clips on one page."""
 
 
-def strip(frames: np.ndarray, count: int = FRAMES) -> np.ndarray:
-    """uint8 [T, H, W, 3] as ``count`` frames (or all, where there are fewer) side by side with white gaps."""
-    chosen = frames[np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)]
-    gap = max(1, frames.shape[2] // 32)
+def places(num_frames: int, count: int = FRAMES) -> list[int]:
+    """Which frames of a clip are shown: at most ``count``, evenly spread."""
+    return np.linspace(0, num_frames - 1, min(count, num_frames)).round().astype(int).tolist()
+
+
+def strip(chosen: np.ndarray) -> np.ndarray:
+    """Some frames uint8 [T, H, W, 3] side by side with white gaps."""
+    gap = max(1, chosen.shape[2] // 32)
     padded = np.pad(chosen, ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
     return np.concatenate(list(padded), axis=1)[:, :-gap]
 

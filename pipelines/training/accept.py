@@ -28,10 +28,10 @@ from pipelines.code.stages import CODE_FILE, read, stage_identity
 from pipelines.commands import GRAPH, command_text, launch_options, stage_entries
 from pipelines.document import PARAMS_FILE, ParamsError, load, read_document, written
 from pipelines.journal import read_records
-from pipelines.launch import WRITTEN, command_line
 from pipelines.leftovers import WORK
 from pipelines.record import now as time_now
 from pipelines.stage import ANEW, CODE, StageError, path_flags, write_json
+from pipelines.starting import WRITTEN, command_line
 from pipelines.training.same import different_file, first_difference
 from pipelines.training.tracking import read_rows
 

@@ -26,11 +26,11 @@ from pipelines.code.definitions import CodeError
 from pipelines.code.stages import stage_identity
 from pipelines.commands import GRAPH, stage_entries
 from pipelines.document import PARAMS_FILE, read_document, written
-from pipelines.launch import WRITTEN, command_line
 from pipelines.leftovers import WORK
 from pipelines.provenance import SHORT, Lineage, answered, differing, lineage, text_of
 from pipelines.recording import earlier_versions, link
 from pipelines.stage import CODE, StageError, digest, path_flags
+from pipelines.starting import WRITTEN, command_line
 from pipelines.training.accept import environment_of, put_code, put_code_of_today
 from pipelines.training.reproduced import compared
 
