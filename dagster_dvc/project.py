@@ -191,6 +191,10 @@ class DvcProject:
         dropped = set().union(*(self._select(word, True) for word in exclude))
         return [name for name in self.stages if name in chosen - dropped]
 
+    def needed(self, words: Iterable[str]) -> list[str]:
+        """The stages that some words select, with everything upstream of them."""
+        return self.select(word if word.startswith("+") else f"+{word}" for word in words)
+
     def _select(self, word: str, with_aside: bool) -> set[str]:
         core = word.strip("+")
         if core.startswith("group:"):

@@ -3,6 +3,8 @@
 Places are literal in dvc.yaml, so the one that is kept is a path in the commands and dependencies of several stages.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import re
@@ -10,11 +12,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dagster_dvc import graph
-from dagster_dvc.project import DvcProject, ProjectError, Stage
-from dagster_dvc.yaml12 import load
+from dagster_dvc.problem import ProjectError
+
+if TYPE_CHECKING:
+    from dagster_dvc.project import DvcProject, Stage
 
 ENCODES = "latent_shards"
 """The stage whose ``--autoencoder`` is the one that is kept."""
@@ -40,7 +43,7 @@ class Chain:
     kept: str
 
     @classmethod
-    def of(cls, project: DvcProject) -> "Chain":
+    def of(cls, project: DvcProject) -> Chain:
         """The chain of a project.
 
         Raises:
@@ -68,6 +71,8 @@ class Chain:
         That is whoever encodes, decodes or looks at it, and of the chain what stands after ``stage``: a decoder's
         training goes on from what is kept.
         """
+        from dagster_dvc import graph
+
         order, path = list(self.stages), self.stages[self.kept]
         before = {*graph.closure([stage], project.upstream), *order[: order.index(stage)]}
         return [name for name, one in project.stages.items() if name not in before and path in one.deps]
@@ -79,6 +84,8 @@ def exchanged(text: str, stages: list[str], old: str, new: str) -> str:
     Raises:
         ProjectError: it is written in a way that cannot be changed here.
     """
+    from dagster_dvc.yaml12 import load
+
     lines, inside, path = text.split("\n"), False, re.compile(rf"(?<![\w./-]){re.escape(old)}(?![\w-])")
     for number, line in enumerate(lines):
         name = re.match(r"  ([\w-]+):", line)
@@ -101,6 +108,8 @@ def _but_places(content: Mapping[str, Any], stages: list[str]) -> dict[str, Any]
 
 def keep(project: DvcProject, arguments: argparse.Namespace) -> int:
     """Make the autoencoder of a stage the one that latents are made from, or say which there are."""
+    from dagster_dvc.project import DvcProject
+
     chain, stage = Chain.of(project), arguments.stage
     if stage is None:
         print("\n".join(_told(project, name, name == chain.kept) for name in chain.stages))

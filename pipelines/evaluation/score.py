@@ -35,6 +35,7 @@ from pipelines.evaluation.judge import (
 )
 from pipelines.evaluation.params import EvaluationParams
 from pipelines.evaluation.parts import Part, factor_words, parts_of, real_latents, train_rows
+from pipelines.evaluation.pixels import seen_in_pixels
 from pipelines.evaluation.resampling import Resamples, all_compared
 from pipelines.evaluation.systems import Requests, classes_of_prompts, generate, load_systems
 from pipelines.models.autoencoder import load_autoencoder
@@ -149,6 +150,7 @@ def score(
     encoder = load_encoder(params, checkpoints / "latent_mae", shards)
     systems = load_systems(checkpoints, shards, params.sampling, device)
     decoder = Decoder(autoencoder, device)
+    systems = {name: seen_in_pixels(one, decoder) for name, one in systems.items()}
     rows = [row for part in parts.values() for row in part.rows]
     found = classes_of_prompts(shards, pseudo_classes, rows, params.class_neighbours)
     classes = dict(zip(rows, found.tolist(), strict=True))

@@ -78,8 +78,10 @@ def read_image(path: Path, height: int, width: int) -> Tensor:
     try:
         with Image.open(path) as image:
             pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
-        raise StageError(f"{path}: cannot be read as a picture ({str(error).splitlines()[0]}).") from None
+    except UnidentifiedImageError:
+        raise StageError(f"{path}: no picture of a kind that is known here; give a PNG or JPEG.") from None
+    except OSError as error:
+        raise StageError(f"{path}: cannot be read as a picture ({error.strerror or error}).") from None
     covered = Picture(VideoFrame.from_ndarray(pixels, format="rgb24")).cover(height, width)
     return torch.from_numpy(covered).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1.0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.drawing import new_figure
+from pipelines.drawing import new_figure, one_line
 
 FRAMES = 6
 """Frames shown of each clip, evenly spread from its first to its last."""
@@ -44,7 +44,13 @@ def _draw_page(strips: Sequence[np.ndarray], labels: Sequence[str], path: Path) 
     figure = new_figure(figsize=(12, 0.2 + (row + 0.12) * len(strips)), layout="constrained")
     axes = figure.subplots(len(strips), 2, width_ratios=(1, 3), squeeze=False)
     for (left, right), strip_, label in zip(axes, strips, labels, strict=True):
-        left.text(0, 0.5, "\n".join(textwrap.wrap(label, 36, max_lines=5, placeholder=" …")), fontsize=9, va="center")
+        left.text(
+            0,
+            0.5,
+            "\n".join(textwrap.wrap(one_line(label, 400), 36, max_lines=5, placeholder=" …")),
+            fontsize=9,
+            va="center",
+        )
         right.imshow(strip_, interpolation="nearest" if strip_.shape[0] < 100 else "antialiased")
         left.set_axis_off()
         right.set_axis_off()

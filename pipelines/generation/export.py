@@ -24,7 +24,7 @@ from pipelines.models.lora import merge_lora
 from pipelines.progress import Progress
 from pipelines.stage import StageError
 from pipelines.training import checkpoint
-from pipelines.training.generator import FILE, read_description
+from pipelines.training.generator import FILE, read_description, require_flow
 
 AUTOENCODERS = {"WanTransformer3DModel": "AutoencoderKLWan", "LTXVideoTransformer3DModel": "AutoencoderKLLTXVideo"}
 """What the pipeline of each transformer decodes with."""
@@ -71,6 +71,7 @@ def read(folder: Path) -> Parts:
     """
     checkpoint.read(folder)
     content = read_description(folder)
+    require_flow(folder, content.get("kind", "flow"))
     phase = content["phases"][-1]
     if len(content["phases"]) > 1 or phase["still"] or (phase["start"], phase["end"]) != (1.0, 0.0):
         raise NoPipelineError(f"{folder}: walks a path through an anchor, which no pipeline of diffusers does.")

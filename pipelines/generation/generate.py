@@ -108,6 +108,10 @@ def load(given: argparse.Namespace) -> Generator:
             f"{given.checkpoint}: a refiner, which starts from keyframes: name a flow here and it with --refine, or "
             "give pictures to `reel refine`."
         )
+    if "keypatches" in generator.needs:
+        raise StageError(
+            f"{given.checkpoint}: refines pictures from some of their patches, not prompts; evaluation samples it."
+        )
     if "prompt" not in generator.needs:
         raise StageError(
             f"{given.checkpoint}: is told {' and '.join(generator.needs)}, not a prompt; for a world model it is "

@@ -34,7 +34,7 @@ from pipelines.models.denoiser import VideoDenoiser, averaged
 from pipelines.models.lora import merge_lora
 from pipelines.stage import StageError
 from pipelines.training import checkpoint
-from pipelines.training.generator import FILE, Generator, read_description
+from pipelines.training.generator import FILE, Generator, read_description, require_flow
 
 LATENTS, AUTOENCODER = "latents", "autoencoder"
 LATENTS_HERE, CHECKPOINTS_HERE = Path("data/latents"), Path("checkpoints")
@@ -127,9 +127,10 @@ def save(folder: Path, out: Path, latents: Path, autoencoder: Path) -> None:
     """Write everything that sampling a checkpoint needs into one folder, whole or not at all.
 
     Raises:
-        StageError: latents or autoencoder are not those of the checkpoint.
+        StageError: it is no flow, or latents or autoencoder are not those of the checkpoint.
     """
     record, description = checkpoint.read(folder), read_description(folder)
+    require_flow(folder, description.get("kind", "flow"))
     manifest = Manifest.read(latents)
     require_autoencoder(manifest, autoencoder)
     require_same_makers(manifest, description["latents"], latents)

@@ -21,11 +21,11 @@ from typing import Any
 
 from pipelines import stage
 from pipelines.commands import stage_commands, stage_words
-from pipelines.launch import WRITTEN
 from pipelines.origin import peak_gib
 from pipelines.params import ParamsError, parse_section, read_document, section_class
 from pipelines.progress import Progress
 from pipelines.stage import StageError
+from pipelines.starting import WRITTEN
 from pipelines.training import fit_blocks
 
 NEVER = 10**9

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dagster_dvc.project import DvcProject
-from dagster_dvc.runner import Runner, needed
+from dagster_dvc.runner import Runner
 from dagster_dvc.status import plan, stale
 from tests.dagster_dvc import toy
 
@@ -38,7 +38,7 @@ def project(tmp_path: Path) -> Path:
 def run(root: Path, *words: str) -> str:
     """Runs what the words need; returns what was judged."""
     inside = DvcProject(root)
-    done = Runner(inside, needed(inside, words)).run()
+    done = Runner(inside, inside.needed(words)).run()
     assert not done.failed, [result.error for result in done.failed]
     return (root / "judged").read_text().strip()
 

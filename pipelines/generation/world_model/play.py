@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipelines import chain, origin
 from pipelines.data import action_plans
 from pipelines.data.actions import ActionError
 from pipelines.data.contract import ActionFacts, find_autoencoder
@@ -78,13 +79,15 @@ def planned(given: argparse.Namespace, facts: ActionFacts, frame_rate: float) ->
         return action_plans.forward(facts, frames)
     if given.actions == "random":
         return action_plans.drawn(facts, frames, given.seed)
-    if given.actions.endswith(".csv"):
+    if given.actions.lower().endswith(".csv"):
         held = action_plans.read_log(Path(given.actions), facts, frame_rate)
         if given.num_frames and given.num_frames > len(held):
             raise ActionError(f"{given.actions}: {len(held)} frames, --num-frames {given.num_frames} asks for more.")
         if given.num_frames and given.num_frames < len(held):
             print(f"{given.actions}: {len(held)} frames, the first {given.num_frames} are used")
         return held[: given.num_frames]
+    if Path(given.actions).is_file():
+        raise ActionError(f"--actions {given.actions}: a file, but a log is a csv whose name ends in .csv.")
     rows = action_plans.trajectory(given.actions, facts)
     held = np.concatenate([rows[:1], rows])[:frames]
     if len(held) < frames:
@@ -157,6 +160,10 @@ def run(given: argparse.Namespace) -> None:
     held, out = planned(given, player.facts, player.frame_rate), Path(str(given.out))
     rate = write(player, held, out, given.seed)
     keys, log = check_out(out)
+    told = {"stage": "reel play", "path": out.name, "params": {"image": given.image.name, "seed": given.seed}}
+    read = {"checkpoint": given.checkpoint, "autoencoder": given.autoencoder, "actions": log}
+    for clip in (out, keys):
+        chain.embed(clip, told, read, {name: origin.inside(one) for name, one in read.items()})
     print(f"{out}: {len(held)} frames, made and written at {rate:.1f} a second; with keys: {keys}; actions: {log}")
 
 
