@@ -61,12 +61,12 @@ def carry(out: Path, node: Mapping[str, Any], paths: Mapping[str, Path], places:
 
     ``paths`` are what it was made from and ``places`` what each is called in the project.
     """
-    read, nodes = inputs_of(paths, places)
+    read, read_nodes = inputs_of(paths, places)
     own = digest(out)
-    nodes.setdefault(own, {**node, "inputs": read})  # a copy of what was read is that, whoever made the copy
+    nodes = {own: {**node, "inputs": read}} | read_nodes  # a copy of what was read is that, whoever made the copy
     content = {"version": VERSION, "artifact": own, "nodes": nodes, "files": beside(out)}
     write_json(out / CHAIN, {**content, "sha256": seal(content)})
-    run_facts.leave(out, run_facts.of_inputs(paths))
+    run_facts.leave(out, run_facts.of_inputs(paths, read_nodes))
 
 
 def seal(content: Mapping[str, Any]) -> str:
@@ -100,7 +100,8 @@ def _plain_json(path: Path) -> dict[str, Any]:
 
 def embed(clip: Path, node: Mapping[str, Any], paths: Mapping[str, Path], places: Mapping[str, str]) -> None:
     """Append the chain to an mp4 that a command wrote, with the runs of what it was made from."""
-    append(clip, node, inputs_of(paths, places), run_facts.of_inputs(paths))
+    read = inputs_of(paths, places)
+    append(clip, node, read, run_facts.of_inputs(paths, read[1]))
 
 
 def append(clip: Path, node: Mapping[str, Any], read: Read, runs: Runs | None = None) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from pipelines.chain import NoChain
 from pipelines.code.stages import changed, parts_of
 from pipelines.described import read_json
-from pipelines.provenance import ABSENT, SHORT, Lineage, differing, lineage, printable, text_of
+from pipelines.provenance import ABSENT, SHORT, Lineage, answered, differing, lineage, printable, text_of
 
 MOST_NAMED = 12
 """Clips and definitions that are named in the text; ``--json`` has all."""
@@ -181,4 +181,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(answered(main))

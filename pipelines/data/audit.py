@@ -23,7 +23,7 @@ from pipelines.data.audited import BAD, Item
 from pipelines.data.contract import MANIFEST, ContractError, Manifest
 from pipelines.data.verify import verify
 from pipelines.described import read_json
-from pipelines.provenance import SHORT, printable
+from pipelines.provenance import SHORT, answered, printable
 from pipelines.stage import CHAIN, RUNS, StageError, file_digest
 
 RECORD = "checkpoint.json"
@@ -233,4 +233,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(answered(main))

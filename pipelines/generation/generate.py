@@ -167,6 +167,7 @@ def write_clips(given: argparse.Namespace) -> None:
             "stage": "reel generate",
             "path": path.name,
             "params": {"prompt": prompts[number], "how": facts["comment"]},
+            "environment": origin.environment(),
         }
         chain.embed(path, told, read, {name: origin.inside(one) for name, one in read.items()})
         print(f"{path}: {prompts[number]}", flush=True)

@@ -87,6 +87,7 @@ def write_clip(given: argparse.Namespace) -> None:
     facts = {"title": given.prompt, "comment": comment}
     write_mp4(given.out, frames, refiner.facts["frame_rate"], metadata=facts)
     told = {"stage": "reel refine", "path": given.out.name, "params": {"prompt": given.prompt, "how": comment}}
+    told |= {"environment": origin.environment()}
     read = {"checkpoint": given.checkpoint, "latents": latents, "autoencoder": autoencoder}
     chain.embed(given.out, told, read, {name: origin.inside(one) for name, one in read.items()})
     print(f"{given.out}: {len(frames)} frames, latent frames given: {' '.join(map(str, places))}", flush=True)

@@ -161,6 +161,7 @@ def run(given: argparse.Namespace) -> None:
     rate = write(player, held, out, given.seed)
     keys, log = check_out(out)
     told = {"stage": "reel play", "path": out.name, "params": {"image": given.image.name, "seed": given.seed}}
+    told |= {"environment": origin.environment()}
     read = {"checkpoint": given.checkpoint, "autoencoder": given.autoencoder, "actions": log}
     for clip in (out, keys):
         chain.embed(clip, told, read, {name: origin.inside(one) for name, one in read.items()})
