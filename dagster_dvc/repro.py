@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from dagster_dvc.environment import GRACE, environment, grace_seconds
 from dagster_dvc.guard import Guard
-from dagster_dvc.locks import holders, release_dead
+from dagster_dvc.locks import FORGOTTEN_SECONDS, holders, release_dead
 from dagster_dvc.missing import wanted
 from dagster_dvc.project import DvcProject, ProjectError
 from dagster_dvc.supervise import born, is_alive
@@ -37,8 +37,6 @@ NOISE = re.compile(
     r"|To track the changes|\s*git add |To enable auto staging|\s*dvc config core.autostage|\s*$)"
 )
 TAIL = 40
-FORGOTTEN_SECONDS = 24 * 3600.0
-"""A note of another machine that nobody has written to for so long is of a run that was lost with it."""
 
 
 @dataclass
