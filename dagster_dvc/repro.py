@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 from dagster_dvc.environment import GRACE, environment, grace_seconds
 from dagster_dvc.guard import Guard
-from dagster_dvc.locks import FORGOTTEN_SECONDS, holders, release_dead
+from dagster_dvc.locks import release_dead
 from dagster_dvc.missing import wanted
 from dagster_dvc.project import DvcProject, ProjectError
-from dagster_dvc.supervise import born, is_alive
+from dagster_dvc.supervise import born
 
 Outcome = Literal["executed", "unchanged", "restored", "failed", "busy", "stopped"]
 PHRASES: tuple[tuple[str, Outcome], ...] = (
@@ -180,23 +180,6 @@ def dvc(project: DvcProject, *words: str) -> subprocess.CompletedProcess[str]:
 def checkout(project: DvcProject, stage: str) -> bool:
     """Bring back what dvc.lock records of a stage's outputs, after a failure. False when nothing could be restored."""
     return dvc(project, "checkout", "--force", stage).returncode == 0
-
-
-def running(project: DvcProject) -> dict[str, dict[str, object]]:
-    """Stages being run now through `Repro`: pid of the supervisor, since when (seconds), the last line it printed."""
-    found: dict[str, dict[str, object]] = {}
-    for stage, pid in holders(project).items():
-        found[stage] = {"stage": stage, "pid": pid, "since": born(pid), "line": "by `dvc repro`"}
-    for note in sorted((project.scratch / "running").glob("*.json")):
-        with contextlib.suppress(OSError, ValueError):
-            facts = json.loads(note.read_text(encoding="utf-8"))
-            host = facts.get("host", socket.gethostname())
-            if host != socket.gethostname():  # whether its process lives cannot be asked from here
-                if time.time() - note.stat().st_mtime < FORGOTTEN_SECONDS:
-                    found[facts["stage"]] = {**facts, "line": f"on {host}: {facts['line']}"}
-            elif is_alive(facts["pid"]):
-                found[facts["stage"]] = facts
-    return found
 
 
 def record_time(project: DvcProject, stage: str, seconds: float) -> None:

@@ -4,6 +4,8 @@ The pointer is `released.json`: per stage the checkpoints that were promoted, th
 output. Git keeps it, DVC's cache and remote keep what it points at. Nothing in the graph reads it.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import shutil
@@ -11,12 +13,12 @@ import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dagster_dvc import status
-from dagster_dvc.lock import read_lock
-from dagster_dvc.missing import cached_files
-from dagster_dvc.project import DvcProject, ProjectError, Stage
+from dagster_dvc.problem import ProjectError
+
+if TYPE_CHECKING:
+    from dagster_dvc.project import DvcProject, Stage
 
 POINTER = "released.json"
 JUDGE = "evaluation"
@@ -124,6 +126,8 @@ def copy(project: DvcProject, name: str, place: Path) -> str:
 
 
 def _copied(project: DvcProject, hash_: str, place: Path) -> None:
+    from dagster_dvc.missing import cached_files
+
     files = cached_files(project, hash_)
     if not files:
         raise Refused(f"DVC's cache does not hold {hash_}: `dvc fetch --all-commits` takes it from the remote.")
@@ -158,6 +162,9 @@ def move(project: DvcProject, name: str, because: str | None = None) -> str:
 
 def _candidate(project: DvcProject, name: str) -> tuple[Stage, str]:
     """The stage and DVC's hash of its checkpoint, which is what dvc.lock records."""
+    from dagster_dvc import status
+    from dagster_dvc.lock import read_lock
+
     try:
         stage = project.stage(name)
     except ProjectError as error:

@@ -9,7 +9,7 @@ import dagster as dg
 
 from dagster_dvc.lock import lock_digest
 from dagster_dvc.project import DvcProject, ProjectError
-from dagster_dvc.repro import running
+from dagster_dvc.running import running
 from dagster_project.footage import STAGE, dependency, is_recorded, listing, source_folder
 from dagster_project.jobs import Job
 

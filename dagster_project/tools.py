@@ -1,7 +1,6 @@
 """Commands of `reel` that belong to a room: the platform knows their modules only, each runs in its own process."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,7 +21,6 @@ TOOLS = {
     "export": ("pipelines.generation.export", "A trained flow as a pipeline folder of diffusers."),
     "import-fluxflow": ("pipelines.fluxflow", "A FluxFlow configuration as a profile of params.yaml."),
     "probe": ("pipelines.latents.denoiser_probe", "How hard the latents of autoencoders are to denoise."),
-    "compare": ("pipelines.representation.compare", "Classes and encoders of two revisions or folders."),
 }
 """`reel NAME …` is `python -m MODULE …`: the module parses its own words, with ``prog="reel NAME"``."""
 
@@ -43,6 +41,10 @@ TOLD = {
         "pipelines.data.audit",
         "Whether all in a folder is what it records, and no held-out clip is trained on.",
     ),
+    "reproduce": (
+        "pipelines.training.reproduce",
+        "Make an artifact again in a folder of its own, and compare the bits.",
+    ),
 }
 """Commands about what artifacts carry, which need no project around them; paths are relative to the current folder."""
 
@@ -51,7 +53,7 @@ def told_of_paths(words: Sequence[str]) -> bool:
     """Whether a command is of :data:`TOLD` and names paths that are there; a stage is looked up in the project."""
     named = [word for word in words[1:] if not word.startswith("-")]
     is_help = bool({"-h", "--help"} & set(words))
-    return words[:1] in (["diff"], ["audit"]) or (
+    return words[:1] in (["diff"], ["audit"], ["reproduce"]) or (
         words[:1] == ["lineage"] and (is_help or any(Path(word).exists() for word in named))
     )
 
@@ -64,6 +66,8 @@ def tell(name: str, words: Sequence[str]) -> int:
 
 def forecasts(stages: Iterable[str], root: Path) -> list[str]:
     """One line for each of the stages that can tell what it would do; none where its inputs are not made yet."""
+    import subprocess  # here: no other command starts one
+
     lines, stages = [], list(stages)
     for number, name in enumerate(stages):
         module = FORECASTS.get(name)

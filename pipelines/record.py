@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines import chain, origin, stage
+from pipelines import chain, clip_chains, origin, run_facts, stage
 from pipelines.credentials import without_credentials
 from pipelines.described import data_facts, read_json, stated
 from pipelines.origin import Source
@@ -246,12 +246,14 @@ def recorded(values: Mapping[str, Any], paths: Mapping[str, Path]) -> Iterator[N
 
     with experiment.watched(spent):
         yield
-        if paths.get("out", Path()).is_dir() and "out" in paths:
-            chain.carry(
-                paths["out"], node(values, paths), read, {name: origin.inside(one) for name, one in read.items()}
-            )
+        if "out" in paths and paths["out"].is_dir():
+            places = {name: origin.inside(one) for name, one in read.items()}
+            clip_chains.tell(paths["out"], node(values, paths), read, places)
+            chain.carry(paths["out"], node(values, paths), read, places)
     if experiment.is_open:
         experiment.conclude(spent(), *_results(paths))
+    if "out" in paths:
+        run_facts.finish(paths["out"], experiment.content)
 
 
 def node(values: Mapping[str, Any], paths: Mapping[str, Path]) -> dict[str, Any]:

@@ -31,7 +31,10 @@ from pipelines.progress import Progress
 
 STOPPED = 143  # exit code of a stage that was asked to stop and saved its state
 LEFT = 75  # exit code of a launcher that leaves its job running on a cluster
-CHAIN = "lineage.json"  # where an artifact says what it came from; not part of what it is (:mod:`pipelines.chain`)
+CHAIN, RUNS = "lineage.json", "lineage.runs.json"
+BESIDE = (CHAIN, RUNS)
+"""Where an artifact says what it came from (:mod:`pipelines.chain`) and who ran it when (:mod:`pipelines.run_facts`):
+not part of what it is, and DVC passes over the second."""
 CODE, CONTINUE, ANEW = "REEL_CODE", "REEL_CONTINUE", "REEL_ANEW"
 """Variables: the identity of the stage's code; a person asks to go on from a state that other code, or a run of another
 length, has left; the launcher hands on ``dvc repro --force`` (no state of an earlier run is gone on from)."""
@@ -154,7 +157,7 @@ def digest(path: Path) -> str:
         if (path / name).is_file():
             return file_digest(path / name)
     if path.is_dir():
-        names = sorted(part for part in path.rglob("*") if part.is_file() and part.name != CHAIN)
+        names = sorted(part for part in path.rglob("*") if part.is_file() and part.name not in BESIDE)
         lines = [f"{part.relative_to(path).as_posix()} {file_digest(part)}" for part in names]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
     return file_digest(path)

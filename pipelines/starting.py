@@ -188,5 +188,5 @@ def given_devices(stage: str, alone: bool) -> Iterator[Devices]:
 
 
 def said(stage: str) -> Callable[[str], None]:
-    """Prints a line of the stage."""
+    """What prints a line under the stage's name."""
     return lambda text: print(f"{stage}: {text}", flush=True)
