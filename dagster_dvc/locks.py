@@ -7,11 +7,16 @@ process reaps none), and the stage would stay blocked; `release_dead` removes su
 import contextlib
 import fcntl
 import json
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dagster_dvc.project import DvcProject
+
+FORGOTTEN_SECONDS = 24 * 3600.0
+"""A note of another machine that nobody has written to for so long is of a run that was lost with it."""
 
 
 def holders(project: DvcProject) -> dict[str, int]:
@@ -32,8 +37,12 @@ def holders(project: DvcProject) -> dict[str, int]:
 
 
 def release_dead(project: DvcProject) -> int:
-    """Remove the entries of processes that are gone; returns how many. Does nothing while DVC edits the file."""
-    if not _dead(_read(_file(project))):
+    """Remove the entries of processes that are gone; returns how many. Does nothing while DVC edits the file.
+
+    An entry has no host. While a run is noted as another host's, none is removed: whether its process lives cannot be
+    asked from here.
+    """
+    if not _dead(_read(_file(project))) or elsewhere(project):
         return 0
     with _guarded(project) as mine:
         if not mine:
@@ -48,6 +57,17 @@ def release_dead(project: DvcProject) -> int:
         }
         _file(project).write_text(json.dumps({"write": write, "read": read}), encoding="utf-8")
         return len(dead)
+
+
+def elsewhere(project: DvcProject) -> list[str]:
+    """Hosts other than this one that are noted as running a stage, and wrote to the note within a day."""
+    found = []
+    for note in (project.scratch / "running").glob("*.json"):
+        with contextlib.suppress(OSError, ValueError):
+            host = json.loads(note.read_text(encoding="utf-8")).get("host", socket.gethostname())
+            if host != socket.gethostname() and time.time() - note.stat().st_mtime < FORGOTTEN_SECONDS:
+                found.append(host)
+    return found
 
 
 def _file(project: DvcProject) -> Path:

@@ -4,11 +4,8 @@ import contextlib
 import json
 import time
 
-from dagster_dvc.locks import holders
+from dagster_dvc.locks import FORGOTTEN_SECONDS, holders
 from dagster_dvc.project import DvcProject
-
-FORGOTTEN_SECONDS = 24 * 3600.0
-"""A note of another machine that nobody has written to for so long is of a run that was lost with it."""
 
 
 def running(project: DvcProject) -> dict[str, dict[str, object]]:

@@ -43,12 +43,10 @@ class Network:
         _ip("link", "set", f"{self.mark}v{number}", "down" if is_off else "up")
 
     def down(self) -> None:
-        """Remove what is there of it."""
-        for words in (
-            ("netns", "del", f"{self.mark}n1"),
-            ("netns", "del", f"{self.mark}n2"),
-            ("link", "del", self.mark),
-        ):
+        """Remove what is there of it; a namespace lives as long as a process in it, its wire does not."""
+        wires = [("link", "del", f"{self.mark}v{number}") for number in (1, 2)]
+        hosts = [("netns", "del", f"{self.mark}n{number}") for number in (1, 2)]
+        for words in (*wires, *hosts, ("link", "del", self.mark)):
             with contextlib.suppress(subprocess.CalledProcessError):
                 _ip(*words)
 

@@ -224,7 +224,7 @@ index, files = pd.read_parquet(sys.argv[1]), s3fs.S3FileSystem()
 order = np.random.default_rng(0).permutation(len(index))
 began = time.monotonic()
 for row in index.iloc[order[1:]].itertuples():
-    files.cat_file(f"lab/read/{row.shard}", row.offset, row.offset + row.size)
+    files.cat_file(f"lab/read/{row.shard}", start=row.offset, end=row.offset + row.size)
 print(json.dumps((len(order) - 1) / (time.monotonic() - began)))
 """
 MAKE = """

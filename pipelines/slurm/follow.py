@@ -39,11 +39,15 @@ class _Watch:
         self._asked, self._told, self._trouble = 0.0, "", ""
 
     def ended(self, every: float) -> bool:
-        """Print what is new; whether the job is over. The queue is asked when ``every`` seconds have passed."""
+        """Print what is new; whether the job is over. The queue is asked when ``every`` seconds have passed.
+
+        That all went well the job says itself. Of one that did not, Slurm has the last word: it may have put it back.
+        """
         self.tail.show()
-        if attempt.ended(self.work.stage, self.number) is not None:
+        told = attempt.ended(self.work.stage, self.number)
+        if told is not None and told["code"] == 0:
             return True
-        if time.monotonic() - self._asked < every:
+        if time.monotonic() - self._asked < (every if told is None else min(every, 1.0)):
             return False
         self._asked = time.monotonic()
         try:

@@ -56,7 +56,7 @@ class Batch:
         """Start the ranks and wait for them; returns srun's exit code, the highest of theirs."""
         for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, lambda got, _frame: self.heard.append(signal.Signals(got)))
-        for note in [self.stopped, *lost_notes(self.folder, self.number)]:
+        for note in [self.stopped, self.folder / f"{self.number}.end.json", *lost_notes(self.folder, self.number)]:
             note.unlink(missing_ok=True)
         command = [sys.executable, "-P", "-m", "pipelines.slurm.rank", *self.words]
         ranks = subprocess.Popen(["srun", "--kill-on-bad-exit=1", *command], env=self._environment())
@@ -92,6 +92,9 @@ class Batch:
 
     def end(self, code: int) -> int:
         """Back into the queue, or the last word: the exit code, noted for the launcher."""
+        if code and self._is_back():
+            print(f"job {self.number}: Slurm itself has put it back into the queue", flush=True)
+            return code
         is_saved = code == STOPPED or (code == 0 and self.stopped.is_file())  # 143: a rank that was not yet under way
         if is_saved and signal.SIGUSR2 not in self.heard and self._is_wanted():
             return self._again("saved; goes back into the queue and on from there")
@@ -112,6 +115,12 @@ class Batch:
         except StageError:
             return True
         return job is not None and job.state == "RUNNING"
+
+    def _is_back(self) -> bool:
+        """Whether Slurm has requeued it already: a node failed, or it was preempted without grace."""
+        with contextlib.suppress(StageError, ValueError):
+            return int((queue.show(self.number) or {}).get("Restarts", "0")) > self.restarts
+        return False
 
     def _may_lose_again(self) -> bool:
         """Whether the last starts of this job were not all lost at the same place."""

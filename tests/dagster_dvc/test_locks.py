@@ -1,0 +1,33 @@
+"""Entries of DVC's lock that processes of here have left are removed; those that may be another host's are not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from dagster_dvc import locks
+from dagster_dvc.project import DvcProject
+from tests.dagster_dvc import toy
+
+
+def test_an_entry_that_may_be_of_another_host_stays_until_its_note_is_old(tmp_path: Path) -> None:
+    project = DvcProject(toy.make(tmp_path / "project"))
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    entry = {"write": {str(project.root / "work" / "numbers"): {"pid": gone.pid, "cmd": "dvc repro"}}, "read": {}}
+    file = project.root / ".dvc" / "tmp" / "rwlock"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(entry))
+    note = project.scratch / "running" / "prepare.1.json"
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps({"stage": "prepare", "pid": gone.pid, "host": "another", "since": 0.0, "line": "…"}))
+    assert locks.elsewhere(project) == ["another"] and locks.release_dead(project) == 0
+    assert json.loads(file.read_text()) == entry
+    old = time.time() - locks.FORGOTTEN_SECONDS - 60
+    os.utime(note, (old, old))
+    assert locks.elsewhere(project) == [] and locks.release_dead(project) == 1
+    assert json.loads(file.read_text())["write"] == {}
