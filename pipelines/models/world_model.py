@@ -21,7 +21,6 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from pipelines.models import lora
 from pipelines.models.action_module import ActionModule
@@ -166,7 +165,9 @@ class WorldModel(nn.Module):
         for number, (block, action) in enumerate(zip(self.transformer.blocks, self.actions, strict=True)):
             parts = (block, action, number, tokens, heard, levels, actions, chunks, past, shared, rotary, new)
             again = torch.is_grad_enabled() and self.transformer.gradient_checkpointing
-            tokens = checkpoint(self._block, *parts, use_reentrant=False) if again else self._block(*parts)
+            tokens = (
+                self.transformer._gradient_checkpointing_func(self._block, *parts) if again else self._block(*parts)
+            )
         if remember and memory is not None:
             self._keep(memory, new)
             memory.last = x[:, :, -1].detach()

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from pipelines.origin import peak_gib
 from pipelines.params import Training
 from pipelines.stage import StageError
+from pipelines.training.precision import again
 from pipelines.training.sharding import local
 
 
@@ -38,14 +39,18 @@ def checkpoint_activations(network: nn.Module) -> None:
     """
     theirs = [module for module in network.modules() if getattr(module, "_supports_gradient_checkpointing", False)]
     for module in theirs:
-        module.enable_gradient_checkpointing()  # type: ignore[operator]
+        module.enable_gradient_checkpointing(_computed_again)  # type: ignore[operator]
     found = [] if theirs else list(blocks(network))
     for block in found:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        block.forward = partial(_computed_again, block.forward)
     if not theirs and not found:
         raise StageError(
             f"training.gradient_checkpointing: {type(network).__name__} has no blocks to compute again; set false."
         )
+
+
+def _computed_again(block: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return checkpoint(block, *args, use_reentrant=False, context_fn=again, **kwargs)
 
 
 def _bytes(values: Iterable[Any]) -> int:

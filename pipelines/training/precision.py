@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -48,6 +49,15 @@ class FasterInFloat32(TorchFunctionMode):
     """
 
     functions = (F.scaled_dot_product_attention, F.rms_norm, torch.rms_norm)
+    entered = 0
+
+    def __enter__(self) -> Self:
+        FasterInFloat32.entered += 1
+        return super().__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        FasterInFloat32.entered -= 1
+        super().__exit__(*raised)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Those in float32, every other function as it is."""
@@ -58,6 +68,14 @@ class FasterInFloat32(TorchFunctionMode):
         with torch.autocast("cpu", enabled=False):
             wide = [_widened(value) for value in args]
             return func(*wide, **{name: _widened(value) for name, value in kwargs.items()}).to(kind)
+
+
+def again() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """Contexts of a block whose inside is computed again in the backward pass: now, and then.
+
+    PyTorch keeps autocast for it, but no function mode: without this it would compute what it kept in another type.
+    """
+    return contextlib.nullcontext(), FasterInFloat32() if FasterInFloat32.entered else contextlib.nullcontext()
 
 
 def _widened(value: Any) -> Any:

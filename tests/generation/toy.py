@@ -127,7 +127,7 @@ def anchored(stage: str = "identity", steps: int = 4, **changes: Any) -> Anchore
 
 
 REFINER: dict[str, Any] = {
-    "refiner": SMALL["denoiser"],
+    "refiner": {**SMALL["denoiser"], "text_length": 4},
     "keyframes": {"growth": "linear", "least": 2, "levels": 1, "selection": "random", "endpoints": True},
     "validation": {"clips": 4, "samples": 2, "shown": 0, "resamples": 20},
 }
