@@ -27,6 +27,8 @@ CODE_VERSION = "dagster/code_version"
 USER_PROVIDED = "dagster/data_version_is_user_provided"
 INPUT_VERSION = "dagster/input_data_version/"
 INPUT_POINTER = "dagster/input_event_pointer/"
+PICTURE = "picture/"
+"""How names of a translator's pictures begin, the only metadata of a size that counts."""
 
 
 def data_version(stage: Stage, out: Out | None, entry: Entry) -> str:
@@ -36,18 +38,36 @@ def data_version(stage: Stage, out: Out | None, entry: Entry) -> str:
     return "+".join(sorted(locked.hash or "unknown" for locked in entry.outs.values())) or "none"
 
 
-def result_metadata(assets: Assets, stage: Stage, out: Out | None, entry: Entry, **facts: Any) -> dict[str, Any]:
-    """What to attach to a materialization: the translator's metadata, and how this result came about."""
-    return {**assets.translator.get_result_metadata(assets.project, stage, out, entry), **facts}
+def result_metadata(
+    instance: DagsterInstance, assets: Assets, stage: Stage, out: Out | None, entry: Entry, **facts: Any
+) -> dict[str, Any]:
+    """What to attach to a materialization: the translator's metadata, and how this result came about.
+
+    Pictures are stored once for each data version: a stage that is looked at again a hundred times makes the database
+    no larger by a hundred times its pictures.
+    """
+    found = {**assets.translator.get_result_metadata(assets.project, stage, out, entry), **facts}
+    before = instance.get_latest_materialization_event(assets.keys[stage.name, out.path if out else None])
+    tags = (before.asset_materialization.tags if before and before.asset_materialization else None) or {}
+    shown = [name for name in found if name.startswith(PICTURE)]
+    if not shown or tags.get(DATA_VERSION) != data_version(stage, out, entry):
+        return found
+    note = "as before: they stand at the first materialization of this data version"
+    return {**{name: value for name, value in found.items() if name not in shown}, "pictures": note}
 
 
 def input_versions(assets: Assets, stage: Stage, lock: Mapping[str, Entry]) -> dict[dg.AssetKey, str]:
-    """The data version of every input as the stage's recorded run read it."""
+    """The data version of every input as the stage's recorded run read it; one that it did not read is not there.
+
+    An input that dvc.yaml names since then would else be reported as read, and the stage as made anew.
+    """
     versions = {}
     for key, (path, maker, out) in assets.upstream(stage).items():
         read = lock[stage.name].deps.get(path)
+        if read is None:
+            continue
         if maker is None or (out is not None and path == out.path):
-            versions[key] = (read.hash if read else None) or "unknown"
+            versions[key] = read.hash or "unknown"
         elif maker.name in lock:
             versions[key] = data_version(maker, out, lock[maker.name])
     return versions
@@ -113,7 +133,7 @@ def reconcile(instance: DagsterInstance, assets: Assets, only: str | None = None
                 "dvc/outcome": "recorded by DVC",
                 "dvc/lock_read_at": datetime.now(UTC).isoformat(timespec="seconds"),
             }
-            metadata = result_metadata(assets, stage, out, lock[stage.name], **facts)
+            metadata = result_metadata(instance, assets, stage, out, lock[stage.name], **facts)
             event = dg.AssetMaterialization(key, metadata=metadata, tags={**tags, **pointers, USER_PROVIDED: "true"})
             instance.report_runless_asset_event(event)
             reported.append(key)
