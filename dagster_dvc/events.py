@@ -14,6 +14,7 @@ import dagster as dg
 from dagster import DagsterInstance
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
+from dagster_dvc import previous
 from dagster_dvc.checks import IN_SYNC, gate_results
 from dagster_dvc.lock import Entry, read_lock
 from dagster_dvc.project import Out, Stage
@@ -41,13 +42,14 @@ def data_version(stage: Stage, out: Out | None, entry: Entry) -> str:
 def result_metadata(
     instance: DagsterInstance, assets: Assets, stage: Stage, out: Out | None, entry: Entry, **facts: Any
 ) -> dict[str, Any]:
-    """What to attach to a materialization: the translator's metadata, and how this result came about.
+    """What to attach to a materialization: the translator's metadata, what is new in it, and how it came about.
 
     Pictures are stored once for each data version: a stage that is looked at again a hundred times makes the database
     no larger by a hundred times its pictures.
     """
-    found = {**assets.translator.get_result_metadata(assets.project, stage, out, entry), **facts}
-    before = instance.get_latest_materialization_event(assets.keys[stage.name, out.path if out else None])
+    new = previous.changed(instance, assets.of_stage(stage)[out], previous.recorded(assets.project, stage, out, entry))
+    found = {**assets.translator.get_result_metadata(assets.project, stage, out, entry), **new, **facts}
+    before = instance.get_latest_materialization_event(assets.of_stage(stage)[out])
     tags = (before.asset_materialization.tags if before and before.asset_materialization else None) or {}
     shown = [name for name in found if name.startswith(PICTURE)]
     if not shown or tags.get(DATA_VERSION) != data_version(stage, out, entry):

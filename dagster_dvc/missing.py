@@ -30,6 +30,20 @@ def in_cache(project: DvcProject, hash_: str | None) -> bool:
     return all(HASH.fullmatch(one) and os.path.isfile(_object(project, one)) for one in hashes)  # noqa: PTH113
 
 
+def cached_files(project: DvcProject, hash_: str) -> dict[str, Path]:
+    """Files of an output by their place in it ("" for a file), in DVC's cache; empty where they are not all there."""
+    if not in_cache(project, hash_):
+        return {}
+    found = Path(_object(project, hash_))
+    if not hash_.endswith(".dir"):
+        return {"": found}
+    members = json.loads(found.read_text(encoding="utf-8"))
+    inside = [Path(member["relpath"]) for member in members]
+    if any(path.is_absolute() or ".." in path.parts for path in inside):
+        return {}  # a listing that no DVC wrote: it would lead out of the output
+    return {member["relpath"]: Path(_object(project, member["md5"])) for member in members}
+
+
 def lost(project: DvcProject, stages: Iterable[Stage]) -> list[str]:
     """One line for every missing path that no run brings back: sources, code, and outputs of frozen stages."""
     stages = list(stages)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import socket
 import subprocess
@@ -27,6 +28,9 @@ PHRASES: tuple[tuple[str, Outcome], ...] = (
     ("Pulling data for", "restored"),
     ("Running stage", "executed"),
 )
+STARTER = "DVC_REPRO_STARTER"
+"""Variable for the stage: this process and when it began. A stage whose work goes on elsewhere (a job of a cluster) can
+tell being asked to stop from having lost its starter."""
 BUSY = "is busy, it is being blocked by"
 NOISE = re.compile(
     r"^(Running stage |> |Generating lock file|Updating lock file|Use `dvc push`"
@@ -68,6 +72,7 @@ class Repro:
         self.stage = stage
         grace = grace_seconds() if grace is None else grace
         env = {**(env or {}), GRACE: f"{grace:g}"}  # who supervises further down waits as long
+        env[STARTER] = f"{os.getpid()} {born(os.getpid()) or 0:.2f}"
         self._since = time.time()
         release_dead(project)
         dvc = [sys.executable, "-P", "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *options, stage]

@@ -44,7 +44,8 @@ def ablate(project: DvcProject, arguments: argparse.Namespace) -> int:
         return 1
     names = ablation.shown(project, plan, values, arguments.metric, bool(arguments.compare))
     better = ablation.directions(project, names, arguments.higher, arguments.lower)
-    print("\n" + ablation.table(values, names, better) + f"\n\n{ablation.record(project, plan, values, names, better)}")
+    judged = ablation.verdicts(values, names, better)
+    print("\n" + ablation.table(values, names, judged) + f"\n\n{ablation.record(project, plan, values, names, better)}")
     for run in plan.runs:
         if run not in done:
             print(f"failed, and not in the table: {run.name}", file=sys.stderr)

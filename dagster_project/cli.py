@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from dagster_dvc.command import exit_status
 from dagster_dvc.problem import ProjectError
-from dagster_project import ablate, accepting, home, tools
+from dagster_project import ablate, accepting, comparing, home, keeping, promoting, tools
 
 if TYPE_CHECKING:
     from dagster_dvc.project import DvcProject
@@ -81,6 +81,31 @@ def _parser() -> argparse.ArgumentParser:
     ui = add("ui", open_ui, "Start the Dagster web interface on this machine.")
     ui.add_argument("--port", type=int, default=3000)
     ui.add_argument("--token", action="store_true", help="on a machine with other users: let in only who has a token")
+    _add_runs(add)
+    add("status", show_status, "Which stages are stale and why, and which are running and how far.")
+    add("check", check, "Validate dvc.yaml, dvc.lock and params.yaml.")
+    lineage = add("lineage", show_lineage, tools.TOLD["lineage"][1])
+    lineage.add_argument("what", help="a path, a stage, or the first characters of a content hash that DVC knows")
+    lineage.add_argument("rest", nargs=argparse.REMAINDER, help="of a path or stage: --all, --json, --svg FILE")
+    demo = add("demo", run_demo, "Check everything, then run the whole graph.")
+    demo.add_argument("--jobs", type=int, default=home.jobs(), metavar="N", help="stages at once (REEL_JOBS, else 2)")
+    ablate.add_words(
+        add("ablate", ablate.ablate, "Compare variants of params.yaml over training seeds, each in a folder.")
+    )
+    accepting.add_words(
+        add("accept", accepting.accept, "Keep a training's result after a refactoring that ten steps show to be one.")
+    )
+    comparing.add_words(add("compare", comparing.compare, comparing.TEXT))
+    keeping.add_words(add("keep", keeping.keep, "The autoencoder that latents are made from: which, and another one."))
+    promoting.add_words(add("promote", promoting.promote, "Which checkpoint is in use: moved only to one not worse."))
+    for name, (_, text) in (tools.TOLD | tools.TOOLS).items():  # for --help; `main` hands them on before
+        if name != "lineage":
+            commands.add_parser(name, help=text, add_help=False)
+    return parser
+
+
+def _add_runs(add: Callable[[str, Callable[..., int], str], argparse.ArgumentParser]) -> None:
+    """The words of `reel run` and `reel plan`."""
     for name, command, text in (
         ("run", run, "Bring stages, and what they need, up to date; independent ones run side by side."),
         ("plan", plan, "What `reel run` would run, why, and how long it took last time."),
@@ -108,24 +133,6 @@ def _parser() -> argparse.ArgumentParser:
                 action="store_true",
                 help="of the named stages, go on from a state that other code, or a run of another length, has left",
             )
-    add("status", show_status, "Which stages are stale and why, and which are running and how far.")
-    add("check", check, "Validate dvc.yaml, dvc.lock and params.yaml.")
-    lineage = add("lineage", show_lineage, tools.TOLD["lineage"][1])
-    lineage.add_argument("what", help="a path, a stage, or the first characters of a content hash that DVC knows")
-    lineage.add_argument("rest", nargs=argparse.REMAINDER, help="of a path or stage: --all, --json, --svg FILE")
-    for name in ("diff", "audit"):  # for --help; `main` hands them on, as they need no project
-        commands.add_parser(name, help=tools.TOLD[name][1], add_help=False)
-    demo = add("demo", run_demo, "Check everything, then run the whole graph.")
-    demo.add_argument("--jobs", type=int, default=home.jobs(), metavar="N", help="stages at once (REEL_JOBS, else 2)")
-    ablate.add_words(
-        add("ablate", ablate.ablate, "Compare variants of params.yaml over training seeds, each in a folder.")
-    )
-    accepting.add_words(
-        add("accept", accepting.accept, "Keep a training's result after a refactoring that ten steps show to be one.")
-    )
-    for name, (_, text) in tools.TOOLS.items():  # for --help; `main` hands them on before words are parsed
-        commands.add_parser(name, help=text, add_help=False)
-    return parser
 
 
 def run(project: DvcProject, arguments: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
 """Where the platform keeps its own state: ``.dagster`` in the project, made when it is first needed."""
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -44,6 +45,15 @@ QUIET = {"DAGSTER_EVENT_LOG_CONSUMER_DAEMON_INTERVAL_SECONDS": "30", "FRESHNESS_
 """How often the daemon looks for runs to try again (5 in Dagster), and for freshness policies (30)."""
 
 
+DATABASE = "REEL_POSTGRES_URL"
+IN_POSTGRES = f"""
+# History in Postgres; the address, with its password, stands in the environment only.
+storage:
+  postgres:
+    postgres_url: {{env: {DATABASE}}}
+"""
+
+
 def project_root() -> Path:
     """The project to work on: ``REEL_PROJECT`` where it is set (tests), else the one around the current folder.
 
@@ -80,8 +90,26 @@ def dagster_home(root: Path) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     file = home / "dagster.yaml"
     if not file.exists():
-        file.write_text(INSTANCE, encoding="utf-8")
+        file.write_text(INSTANCE + (IN_POSTGRES if os.environ.get(DATABASE) else ""), encoding="utf-8")
+    _check_database(file)
     return home
+
+
+def _check_database(file: Path) -> None:
+    """What the environment says of the database, and what `dagster.yaml` says of it, must fit.
+
+    Raises:
+        ProjectError: one is without the other, or the package for it is missing.
+    """
+    told, text = bool(os.environ.get(DATABASE)), file.read_text(encoding="utf-8")
+    if not told and DATABASE in text:
+        raise ProjectError(
+            f"{file}: its history is at {DATABASE}, which is not set: postgresql+psycopg2://user:…@host/db"
+        )
+    if told and "storage:" not in text:
+        raise ProjectError(f"{DATABASE} is set, but {file} was made without it; add to it:{IN_POSTGRES.rstrip()}")
+    if told and importlib.util.find_spec("dagster_postgres") is None:
+        raise ProjectError(f"{DATABASE} is set: pip install 'reelgraph[postgres]'")
 
 
 def lacking(home: Path) -> str | None:

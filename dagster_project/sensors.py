@@ -29,6 +29,24 @@ class Memory:
     lock: str | None = None
 
 
+def build_promotion_sensor(retraining: Job, promotion: dg.JobDefinition) -> dg.SensorDefinition:
+    """After a whole retraining that went well: asks which of its checkpoints may be released. Shipped stopped."""
+
+    @dg.run_status_sensor(
+        run_status=dg.DagsterRunStatus.SUCCESS,
+        name="promote_after_retraining",
+        monitored_jobs=[retraining],
+        request_job=promotion,
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description="After `everything` succeeded: releases checkpoints that are not worse than the released ones.",
+    )
+    def promote_after_retraining(context: dg.RunStatusSensorContext) -> dg.RunRequest:
+        return dg.RunRequest(run_key=context.dagster_run.run_id)
+
+    return promote_after_retraining
+
+
 def build_clips_sensor(project: DvcProject, job: Job) -> dg.SensorDefinition:
     """Starts `refresh_data` when files in the folder of ``raw_video.source`` appear, change or go. Shipped stopped.
 

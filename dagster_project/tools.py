@@ -12,6 +12,8 @@ TOOLS = {
     "gc": ("pipelines.training.gc", "What is left over on the disk, and what it would free."),
     "new": ("pipelines.new_stage", "A working stage of your own to start from, with all that belongs to it."),
     "use": ("pipelines.footage.use", "Make a folder, tar or data set the source of the clips: looks, says, writes."),
+    "jobs": ("pipelines.slurm.jobs", "This project's jobs on a Slurm cluster, and which of them nobody follows."),
+    "fetch": ("pipelines.footage.fetch", "Bring new footage from an address (s3://…) into the folder of the source."),
     "generate": ("pipelines.generation.generate", "Clips from prompts with any flow checkpoint."),
     "refine": ("pipelines.generation.refine", "A clip from keyframes, or from a video with missing frames."),
     "play": ("pipelines.generation.world_model.play", "Roll a world model out under keys and mouse, or drive it live."),
@@ -19,7 +21,6 @@ TOOLS = {
     "export": ("pipelines.generation.export", "A trained flow as a pipeline folder of diffusers."),
     "import-fluxflow": ("pipelines.fluxflow", "A FluxFlow configuration as a profile of params.yaml."),
     "probe": ("pipelines.latents.denoiser_probe", "How hard the latents of autoencoders are to denoise."),
-    "compare": ("pipelines.representation.compare", "Classes and encoders of two revisions or folders."),
 }
 """`reel NAME …` is `python -m MODULE …`: the module parses its own words, with ``prog="reel NAME"``."""
 
@@ -43,6 +44,10 @@ TOLD = {
         "pipelines.data.audit",
         "Whether all in a folder is what it records, and no held-out clip is trained on.",
     ),
+    "reproduce": (
+        "pipelines.training.reproduce",
+        "Make an artifact again in a folder of its own, and compare the bits.",
+    ),
 }
 """Commands about what artifacts carry, which need no project around them; paths are relative to the current folder."""
 
@@ -51,8 +56,8 @@ def told_of_paths(words: Sequence[str]) -> bool:
     """Whether a command is of :data:`TOLD` and names paths that are there; a stage is looked up in the project."""
     named = [word for word in words[1:] if not word.startswith("-")]
     is_help = bool({"-h", "--help"} & set(words))
-    return words[:1] in (["diff"], ["audit"]) or (
-        words[:1] == ["lineage"] and (is_help or any(Path(word).exists() for word in named))
+    return words[:1] in (["diff"], ["audit"], ["reproduce"]) or (
+        words[:1] == ["lineage"] and (is_help or any("/" in word or Path(word).exists() for word in named))
     )
 
 

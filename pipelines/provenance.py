@@ -1,23 +1,25 @@
 """``reel lineage PATH``: where a checkpoint, data set, clip or exported pipeline came from, back to the raw clips.
 
 Reads what the artifact carries (:mod:`pipelines.chain`), wherever it was copied to: without server, git, DVC or torch.
-Commit, machine, times and resumes are added where the project's records of the runs are at hand, and unknown elsewhere.
+Commit, machine, times and resumes stand beside it (:mod:`pipelines.run_facts`) or in the project's records of the
+runs; where neither is at hand they are unknown.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.chain import NoChain, carried
+from pipelines import run_facts
+from pipelines.chain import NoChain, artifact_folder, carried
 from pipelines.progress import duration
+from pipelines.run_facts import Records
 
 SHIPPED = Path(__file__).with_name("shipped.json")
 """The values of params.yaml as they are shipped; written by ``python -m pipelines.provenance --ship``."""
@@ -44,49 +46,18 @@ class Lineage:
         return "as it was made" if self.now == self.artifact else f"CHANGED since it was made: {self.now[:SHORT]} now"
 
 
-def lineage(path: Path) -> Lineage:
-    """What a path tells.
+def lineage(path: Path, records: Records | None = None) -> Lineage:
+    """What a path tells; ``records`` of runs are read here where none are given.
 
     Raises:
         NoChain: nothing.
     """
     content, now = carried(path)
-    records = list(_records(path))
-    runs = {digest: found for digest, node in content["nodes"].items() if (found := _run_of(node, records))}
+    runs = run_facts.checked(content.get("runs")) if path.is_file() else {}
+    folder = artifact_folder(path)
+    runs |= run_facts.read(folder) if folder is not None else {}
+    runs |= run_facts.by_records(content["nodes"], run_facts.records_around(path) if records is None else records)
     return Lineage(path, content["artifact"], content["nodes"], now, runs)
-
-
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    """Records of finished runs of the project around the path, and of the one around the current folder."""
-    starts = [path.absolute(), Path.cwd(), *map(Path, filter(None, [os.environ.get("REEL_PROJECT")]))]
-    roots = [root for start in starts for root in (start, *start.parents) if (root / "dvc.yaml").is_file()]
-    for root in dict.fromkeys(roots):
-        for file in sorted((root / ".work").glob("*/*/record.json")):
-            with contextlib.suppress(OSError, ValueError):
-                record = json.loads(file.read_text(encoding="utf-8"))
-                if record["status"] == "finished":
-                    yield record
-
-
-def _run_of(node: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The newest run that made what a node tells of: the same stage, code, parameters and inputs."""
-    read = {name: one["digest"] for name, one in node["inputs"].items()}
-    found = []
-    for record in records:
-        header, data = record["header"], record.get("data") or {}
-        same = header["stage"] == node.get("stage") and (header.get("code") or {}).get("identity") == node.get("code")
-        same = same and record.get("params") == node.get("params")
-        if same and all(data[name]["digest"] == digest for name, digest in read.items() if name in data):
-            found.append(record)
-    newest = max(found, key=lambda record: record["header"]["ended_at"] or "", default=None)
-    if newest is None:
-        return None
-    header, runtime = newest["header"], newest.get("runtime") or {}
-    facts = {name: header.get(name) for name in ("began_at", "ended_at")}
-    facts |= {"resumed_at": header.get("resumed_at", []), "seconds": runtime.get("seconds")}
-    facts |= {name: (header.get("code") or {}).get(name) for name in ("commit", "dirty", "branch")}
-    facts |= {"hardware": runtime.get("hardware"), "decision": newest.get("decision")}
-    return {**facts, "accepted": newest.get("accepted") or []}
 
 
 # ---- values -------------------------------------------------------------------------------------------------------
@@ -104,11 +75,11 @@ def flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Names whose values differ, :data:`ABSENT` where one side has none."""
+    """Names whose values differ, :data:`ABSENT` where one side has none; null and a name that is not there are one."""
     one, other = flat(before), flat(after)
     for name in dict.fromkeys([*one, *other]):
         was, now = one.get(name, ABSENT), other.get(name, ABSENT)
-        if was != now and name:
+        if was != now and name and not {id(was), id(now)} <= {id(None), id(ABSENT)}:
             yield name, was, now
 
 
@@ -176,6 +147,8 @@ def text(found: Lineage, every: bool = False) -> str:
 def _about(found: Lineage, digest: str, node: Mapping[str, Any], every: bool) -> Iterator[str]:
     versions = ", ".join(f"{name} {value}" for name, value in (node.get("environment") or {}).items())
     yield f"code {(node.get('code') or UNKNOWN)[:SHORT]}; {versions or f'versions {UNKNOWN}'}"
+    if node.get("asked"):
+        yield "asked: " + ", ".join(f"{name} {text_of(value)}" for name, value in node["asked"].items())
     facts = node.get("facts") or {}
     if facts.get("samples") is not None:
         splits = ", ".join(f"{name} {count}" for name, count in (facts.get("splits") or {}).items())
@@ -213,12 +186,14 @@ def _run_lines(run: Mapping[str, Any] | None) -> Iterator[str]:
     dirty = " with local changes" if run.get("dirty") else ""
     took = duration(float(run["seconds"])) if run.get("seconds") is not None else f"time {UNKNOWN}"
     machine = ", ".join(f"{name} {value}" for name, value in (run.get("hardware") or {}).items()) or UNKNOWN
-    yield f"run: {commit}{dirty}; {run['began_at']}, {took}, resumed {len(run['resumed_at'])} times; {machine}"
+    began = run.get("began_at") or f"begin {UNKNOWN}"
+    yield f"run: {commit}{dirty}; {began}, {took}, resumed {len(run['resumed_at'])} times; {machine}"
     made = run.get("decision")
     if made:
-        yield f"decision: {made['verdict']}, {text_of(made['because'])} (by {made['by']})"
+        yield f"decision: {made.get('verdict')}, {text_of(made.get('because'))} (by {made.get('by')})"
     for one in run["accepted"]:
-        yield f"accepted: code {one['to'][:SHORT]} for {one['from'][:SHORT]}, {text_of(one['because'])}"
+        to, before = (str(one.get(name))[:SHORT] for name in ("to", "from"))
+        yield f"accepted: code {to} for {before}, {text_of(one.get('because'))}"
 
 
 def as_json(found: Lineage) -> dict[str, Any]:
@@ -252,6 +227,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if found.now in (None, found.artifact) else 1
 
 
+def answered(command: Callable[[], int]) -> int:
+    """The exit code of a command whose reader may go away, as ``head`` does."""
+    try:
+        code = command()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
+        return 0
+
+
 def ship() -> None:
     """Keep the values of params.yaml, as they are now, as the shipped ones."""
     from pipelines.document import read_document
@@ -264,4 +250,4 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--ship"]:
         ship()
         sys.exit(0)
-    sys.exit(main())
+    sys.exit(answered(main))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from pipelines import stage
+from pipelines import chain, origin, stage
 from pipelines.data.video import write_mp4
 from pipelines.generation import storyboard
 from pipelines.generation.clips import ClipMaker, Wanted
@@ -41,7 +41,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--interpolate", action="store_true", help="fill in only, to compare with")
     parser.add_argument("--latents", type=Path, help="that it was trained on; default: its own, or data/latents")
-    parser.add_argument("--autoencoder", type=Path, help="of those; default: its own, or checkpoints/autoencoder")
+    parser.add_argument("--autoencoder", type=Path, help="of those; default: its own, or found in checkpoints/")
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")
     return parser.parse_args(argv)
 
@@ -78,13 +78,18 @@ def write_clip(given: argparse.Namespace) -> None:
     check_out(given)
     known = read_given(given)
     refiner = load(given)
-    maker = ClipMaker(refiner, *surroundings(given.checkpoint, given.latents, given.autoencoder))
+    latents, autoencoder = surroundings(given.checkpoint, given.latents, given.autoencoder)
+    maker = ClipMaker(refiner, latents, autoencoder)
     wanted = Wanted(num_frames=known.length or given.num_frames, size=given.size)
     frames, places = maker.from_keyframes(known, given.prompt, given.seed, wanted, given.interpolate)
     how = f"keyframes filled in ({refiner.filling.mode})" if given.interpolate else refiner.story
     comment = f"seed {given.seed}, {how}, latent frames given: {' '.join(map(str, places))}, {refiner.name}"
     facts = {"title": given.prompt, "comment": comment}
     write_mp4(given.out, frames, refiner.facts["frame_rate"], metadata=facts)
+    told = {"stage": "reel refine", "path": given.out.name, "params": {"prompt": given.prompt, "how": comment}}
+    told |= {"environment": origin.environment()}
+    read = {"checkpoint": given.checkpoint, "latents": latents, "autoencoder": autoencoder}
+    chain.embed(given.out, told, read, {name: origin.inside(one) for name, one in read.items()})
     print(f"{given.out}: {len(frames)} frames, latent frames given: {' '.join(map(str, places))}", flush=True)
 
 
