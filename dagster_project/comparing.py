@@ -6,7 +6,6 @@ import argparse
 import fnmatch
 import os
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -127,6 +126,8 @@ def _representation(project: DvcProject, arguments: argparse.Namespace) -> int:
             words.append(f"{name}={folder}")
         path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
         command = [sys.executable, "-m", "pipelines.representation.compare", *words]
+        import subprocess  # here: no other command waits for it
+
         return subprocess.run(command, cwd=root, env={**os.environ, "PYTHONPATH": path}, check=False).returncode
 
 

@@ -173,7 +173,7 @@ def holders(names: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a module as a program on one GPU, which no stage is given meanwhile; who asks for help needs none."""
-    from pipelines.launch import machine_config  # here: the launcher imports this
+    from pipelines.starting import machine_config  # here: it imports this module
 
     name, module, *words = sys.argv[1:] if argv is None else argv
 
