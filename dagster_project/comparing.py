@@ -47,9 +47,9 @@ def compare(project: DvcProject, arguments: argparse.Namespace) -> int:
         return _representation(project, arguments)
     if len(arguments.sides) < 2 or len(set(arguments.sides)) < len(arguments.sides):
         raise ProjectError("reel compare: name two or more different sides, the baseline first")
-    from dagster_project import ablation, compare_page, sides  # here: no other command waits for them
-
     import tempfile  # here: no other command waits for it
+
+    from dagster_project import ablation, compare_page, sides  # here: no other command waits for them
 
     with tempfile.TemporaryDirectory(prefix="reel-compare-") as place:
         given = {
