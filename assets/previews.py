@@ -7,11 +7,12 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_dvc.events import PICTURE
 from dagster_dvc.project import DvcProject, Stage
 from dagster_dvc.results import pictures
 
 MOST_BYTES = 100_000
-"""Of one picture; base64 makes four thirds of it, and every materialization stores it again."""
+"""Of one picture; base64 makes four thirds of it, and it is stored once for each data version and output."""
 MOST_PICTURES = 8
 WIDTHS = (900, 700, 500, 350)
 
@@ -25,7 +26,7 @@ def thumbnails(project: DvcProject, stage: Stage) -> dict[str, Any]:
         if data:
             text = base64.b64encode(data).decode()
             kind = "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
-            found[f"picture/{file.stem}"] = dg.MetadataValue.md(f"![{file.stem}](data:{kind};base64,{text})")
+            found[f"{PICTURE}{file.stem}"] = dg.MetadataValue.md(f"![{file.stem}](data:{kind};base64,{text})")
     return found
 
 

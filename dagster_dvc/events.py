@@ -28,6 +28,8 @@ CODE_VERSION = "dagster/code_version"
 USER_PROVIDED = "dagster/data_version_is_user_provided"
 INPUT_VERSION = "dagster/input_data_version/"
 INPUT_POINTER = "dagster/input_event_pointer/"
+PICTURE = "picture/"
+"""How names of a translator's pictures begin, the only metadata of a size that counts."""
 
 
 def data_version(stage: Stage, out: Out | None, entry: Entry) -> str:
@@ -40,18 +42,34 @@ def data_version(stage: Stage, out: Out | None, entry: Entry) -> str:
 def result_metadata(
     instance: DagsterInstance, assets: Assets, stage: Stage, out: Out | None, entry: Entry, **facts: Any
 ) -> dict[str, Any]:
-    """What to attach to a materialization: the translator's metadata, what is new in it, and how it came about."""
+    """What to attach to a materialization: the translator's metadata, what is new in it, and how it came about.
+
+    Pictures are stored once for each data version: a stage that is looked at again a hundred times makes the database
+    no larger by a hundred times its pictures.
+    """
     new = previous.changed(instance, assets.of_stage(stage)[out], previous.recorded(assets.project, stage, out, entry))
-    return {**assets.translator.get_result_metadata(assets.project, stage, out, entry), **new, **facts}
+    found = {**assets.translator.get_result_metadata(assets.project, stage, out, entry), **new, **facts}
+    before = instance.get_latest_materialization_event(assets.of_stage(stage)[out])
+    tags = (before.asset_materialization.tags if before and before.asset_materialization else None) or {}
+    shown = [name for name in found if name.startswith(PICTURE)]
+    if not shown or tags.get(DATA_VERSION) != data_version(stage, out, entry):
+        return found
+    note = "as before: they stand at the first materialization of this data version"
+    return {**{name: value for name, value in found.items() if name not in shown}, "pictures": note}
 
 
 def input_versions(assets: Assets, stage: Stage, lock: Mapping[str, Entry]) -> dict[dg.AssetKey, str]:
-    """The data version of every input as the stage's recorded run read it."""
+    """The data version of every input as the stage's recorded run read it; one that it did not read is not there.
+
+    An input that dvc.yaml names since then would else be reported as read, and the stage as made anew.
+    """
     versions = {}
     for key, (path, maker, out) in assets.upstream(stage).items():
         read = lock[stage.name].deps.get(path)
+        if read is None:
+            continue
         if maker is None or (out is not None and path == out.path):
-            versions[key] = (read.hash if read else None) or "unknown"
+            versions[key] = read.hash or "unknown"
         elif maker.name in lock:
             versions[key] = data_version(maker, out, lock[maker.name])
     return versions

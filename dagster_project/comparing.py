@@ -6,9 +6,7 @@ import argparse
 import fnmatch
 import os
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,6 +47,8 @@ def compare(project: DvcProject, arguments: argparse.Namespace) -> int:
         return _representation(project, arguments)
     if len(arguments.sides) < 2 or len(set(arguments.sides)) < len(arguments.sides):
         raise ProjectError("reel compare: name two or more different sides, the baseline first")
+    import tempfile  # here: no other command waits for it
+
     from dagster_project import ablation, compare_page, sides  # here: no other command waits for them
 
     with tempfile.TemporaryDirectory(prefix="reel-compare-") as place:
@@ -117,6 +117,8 @@ def _representation(project: DvcProject, arguments: argparse.Namespace) -> int:
     words += ["--sigmas", str(arguments.sigmas), *(["--out", str(arguments.out)] if arguments.out else [])]
     words += ["--encoders"] if arguments.encoders else []
     wanted = (*(f"{kind}/{stage}" for kind in ("metrics", "plots", "data") for stage in STAGES),)
+    import tempfile  # here: no other command waits for it
+
     with tempfile.TemporaryDirectory(prefix="reel-compare-") as place:
         for number, name in enumerate(arguments.sides[1:]):
             folder = root / name
@@ -127,6 +129,8 @@ def _representation(project: DvcProject, arguments: argparse.Namespace) -> int:
             words.append(f"{name}={folder}")
         path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
         command = [sys.executable, "-m", "pipelines.representation.compare", *words]
+        import subprocess  # here: no other command waits for it
+
         return subprocess.run(command, cwd=root, env={**os.environ, "PYTHONPATH": path}, check=False).returncode
 
 

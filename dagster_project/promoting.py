@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -211,6 +210,8 @@ def _measured(project: DvcProject, stage: Stage, new: str, old: str) -> dict[str
     for name, hash_ in ((NEW, new), (OLD, old)):
         _copied(project, hash_, folder / "checkpoints" / name)
     _same_latents(folder)
+    import subprocess  # here: no other command waits for it
+
     done = subprocess.run(
         _judging(project, folder),
         cwd=project.root,

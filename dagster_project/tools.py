@@ -24,6 +24,9 @@ TOOLS = {
 }
 """`reel NAME …` is `python -m MODULE …`: the module parses its own words, with ``prog="reel NAME"``."""
 
+ON_A_GPU = frozenset({"fit", "generate", "refine", "play", "probe"})
+"""Tools that compute with networks: the project's allocator gives each a GPU of its own, as it does stages."""
+
 FORECASTS = {"raw_video": "pipelines.footage.forecast", "latent_shards": "pipelines.latents.plan"}
 """Stages whose module says beforehand how much of their input is new: one line of ``python -m MODULE --stage NAME``.
 
@@ -84,4 +87,5 @@ def run(name: str, words: Sequence[str], root: Path) -> int:
     os.chdir(root)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", module, *words])
+    through = ["pipelines.devices", name] if name in ON_A_GPU else []
+    os.execv(sys.executable, [sys.executable, "-m", *through, module, *words])

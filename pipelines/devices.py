@@ -3,6 +3,9 @@
 `reel`, Dagster and ``dvc repro`` all come to the launcher, which asks here. A GPU is held by a ``flock`` whose
 descriptor every process of the stage inherits: it is free when the last of them is gone, however it went. The locks lie
 in this user's own folder among the temporary files, so that several projects and clones see the same ones.
+
+What `reel` runs on a GPU besides stages comes here too: ``python -m pipelines.devices NAME MODULE WORD…`` is
+``python -m MODULE WORD…`` on a GPU of its own.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import runpy
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -164,3 +169,31 @@ def holders(names: Sequence[str]) -> list[str]:
         with contextlib.suppress(OSError):
             found.append(f"{name}: {_file(name).read_text(encoding='utf-8')}")
     return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a module as a program on one GPU, which no stage is given meanwhile; who asks for help needs none."""
+    from pipelines.starting import machine_config  # here: it imports this module
+
+    name, module, *words = sys.argv[1:] if argv is None else argv
+
+    def say(text: str) -> None:
+        print(f"reel {name}: {text}", file=sys.stderr, flush=True)
+
+    try:
+        with contextlib.ExitStack() as until:
+            if not {"-h", "--help"} & set(words):
+                devices = until.enter_context(held(f"reel {name}", 1, machine_config()[1], say))
+                os.environ.update(devices.variables())
+            sys.argv = [module, *words]
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except StageError as error:
+        say(str(error))
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -221,3 +221,30 @@ def test_what_another_host_left_behind_is_taken_over(
         assert (facts["host"], facts["pid"]) == (socket.gethostname(), os.getpid())
     assert "process 7 on gone" in capsys.readouterr().out
     assert not (tmp_path / "owner.json").exists()
+
+
+def test_a_tool_of_reel_has_a_gpu_of_its_own_while_it_runs(
+    four: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tool = "import os, sys\nfrom pipelines import devices\nprint(sys.argv[1:], os.environ.get(devices.VISIBLE))\n"
+    (tmp_path / "some_tool.py").write_text(
+        f"{tool}print(devices.holders(['0']), devices._take('a', 4, list('0123')))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name in ("CUDA_VISIBLE_DEVICES", "REEL_LAUNCH"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    assert devices.main(["generate", "some_tool", "--steps", "3"]) == 0
+    said = capsys.readouterr().out
+    assert "['--steps', '3'] 0" in said and "reel generate (process" in said and said.rstrip().endswith("None")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with devices.held("all of them", 4, {}, four.append):  # nobody waits for help
+        assert devices.main(["generate", "some_tool", "--help"]) == 0
+    assert "['--help'] None" in capsys.readouterr().out
+    (tmp_path / "some_tool.py").write_text("raise SystemExit(3)\n")
+    with pytest.raises(SystemExit, match="3"):
+        devices.main(["fit", "some_tool"])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with devices.held("next", 4, {}, four.append) as free:  # it is given back, however it went
+        assert len(free.names) == 4

@@ -163,7 +163,8 @@ class Run:
             tracking = stage.current().tracking.wandb
             if tracking is not None:
                 values = self.params.model_dump(mode="json")
-                self.wandb = WandbRun(tracking, self.name, f"{self.name}-{self.first_id}", values, Path(".work/wandb"))
+                name, kept = f"{self.name}-{self.first_id}", read_rows(self.rows.path)
+                self.wandb = WandbRun(tracking, self.name, name, values, Path(".work/wandb"), kept)
         return found
 
     def _drop_shown(self) -> None:

@@ -77,13 +77,28 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 class WandbRun:
     """The same rows in wandb; a resumed run continues under the same id. Offline needs no account and no network.
 
+    Rows from before the resume that wandb has not are sent again first. Offline these are all: every start writes a
+    folder of its own, and a process that is killed may leave an empty one (wandb 0.31 keeps rows back for long).
+
     Whatever goes wrong there is one warning, and the training goes on without it: the rows are in the JSONL file.
     """
 
-    def __init__(self, params: Wandb, stage: str, run_id: str, config: Mapping[str, Any], folder: Path) -> None:
+    def __init__(
+        self,
+        params: Wandb,
+        stage: str,
+        run_id: str,
+        config: Mapping[str, Any],
+        folder: Path,
+        before: Sequence[Mapping[str, float]] = (),
+    ) -> None:
         self.run: Any = None
         with self._tolerated():
             self._open(params, stage, run_id, config, folder)
+            known = int(self.run.step)
+        for row in before:
+            if self.run is not None and row["step"] >= known:
+                self.log(row)
 
     @contextlib.contextmanager
     def _tolerated(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ import base64
 import json
 from pathlib import Path
 
+import dagster as dg
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,6 +15,7 @@ from assets.translator import ReelTranslator
 from dagster_dvc.lock import read_lock
 from dagster_dvc.project import DvcProject
 from tests.dagster_dvc import toy
+from tests.dagster_dvc.dagster_toy import materialize, metadata
 
 
 @pytest.mark.parametrize("size", [(200, 100), (3000, 2000)])
@@ -42,6 +44,22 @@ def test_a_page_shows_pictures_gates_checkpoint_inputs_and_the_command(tmp_path:
     found = ReelTranslator().get_result_metadata(project, stage, stage.data_outs[0], read_lock(project)["train"])
     assert {"headline", "picture/curve", "gates", "reproduce", "params", "dvc/hash", "total"} <= found.keys()
     assert "reel run train" in ReelTranslator().get_description(stage, None)
+
+
+@pytest.mark.filterwarnings("ignore:Property `OpDefinition.version` is deprecated:DeprecationWarning")
+def test_pictures_are_stored_once_for_each_data_version(tmp_path: Path) -> None:
+    root = toy.make(tmp_path)
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def stored() -> set[str]:
+            """The pictures that one more run of everything brings to the page of the training."""
+            result = materialize(root, instance, "prepare", "left", "right", "train", translator=ReelTranslator())
+            assert result.success
+            return {name for name in metadata(result, "train") if "picture" in name}
+
+        assert [stored(), stored(), stored()] == [{"picture/curve"}, {"pictures"}, {"pictures"}]
+        toy.edit(root, "params.yaml", "total: 3", "total: 4")
+        assert [stored(), stored()] == [{"picture/curve"}, {"pictures"}]
 
 
 def test_a_checkpoint_page_reads_its_record(tmp_path: Path) -> None:

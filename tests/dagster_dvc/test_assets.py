@@ -227,3 +227,36 @@ def test_an_eager_stage_is_asked_for_when_what_it_reads_was_made_anew_and_only_t
         second, cursor = asked(cursor)
         assert second == {"evaluate/scores", "evaluate/pictures"}
         assert asked(cursor)[0] == set()
+
+
+def test_eager_stages_are_asked_for_once_whatever_is_loaded_anew_between(root: Path, tmp_path: Path) -> None:
+    """A real instance on disk, and the cursor as the daemon keeps it: as text."""
+    toy.edit(root, "dvc.yaml", "meta: {dagster: {group: training}}", "meta: {dagster: {automation: eager}}")
+    both, cursor = {"evaluate/scores", "evaluate/pictures"}, None
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+
+        def asked() -> set[str]:
+            """What a tick of a location that has just been loaded asks for."""
+            nonlocal cursor
+            known = dg.deserialize_value(cursor, AssetDaemonCursor) if cursor else None
+            selection = dg.AssetSelection.assets(*both)
+            found = dg.evaluate_automation_conditions(definitions(root), instance, selection, cursor=known)
+            cursor = dg.serialize_value(found.cursor)
+            return {result.key.to_user_string() for result in found.results if found.get_num_requested(result.key)}
+
+        def made() -> None:
+            toy.dvc(root, "repro", "train")
+            reconcile(instance, Assets(DvcProject(root)))
+
+        reconcile(instance, Assets(DvcProject(root)))
+        assert [asked(), asked()] == [set(), set()]
+        toy.edit(root, "params.yaml", "amount: 2", "amount: 5")
+        assert asked() == set()  # loaded anew; nothing was made
+        made()
+        assert [asked(), asked()] == [both, set()]
+        toy.edit(root, "dvc.yaml", "desc: Reads the model.", "desc: Reads it.")
+        toy.edit(root, "dvc.yaml", "deps: [evaluate.py, work/model]", "deps: [evaluate.py, work/model, work/left]")
+        assert [asked(), asked()] == [set(), set()]
+        toy.edit(root, "params.yaml", "amount: 5", "amount: 6")
+        made()
+        assert [asked(), asked()] == [both, set()]  # made and loaded anew in one interval

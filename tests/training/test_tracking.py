@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,8 +84,8 @@ def test_wandb_continues_the_same_run_offline_and_takes_clips(tmp_path: Path, mo
     ids, logged = [], []
     begin, log = WandbRun.__init__, WandbRun.log
 
-    def begun(self, tracking, name, run_id, config, folder):
-        begin(self, tracking, name, run_id, config, folder)
+    def begun(self, *given):
+        begin(self, *given)
         ids.append(self.run.id)
 
     monkeypatch.setattr(WandbRun, "__init__", begun)
@@ -100,3 +104,53 @@ def test_wandb_continues_the_same_run_offline_and_takes_clips(tmp_path: Path, mo
     assert [row["step"] for row in logged if "loss/net" in row][-1] == 8
     assert len(list(tmp_path.rglob("offline-run-*"))) >= 2 and list(tmp_path.rglob("*.mp4"))[1:]
     assert json.dumps(logged)
+
+
+TRAINED = """
+import json, os, signal, sys
+from pathlib import Path
+from pipelines.params import Wandb
+from pipelines.training.tracking import WandbRun
+first, last, end = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+row = lambda step: {"step": step, "loss/net": 1.0 / step}
+before = [row(step) for step in range(1, first)]
+run = WandbRun(Wandb(project="test", mode="offline"), "toy", "toy-1", {}, Path("wandb"), before)
+for step in range(first, last + 1):
+    run.log(row(step))
+if end == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+run.close()
+"""
+
+
+def rows_of_wandb(file: Path) -> list[dict[str, Any]]:
+    """The rows in a ``.wandb`` file: records of protobuf in blocks of 32 KiB, each with 7 bytes in front."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, place, whole, rows = file.read_bytes(), 7, b"", []
+    while place + 7 <= len(data):
+        left = 32768 - place % 32768
+        if left < 7:
+            place += left
+            continue
+        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        whole += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or its last part
+            items = Record.FromString(whole).history.item
+            found = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+            rows, whole = [*rows, found] if found else rows, b""
+    return rows
+
+
+@pytest.mark.slow
+def test_wandb_offline_has_every_row_after_a_kill_and_a_resume(tmp_path: Path) -> None:
+    for first, last, end, status in ((1, 6, "killed", -9), (5, 9, "ended", 0)):
+        command = [sys.executable, "-c", TRAINED, str(first), str(last), end]
+        mine = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+        env = {**mine, "PYTHONPATH": str(Path(__file__).parents[2])}  # a service of its own
+        (tmp_path / end).mkdir()  # wandb names a folder of its own by the second
+        assert subprocess.run(command, cwd=tmp_path / end, env=env, check=False).returncode == status
+    [file] = (tmp_path / "ended").rglob("*.wandb")
+    rows = rows_of_wandb(file)
+    assert [(row["_step"], row["loss/net"]) for row in rows] == [(step, 1.0 / step) for step in range(1, 10)]
