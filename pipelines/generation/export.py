@@ -225,8 +225,10 @@ def sentence(parts: Parts) -> str:
     return f"The checkpoint's own way is another: {'; '.join(lost)}. The same samples: `reel generate {words}`."
 
 
-def export(folder: Path, out: Path, latents: Path, autoencoder: Path) -> None:
+def export(folder: Path, out: Path, latents: Path, autoencoder: Path | None = None) -> None:
     """Write the folder, whole or not at all: diffusers' where a pipeline of it can drive the flow, else ours.
+
+    ``autoencoder`` of the latents is looked for beside them where none is given.
 
     Raises:
         StageError: it is no flow, parts do not belong together, or ``out`` holds something else.
@@ -238,11 +240,13 @@ def export(folder: Path, out: Path, latents: Path, autoencoder: Path) -> None:
     try:
         parts = read(folder)
     except NoPipelineError as reason:
+        autoencoder = autoencoder or own.autoencoder_of(latents)
         own.save(folder, out, latents, autoencoder)
         carry(out, folder, latents, autoencoder)
         stage.say(f"{reason} So the folder is one of our own: FlowPipeline.from_pretrained and `reel generate` take it")
         stage.say(f"{out}: the whole flow with text encoder and autoencoder; how to call it: {out}/README.md")
         return
+    autoencoder = autoencoder or own.autoencoder_of(latents)
     made = pipeline(parts, latents, autoencoder)
     with stage.whole_folder(out) as place:
         made.save_pretrained(place)
@@ -278,8 +282,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = arguments(argv)
     stage.current().progress = Progress("export")
     try:
-        autoencoder = given.autoencoder or own.autoencoder_of(given.latents)
-        export(given.checkpoint, given.out, given.latents, autoencoder)
+        export(given.checkpoint, given.out, given.latents, given.autoencoder)
     except (ValueError, OSError) as error:
         print(f"export: {error}", file=sys.stderr)
         return 2

@@ -10,7 +10,7 @@ import pytest
 
 from dagster_dvc import graph
 from dagster_dvc.project import DvcProject, ProjectError
-from dagster_dvc.runner import Runner, needed
+from dagster_dvc.runner import Runner
 from dagster_dvc.status import stale
 from dagster_project import keeping
 from dagster_project.cli import main
@@ -63,7 +63,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def latents(root: Path) -> str:
     """What latent_shards makes, run with everything before it."""
     inside = DvcProject(root)
-    assert not Runner(inside, needed(inside, ["latent_shards"])).run().failed
+    assert not Runner(inside, inside.needed(["latent_shards"])).run().failed
     return (root / "latents.txt").read_text()
 
 

@@ -50,9 +50,9 @@ def test_prompt_lengths_come_from_the_index_where_it_has_them(tmp_path: Path) ->
     data, size = Latents(folder), rectified().denoiser
     data.require(("latents",), "test", size)
     data.shards.index["prompt_tokens"] = np.where(np.arange(16) == 5, 9, 1)
-    with pytest.raises(StageError, match=r"prompt of clip-005 has 9 tokens, denoiser\.text_length is 3; raise it to 9"):
+    with pytest.raises(StageError, match=r"prompt of clip-005 has 9 tokens, denoiser\.text_length is 4; raise it to 9"):
         data.require(("latents",), "test", size)
-    with pytest.raises(StageError, match=r"is 3, one of them for the class; raise it to 10 or more"):
+    with pytest.raises(StageError, match=r"is 4, one of them for the class; raise it to 10 or more"):
         data.require(("latents", "pseudo_class"), "test", size)
 
 

@@ -96,7 +96,7 @@ def write_gates(folder: Path, verdict: str = "pass") -> Path:
 
 
 SMALL: dict[str, Any] = {
-    "denoiser": {"heads": 2, "head_dim": 12, "layers": 1, "feed_forward": 32, "patch": [1, 2, 2], "text_length": 3},
+    "denoiser": {"heads": 2, "head_dim": 12, "layers": 1, "feed_forward": 32, "patch": [1, 2, 2], "text_length": 4},
     "validation": {"clips": 4, "levels": 2, "prompts": 0},
 }
 
@@ -127,7 +127,7 @@ def anchored(stage: str = "identity", steps: int = 4, **changes: Any) -> Anchore
 
 
 REFINER: dict[str, Any] = {
-    "refiner": {**SMALL["denoiser"], "text_length": 4},
+    "refiner": SMALL["denoiser"],
     "keyframes": {"growth": "linear", "least": 2, "levels": 1, "selection": "random", "endpoints": True},
     "validation": {"clips": 4, "samples": 2, "shown": 0, "resamples": 20},
 }
@@ -192,7 +192,7 @@ UNIFIED: dict[str, Any] = {
 def denoiser(num_classes: int | None = None, seed: int = 0, **size: int) -> VideoDenoiser:
     """A denoiser for this world's latents and prompts; ``size`` replaces widths and depth."""
     torch.manual_seed(seed)
-    sizes = {"heads": 2, "head_dim": 12, "layers": 1, "feed_forward": 32, "text_length": 3, **size}
+    sizes = {"heads": 2, "head_dim": 12, "layers": 1, "feed_forward": 32, "text_length": 4, **size}
     return VideoDenoiser.build(channels=CHANNELS, text_dim=DIM, patch=(1, 2, 2), num_classes=num_classes, **sizes)
 
 
