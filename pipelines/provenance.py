@@ -21,6 +21,8 @@ from pipelines.progress import duration
 
 SHIPPED = Path(__file__).with_name("shipped.json")
 """The values of params.yaml as they are shipped; written by ``python -m pipelines.provenance --ship``."""
+RUNS = "runs.json"
+"""In a release: what the records of the runs told when it was made (:mod:`pipelines.generation.release`)."""
 SHORT = 12
 UNKNOWN = "unknown"
 ABSENT = object()
@@ -52,8 +54,21 @@ def lineage(path: Path) -> Lineage:
     """
     content, now = carried(path)
     records = list(_records(path))
-    runs = {digest: found for digest, node in content["nodes"].items() if (found := _run_of(node, records))}
+    told = _told_runs(path)
+    found = {digest: told.get(digest) or _run_of(node, records) for digest, node in content["nodes"].items()}
+    runs = {digest: run for digest, run in found.items() if run}
     return Lineage(path, content["artifact"], content["nodes"], now, runs)
+
+
+def _told_runs(path: Path) -> Mapping[str, Any]:
+    """What a release tells of the runs itself; empty in anything else, or where it is damaged."""
+    folder = next((one for one in (path, *path.absolute().parents[:3]) if (one / RUNS).is_file()), None)
+    with contextlib.suppress(OSError, ValueError):
+        content = json.loads((folder / RUNS).read_text(encoding="utf-8")) if folder is not None else {}
+        runs = content.get("runs") if isinstance(content, dict) else None
+        if isinstance(runs, dict) and all(isinstance(run, dict) for run in runs.values()):
+            return runs
+    return {}
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:

@@ -24,6 +24,7 @@ from pipelines.data.verify import verify
 from pipelines.described import read_json
 from pipelines.provenance import SHORT, printable
 from pipelines.stage import CHAIN, StageError, file_digest
+from pipelines.standards import checking
 
 CATALOG, RECORD = "catalog.parquet", "checkpoint.json"
 SIGNS = (CHAIN, RECORD, MANIFEST, CATALOG)
@@ -66,8 +67,8 @@ def artifacts(root: Path) -> list[Path]:
     return found
 
 
-def audit(root: Path, quick: bool = False) -> Iterator[Item]:
-    """Everything in the folder, item by item.
+def audit(root: Path, quick: bool = False, trusted: Path | None = None) -> Iterator[Item]:
+    """Everything in the folder, item by item; ``trusted`` is the public key that a release must be signed with.
 
     Raises:
         StageError: there is nothing to audit.
@@ -81,6 +82,8 @@ def audit(root: Path, quick: bool = False) -> Iterator[Item]:
         yield from _chain(folder, shown, here)
         yield from _clips(folder, shown)
         yield from _splits(folder, shown)
+        for name, verdict, what in checking.items(folder, quick, trusted):
+            yield Item(f"{shown}/{name}", verdict, what)
 
 
 def _digest(folder: Path) -> str:
@@ -229,6 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="reel audit", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--quick", action="store_true", help="read no shards and no weights")
+    parser.add_argument("--key", type=Path, metavar="PUB", help="public key (PEM) that a release must be signed with")
     parser.add_argument("--clip", metavar="CLIP", help="only say whether a clip (key, content hash, source) was used")
     parser.add_argument("--json", action="store_true", help="for programs")
     given = parser.parse_args(argv)
@@ -238,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("\n".join(lines) or f"{given.clip}: in no data set in {given.folder}")
             return 1 if lines else 0
         items = []
-        for item in audit(given.folder, given.quick):
+        for item in audit(given.folder, given.quick, given.key):
             items.append(item)
             if not given.json:
                 print(item, flush=True)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipelines import chain, origin, stage
 from pipelines.data.contract import Manifest, require_autoencoder
@@ -234,25 +234,51 @@ def export(folder: Path, out: Path, latents: Path, autoencoder: Path) -> None:
         raise StageError(f"{out}: exists and is no pipeline folder, so it is not replaced; give another --out.")
     if out.resolve() == folder.resolve():
         raise StageError(f"--out {out}: is the checkpoint itself; give another folder.")
+    with stage.whole_folder(out) as place:
+        filled = fill(place, folder, latents, autoencoder)
+        (place / "README.md").write_text(filled.card, encoding="utf-8")
+    carry(out, folder, latents, autoencoder)
+    stage.say(filled.note)
+    stage.say(f"{out}: {filled.what}; how to call it: {out}/README.md")
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What was put into a folder.
+
+    Attributes:
+        library: what loads it.
+        card: how to call it.
+        note: what to know of it, a line.
+        what: it is, in a few words.
+        kind: class of its transformer, where diffusers loads it.
+    """
+
+    library: Literal["diffusers", "reelgraph"]
+    card: str
+    note: str
+    what: str
+    kind: str | None = None
+
+
+def fill(place: Path, folder: Path, latents: Path, autoencoder: Path) -> Filled:
+    """Put the whole flow into an empty folder: for diffusers where a pipeline of it can drive the flow, else for us.
+
+    Raises:
+        StageError: it is no flow, or parts do not belong together.
+    """
+    name = checkpoint.read(folder)["stage"]
     try:
         parts = read(folder)
     except NoPipelineError as reason:
-        own.save(folder, out, latents, autoencoder)
-        carry(out, folder, latents, autoencoder)
-        stage.say(f"{reason} So the folder is one of our own: FlowPipeline.from_pretrained and `reel generate` take it")
-        stage.say(f"{out}: the whole flow with text encoder and autoencoder; how to call it: {out}/README.md")
-        return
+        own_card = own.fill(place, folder, latents, autoencoder)
+        note = f"{reason} So the folder is one of our own: FlowPipeline.from_pretrained and `reel generate` take it"
+        return Filled("reelgraph", own_card, note, "the whole flow with text encoder and autoencoder")
     made = pipeline(parts, latents, autoencoder)
-    with stage.whole_folder(out) as place:
-        made.save_pretrained(place)
-        (place / "README.md").write_text(card(parts, checkpoint.read(folder)["stage"]), encoding="utf-8")
-    carry(out, folder, latents, autoencoder)
+    made.save_pretrained(place)
     plan = parts.sampling
-    stage.say(sentence(parts))
-    stage.say(
-        f"{out}: {type(made).__name__}, {plan.steps} {plan.sampler} steps, shift {plan.shift:g}, float32; how to call "
-        f"it: {out}/README.md"
-    )
+    what = f"{type(made).__name__}, {plan.steps} {plan.sampler} steps, shift {plan.shift:g}, float32"
+    return Filled("diffusers", card(parts, name), sentence(parts), what, parts.denoiser.layout.kind)
 
 
 def carry(out: Path, folder: Path, latents: Path, autoencoder: Path) -> None:
