@@ -11,7 +11,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,13 +64,23 @@ def release(folder: Path, out: Path, around: Around) -> facts.Release:
     key, made = signing.private_key(around.key)
     if made:
         stage.say(f"{around.key}: a new private key to sign with; keep it, and let nobody read it")
+    _refuse_secrets(folder, {"checkpoint.json": record, "lineage.json": chain.carried(folder)[0]["nodes"]})
     with stage.whole_folder(out) as place:
         filled = _weights(place, folder, around)
-        stage.write_json(place / "checkpoint.json", {**record, "weights": checkpoint.weights(place)})
+        _forget_places(place)
+        told = {**statements.clean(record), "weights": checkpoint.weights(place)}
+        stage.write_json(place / "checkpoint.json", told)
         _carry(place, folder, out.name, around)
-        told = _known(place, folder, out.name, filled, around)
-        _describe(place, told, filled, key)
-    return told
+        found = _known(place, folder, out.name, filled, around)
+        _describe(place, found, filled, key)
+    return found
+
+
+def _refuse_secrets(folder: Path, contents: Mapping[str, Any]) -> None:
+    for name, content in contents.items():
+        for where, told in credentials(content):
+            place = ".".join(map(str, where))
+            raise StageError(f"{folder}: {name}: {place} holds {told}; nothing was released.")
 
 
 # ---- weights ------------------------------------------------------------------------------------------------------
@@ -89,6 +99,16 @@ def _weights(place: Path, folder: Path, around: Around) -> export.Filled:
     shutil.copy2(network / lora.FILE, place / ADAPTER / lora.FILE)
     lora_names.write_comfy(network, filled.kind, place / ADAPTER)
     return filled
+
+
+def _forget_places(place: Path) -> None:
+    """Of the folders that networks were loaded from, which diffusers notes in their configs, the name alone."""
+    for path in place.rglob("*.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        noted = content.get("_name_or_path") if isinstance(content, dict) else None
+        if isinstance(noted, str) and Path(noted).is_absolute():
+            told = json.dumps({**content, "_name_or_path": Path(noted).name}, indent=2)
+            path.write_text(f"{told}\n", encoding="utf-8")
 
 
 def _as_it_is(folder: Path) -> str:
@@ -114,23 +134,19 @@ def _carry(place: Path, folder: Path, name: str, around: Around) -> None:
         read |= {"latents": around.latents, "autoencoder": around.autoencoder}
     told = {"stage": "reel release", "path": name, "environment": origin.environment()}
     chain.carry(place, told, read, {one: origin.inside(path) for one, path in read.items()})
-    if not (folder / stage.CHAIN).is_file():  # from before chains, or made without the launcher: what its record knows
-        content = chain.carried(place)[0]
-        nodes = {**chain.carried(folder)[0]["nodes"], **content["nodes"]}
-        stage.write_json(place / stage.CHAIN, {**content, "nodes": nodes})
+    content = chain.carried(place)[0]
+    nodes = chain.carried(folder)[0]["nodes"] | content["nodes"]  # of a checkpoint from before chains: its record
+    stage.write_json(place / stage.CHAIN, {**content, "nodes": statements.clean(nodes)})
 
 
 def _known(place: Path, folder: Path, name: str, filled: export.Filled, around: Around) -> facts.Release:
-    """All facts, and ``runs.json`` written; nothing that lets a reader in goes on."""
+    """All facts, and ``runs.json`` written."""
     source, own = lineage(folder), chain.carried(place)[0]
     runs = {digest: dict(run) for digest, run in source.runs.items()}
     if own["artifact"] not in source.nodes:
         runs[own["artifact"]] = _this_run()
     record = json.loads((place / "checkpoint.json").read_text(encoding="utf-8"))
-    for what, content in (("lineage.json", own), ("checkpoint.json", record), (RUNS, runs)):
-        for where, told in credentials(content):
-            raise StageError(f"{folder}: {what}: {'.'.join(map(str, where))} holds {told}; nothing was released.")
-    stage.write_json(place / RUNS, {"version": chain.VERSION, "runs": runs})
+    stage.write_json(place / RUNS, {"version": chain.VERSION, "runs": statements.clean(runs)})
     results, count = facts.evaluated(around.evaluation, around.metrics, source.artifact)
     clips = next((digest for digest, node in own["nodes"].items() if node.get("stage") == "raw_video"), "")
     return facts.Release(

@@ -11,6 +11,7 @@ from pipelines.standards.statements import clean
 
 FILE = "bom.cdx.json"
 MODEL = "model"
+MOST = 1024
 
 
 def bill(release: Release, made_at: str) -> dict[str, Any]:
@@ -19,7 +20,7 @@ def bill(release: Release, made_at: str) -> dict[str, Any]:
     others = [*_files(release), *datasets.values(), *models.values()]
     others += [_base(base) for base in release.bases] + [_library(*one) for one in release.libraries.items()]
     unique = {one["bom-ref"]: one for one in others}
-    return clean(
+    return _short(
         {
             "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
             "bomFormat": "CycloneDX",
@@ -36,6 +37,16 @@ def bill(release: Release, made_at: str) -> dict[str, Any]:
             "dependencies": list(_edges(release)),
         }
     )
+
+
+def _short(value: Any) -> Any:
+    """The same without credentials, and no text longer than CycloneDX lets a version be."""
+    if isinstance(value, dict):
+        return {key: _short(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_short(part) for part in value]
+    told = clean(value)
+    return f"{told[: MOST - 1]}…" if isinstance(told, str) and len(told) > MOST else told
 
 
 def _model(release: Release, datasets: list[str]) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def _made(release: Release) -> str:
         counts = (node.get("facts") or {}).get("splits") or {}
         told = "; " + ", ".join(f"{plain(name)} {count}" for name, count in counts.items()) if counts else ""
         lines.append(f"- {code(node.get('stage'))} made {code(node.get('path'))} ({code(digest[:12])}); {commit}{told}")
-        lines += [f"  - {plain(value)}" for value in set_values(node, every=False)[:SHOWN_CHANGES]]
+        lines += [f"  - {plain(value)}" for value in set_values(clean(node), every=False)[:SHOWN_CHANGES]]
     lines += [f"- published model {code(base.name)} as {code(f'{base.stage}.{base.place}')}" for base in release.bases]
     return "\n".join(lines) + "\n"
 
@@ -176,7 +176,5 @@ def _library_licence(name: str, version: str) -> str:
         found = metadata(name)
     except PackageNotFoundError:
         return UNKNOWN
-    if found["Version"] != version:
-        return UNKNOWN
-    stated = found.get("License-Expression") or found.get("License") or UNKNOWN
-    return stated.splitlines()[0]
+    stated = [found[key] for key in ("License-Expression", "License") if key in found]
+    return stated[0].splitlines()[0] if stated and found["Version"] == version else UNKNOWN

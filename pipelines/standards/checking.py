@@ -43,7 +43,8 @@ def _files(folder: Path, signed: dict[str, str], quick: bool) -> Iterator[Found]
     try:
         if quick:
             here = signing.files(folder)
-            yield from ((name, "missing", "it was signed") for name in signed.keys() - here.keys())
+            for name in sorted(signed.keys() - here.keys()):
+                yield name, "missing", "it was signed"
             yield "signed files", "unknown", "their bytes were not read (--quick)"
             return
         wrong = dict(signing.differences(folder, signed))

@@ -28,12 +28,14 @@ VERDICTS = {"pass": "passedTests", "warn": "warnedTests", "fail": "failedTests"}
 
 
 def clean(value: Any) -> Any:
-    """The same value without credentials in its texts, keys included."""
+    """The same value without credentials in its texts, keys included, and of places of a machine the name alone."""
     if isinstance(value, Mapping):
         return {without_credentials(str(key)): clean(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [clean(part) for part in value]
-    return without_credentials(value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return Path(value).name if Path(value).is_absolute() else without_credentials(value)
 
 
 def statements(
@@ -46,9 +48,9 @@ def statements(
     for digest, node in nodes.items():
         own = [{"name": name, "digest": {"sha256": held}} for name, held in files.items()] if digest == artifact else []
         subject = [{"name": _name(node), "digest": {CONTENT: digest}}, *own]
-        yield {"_type": signing.STATEMENT, "subject": subject, **_provenance(node, runs.get(digest) or {})}
+        yield clean({"_type": signing.STATEMENT, "subject": subject, **_provenance(node, runs.get(digest) or {})})
         if node.get("gates"):
-            yield {"_type": signing.STATEMENT, "subject": subject[:1], **_tested(node)}
+            yield clean({"_type": signing.STATEMENT, "subject": subject[:1], **_tested(node)})
 
 
 def _name(node: Mapping[str, Any]) -> str:
@@ -61,8 +63,8 @@ def _provenance(node: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, An
     inside["hardware"] = run.get("hardware")
     definition = {
         "buildType": BUILD_TYPE,
-        "externalParameters": clean({name: node[name] for name in told if node.get(name) is not None}),
-        "internalParameters": clean({name: value for name, value in inside.items() if value is not None}),
+        "externalParameters": {name: node[name] for name in told if node.get(name) is not None},
+        "internalParameters": {name: value for name, value in inside.items() if value is not None},
         "resolvedDependencies": [*_read(node), *_code(node, run)],
     }
     times = {"startedOn": _time(run.get("began_at")), "finishedOn": _time(run.get("ended_at"))}
@@ -93,7 +95,7 @@ def _time(text: Any) -> str | None:
 
 
 def _tested(node: Mapping[str, Any]) -> dict[str, Any]:
-    gates = clean([gate for gate in node["gates"] if gate.get("name")])
+    gates = [gate for gate in node["gates"] if gate.get("name")]
     lists = {kind: [str(gate["name"]) for gate in gates if gate.get("verdict") == verdict] for verdict, kind in
              VERDICTS.items()}  # fmt: skip
     result = "FAILED" if lists["failedTests"] else "WARNED" if lists["warnedTests"] else "PASSED"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.stage import StageError
@@ -85,9 +85,9 @@ def test_a_folder_with_links_is_neither_signed_nor_verified(folder: Path) -> Non
 def test_no_bit_of_a_signature_can_be_turned_unseen(folder: Path) -> None:
     whole = (folder / SIGNATURE).read_bytes()
     key = KEY.public_key()
-    for at in range(0, len(whole), 3):
+    for at in range(0, len(whole), 11):
         damaged = bytearray(whole)
-        damaged[at] ^= 1 << (at // 3) % 8
+        damaged[at] ^= 1 << (at // 11) % 8
         (folder / SIGNATURE).write_bytes(bytes(damaged))
         with pytest.raises(BadSignature):
             signing.signed_files(folder, key)
@@ -101,12 +101,14 @@ def test_another_key_is_told_from_damage(folder: Path) -> None:
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x, max_size=3))
 
 
+@settings(deadline=None)
 @given(JSON)
 def test_a_statement_comes_out_as_it_went_in(content: object) -> None:
     statement = {"_type": signing.STATEMENT, "predicate": content}
     assert signing.opened(signing.envelope(statement, KEY), KEY.public_key()) == statement
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["payload", "payloadType", "sig", "keyid"]), st.integers(0, 200), st.integers(0, 7))
 def test_an_envelope_that_was_changed_anywhere_does_not_open(part: str, at: int, bit: int) -> None:
     envelope = json.loads(json.dumps(signing.envelope({"_type": signing.STATEMENT, "predicate": "é"}, KEY)))
