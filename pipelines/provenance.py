@@ -18,11 +18,14 @@ from typing import Any
 
 from pipelines.chain import NoChain, carried
 from pipelines.progress import duration
+from pipelines.stage import StageError
 
 SHIPPED = Path(__file__).with_name("shipped.json")
 """The values of params.yaml as they are shipped; written by ``python -m pipelines.provenance --ship``."""
 RUNS = "runs.json"
 """In a release: what the records of the runs told when it was made (:mod:`pipelines.generation.release`)."""
+FORMATS = ("croissant", "in-toto", "openlineage")
+"""Standards in which a lineage is told (:mod:`pipelines.standards.told`)."""
 SHORT = 12
 UNKNOWN = "unknown"
 ABSENT = object()
@@ -249,10 +252,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help="all parameters, not only what differs from the shipped")
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw it into a file")
+    parser.add_argument("--format", choices=FORMATS, help="in the words of a standard; openlineage: of a project")
     given = parser.parse_args(argv)
     try:
+        if given.format is not None:
+            from pipelines.standards.told import told
+
+            return print("\n".join(told(given.path, given.format))) or 0
         found = lineage(given.path)
-    except NoChain as error:
+    except (NoChain, StageError) as error:
         print(f"lineage: {error}", file=sys.stderr)
         return 3
     if given.svg is not None:
