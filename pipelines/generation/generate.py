@@ -11,12 +11,13 @@ from pathlib import Path
 
 import torch
 
-from pipelines import chain, origin, stage
+from pipelines import stage
 from pipelines.data.video import write_mp4
 from pipelines.flow.params import Guidance
 from pipelines.flow.samplers import SAMPLERS
 from pipelines.generation import contact_sheet
 from pipelines.generation.clips import ClipMaker, Wanted
+from pipelines.generation.finished import finish, watermark
 from pipelines.generation.pipeline import surroundings
 from pipelines.progress import Progress
 from pipelines.stage import StageError
@@ -151,17 +152,13 @@ def write_clips(given: argparse.Namespace) -> None:
     latents, autoencoder = surroundings(given.checkpoint, given.latents, given.autoencoder)
     read = {"checkpoint": given.checkpoint, "latents": latents, "autoencoder": autoencoder}
     maker = ClipMaker(generator, latents, autoencoder)
-    strips = []
-    for number, clip in enumerate(maker.clips(prompts, seeds, wanted, given.batch_size)):
+    mark, strips = watermark(), []
+    for number, made in enumerate(maker.clips(prompts, seeds, wanted, given.batch_size)):
+        clip = mark(made)
         path = given.out if given.prompt is not None else given.out / f"{number:03d}.mp4"
         facts = {"title": prompts[number], "comment": story(generator, seeds[number], wanted)}
         write_mp4(path, clip, generator.facts["frame_rate"], metadata=facts)
-        told = {
-            "stage": "reel generate",
-            "path": path.name,
-            "params": {"prompt": prompts[number], "how": facts["comment"]},
-        }
-        chain.embed(path, told, read, {name: origin.inside(one) for name, one in read.items()})
+        finish(path, "reel generate", {"prompt": prompts[number], "how": facts["comment"]}, read)
         print(f"{path}: {prompts[number]}", flush=True)
         strips.append(contact_sheet.strip(clip))
     if given.prompts is not None:

@@ -17,6 +17,7 @@ from pipelines import stage
 from pipelines.data.video import write_mp4
 from pipelines.generation import storyboard
 from pipelines.generation.clips import ClipMaker, Wanted
+from pipelines.generation.finished import finish, watermark
 from pipelines.generation.generate import check_out, whole_number
 from pipelines.generation.generate import size as pixels
 from pipelines.generation.pipeline import surroundings
@@ -78,13 +79,16 @@ def write_clip(given: argparse.Namespace) -> None:
     check_out(given)
     known = read_given(given)
     refiner = load(given)
-    maker = ClipMaker(refiner, *surroundings(given.checkpoint, given.latents, given.autoencoder))
+    latents, autoencoder = surroundings(given.checkpoint, given.latents, given.autoencoder)
+    maker, mark = ClipMaker(refiner, latents, autoencoder), watermark()
     wanted = Wanted(num_frames=known.length or given.num_frames, size=given.size)
     frames, places = maker.from_keyframes(known, given.prompt, given.seed, wanted, given.interpolate)
     how = f"keyframes filled in ({refiner.filling.mode})" if given.interpolate else refiner.story
     comment = f"seed {given.seed}, {how}, latent frames given: {' '.join(map(str, places))}, {refiner.name}"
     facts = {"title": given.prompt, "comment": comment}
-    write_mp4(given.out, frames, refiner.facts["frame_rate"], metadata=facts)
+    write_mp4(given.out, mark(frames), refiner.facts["frame_rate"], metadata=facts)
+    read = {"checkpoint": given.checkpoint, "latents": latents, "autoencoder": autoencoder}
+    finish(given.out, "reel refine", {"prompt": given.prompt, "how": comment}, read)
     print(f"{given.out}: {len(frames)} frames, latent frames given: {' '.join(map(str, places))}", flush=True)
 
 

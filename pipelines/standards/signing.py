@@ -24,8 +24,6 @@ from pipelines.stage import StageError, file_digest
 
 SIGNATURE, PUBLIC = "model.sig", "model.pub"
 """Of a release: the signature of all its other files, and the key that verifies it."""
-KEY = Path("~/.config/reelgraph/release.pem")
-"""The private key of whoever releases, where no other is named; it never goes into a release."""
 STATEMENT = "https://in-toto.io/Statement/v1"
 PAYLOAD = "application/vnd.in-toto+json"
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -42,6 +40,11 @@ class BadSignature(ValueError):
     """A signature is not what the key made, or is damaged; told in one line."""
 
 
+def own(name: str) -> Path:
+    """A file of this user's own settings, by the rules of freedesktop.org; keys stand there, never in a project."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "reelgraph" / name
+
+
 # ---- keys ---------------------------------------------------------------------------------------------------------
 
 
@@ -54,12 +57,9 @@ def private_key(path: Path) -> tuple[Private, bool]:
     path = path.expanduser()
     made = not path.exists()
     if made:
-        path.parent.mkdir(parents=True, exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
         plain = serialization.NoEncryption()
-        text = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-            stream.write(text)
+        write_private(path, key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), None)
     except (ValueError, TypeError) as error:
@@ -67,6 +67,20 @@ def private_key(path: Path) -> tuple[Private, bool]:
     if not isinstance(key, Private) or key.curve.name not in HASHES:
         raise StageError(f"--key {path}: Model Signing takes keys on the curves {', '.join(HASHES)}.")
     return key, made
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a new file that only its user can read, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+        stream.write(content)
+    try:
+        os.link(partial, path)  # two that begin at once: the first one's stays
+    except FileExistsError:
+        pass
+    finally:
+        partial.unlink()
 
 
 def pem(key: Public) -> bytes:
