@@ -89,7 +89,8 @@ def _cases() -> list[Case]:
 
 def saved(folder: Path) -> int:
     """The step of the newest state on the disk, which a busy machine writes some steps later."""
-    names = [path.name for path in (folder / ".work").rglob("state-*")]
+    # looked at from above: the training removes older states while they would be searched
+    names = [path.name for path in (folder / ".work").glob("out/*/state-*")]
     return max((int(name.removeprefix("state-")) for name in names if name[6:].isdigit()), default=0)
 
 

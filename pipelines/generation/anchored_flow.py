@@ -224,7 +224,7 @@ def train(
 
     walked = phases(params, denoiser, parent)
     others = {"identity": parent.identity_network(run.device)} if parent and walked[0][0] == "identity" else None
-    prompts = FixedPrompts(run, data, params.validation.prompts, params.denoiser.text_length, autoencoder)
+    prompts = FixedPrompts(run, data, params.validation.prompts, denoiser.prompt_length, autoencoder)
 
     def validate(step: int) -> dict[str, float]:
         with run.ema_weights("denoiser"):

@@ -37,10 +37,10 @@ class FixedPrompts:
     """
 
     def __init__(
-        self, run: Run, data: Latents, wanted: int | tuple[str, ...], text_length: int, autoencoder: Path | None
+        self, run: Run, data: Latents, wanted: int | tuple[str, ...], prompt_length: int, autoencoder: Path | None
     ) -> None:
         self.run, self.data = run, data
-        self.prompts, self.conditions = _told(data, wanted, text_length)
+        self.prompts, self.conditions = _told(data, wanted, prompt_length)
         self.reference: Tensor = data.held_out(REFERENCES)["latents"]
         self.decoder = None
         if autoencoder is not None and self.prompts:
@@ -77,16 +77,16 @@ class FixedPrompts:
             self.run.showed(step, validation_clips.write(self.run.shown, step, clips, self.prompts, rate))
 
 
-def _told(data: Latents, wanted: int | tuple[str, ...], text_length: int) -> tuple[list[str], dict[str, Tensor]]:
+def _told(data: Latents, wanted: int | tuple[str, ...], prompt_length: int) -> tuple[list[str], dict[str, Tensor]]:
     """The prompts, and the conditions that a denoiser is told for them."""
     if isinstance(wanted, int):
         batch: dict[str, Any] = data.held_out(wanted) if wanted else {"prompt": []}
         return batch["prompt"], {name: batch[name] for name in CONDITIONS if name in batch}
     embeds, mask = embed(wanted, data.folder)
     longest = int(mask.sum(1).max())
-    if longest > text_length:
+    if longest > prompt_length:
         raise StageError(
-            f"validation.prompts: {wanted[int(mask.sum(1).argmax())]!r} has {longest} tokens, denoiser.text_length is "
-            f"{text_length}; shorten the prompt, or raise text_length."
+            f"validation.prompts: {wanted[int(mask.sum(1).argmax())]!r} has {longest} tokens, this denoiser takes "
+            f"{prompt_length}; shorten the prompt, or raise denoiser.text_length."
         )
     return list(wanted), {"prompt_embeds": embeds, "prompt_mask": mask}

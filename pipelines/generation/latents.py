@@ -89,12 +89,13 @@ class Latents:
             shown = ", ".join(f"{number} of {list(shape)}" for shape, number in self.shapes.items())
             say(f"latents of {len(self.shapes)} shapes ({shown}): each batch has one; the first is measured and shown")
         lengths = self._prompt_lengths()
-        longest = max(lengths, default=0)
-        if longest > denoiser.text_length:
+        longest, beside = max(lengths, default=0), int("pseudo_class" in reads)
+        if longest + beside > denoiser.text_length:
             key = self.shards.index["key"].iloc[lengths.index(longest)]
             raise StageError(
                 f"{self.folder}: the prompt of {key} has {longest} tokens, denoiser.text_length is "
-                f"{denoiser.text_length}; raise it to {longest} or more."
+                f"{denoiser.text_length}{', one of them for the class' if beside else ''}; raise it to "
+                f"{longest + beside} or more."
             )
 
     def _prompt_lengths(self) -> list[int]:

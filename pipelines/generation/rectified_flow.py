@@ -109,7 +109,7 @@ def train(
     fixed = FixedLevels.of(held_out, params.validation.levels, (0.0, 1.0), params.training.micro_batch)
 
     walked = Phase(denoiser, params.sampling, first_frame=share > 0)
-    prompts = FixedPrompts(run, data, params.validation.prompts, params.denoiser.text_length, autoencoder)
+    prompts = FixedPrompts(run, data, params.validation.prompts, denoiser.prompt_length, autoencoder)
 
     def validate(step: int) -> dict[str, float]:
         with run.ema_weights("denoiser"):

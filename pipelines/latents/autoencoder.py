@@ -129,7 +129,8 @@ def train(params: AutoencoderParams, clips: Path, out: Path, metrics: Path, plot
     source.require(autoencoder.temporal_stride, autoencoder.spatial_stride)
     training, rows = params.training, source.rows("train")
     linear = patch_pca_of(source, rows, (autoencoder.temporal_stride, autoencoder.spatial_stride), size.latent_channels)
-    autoencoder.start_linear(linear.mean, linear.components, linear.deviations)
+    components = linear.spread() if params.losses.channel_prefix is None else linear.components  # strongest first
+    autoencoder.start_linear(linear.mean, components, linear.deviation)
     groups = FrameGroups(source, rows, size.frames, training.batch_size, training.seed, params.augmentation)
     some = source.rows("validation")[:VALIDATION_CLIPS]
     objective = Autoencoding(autoencoder, params.losses, perceptual=lpips_of(run.name, params.losses.perceptual))

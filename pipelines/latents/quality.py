@@ -78,13 +78,36 @@ def patches(video: Tensor, frames: int, side: int) -> Tensor:
     return pixel_unshuffle(stack(video, frames).flatten(0, 1), side).movedim(1, -1).flatten(0, 2)
 
 
+def hartley(size: int) -> Tensor:
+    """The orthogonal matrix cas(2 pi j k / size) / sqrt(size), [size, size], cas = cos + sin (Hartley 1942).
+
+    It gives every channel an equal part of the first component, and of the others between none and twice that.
+    """
+    index = torch.arange(size, dtype=torch.float64)
+    angle = 2 * torch.pi / size * torch.outer(index, index)
+    return ((angle.cos() + angle.sin()) / size**0.5).float()
+
+
 @dataclass(frozen=True)
 class PatchPCA:
-    """A linear code of patches: mean [D], orthonormal components [D, K], deviations [K] of the patches along them."""
+    """A linear code of patches: mean [D], orthonormal components [D, K], strongest first, deviations [K] along them."""
 
     mean: Tensor
     components: Tensor
     deviations: Tensor
+
+    @property
+    def deviation(self) -> float:
+        """Root of the mean square over components."""
+        return float(self.deviations.square().mean().sqrt())
+
+    def spread(self) -> Tensor:
+        """The components [D, K] turned among each other, so that all have about the same deviation.
+
+        Strong ones stay above noise that has drowned weak ones, which a flow then learns from coarse to fine. (One
+        component per channel, each scaled to deviation 1, would give the noise in weak ones the same part of its loss.)
+        """
+        return self.components @ hartley(self.components.shape[1])
 
     def reconstruct(self, video: Tensor, frames: int, side: int) -> Tensor:
         """Video [B, 3, T, H, W] through the code, clamped to [-1, 1] as an autoencoder's is."""
@@ -104,7 +127,7 @@ def fit_patch_pca(rows: Tensor, components: int) -> PatchPCA:
     centred = rows - mean
     kept = min(components, *centred.shape)
     if centred.shape[1] <= 2048:
-        vectors = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -kept:]
+        vectors = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -kept:].flip(1)
     else:
         with torch.random.fork_rng():
             torch.manual_seed(0)

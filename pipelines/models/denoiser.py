@@ -43,14 +43,13 @@ class VideoDenoiser(nn.Module):
     """(x, sigma, prompt, class) -> velocity dx/dsigma, by a transformer of :data:`backbones.BACKBONES`.
 
     Like Wan's pipeline, prompts are padded with zeros to ``text_length`` tokens, and what stands at masked positions
-    has no influence. The class is a learned token in the place of the last padding (after the text where a prompt
-    leaves none), zero at first and where there is no class: a pretrained network starts with its own velocities. A
-    single frame stands for a patch of equal frames. The transformer is saved as diffusers saves it and loads with
-    diffusers alone.
+    has no influence. The class is a learned token in the last place, zero at first and where there is no class: a
+    pretrained network starts with its own velocities. A single frame stands for a patch of equal frames. The
+    transformer is saved as diffusers saves it and loads with diffusers alone.
 
     Args:
         transformer: of diffusers.
-        text_length: tokens of the longest prompt.
+        text_length: places for the tokens of a prompt and, where it knows classes, for the class.
         num_classes: None where it knows no classes.
         extent: seconds and pixels of one latent element; LTX-Video needs it.
         base: where the transformer comes from, when only an adapter of it is trained and saved.
@@ -105,6 +104,11 @@ class VideoDenoiser(nn.Module):
         return cls(transformer, text_length, num_classes)
 
     @property
+    def prompt_length(self) -> int:
+        """Tokens of the longest prompt: all places, but one for the class where classes are told."""
+        return self.text_length - (self.num_classes is not None)
+
+    @property
     def patch(self) -> tuple[int, int, int]:
         """Latent frames, rows and columns per token."""
         return self.layout.patch
@@ -121,18 +125,18 @@ class VideoDenoiser(nn.Module):
 
         Args:
             sigma: [B, 1], or [B, T] for a level per latent frame; in [0, 1].
-            prompt_embeds: [B, L, D] with L at most ``text_length``.
+            prompt_embeds: [B, L, D] with L at most ``prompt_length``.
             prompt_mask: bool [B, L]; masked positions have no influence.
             pseudo_class: int [B], negative where the class is unknown; None where none is.
 
         Raises:
-            ValueError: a prompt is longer than ``text_length``, or a class is given to a network without classes.
+            ValueError: a prompt is longer than ``prompt_length``, or a class is given to a network without classes.
         """
         if x.shape[2] == 1 < self.patch[0]:
             repeated = x.expand(-1, -1, self.patch[0], -1, -1)
             return self(repeated, sigma, prompt_embeds, prompt_mask, pseudo_class).mean(2, keepdim=True)
         text, mask = self.text_tokens(prompt_embeds, prompt_mask)
-        text, mask = self._with_class(text, mask, pseudo_class, has_room=prompt_embeds.shape[1] < self.text_length)
+        text, mask = self._with_class(text, mask, pseudo_class)
         placed = x
         if self.has_positions:
             placed = torch.cat([x, positions(*x.shape[2:], like=x).expand(len(x), -1, -1, -1, -1)], dim=1)
@@ -142,17 +146,16 @@ class VideoDenoiser(nn.Module):
         """[B, text_length, D]: valid tokens, then zeros, as Wan's pipeline pads them; and the mask [B, text_length]."""
         tokens = prompt_embeds * prompt_mask[..., None].to(prompt_embeds)
         missing = self.text_length - tokens.shape[1]
-        if missing < 0 and bool(prompt_mask[:, self.text_length :].any()):
+        if bool(prompt_mask[:, self.prompt_length :].any()):
             longest = int(prompt_mask.sum(1).max())
             raise ValueError(
-                f"a prompt has {longest} tokens, this denoiser takes {self.text_length}: shorten the prompt, or train "
-                "with a larger denoiser.text_length."
+                f"a prompt has {longest} tokens, this denoiser takes {self.prompt_length}: shorten the prompt, or "
+                "train with a larger denoiser.text_length."
             )
         return nn.functional.pad(tokens, (0, 0, 0, missing)), nn.functional.pad(prompt_mask, (0, missing))
 
-    def _with_class(
-        self, text: Tensor, mask: Tensor, pseudo_class: Tensor | None, has_room: bool
-    ) -> tuple[Tensor, Tensor]:
+    def _with_class(self, text: Tensor, mask: Tensor, pseudo_class: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The class in the last place, where no prompt reaches: a sample hears nothing of its neighbours' lengths."""
         if self.class_embedding is None or self.num_classes is None:
             if pseudo_class is not None:
                 raise ValueError("this denoiser was built without classes; leave pseudo_class out.")
@@ -160,8 +163,7 @@ class VideoDenoiser(nn.Module):
         told = torch.full((len(text),), -1, device=text.device) if pseudo_class is None else pseudo_class
         known = (told >= 0)[:, None]
         token = self.class_embedding(told.clamp_min(0)).to(text) * known.to(text)
-        kept = slice(None, -1) if has_room else slice(None)
-        return torch.cat([text[:, kept], token[:, None]], dim=1), torch.cat([mask[:, kept], known], dim=1)
+        return torch.cat([text[:, :-1], token[:, None]], dim=1), torch.cat([mask[:, :-1], known], dim=1)
 
     # ---- files ----
 

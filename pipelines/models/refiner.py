@@ -25,7 +25,7 @@ class Refiner(nn.Module):
     """(filled, told, prompt, class, alpha) -> residual; zero before training.
 
     Args:
-        denoiser: whose ``text_length`` is one more than that of prompts. Of a new one the last layer is zero; before
+        denoiser: whose ``prompt_length`` is one more than that of prompts. Of a new one the last layer is zero; before
             what a pretrained one says stands a ``gate`` per channel that begins at zero.
     """
 
@@ -49,7 +49,7 @@ class Refiner(nn.Module):
     @property
     def text_length(self) -> int:
         """Tokens of the longest prompt."""
-        return self.denoiser.text_length - 1
+        return self.denoiser.prompt_length - 1
 
     def forward(
         self,

@@ -162,18 +162,19 @@ class StackedAutoencoder(nn.Module):
         self.register_buffer("latent_std", torch.ones(latent_channels))
 
     @torch.no_grad()
-    def start_linear(self, mean: Tensor, components: Tensor, deviations: Tensor) -> None:
+    def start_linear(self, mean: Tensor, components: Tensor, deviation: float) -> None:
         """Become a linear code of patches, which training then corrects.
+
+        No component is stretched, so distances between codes are those between patches but for one factor.
 
         Args:
             mean: [D] of patches, D = 3 * frames * 8 * 8 in the order of :func:`pixel_unshuffle`.
             components: [D, K], orthonormal, K at most C; codes beyond them start at zero.
-            deviations: [K] of the patches along them; codes start with variance 1.
+            deviation: of the patches along a component, on average; codes start with a mean square of 1.
         """
-        kept = components.shape[1]
+        kept, scale = components.shape[1], max(deviation, 1e-6)
         for layer in (self.linear_in, self.linear_out):
             layer.weight.zero_()
-        scale = deviations.clamp_min(1e-6)
         self.linear_in.weight[:kept, :, 0, 0] = (components / scale).T
         self.linear_in.bias.zero_()  # type: ignore[union-attr]
         self.linear_in.bias[:kept] = -(mean @ (components / scale))  # type: ignore[index]

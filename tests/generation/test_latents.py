@@ -52,6 +52,8 @@ def test_prompt_lengths_come_from_the_index_where_it_has_them(tmp_path: Path) ->
     data.shards.index["prompt_tokens"] = np.where(np.arange(16) == 5, 9, 1)
     with pytest.raises(StageError, match=r"prompt of clip-005 has 9 tokens, denoiser\.text_length is 3; raise it to 9"):
         data.require(("latents",), "test", size)
+    with pytest.raises(StageError, match=r"is 3, one of them for the class; raise it to 10 or more"):
+        data.require(("latents", "pseudo_class"), "test", size)
 
 
 def test_clips_of_two_shapes_train_together(

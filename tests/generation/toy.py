@@ -179,10 +179,8 @@ UNIFIED: dict[str, Any] = {
 def denoiser(num_classes: int | None = None, seed: int = 0, **size: int) -> VideoDenoiser:
     """A denoiser for this world's latents and prompts; ``size`` replaces widths and depth."""
     torch.manual_seed(seed)
-    sizes = {"heads": 2, "head_dim": 12, "layers": 1, "feed_forward": 32, **size}
-    return VideoDenoiser.build(
-        channels=CHANNELS, text_dim=DIM, patch=(1, 2, 2), text_length=3, num_classes=num_classes, **sizes
-    )
+    sizes = {"heads": 2, "head_dim": 12, "layers": 1, "feed_forward": 32, "text_length": 3, **size}
+    return VideoDenoiser.build(channels=CHANNELS, text_dim=DIM, patch=(1, 2, 2), num_classes=num_classes, **sizes)
 
 
 def batch(count: int = 6) -> dict[str, Any]:

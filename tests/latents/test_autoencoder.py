@@ -165,7 +165,7 @@ def test_patch_components_are_the_best_linear_code() -> None:
     assert error(3) < 1e-8
     spectrum = torch.linalg.svdvals(rows - rows.mean(0))
     assert error(2) == pytest.approx(float(spectrum[2] ** 2 / rows.numel()), rel=1e-3)
-    assert torch.allclose(fit_patch_pca(rows, 2).deviations.max(), spectrum[0] / len(rows) ** 0.5, rtol=1e-3)
+    assert torch.allclose(fit_patch_pca(rows, 3).deviations, spectrum[:3] / len(rows) ** 0.5, rtol=1e-3)
 
 
 def test_training_starts_at_patch_pca_which_is_measured_on_the_same_pixels(tmp_path: Path) -> None:
@@ -173,11 +173,31 @@ def test_training_starts_at_patch_pca_which_is_measured_on_the_same_pixels(tmp_p
     rows, held_out = clips.rows("train"), clips.rows("validation")
     network = StackedAutoencoder(4, 8, width=8, latent_channels=6, blocks=1).eval()
     linear = patch_pca_of(clips, rows, (4, 8), 6)
-    network.start_linear(linear.mean, linear.components, linear.deviations)
+    network.start_linear(linear.mean, linear.spread(), linear.deviation)
     ours = reconstruction_quality(network, clips, held_out, torch.device("cpu"))
     assert ours.psnr == pytest.approx(linear_baselines(clips, linear, held_out, (4, 8))["psnr_patch_pca"], abs=1e-3)
     _, std = latent_statistics(network, clips, rows, torch.device("cpu"))
-    assert bool((std > 0.5).all())
+    assert 0.5 < float(std.square().mean()) < 2.0
+
+
+@pytest.mark.parametrize("is_spread", [True, False])
+def test_the_code_that_training_starts_at_keeps_distances_but_for_one_factor(is_spread: bool) -> None:
+    """So an error of the latents is one of the pixels, and a weak component is no louder than it was."""
+    torch.manual_seed(0)
+    weights = torch.randn(4096, 4) * torch.tensor([9.0, 3.0, 1.0, 0.3])
+    rows = weights @ torch.linalg.qr(torch.randn(768, 4)).Q.T
+    linear = fit_patch_pca(rows, 4)
+    groups = torch.nn.functional.pixel_shuffle(rows[:, :, None, None], 8)
+    network = StackedAutoencoder(4, 8, width=8, latent_channels=4, blocks=1).eval()
+    network.start_linear(linear.mean, linear.spread() if is_spread else linear.components, linear.deviation)
+    with torch.no_grad():
+        codes = network.encode_groups(groups).flatten(1)
+        assert torch.allclose(network.decode_groups(codes[:, :, None, None]), groups, atol=1e-3)
+    ratio = torch.pdist(codes[:50]) / torch.pdist(weights[:50])
+    assert torch.allclose(ratio, ratio.mean().expand_as(ratio), rtol=1e-3)
+    assert float(codes.square().mean()) == pytest.approx(1.0, rel=1e-3)
+    loudest = codes.std(0)[0] / codes.std(0)[-1]
+    assert 0.5 < loudest < 2.0 if is_spread else loudest > 20.0
 
 
 def test_patches_have_the_reach_of_a_latent_pixel() -> None:

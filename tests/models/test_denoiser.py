@@ -101,7 +101,7 @@ def test_an_unknown_class_is_no_class():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("length", [4, TEXT])
+@pytest.mark.parametrize("length", [4, TEXT - 1])
 def test_a_class_starts_at_zero_as_if_there_were_none(length):
     """In the place of padding it changes nothing at all: a pretrained network starts with its own velocities."""
     plain, knows = build(num_classes=None), build()
@@ -110,10 +110,20 @@ def test_a_class_starts_at_zero_as_if_there_were_none(length):
     knows.transformer.load_state_dict(plain.transformer.state_dict())
     given = inputs(length)
     told = given.pop("pseudo_class")
-    if length < TEXT:
-        assert torch.equal(knows(**given, pseudo_class=told), plain(**given))
+    assert torch.equal(knows(**given, pseudo_class=told), plain(**given))
     other = knows(**given, pseudo_class=1 - told.clamp_max(1))
     assert torch.equal(knows(**given, pseudo_class=told), other)
+
+
+@torch.no_grad()
+def test_a_class_has_a_place_of_its_own_so_no_sample_hears_how_long_its_neighbours_prompts_are():
+    knows, short = build(), inputs(4)
+    padded = {**short, "prompt_embeds": torch.nn.functional.pad(short["prompt_embeds"], (0, 0, 0, TEXT - 4)),
+              "prompt_mask": torch.nn.functional.pad(short["prompt_mask"], (0, TEXT - 4))}  # fmt: skip
+    assert torch.equal(knows(**short), knows(**padded))
+    padded["prompt_mask"][0] = True
+    with pytest.raises(ValueError, match=f"{TEXT} tokens, this denoiser takes {TEXT - 1}"):
+        knows(**padded)
 
 
 @torch.no_grad()
@@ -147,7 +157,7 @@ def test_a_saved_denoiser_comes_back_and_its_transformer_loads_with_diffusers_al
 
 
 def test_mistakes_are_told():
-    with pytest.raises(ValueError, match=r"prompt has 7 tokens, this denoiser takes 6"):
+    with pytest.raises(ValueError, match=r"prompt has 7 tokens, this denoiser takes 5"):
         build()(**inputs(length=7))
     with pytest.raises(ValueError, match="built without classes"):
         build(num_classes=None)(**inputs())

@@ -11,7 +11,7 @@ from tests.generation.toy import CHANNELS, CLASSES, DIM, FRAMES, SIDE, denoiser
 
 def refiner(gated: bool = False) -> Refiner:
     torch.manual_seed(0)
-    return Refiner(denoiser(CLASSES), gated)
+    return Refiner(denoiser(CLASSES, text_length=4), gated)
 
 
 def inputs(count: int = 2) -> dict[str, torch.Tensor]:

@@ -40,7 +40,7 @@ from pipelines.training.run import Run
 def new_refiner(params: DriftingRefinerParams, data: Latents, num_classes: int) -> Refiner:
     """The refiner of the params for these latents: residual 0."""
     block = params.refiner
-    longer = block.model_copy(update={"text_length": block.text_length + 1})
+    longer = block.model_copy(update={"text_length": block.text_length + 1})  # the strength of guidance
     return Refiner(new_denoiser(longer, data, num_classes), gated=not isinstance(block, DenoiserParams))
 
 

@@ -30,7 +30,7 @@ def gradient(places: tuple[Path, Path], micro: int, step: int = 50, **drift) -> 
     known = {key: number % CLASSES for number, key in enumerate(shards.index["key"])}
     reader = Groups(shards, "train", ("latents", "prompt_embeds"), 8, 0, known, Size(2, 1, 2))
     torch.manual_seed(0)
-    network = Refiner(denoiser(CLASSES), gated=False)
+    network = Refiner(denoiser(CLASSES, text_length=4), gated=False)
     for parameter in network.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     features = FeatureSpaces(params.drift.features, LatentMae.from_pretrained(places[1]))
