@@ -23,6 +23,8 @@ MOST = 120
 SPECIAL = re.compile(r"([\\`*_\[\]|~$@]|:(?=//)|(?<=www)\.|^[#+\-.=\d])")
 """What means something in a line of markdown, as the hub reads it: marks, formulas, links and mentions, list signs."""
 SHOWN_CHANGES = 40
+NOTHING = " null (not shipped)"
+"""End of a value that is not set and has no counterpart among the shipped ones."""
 
 
 def plain(text: Any, most: int = MOST) -> str:
@@ -135,7 +137,8 @@ def _made(release: Release) -> str:
         counts = (node.get("facts") or {}).get("splits") or {}
         told = "; " + ", ".join(f"{plain(name)} {count}" for name, count in counts.items()) if counts else ""
         lines.append(f"- {code(node.get('stage'))} made {code(node.get('path'))} ({code(digest[:12])}); {commit}{told}")
-        lines += [f"  - {plain(value)}" for value in set_values(clean(node), every=False)[:SHOWN_CHANGES]]
+        told_of = [value for value in set_values(clean(node), every=False) if not value.endswith(NOTHING)]
+        lines += [f"  - {plain(value)}" for value in told_of[:SHOWN_CHANGES]]
     lines += [f"- published model {code(base.name)} as {code(f'{base.stage}.{base.place}')}" for base in release.bases]
     return "\n".join(lines) + "\n"
 
