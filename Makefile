@@ -1,6 +1,6 @@
 # Reelgraph. `make demo` and `make test` are all a newcomer needs; both make the environment first.
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-all check ui bench same-loss clean lock
+.PHONY: help env demo test test-all check ui bench same-loss cluster-test clean lock
 SHELL := /bin/bash
 
 # The first of these that runs; PYTHON=/path/to/python chooses another.
@@ -18,6 +18,7 @@ help:
 	@echo "make check  format, lint, types, fast tests"
 	@echo "make bench  figures as ratios against named peers"
 	@echo "make same-loss BASE=main   ten steps of every objective, here and in a commit, to the last bit"
+	@echo "make cluster-test  Slurm of two hosts, S3 and Postgres on this machine, broken one way after the other"
 	@echo "make env    only the environment (.venv)"
 	@echo "make clean  remove results and caches (asks nothing, keeps .venv)"
 
@@ -63,6 +64,10 @@ bench: env
 BASE ?= main
 same-loss: env
 	@python -m benchmarks.same_loss $(BASE) $(OTHER)
+
+# Slurm from Debian's packages, the rest from PyPI, all in a temporary folder; as root with networks of its own.
+cluster-test: env
+	@python -m benchmarks.cluster
 
 clean:
 	rm -rf data checkpoints metrics plots report .work .dagster .dvc/cache .dvc/tmp dvc.lock

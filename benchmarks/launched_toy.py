@@ -83,7 +83,8 @@ def make(root: Path, processes: int) -> Path:
     package = root / "pipelines"
     (package / "toy").mkdir(parents=True)
     (package / "code").mkdir()
-    for module in [*(REPO / "pipelines").glob("*.py"), *(REPO / "pipelines/code").glob("*.py")]:
+    (package / "slurm").mkdir()
+    for module in [found for part in ("", "code", "slurm") for found in (REPO / "pipelines" / part).glob("*.py")]:
         (root / module.relative_to(REPO)).write_text(module.read_text(encoding="utf-8"))
     for name, text in (("__init__", ""), ("params", PARAMS), ("toy", STAGE)):
         (package / "toy" / f"{name}.py").write_text(text)

@@ -1,11 +1,11 @@
 """What in the drifting refiner earns its place: each row trained with several seeds, against regression alone.
 
-    python -m benchmarks.refiner_ablation --steps 440 --seeds 3
+    python -m benchmarks.refiner_ablation --steps 440 --seeds 3 --out .work/refiner_ablation.json
 
 Reads the project's latents, encoder, classes and diagnostics as the stage does. Judged on validation clips in a space
 that no loss looks at (``validation/distance``), and by missing-frame error; equal updates, intervals over seeds (95 %,
 Student's t, differences paired by seed). A row is kept if its interval of the distance's difference lies below zero,
-dropped if above.
+dropped if above. With ``--out`` what is finished is kept there, and the same command goes on from it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import math
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from pipelines.document import read_document
 from pipelines.generation.drifting import refine
 from pipelines.generation.drifting.params import DriftingRefinerParams
 
-BASELINE = "regression alone"
+BASELINE, ENERGY = "regression alone", "energy score alone"
 NUMBERS = ("gain", "distance", "motion_ratio", "spread_share")
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """Two-sided 95 % factors by number of seeds."""
@@ -48,14 +49,17 @@ def problems(clip: float, pseudo_class: float, pooled: float) -> Row:
 
 def rows(steps: int) -> dict[str, Row]:
     """Changes of the section by row; two thirds of the updates are regression unless a row says other."""
-    begin = {"drift.begin": steps * 2 // 3}
+    begin = {"drift.begin": steps * 2 // 3, "regression.decay_steps": max(1, steps // 10)}
     alone = {"drift.begin": 0, "regression.floor": 0.0, "regression.decay_steps": 0}
+    squared = {"regression.spread": None}
     return {
-        BASELINE: {"drift": None},
+        BASELINE: {"drift": None, **squared},
+        ENERGY: {"drift": None},
         "drifting alone, per clip": {**alone, **problems(1.0, 0.0, 0.0)},
         "drifting alone, per class": {**alone, **problems(0.0, 1.0, 0.0)},
         "drifting alone, pooled": {**alone, **problems(0.0, 0.0, 1.0)},
-        "regression, then drifting": begin,
+        "regression, then drifting": {**begin, **squared},
+        "energy score, then drifting": begin,
         "… per clip only": {**begin, **problems(1.0, 0.0, 0.0)},
         "… maps only": {**begin, **only(MAPS)},
         "… statistics only": {**begin, **only(STATISTICS)},
@@ -66,10 +70,12 @@ def rows(steps: int) -> dict[str, Row]:
 
 
 def changed(section: Mapping[str, Any], row: Row, steps: int, seed: int) -> DriftingRefinerParams:
-    """The section with a row's changes."""
+    """The section with a row's changes, applied in their order."""
     values = json.loads(json.dumps(section))
     every = {"validate_every": steps, "save_every": steps, "steps": steps, "seed": seed}
     edits = {**row, **{f"training.{name}": value for name, value in every.items()}, "validation.shown": 0}
+    if "drift" in row:  # nothing below a block that is left out
+        edits = {name: value for name, value in edits.items() if not name.startswith("drift.")}
     for name, value in edits.items():
         if name == SHUFFLED:
             continue
@@ -91,14 +97,49 @@ def shuffled(classes: Path, folder: Path) -> Path:
     return folder
 
 
-def trained(params: DriftingRefinerParams, classes: Path, folder: Path) -> dict[str, float]:
+@dataclass(frozen=True)
+class Project:
+    """What the stage reads."""
+
+    latents: Path = Path("data/latents")
+    encoder: Path = Path("checkpoints/latent_mae")
+    classes: Path = Path("data/pseudo_classes")
+    diagnostics: Path = Path("data/diagnostics")
+
+
+def trained(params: DriftingRefinerParams, project: Project, classes: Path, folder: Path) -> dict[str, float]:
     """Numbers of one training."""
     places = {"out": folder / "refiner", "metrics": folder / "metrics.json", "plots": folder / "plots"}
-    encoder, gates = Path("checkpoints/latent_mae"), Path("data/diagnostics")
-    refine.train(params, Path("data/latents"), encoder, classes, gates, **places)
+    refine.train(params, project.latents, project.encoder, classes, project.diagnostics, **places)
     found = json.loads(places["metrics"].read_text())
     names = (*NUMBERS, "distance_interpolation", "distance_real", "motion_ratio_interpolation")
     return {name: found[f"validation/{name}"] for name in names}
+
+
+Found = dict[str, list[dict[str, float]]]
+
+
+def measured(
+    section: Mapping[str, Any], wanted: Mapping[str, Row], steps: int, seeds: int, project: Project, out: Path | None
+) -> Found:
+    """Every row with every seed, all rows of a seed before the next; numbers by row, in the order of seeds."""
+    found: Found = {name: [] for name in wanted}
+    if out is not None and out.is_file():
+        known = json.loads(out.read_text())
+        found |= {name: runs for name, runs in known.items() if name in wanted}
+    with tempfile.TemporaryDirectory() as place:
+        dealt = shuffled(project.classes, Path(place) / "shuffled")
+        for seed in range(seeds):
+            for number, (name, row) in enumerate(wanted.items()):
+                if len(found[name]) > seed:
+                    continue
+                params = changed(section, row, steps, seed)
+                classes = dealt if SHUFFLED in row else project.classes
+                found[name].append(trained(params, project, classes, Path(place) / f"{number}-{seed}"))
+                if out is not None:
+                    out.parent.mkdir(parents=True, exist_ok=True)
+                    out.write_text(json.dumps(found, indent=1))
+    return found
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -137,19 +178,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=440)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", nargs="+", help="names of rows beside the baseline; default: all")
+    parser.add_argument("--out", type=Path, help="where the numbers of finished trainings are kept")
     given = parser.parse_args()
-    section, classes = read_document(Path("params.yaml"))[0]["drifting_refiner"], Path("data/pseudo_classes")
+    section = read_document(Path("params.yaml"))[0]["drifting_refiner"]
     wanted = {name: row for name, row in rows(given.steps).items() if not given.rows or name in (BASELINE, *given.rows)}
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in wanted}
-    with tempfile.TemporaryDirectory() as place:
-        dealt = shuffled(classes, Path(place) / "shuffled")
-        for seed in range(given.seeds):
-            for number, (name, row) in enumerate(wanted.items()):
-                params = changed(section, row, given.steps, seed)
-                folder = Path(place) / f"{number}-{seed}"
-                found[name].append(trained(params, dealt if SHUFFLED in row else classes, folder))
+    found = measured(section, wanted, given.steps, given.seeds, Project(), given.out)
     print(f"\n{given.steps} updates, {given.seeds} seeds")
-    print("\n".join(table(found)))
+    print("\n".join(table({name: runs[: given.seeds] for name, runs in found.items()})))
 
 
 if __name__ == "__main__":

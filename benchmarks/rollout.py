@@ -24,7 +24,7 @@ from pipelines.models.streaming import StreamingDecoder
 from pipelines.models.world_model import Inputs, WorldModel
 from pipelines.origin import peak_gib
 
-CHANNELS, CHUNK, STRIDE = 16, 2, 4
+CHANNELS, CHUNK, STRIDE, DRAFT = 16, 2, 4, {"width": 96, "blocks": 3}
 LONGER, ROUNDS = {810: 3, 8100: 1}, 3
 """Frames of longer rollouts, and how often each is timed; rounds of the comparison of 81 frames."""
 
@@ -44,7 +44,7 @@ class Size:
         """A rollout of a network of this size."""
         torch.manual_seed(0)
         action = {"hidden": 32, "inner": 128, "heads": 4, "rotary": 8}
-        inputs = Inputs(CHANNELS, 1, POSITION_CHANNELS, "patches", (0, 1, 2, 3), (4, 5), STRIDE, action, 1, 2)
+        inputs = Inputs(CHANNELS, 1, POSITION_CHANNELS, "patches", (0, 1, 2, 3), (4, 5), STRIDE, action, 1, 2, DRAFT)
         sizes = {name: getattr(self, name) for name in ("heads", "head_dim", "layers", "feed_forward")}
         model = WorldModel.build(inputs, **sizes, patch=(1, 2, 2))
         torch.nn.init.normal_(model.transformer.proj_out.weight, std=0.05)

@@ -4,13 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from dagster_dvc import doctor
+from dagster_dvc import doctor, missing
 from dagster_dvc.command import exit_status
 from dagster_dvc.lineage import tree
 from dagster_dvc.project import DvcProject
 from dagster_dvc.remote import hint
 from dagster_dvc.repro import NOISE
-from dagster_dvc.runner import Options, Runner, needed
+from dagster_dvc.runner import Options, Runner
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def check(project: DvcProject, arguments: argparse.Namespace) -> int:
     """``doctor``: every complaint on a line of its own."""
-    complaints, losses = doctor.complaints(project), doctor.losses(project)
+    complaints, losses = doctor.complaints(project), missing.lost(project, project.stages.values())
     for line in [*complaints, *losses]:
         print(line, file=sys.stderr)
     if not complaints and not losses:
@@ -64,7 +64,7 @@ def materialize(project: DvcProject, arguments: argparse.Namespace) -> int:
         if not NOISE.match(text):
             print(f"{stage} | {text}", flush=True)
 
-    names = needed(project, arguments.stage)
+    names = project.needed(arguments.stage)
     if not arguments.pull and (text := hint(project, names)):
         print(text, flush=True)
     done = Runner(project, names, Options(arguments.jobs, pull=arguments.pull), on_line=line).run()

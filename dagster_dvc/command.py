@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from dagster_dvc.project import ProjectError
+from dagster_dvc.problem import ProjectError
 
 
 def exit_status(action: Callable[[], int]) -> int:

@@ -1,6 +1,6 @@
 """What is wrong with a DVC project, before anything runs: one line each, with file and line where there is one."""
 
-from dagster_dvc import meta, missing, run_cache
+from dagster_dvc import meta, run_cache
 from dagster_dvc.lock import read_lock
 from dagster_dvc.project import DvcProject, ProjectError
 
@@ -16,8 +16,3 @@ def complaints(project: DvcProject) -> list[str]:
     except ProjectError as error:
         found.append(str(error))
     return found
-
-
-def losses(project: DvcProject) -> list[str]:
-    """Paths that are gone and that no run brings back."""
-    return missing.lost(project, project.stages.values())

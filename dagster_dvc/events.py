@@ -14,10 +14,11 @@ import dagster as dg
 from dagster import DagsterInstance
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
+from dagster_dvc import previous
 from dagster_dvc.checks import IN_SYNC, gate_results
 from dagster_dvc.lock import Entry, read_lock
 from dagster_dvc.project import Out, Stage
-from dagster_dvc.repro import running
+from dagster_dvc.running import running
 from dagster_dvc.status import changed_outputs, source_version
 from dagster_dvc.translator import Assets
 from dagster_dvc.versions import lock_code_version
@@ -36,9 +37,12 @@ def data_version(stage: Stage, out: Out | None, entry: Entry) -> str:
     return "+".join(sorted(locked.hash or "unknown" for locked in entry.outs.values())) or "none"
 
 
-def result_metadata(assets: Assets, stage: Stage, out: Out | None, entry: Entry, **facts: Any) -> dict[str, Any]:
-    """What to attach to a materialization: the translator's metadata, and how this result came about."""
-    return {**assets.translator.get_result_metadata(assets.project, stage, out, entry), **facts}
+def result_metadata(
+    instance: DagsterInstance, assets: Assets, stage: Stage, out: Out | None, entry: Entry, **facts: Any
+) -> dict[str, Any]:
+    """What to attach to a materialization: the translator's metadata, what is new in it, and how it came about."""
+    new = previous.changed(instance, assets.of_stage(stage)[out], previous.recorded(assets.project, stage, out, entry))
+    return {**assets.translator.get_result_metadata(assets.project, stage, out, entry), **new, **facts}
 
 
 def input_versions(assets: Assets, stage: Stage, lock: Mapping[str, Entry]) -> dict[dg.AssetKey, str]:
@@ -113,7 +117,7 @@ def reconcile(instance: DagsterInstance, assets: Assets, only: str | None = None
                 "dvc/outcome": "recorded by DVC",
                 "dvc/lock_read_at": datetime.now(UTC).isoformat(timespec="seconds"),
             }
-            metadata = result_metadata(assets, stage, out, lock[stage.name], **facts)
+            metadata = result_metadata(instance, assets, stage, out, lock[stage.name], **facts)
             event = dg.AssetMaterialization(key, metadata=metadata, tags={**tags, **pointers, USER_PROVIDED: "true"})
             instance.report_runless_asset_event(event)
             reported.append(key)

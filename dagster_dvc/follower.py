@@ -18,7 +18,7 @@ from dagster_dvc.environment import environment
 from dagster_dvc.events import observe_sources, reconcile, report_sync, unsettled
 from dagster_dvc.lock import lock_digest
 from dagster_dvc.project import DvcProject
-from dagster_dvc.repro import running
+from dagster_dvc.running import running
 from dagster_dvc.translator import Assets, DvcTranslator
 
 SETTLED_SECONDS = 3.0

@@ -9,18 +9,20 @@ would hold if the stage ran now, and what made a value differ from the one in dv
 Without it the file counts as it is, and a change of it is all that can be said.
 """
 
+from __future__ import annotations
+
 import json
-import shlex
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from dagster_dvc.environment import environment
 from dagster_dvc.lock import lock_digest, read_lock
 from dagster_dvc.project import DvcProject, Stage
-from dagster_dvc.yaml12 import YAMLError, load
+from dagster_dvc.yaml12 import load
+
+if TYPE_CHECKING:
+    import subprocess
 
 MOST_WORDS = 3
 """Of what changed, named in one reason."""
@@ -124,6 +126,11 @@ def _told(project: DvcProject, maker: Stage, command: str) -> dict[str, Any]:
 
 def run_beside(project: DvcProject, maker: Stage, command: str) -> subprocess.CompletedProcess[str]:
     """A command in the stage's folder, without a shell, its output kept; its exit code is the caller's to judge."""
+    import shlex  # here: mostly what was told is kept
+    import subprocess
+
+    from dagster_dvc.environment import environment
+
     return subprocess.run(
         shlex.split(command),
         cwd=project.root / maker.wdir,
@@ -151,7 +158,7 @@ def held(project: DvcProject, file: str) -> dict[str, Any]:
     try:
         text = (project.root / file).read_text(encoding="utf-8")
         found = json.loads(text) if file.endswith(".json") else load(text)
-    except (OSError, ValueError, YAMLError):
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -1,14 +1,20 @@
 """Walks over the stage graph. An edge is DVC's: a dependency and an output whose paths overlap, either way round."""
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
 
 def overlap(one: str, other: str) -> bool:
     """Whether two relative paths are the same, or one lies inside the other."""
-    a, b = PurePosixPath(one).parts, PurePosixPath(other).parts
+    a, b = _parts(one), _parts(other)
     return a[: len(b)] == b or b[: len(a)] == a
+
+
+@lru_cache(maxsize=4096)
+def _parts(path: str) -> tuple[str, ...]:
+    return PurePosixPath(path).parts  # asked for every pair of a dependency and an output
 
 
 def producers(stages: Iterable[Mapping[str, Any]], with_params: bool = True) -> dict[str, set[str]]:

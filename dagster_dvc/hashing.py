@@ -12,11 +12,9 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
-
-import pathspec
 
 ALWAYS_IGNORED = (".dvc/", ".git/", ".hg/")
 NO_HASH = "cannot be hashed"
@@ -132,7 +130,7 @@ class Hashes:
             if file.is_file():
                 prefix = "" if place == self.root else self._relative(place)
                 lines += [_below(prefix, line) for line in file.read_text(encoding="utf-8").splitlines()]
-        return _matcher([line for line in lines if line])
+        return _matcher(tuple(line for line in lines if line))
 
     def _known(self, path: str, key: str, facts: os.stat_result) -> str:
         """The hash of a file, from memory where its facts are the same."""
@@ -148,8 +146,11 @@ class Hashes:
         return value
 
 
-def _matcher(lines: list[str]) -> Callable[[str], bool]:
+@lru_cache(maxsize=64)
+def _matcher(lines: tuple[str, ...]) -> Callable[[str], bool]:
     """Whether a path is ignored; one expression where no line takes another one back, which is many times faster."""
+    import pathspec  # here: many commands look into no folder
+
     spec = pathspec.PathSpec.from_lines("gitignore", lines)
     found = [pattern for pattern in spec.patterns if pattern.include is not None]
     if not all(pattern.include for pattern in found):

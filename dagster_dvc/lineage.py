@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from dagster_dvc.lock import Entry, Yaml12, entry, read_lock
+from dagster_dvc.lock import Entry, entry, read_lock
+from dagster_dvc.lock_file import Yaml12
 from dagster_dvc.project import DvcProject, ProjectError
 
 MOST_COMMITS = 300

@@ -1,11 +1,12 @@
-"""dvc.lock as plain data.
+"""dvc.lock as plain data. Its schema is versioned ("2.0").
 
-The lock's schema is versioned ("2.0"). DVC writes YAML 1.2, in which ``1e-05`` is a number and ``on`` is a word; the
-loader here reads it so. A lock file with conflict markers or broken YAML is one error with file and line.
+Its values are kept as JSON beside the digest of the text that they were read from: the YAML takes ten times as long.
 """
 
+import contextlib
 import hashlib
-import re
+import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,25 +14,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import yaml
-
 from dagster_dvc.project import DvcProject, ProjectError
 
-
-class Yaml12(yaml.CSafeLoader):
-    """YAML 1.2 core scalars: what DVC writes."""
-
-    yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 (PyYAML's own attribute)
-
-
-for tag, pattern, first in (
-    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
-    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
-    ("int", r"^[-+]?(?:0|[1-9][0-9]*)$", "-+0123456789"),
-    ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", "-+.0123456789"),
-    ("float", r"^(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", "-+."),
-):
-    Yaml12.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(pattern), list(first))
+KEPT = "lock.json"
+TRIES = 4
+"""DVC rewrites the file in place, so a text that cannot be read is looked at again for a moment."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +51,19 @@ def read_lock(project: DvcProject) -> dict[str, Entry]:
     Raises:
         ProjectError: the file is no valid lock file, with file and line.
     """
-    digest = lock_digest(project)
-    kept = _READ.get(project)
-    if kept is not None and kept[0] == digest:
-        return kept[1]
+    for attempt in range(TRIES):
+        texts = _texts(project)
+        digest, kept = _digest(texts), _READ.get(project)
+        if kept is not None and kept[0] == digest:
+            return kept[1]
+        try:
+            contents = _contents(project, texts)
+            break
+        except ProjectError:
+            if attempt == TRIES - 1:
+                raise
+            time.sleep(0.1)
     entries: dict[str, Entry] = {}
-    contents = {
-        file: _contents(project.root / Path(file).with_suffix(".lock"), project.root) for file in _files(project)
-    }
     for stage in project.stages.values():
         raw = contents[stage.file].get(stage.name.rsplit(":", 1)[-1])
         if raw:
@@ -92,39 +84,43 @@ def entry(raw: Mapping[str, Any], wdir: str = ".") -> Entry:
 
 def lock_digest(project: DvcProject) -> str:
     """Hash of the lock files' bytes."""
-    files = [project.root / Path(file).with_suffix(".lock") for file in sorted(_files(project))]
-    blob = b"\0".join(file.read_bytes() if file.is_file() else b"" for file in files)
-    return hashlib.sha256(blob).hexdigest()
+    return _digest(_texts(project))
+
+
+def _texts(project: DvcProject) -> dict[str, bytes]:
+    """The bytes of every lock file, by the dvc.yaml that it belongs to."""
+    files = {file: project.root / Path(file).with_suffix(".lock") for file in sorted(_files(project))}
+    return {file: path.read_bytes() if path.is_file() else b"" for file, path in files.items()}
+
+
+def _digest(texts: Mapping[str, bytes]) -> str:
+    return hashlib.sha256(b"\0".join(texts.values())).hexdigest()
+
+
+def _contents(project: DvcProject, texts: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
+    """The entries of each lock file, from the kept values where these are of the same bytes."""
+    file, of = project.scratch / KEPT, {name: hashlib.sha256(text).hexdigest() for name, text in texts.items()}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if kept["of"] == of:
+            return kept["stages"]
+    if not any(texts.values()):
+        return {name: {} for name in texts}
+    from dagster_dvc import lock_file  # here: where the values are kept no YAML is read
+
+    found = {name: lock_file.stages(text, Path(name).with_suffix(".lock")) for name, text in texts.items()}
+    with contextlib.suppress(OSError, TypeError):  # no place for it, or a value that JSON has not
+        said = json.dumps({"of": of, "stages": found})
+        if repr(json.loads(said)["stages"]) == repr(found):  # a key that is no text would become one
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial = file.with_name(f"lock.{os.getpid()}.partial")
+            partial.write_text(said, encoding="utf-8")
+            partial.replace(file)
+    return found
 
 
 def _files(project: DvcProject) -> set[str]:
     return {stage.file for stage in project.stages.values()} | {"dvc.yaml"}
-
-
-def _contents(path: Path, root: Path) -> dict[str, Any]:
-    """The stages of one lock file. DVC rewrites it in place, so a parse error is tried again for a moment."""
-    if not path.is_file():
-        return {}
-    for attempt in range(4):
-        text = path.read_text(encoding="utf-8")
-        try:
-            data = yaml.load(text, Loader=Yaml12) or {}
-            return data.get("stages") or {}
-        except (yaml.YAMLError, AttributeError) as error:
-            if attempt == 3:
-                raise ProjectError(_complaint(path.relative_to(root), text, error)) from None
-            time.sleep(0.1)
-    return {}
-
-
-def _complaint(path: Path, text: str, error: Exception) -> str:
-    conflict = re.search(r"^[<=>]{7}( |$)", text, re.MULTILINE)
-    if conflict:
-        line = text[: conflict.start()].count("\n") + 1
-        return f"{path}:{line}: a merge conflict; keep one side (or delete the file) and run `dvc repro`"
-    mark = getattr(error, "problem_mark", None)
-    reason = getattr(error, "problem", None) or "not a DVC lock file"
-    return f"{path}:{mark.line + 1 if mark else 1}: {reason}; restore it from git, or delete it and run `dvc repro`"
 
 
 def _locked(items: list[dict[str, Any]] | None, wdir: str) -> dict[str, Locked]:

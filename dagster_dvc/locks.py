@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from dagster_dvc.project import DvcProject
-from dagster_dvc.supervise import is_alive
 
 
 def holders(project: DvcProject) -> dict[str, int]:
     """Stage -> pid of the living DVC process that holds its outputs, however it was started."""
     held = _read(_file(project)).get("write", {})
+    if not held:
+        return {}
+    from dagster_dvc.supervise import is_alive  # here: mostly nobody holds anything
+
     pids = {path: info.get("pid") for path, info in held.items() if isinstance(info, dict)}
     found = {}
     for stage in project.stages.values():
@@ -61,6 +64,10 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _dead(held: dict[str, Any]) -> set[int]:
     infos = [*held.get("write", {}).values(), *(info for infos in held.get("read", {}).values() for info in infos)]
+    if not infos:
+        return set()
+    from dagster_dvc.supervise import is_alive
+
     pids = {info["pid"] for info in infos if isinstance(info, dict) and isinstance(info.get("pid"), int)}
     return {pid for pid in pids if not is_alive(pid)}
 

@@ -10,7 +10,6 @@ message on standard error). ``files`` are all files that the answer depends on, 
 """
 
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
@@ -22,10 +21,9 @@ from typing import Any
 import yaml
 
 from dagster_dvc import complaint as told
+from dagster_dvc.resolved import VERSION, dvc_version
 from dagster_dvc.values_files import values_files
 from dagster_dvc.yaml12 import load
-
-VERSION = 8
 
 
 def build(root: Path) -> dict[str, Any]:
@@ -54,7 +52,7 @@ def build(root: Path) -> dict[str, Any]:
     read |= {".dvc/config", ".dvc/config.local"}  # where the cache is
     return {
         "version": VERSION,
-        "dvc": importlib.metadata.version("dvc"),
+        "dvc": dvc_version(),
         "cache": _cache(repo),
         "remote": repo.config["core"].get("remote"),
         "files": {file: digest(Path(repo.root_dir) / file) for file in sorted(read)},

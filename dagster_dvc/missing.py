@@ -6,6 +6,7 @@ a frozen stage made, can only come from the cache, a remote, or whoever has it; 
 """
 
 import json
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,11 +23,25 @@ def in_cache(project: DvcProject, hash_: str | None) -> bool:
     """Whether DVC's cache holds the object of this hash; of a folder, every file in it."""
     if not hash_ or not HASH.fullmatch(hash_):
         return False
-    found = _object(project, hash_)
+    found = Path(_object(project, hash_))
     if not found.is_file() or not hash_.endswith(".dir"):
         return found.is_file()
+    hashes = [member["md5"] for member in json.loads(found.read_text(encoding="utf-8"))]
+    return all(HASH.fullmatch(one) and os.path.isfile(_object(project, one)) for one in hashes)  # noqa: PTH113
+
+
+def cached_files(project: DvcProject, hash_: str) -> dict[str, Path]:
+    """Files of an output by their place in it ("" for a file), in DVC's cache; empty where they are not all there."""
+    if not in_cache(project, hash_):
+        return {}
+    found = Path(_object(project, hash_))
+    if not hash_.endswith(".dir"):
+        return {"": found}
     members = json.loads(found.read_text(encoding="utf-8"))
-    return all(HASH.fullmatch(member["md5"]) and _object(project, member["md5"]).is_file() for member in members)
+    inside = [Path(member["relpath"]) for member in members]
+    if any(path.is_absolute() or ".." in path.parts for path in inside):
+        return {}  # a listing that no DVC wrote: it would lead out of the output
+    return {member["relpath"]: Path(_object(project, member["md5"])) for member in members}
 
 
 def lost(project: DvcProject, stages: Iterable[Stage]) -> list[str]:
@@ -51,8 +66,9 @@ def wanted(project: DvcProject, stage: Stage) -> list[str]:
     return [*lost(project, [stage]), *lines]
 
 
-def _object(project: DvcProject, hash_: str) -> Path:
-    return project.root / project.manifest["cache"] / hash_[:2] / hash_[2:]
+def _object(project: DvcProject, hash_: str) -> str:
+    """As text: of a folder there may be hundreds of thousands."""
+    return os.path.join(project.root, project.manifest["cache"], hash_[:2], hash_[2:])  # noqa: PTH118
 
 
 def _outs(stage: Stage) -> list[str]:

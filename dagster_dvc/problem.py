@@ -1,14 +1,13 @@
 """What is wrong with a project, as an error and as a line of a list."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class ProjectError(ValueError):
     """The project cannot be read: what, where (file and line where known) and what to do."""
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """What DVC could not resolve, and where."""
 
     stage: str | None

@@ -120,9 +120,13 @@ class DvcProject:
     @cached_property
     def set_aside(self) -> set[str]:
         """Optional stages that never ran (:mod:`dagster_dvc.aside`): left out until they are named."""
+        return self.set_aside_but(())
+
+    def set_aside_but(self, named: Iterable[str]) -> set[str]:
+        """The same where some are named, which then run with what they need."""
         from dagster_dvc.aside import set_aside
 
-        return set_aside(self)
+        return set_aside(self, named)
 
     @cached_property
     def hashes(self) -> Hashes:
@@ -187,13 +191,18 @@ class DvcProject:
         dropped = set().union(*(self._select(word, True) for word in exclude))
         return [name for name in self.stages if name in chosen - dropped]
 
+    def needed(self, words: Iterable[str]) -> list[str]:
+        """The stages that some words select, with everything upstream of them."""
+        return self.select(word if word.startswith("+") else f"+{word}" for word in words)
+
     def _select(self, word: str, with_aside: bool) -> set[str]:
         core = word.strip("+")
         if core.startswith("group:"):
             chosen = {name for name, stage in self.stages.items() if stage.dagster.get("group") == core[6:]}
         else:
             chosen = set(fnmatch.filter(self.stages, core))
-        aside = set() if with_aside else self.set_aside - {core}
+        aside = set() if with_aside else self.set_aside
+        aside = self.set_aside_but({core}) if core in aside else aside
         if not chosen and core != "*":
             groups = sorted(
                 {f"group:{stage.dagster['group']}" for stage in self.stages.values() if "group" in stage.dagster}

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import socket
 import subprocess
@@ -15,10 +16,10 @@ from typing import Any, Literal
 
 from dagster_dvc.environment import GRACE, environment, grace_seconds
 from dagster_dvc.guard import Guard
-from dagster_dvc.locks import holders, release_dead
+from dagster_dvc.locks import release_dead
 from dagster_dvc.missing import wanted
 from dagster_dvc.project import DvcProject, ProjectError
-from dagster_dvc.supervise import born, is_alive
+from dagster_dvc.supervise import born
 
 Outcome = Literal["executed", "unchanged", "restored", "failed", "busy", "stopped"]
 PHRASES: tuple[tuple[str, Outcome], ...] = (
@@ -27,14 +28,15 @@ PHRASES: tuple[tuple[str, Outcome], ...] = (
     ("Pulling data for", "restored"),
     ("Running stage", "executed"),
 )
+STARTER = "DVC_REPRO_STARTER"
+"""Variable for the stage: this process and when it began. A stage whose work goes on elsewhere (a job of a cluster) can
+tell being asked to stop from having lost its starter."""
 BUSY = "is busy, it is being blocked by"
 NOISE = re.compile(
     r"^(Running stage |> |Generating lock file|Updating lock file|Use `dvc push`"
     r"|To track the changes|\s*git add |To enable auto staging|\s*dvc config core.autostage|\s*$)"
 )
 TAIL = 40
-FORGOTTEN_SECONDS = 24 * 3600.0
-"""A note of another machine that nobody has written to for so long is of a run that was lost with it."""
 
 
 @dataclass
@@ -70,6 +72,7 @@ class Repro:
         self.stage = stage
         grace = grace_seconds() if grace is None else grace
         env = {**(env or {}), GRACE: f"{grace:g}"}  # who supervises further down waits as long
+        env[STARTER] = f"{os.getpid()} {born(os.getpid()) or 0:.2f}"
         self._since = time.time()
         release_dead(project)
         dvc = [sys.executable, "-P", "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *options, stage]
@@ -177,23 +180,6 @@ def dvc(project: DvcProject, *words: str) -> subprocess.CompletedProcess[str]:
 def checkout(project: DvcProject, stage: str) -> bool:
     """Bring back what dvc.lock records of a stage's outputs, after a failure. False when nothing could be restored."""
     return dvc(project, "checkout", "--force", stage).returncode == 0
-
-
-def running(project: DvcProject) -> dict[str, dict[str, object]]:
-    """Stages being run now through `Repro`: pid of the supervisor, since when (seconds), the last line it printed."""
-    found: dict[str, dict[str, object]] = {}
-    for stage, pid in holders(project).items():
-        found[stage] = {"stage": stage, "pid": pid, "since": born(pid), "line": "by `dvc repro`"}
-    for note in sorted((project.scratch / "running").glob("*.json")):
-        with contextlib.suppress(OSError, ValueError):
-            facts = json.loads(note.read_text(encoding="utf-8"))
-            host = facts.get("host", socket.gethostname())
-            if host != socket.gethostname():  # whether its process lives cannot be asked from here
-                if time.time() - note.stat().st_mtime < FORGOTTEN_SECONDS:
-                    found[facts["stage"]] = {**facts, "line": f"on {host}: {facts['line']}"}
-            elif is_alive(facts["pid"]):
-                found[facts["stage"]] = facts
-    return found
 
 
 def record_time(project: DvcProject, stage: str, seconds: float) -> None:

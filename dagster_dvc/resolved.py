@@ -4,13 +4,12 @@
 it may be a file that DVC never came to. Then the last good one is shown, with the complaint among its problems.
 """
 
-import importlib.metadata
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,24 @@ def _kept(file: Path) -> dict[str, Any] | None:
         kept = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return kept if (kept.get("version"), kept.get("dvc")) == (VERSION, importlib.metadata.version("dvc")) else None
+    return kept if (kept.get("version"), kept.get("dvc")) == (VERSION, dvc_version()) else None
+
+
+def dvc_version() -> str:
+    """The version of the DVC that is installed, without importing it.
+
+    Its own ``_version.py`` says it; to import the standard library's reader of package data takes as long as the rest
+    of ``reel status``.
+    """
+    found = PathFinder.find_spec("dvc")
+    for place in (found and found.submodule_search_locations) or ():
+        file = Path(place, "_version.py")
+        said = re.search(r"^__version__ .*?['\"](.+?)['\"]", file.read_text("utf-8"), re.M) if file.is_file() else None
+        if said:
+            return said[1]
+    from importlib.metadata import version  # here: for an installation of another kind
+
+    return version("dvc")
 
 
 def _is_current(root: Path, manifest: Mapping[str, Any]) -> bool:
@@ -75,6 +91,8 @@ def _keep(file: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _read(root: Path) -> dict[str, Any]:
+    import subprocess  # here: a kept graph needs none
+
     if not (root / ".dvc").is_dir():
         raise ProjectError(f"{root}: not a DVC project (no .dvc folder); run `dvc init --no-scm` there")
     command = [sys.executable, "-P", "-m", "dagster_dvc.manifest", str(root)]

@@ -97,7 +97,7 @@ class DvcResource(dg.ConfigurableResource):
         }
         checks = [*gate_results(assets, now), sync_result(assets, now)]
         for out, key in assets.of_stage(now).items():
-            metadata = result_metadata(assets, now, out, entry, **facts)
+            metadata = result_metadata(context.instance, assets, now, out, entry, **facts)
             version = dg.DataVersion(data_version(now, out, entry))
             if key in context.selected_asset_keys:
                 yield dg.MaterializeResult(asset_key=key, metadata=metadata, data_version=version)

@@ -14,11 +14,6 @@ from dagster_dvc.repro import Repro, Result, checkout
 from dagster_dvc.status import reasons
 
 
-def needed(project: DvcProject, words: Iterable[str]) -> list[str]:
-    """The stages that some words select, with everything upstream of them."""
-    return project.select(word if word.startswith("+") else f"+{word}" for word in words)
-
-
 @dataclass
 class Summary:
     """What a run of several stages did, in the order in which stages ended."""

@@ -44,7 +44,7 @@ def stale(project: DvcProject) -> dict[str, list[Reason]]:
 def plan(project: DvcProject, goals: Iterable[str]) -> dict[str, list[Reason]]:
     """What `dvc repro` of `goals` and what they need would look at again, in order: stale, or after a stale one."""
     goals = list(goals)
-    wanted = graph.closure(goals, project.upstream) - (project.set_aside - set(goals))
+    wanted = graph.closure(goals, project.upstream) - project.set_aside_but(goals)
     why = stale(project)
     result: dict[str, list[Reason]] = {}
     for name in project.stages:

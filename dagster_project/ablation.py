@@ -30,6 +30,8 @@ MEANINGS = "pipelines.evaluation.glossary"
 
 Values = dict[str, dict[str, dict[int, float]]]
 """Column (a variant, or a compared prefix) -> number -> seed -> value."""
+Judged = dict[str, dict[str, Difference | None]]
+"""Column -> number -> its difference to the first column."""
 
 
 def folder_of(project: DvcProject, run: Run) -> Path:
@@ -215,9 +217,7 @@ def _glossary(project: DvcProject, names: Sequence[str]) -> dict[str, str]:
     return {name: told.get(short, "") for name, short in bare.items()}
 
 
-def verdicts(
-    values: Values, names: Sequence[str], better: Mapping[str, str]
-) -> dict[str, dict[str, Difference | None]]:
+def verdicts(values: Values, names: Sequence[str], better: Mapping[str, str]) -> Judged:
     """Column -> number -> its difference to the first column."""
     baseline, *others = values
     return {
@@ -229,9 +229,8 @@ def verdicts(
     }
 
 
-def table(values: Values, names: Sequence[str], better: Mapping[str, str]) -> str:
+def table(values: Values, names: Sequence[str], judged: Judged) -> str:
     """A row per number and column: mean and spread over seeds, the difference with its interval, the verdict."""
-    judged = verdicts(values, names, better)
     baseline = next(iter(values))
     rows = []
     for name in names:
@@ -241,12 +240,13 @@ def table(values: Values, names: Sequence[str], better: Mapping[str, str]) -> st
             if column == baseline:
                 rows.append([name, column, count, mean, "", "baseline" if judged else ""])
             else:
-                rows.append(["", column, count, mean, *_words(judged[column][name])])
+                rows.append(["", column, count, mean, *words(judged[column][name])])
     text = tables.table(rows, ["number", "variant", "seeds", "mean ± sd", "difference", "verdict"])
     return text + ("\n\n" + _reading(len(names) * len(judged)) if judged else "")
 
 
-def _words(found: Difference | None) -> list[str]:
+def words(found: Difference | None) -> list[str]:
+    """Difference with its interval, and verdict."""
     if found is None:
         return ["", "no seed in common"]
     if found.low is None or found.high is None:

@@ -1,12 +1,13 @@
 """`reel accept`: a result of other code counts as one of today's where ten steps of both are the same bits."""
 
-import argparse
-import subprocess
-import sys
+from __future__ import annotations
 
-from dagster_dvc import repro, status
-from dagster_dvc.generated import makers
-from dagster_dvc.project import DvcProject
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dagster_dvc.project import DvcProject
 
 COMPARES = "pipelines.training.accept"
 
@@ -19,10 +20,18 @@ def add_words(sub: argparse.ArgumentParser) -> None:
 
 def accept(project: DvcProject, arguments: argparse.Namespace) -> int:
     """Compare, and let DVC record today's code for the result: nothing is trained anew, nothing after it is stale."""
+    from dagster_dvc.project import DvcProject
+
     return max([_accept(DvcProject(project.root), name, arguments.because) for name in arguments.stage])
 
 
 def _accept(project: DvcProject, name: str, because: str) -> int:
+    import subprocess
+
+    from dagster_dvc import repro, status
+    from dagster_dvc.generated import makers
+    from dagster_dvc.running import running
+
     stage = project.stage(name)
     why = status.stale(project).get(name, [])
     if not why:
@@ -31,7 +40,7 @@ def _accept(project: DvcProject, name: str, because: str) -> int:
     others = [str(reason) for reason in why if reason.kind != "code"]
     if others:
         return _refused(f"{name}: not its code alone changed ({'; '.join(others[:3])}); `reel run {name}` runs it.")
-    if name in repro.running(project):
+    if name in running(project):
         return _refused(f"{name}: is running; wait for its end, or stop it.")
     command = [sys.executable, "-m", COMPARES, name, "--because", because]
     code = subprocess.run(command, cwd=project.root, check=False).returncode
@@ -42,7 +51,7 @@ def _accept(project: DvcProject, name: str, because: str) -> int:
         if not made.succeeded:
             return _refused(f"{maker.name}: {made.error}")
     done = repro.dvc(project, "commit", "--force", name)
-    left = status.stale(DvcProject(project.root)).get(name, [])
+    left = status.stale(type(project)(project.root)).get(name, [])
     if done.returncode or left:
         said = (done.stderr.strip().splitlines() or ["; ".join(map(str, left))])[-1]
         return _refused(f"{name}: dvc commit: {said}")

@@ -1,16 +1,25 @@
 """`reel check`, and what is looked at before anything is run: mistakes with file and line, while nothing is lost."""
 
-import argparse
-import subprocess
-import sys
+from __future__ import annotations
 
-from dagster_dvc import doctor
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+
+from dagster_dvc import doctor, marks
 from dagster_dvc.generated import generated
 from dagster_dvc.project import DvcProject
 from dagster_project import footage
 
+KEPT = "checked.json"
+"""Where it is kept of which files a check found nothing wrong."""
+SETTLED_NS = 2_000_000_000
+"""A file that was written so lately may be written again within the resolution of its time."""
 
-def check(project: DvcProject, arguments: argparse.Namespace) -> int:
+
+def check(project: DvcProject) -> int:
     """`reel check`: the graph, the lock file and the parameters; every complaint with file and line."""
     complaints = doctor.complaints(project)
     is_wrong = _says_wrong(project, "entries")
@@ -31,8 +40,71 @@ def params_are_wrong(project: DvcProject) -> bool:
 
 
 def _says_wrong(project: DvcProject, module: str) -> bool:
-    """Whether a module of the project's own that checks it has found something, which it says on stderr."""
+    """Whether a module of the project's own that checks it has found something, which it says on stderr.
+
+    A check that found nothing is not made again while no file that it looks at is another.
+    """
     if not (project.root / "pipelines" / f"{module}.py").is_file():
         return False
+    looked_at = sorted(_looked_at(project))
+    state, kept = _state(project, looked_at), _kept(project)
+    if state is not None and kept.get(module) == state:
+        return False
+    import subprocess
+
     command = [sys.executable, "-m", f"pipelines.{module}"]
-    return bool(subprocess.run(command, cwd=project.root, check=False, stdout=subprocess.DEVNULL).returncode)
+    is_wrong = bool(subprocess.run(command, cwd=project.root, check=False, stdout=subprocess.DEVNULL).returncode)
+    if state is not None and not is_wrong:
+        _keep(project, {**kept, module: state})
+    return is_wrong
+
+
+def _looked_at(project: DvcProject) -> Iterator[str]:
+    """What the checks read, or ask whether it is there; relative to the project."""
+    yield from ("params.yaml", "dvc.yaml")
+    for folder, ending in (("pipelines", ".py"), ("docs", ".md")):
+        for parent, folders, files in os.walk(project.root / folder):
+            folders[:] = [name for name in folders if name not in marks.PASSED]
+            here = os.path.relpath(parent, project.root)
+            yield from (f"{here}/{name}" for name in files if name.endswith(ending))
+
+
+def _state(project: DvcProject, looked_at: list[str]) -> str | None:
+    """One word for the interpreter, its packages, the files and what stages read; None while a file is being edited."""
+    dependencies = sorted({dep for stage in project.stages.values() for dep in stage.deps})
+    there = [(project.root / dep).exists() or (project.root / f"{dep}.dvc").exists() for dep in dependencies]
+    packages = [path for path in sys.path if path.endswith("site-packages")]
+    if time.time_ns() - _latest(project, looked_at) < SETTLED_NS:
+        return None
+    listed = {"": [*looked_at, *packages]}
+    return f"{sys.version} {marks.digest(project.root, listed)} {dict(zip(dependencies, there, strict=True))}"
+
+
+def _latest(project: DvcProject, looked_at: list[str]) -> int:
+    times = []
+    for path in looked_at:
+        try:
+            times.append(os.stat(f"{project.root}/{path}").st_mtime_ns)  # noqa: PTH116 (a Path costs more)
+        except OSError:
+            return time.time_ns()
+    return max(times)
+
+
+def _kept(project: DvcProject) -> dict[str, str]:
+    try:
+        kept = json.loads((project.scratch / KEPT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def _keep(project: DvcProject, checked: dict[str, str]) -> None:
+    """A check more is all that it costs where this cannot be written."""
+    file = project.scratch / KEPT
+    partial = file.with_suffix(f".{os.getpid()}.partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(checked), encoding="utf-8")
+        partial.replace(file)
+    except OSError:
+        return

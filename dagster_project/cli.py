@@ -1,4 +1,9 @@
-"""`reel`: the project's command. Runs stages through DVC, shows what is stale, and starts the web interface."""
+"""`reel`: the project's command. Runs stages through DVC, shows what is stale, and starts the web interface.
+
+Each command imports what it needs when it is called: `reel --help` reads no project, `reel status` starts no process.
+"""
+
+from __future__ import annotations
 
 import argparse
 import os
@@ -8,16 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from dagster_dvc import doctor, remote, repro, status
 from dagster_dvc.command import exit_status
-from dagster_dvc.project import DvcProject, ProjectError
-from dagster_dvc.runner import Options, Runner, Summary, needed
-from dagster_project import ablate as ablate_command
-from dagster_project import accepting, checking, footage, home, tables, tools
-from dagster_project.printing import Printer
+from dagster_dvc.problem import ProjectError
+from dagster_project import ablate, accepting, comparing, home, keeping, promoting, tools
 
 if TYPE_CHECKING:
-    from dagster_project import variants
+    from dagster_dvc.project import DvcProject
+    from dagster_dvc.runner import Options, Summary
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +40,8 @@ def _main(words: list[str]) -> int:
     arguments = _parser().parse_args(words)
     os.environ.update(home.environment(root))
     signal.signal(signal.SIGTERM, _interrupt)
+    from dagster_dvc.project import DvcProject
+
     return arguments.command(DvcProject(root), arguments)
 
 
@@ -77,6 +81,31 @@ def _parser() -> argparse.ArgumentParser:
     ui = add("ui", open_ui, "Start the Dagster web interface on this machine.")
     ui.add_argument("--port", type=int, default=3000)
     ui.add_argument("--token", action="store_true", help="on a machine with other users: let in only who has a token")
+    _add_runs(add)
+    add("status", show_status, "Which stages are stale and why, and which are running and how far.")
+    add("check", check, "Validate dvc.yaml, dvc.lock and params.yaml.")
+    lineage = add("lineage", show_lineage, tools.TOLD["lineage"][1])
+    lineage.add_argument("what", help="a path, a stage, or the first characters of a content hash that DVC knows")
+    lineage.add_argument("rest", nargs=argparse.REMAINDER, help="of a path or stage: --all, --json, --svg FILE")
+    demo = add("demo", run_demo, "Check everything, then run the whole graph.")
+    demo.add_argument("--jobs", type=int, default=home.jobs(), metavar="N", help="stages at once (REEL_JOBS, else 2)")
+    ablate.add_words(
+        add("ablate", ablate.ablate, "Compare variants of params.yaml over training seeds, each in a folder.")
+    )
+    accepting.add_words(
+        add("accept", accepting.accept, "Keep a training's result after a refactoring that ten steps show to be one.")
+    )
+    comparing.add_words(add("compare", comparing.compare, comparing.TEXT))
+    keeping.add_words(add("keep", keeping.keep, "The autoencoder that latents are made from: which, and another one."))
+    promoting.add_words(add("promote", promoting.promote, "Which checkpoint is in use: moved only to one not worse."))
+    for name, (_, text) in (tools.TOLD | tools.TOOLS).items():  # for --help; `main` hands them on before
+        if name != "lineage":
+            commands.add_parser(name, help=text, add_help=False)
+    return parser
+
+
+def _add_runs(add: Callable[[str, Callable[..., int], str], argparse.ArgumentParser]) -> None:
+    """The words of `reel run` and `reel plan`."""
     for name, command, text in (
         ("run", run, "Bring stages, and what they need, up to date; independent ones run side by side."),
         ("plan", plan, "What `reel run` would run, why, and how long it took last time."),
@@ -104,28 +133,14 @@ def _parser() -> argparse.ArgumentParser:
                 action="store_true",
                 help="of the named stages, go on from a state that other code, or a run of another length, has left",
             )
-    add("status", show_status, "Which stages are stale and why, and which are running and how far.")
-    add("check", checking.check, "Validate dvc.yaml, dvc.lock and params.yaml.")
-    lineage = add("lineage", show_lineage, tools.TOLD["lineage"][1])
-    lineage.add_argument("what", help="a path, a stage, or the first characters of a content hash that DVC knows")
-    lineage.add_argument("rest", nargs=argparse.REMAINDER, help="of a path or stage: --all, --json, --svg FILE")
-    for name in ("diff", "audit"):  # for --help; `main` hands them on, as they need no project
-        commands.add_parser(name, help=tools.TOLD[name][1], add_help=False)
-    demo = add("demo", run_demo, "Check everything, then run the whole graph.")
-    demo.add_argument("--jobs", type=int, default=home.jobs(), metavar="N", help="stages at once (REEL_JOBS, else 2)")
-    ablate_command.add_words(
-        add("ablate", ablate, "Compare variants of params.yaml over training seeds, each in a folder.")
-    )
-    accepting.add_words(
-        add("accept", accepting.accept, "Keep a training's result after a refactoring that ten steps show to be one.")
-    )
-    for name, (_, text) in tools.TOOLS.items():  # for --help; `main` hands them on before words are parsed
-        commands.add_parser(name, help=text, add_help=False)
-    return parser
 
 
 def run(project: DvcProject, arguments: argparse.Namespace) -> int:
     """`reel run`: the stages, everything upstream of them, in order."""
+    from dagster_dvc import remote
+    from dagster_dvc.runner import Options
+    from dagster_project import checking
+
     if checking.params_are_wrong(project):
         return 1
     names = project.select(arguments.stage or ["*"]) if arguments.force else _goals(project, arguments)
@@ -138,6 +153,10 @@ def run(project: DvcProject, arguments: argparse.Namespace) -> int:
 
 
 def _run(project: DvcProject, names: Sequence[str], options: Options) -> int:
+    from dagster_dvc.runner import Runner
+    from dagster_project import tables
+    from dagster_project.printing import Printer
+
     for problem in project.problems:
         print(problem, file=sys.stderr)
     printer = Printer(project)
@@ -154,6 +173,10 @@ def _run(project: DvcProject, names: Sequence[str], options: Options) -> int:
 
 
 def _report(project: DvcProject, done: Summary) -> None:
+    from dagster_dvc import status
+    from dagster_dvc.project import DvcProject
+    from dagster_project import tables
+
     for result in done.failed:
         print(tables.failure(result, result.stage in done.restored), end="\n\n")
     print(tables.summary(project, done))
@@ -174,6 +197,9 @@ def _report(project: DvcProject, done: Summary) -> None:
 
 def plan(project: DvcProject, arguments: argparse.Namespace) -> int:
     """`reel plan`: what would run, and roughly how long, from recorded times."""
+    from dagster_dvc import repro, status
+    from dagster_project import tables
+
     found = status.plan(project, _goals(project, arguments))
     for problem in project.problems:
         print(problem, file=sys.stderr)
@@ -194,36 +220,29 @@ def plan(project: DvcProject, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def ablate(project: DvcProject, arguments: argparse.Namespace) -> int:
-    """`reel ablate`: every variant with every seed, one after the other; then the table."""
-    return ablate_command.ablate(project, arguments, checking.params_are_wrong, _ran)
-
-
-def _ran(run: "variants.Run", folder: DvcProject, goals: Sequence[str], jobs: int) -> bool:
-    print(f"\n{run.name}", flush=True)
-    printer, outer = Printer(folder), os.environ["REEL_PROJECT"]
-    os.environ["REEL_PROJECT"] = str(folder.root)
-    try:
-        done = Runner(folder, needed(folder, goals), Options(jobs), printer.line, printer.ended).run()
-    finally:
-        os.environ["REEL_PROJECT"] = outer
-    for result in done.failed:
-        print(tables.failure(result, result.stage in done.restored))
-    return not done.failed
-
-
 def show_status(project: DvcProject, arguments: argparse.Namespace) -> int:
     """`reel status`: fresh, stale and why, running and how far."""
+    from dagster_dvc import missing, status
+    from dagster_dvc.running import running
+    from dagster_project import footage, tables
+
     for problem in project.problems:
         print(problem, file=sys.stderr)
-    print(tables.stale(status.stale(project), project, repro.running(project)))
-    for line in doctor.losses(project):
+    print(tables.stale(status.stale(project), project, running(project)))
+    for line in missing.lost(project, project.stages.values()):
         print(f"lost  {line}")
     for line in [*footage.unwatched(project), *footage.unread(project)]:
         print(f"warn  {line}")
     for line in tables.gates(project, project.stages):
         print(f"gate  {line}")
     return 1 if project.problems else 0
+
+
+def check(project: DvcProject, arguments: argparse.Namespace) -> int:
+    """`reel check`: every complaint about the graph, the lock file and the parameters, with file and line."""
+    from dagster_project import checking
+
+    return checking.check(project)
 
 
 def show_lineage(project: DvcProject, arguments: argparse.Namespace) -> int:
@@ -241,7 +260,9 @@ def show_lineage(project: DvcProject, arguments: argparse.Namespace) -> int:
 
 def run_demo(project: DvcProject, arguments: argparse.Namespace) -> int:
     """`reel demo`: check, then the whole graph."""
-    failed = checking.check(project, arguments)
+    from dagster_dvc.runner import Options
+
+    failed = check(project, arguments)
     return failed or _run(project, project.select(["*"]), Options(arguments.jobs))
 
 
@@ -250,6 +271,8 @@ def open_ui(project: DvcProject, arguments: argparse.Namespace) -> int:
     address = f"http://127.0.0.1:{arguments.port}"
     home.open_gpu_pool()
     entry = home.entry(address, arguments.token)
+    if line := home.lacking(home.dagster_home(project.root)):
+        print(f"warn  {line}", file=sys.stderr)
     print(f"Dagster at {entry} (history in {os.environ['DAGSTER_HOME']}; stop with ctrl-C)", flush=True)
     os.chdir(project.root)
     os.environ["DAGSTER_DVC_WEBSERVER"] = address
@@ -265,7 +288,7 @@ def _goals(project: DvcProject, arguments: argparse.Namespace) -> list[str]:
         if not words and not arguments.all and arguments.command is run:
             raise ProjectError(f"reel run: name a stage or say --all; stages: {', '.join(project.stages)}")
         return project.select(["*"])
-    return needed(project, words)
+    return project.needed(words)
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

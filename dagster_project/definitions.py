@@ -15,9 +15,10 @@ from dagster_dvc.sensors import build_lock_sensor, build_reload_sensor
 from dagster_project.footage import STAGE
 from dagster_project.home import jobs as side_by_side
 from dagster_project.home import of_elsewhere, project_root
-from dagster_project.jobs import build_jobs
+from dagster_project.jobs import build_jobs, build_promotion_job
+from dagster_project.promoting import JUDGE
 from dagster_project.schedules import build_schedules
-from dagster_project.sensors import build_clips_sensor
+from dagster_project.sensors import build_clips_sensor, build_promotion_sensor
 
 AUTOMATION = dg.AutomationConditionSensorDefinition(
     "automation",
@@ -41,9 +42,12 @@ def build_definitions(project: DvcProject) -> dg.Definitions:
     sensors: list[Any] = [build_lock_sensor(project, translator=TRANSLATOR), build_reload_sensor(project), AUTOMATION]
     if STAGE in project.stages and "refresh_data" in jobs:
         sensors.append(build_clips_sensor(project, jobs["refresh_data"]))
+    promotion = build_promotion_job(project)
+    if JUDGE in project.stages and "everything" in jobs:
+        sensors.append(build_promotion_sensor(jobs["everything"], promotion))
     return dg.Definitions(
         assets=lineage(project),
-        jobs=list(jobs.values()),
+        jobs=[*jobs.values(), promotion],
         schedules=build_schedules(jobs),
         sensors=sensors,
         resources={"dvc": DvcResource()},

@@ -105,5 +105,6 @@ def _blocks(project: DvcProject) -> dict[str, dict[str, Any]]:
 
 def _local_tars(project: DvcProject) -> list[Path]:
     """Tars by path; those of a counted name (``{000..012}``) and of a URL are not looked at."""
-    urls = _blocks(project).get("tars", {}).get("urls") or []
+    blocks = _blocks(project)
+    urls = [url for kind in ("tars", "webdataset") for url in blocks.get(kind, {}).get("urls") or []]
     return [project.root / url for url in urls if isinstance(url, str) and "://" not in url and "{" not in url]

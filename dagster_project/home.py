@@ -1,13 +1,11 @@
 """Where the platform keeps its own state: ``.dagster`` in the project, made when it is first needed."""
 
+import importlib.util
 import os
-import secrets
-import subprocess
 import sys
 from pathlib import Path
 
-from dagster_dvc.project import ProjectError
-from dagster_project.own_page import TOKEN
+from dagster_dvc.problem import ProjectError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,7 +27,7 @@ concurrency:
 
 run_monitoring:
   enabled: true
-  poll_interval_seconds: 10
+  poll_interval_seconds: 30
   cancel_timeout_seconds: 3600  # the stage's own supervisor ends it when REEL_GRACE_SECONDS have passed, and not before
   free_slots_after_run_end_seconds: 60
 
@@ -41,6 +39,18 @@ retention:
   schedule: {purge_after_days: 90}
   sensor:
     purge_after_days: {skipped: 1, failure: 30, success: 30}
+"""
+
+QUIET = {"DAGSTER_EVENT_LOG_CONSUMER_DAEMON_INTERVAL_SECONDS": "30", "FRESHNESS_DAEMON_INTERVAL_SECONDS": "300"}
+"""How often the daemon looks for runs to try again (5 in Dagster), and for freshness policies (30)."""
+
+
+DATABASE = "REEL_POSTGRES_URL"
+IN_POSTGRES = f"""
+# History in Postgres; the address, with its password, stands in the environment only.
+storage:
+  postgres:
+    postgres_url: {{env: {DATABASE}}}
 """
 
 
@@ -80,8 +90,43 @@ def dagster_home(root: Path) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     file = home / "dagster.yaml"
     if not file.exists():
-        file.write_text(INSTANCE, encoding="utf-8")
+        file.write_text(INSTANCE + (IN_POSTGRES if os.environ.get(DATABASE) else ""), encoding="utf-8")
+    _check_database(file)
     return home
+
+
+def _check_database(file: Path) -> None:
+    """What the environment says of the database, and what `dagster.yaml` says of it, must fit.
+
+    Raises:
+        ProjectError: one is without the other, or the package for it is missing.
+    """
+    told, text = bool(os.environ.get(DATABASE)), file.read_text(encoding="utf-8")
+    if not told and DATABASE in text:
+        raise ProjectError(
+            f"{file}: its history is at {DATABASE}, which is not set: postgresql+psycopg2://user:…@host/db"
+        )
+    if told and "storage:" not in text:
+        raise ProjectError(f"{DATABASE} is set, but {file} was made without it; add to it:{IN_POSTGRES.rstrip()}")
+    if told and importlib.util.find_spec("dagster_postgres") is None:
+        raise ProjectError(f"{DATABASE} is set: pip install 'reelgraph[postgres]'")
+
+
+def lacking(home: Path) -> str | None:
+    """A line where a ``dagster.yaml`` of an earlier version ends the patience with a stage that saves; else None."""
+    import yaml
+
+    file = home / "dagster.yaml"
+    try:
+        monitoring = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("run_monitoring") or {}
+        if not monitoring.get("enabled") or "cancel_timeout_seconds" in monitoring:
+            return None
+    except (OSError, ValueError, AttributeError, yaml.YAMLError):  # Dagster itself says what is wrong with it
+        return None
+    return (
+        f"{file}: run_monitoring has no cancel_timeout_seconds: Dagster gives a run up 180 s after a stop, although a "
+        "stage may save for longer; add `cancel_timeout_seconds: 3600` to that block."
+    )
 
 
 def open_gpu_pool() -> int:
@@ -107,6 +152,8 @@ def jobs() -> int:
 
 def _gpus() -> int:
     """GPUs of this machine, as the launcher counts them; which of them a stage gets is for the launcher to say."""
+    import subprocess
+
     command = [sys.executable, "-m", "pipelines.machine"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return int(done.stdout) if done.returncode == 0 and done.stdout.strip().isdecimal() else 0
@@ -118,14 +165,19 @@ def entry(address: str, is_shared: bool) -> str:
     The token is that variable's value, else a new one for this start. It is handed to the web server through the
     variable: command lines can be read by everyone on a machine.
     """
+    import secrets  # here: no other command waits for it
+
+    from dagster_project.own_page import TOKEN
+
     if is_shared:
         os.environ.setdefault(TOKEN, secrets.token_urlsafe(24))
     return f"{address}/?token={os.environ[TOKEN]}" if os.environ.get(TOKEN) else address
 
 
 def environment(root: Path) -> dict[str, str]:
-    """The environment of every process that the platform starts: instance and project."""
+    """The environment of every process that the platform starts: instance and project, and a quiet daemon."""
     return {
+        **{name: os.environ.get(name, seconds) for name, seconds in QUIET.items()},
         "DAGSTER_HOME": str(dagster_home(root)),
         "DAGSTER_DISABLE_TELEMETRY": "1",
         "REEL_PROJECT": str(root),

@@ -1,11 +1,16 @@
 """One job per situation a user is in. Each brings its goal and everything before it up to date; the rest is reused."""
 
+import os
+import subprocess
+import sys
+
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from assets.lineage import TRANSLATOR
 from dagster_dvc.assets import build_dvc_asset_selection
 from dagster_dvc.project import DvcProject, ProjectError
+from dagster_project.promoting import released
 
 Job = UnresolvedAssetJobDefinition
 
@@ -33,3 +38,29 @@ def build_jobs(project: DvcProject) -> dict[str, Job]:
             continue  # a stage that dvc.yaml no longer has, or that is broken, takes only its own job with it
         found[name] = dg.define_asset_job(name, selection=selection, description=description)
     return found
+
+
+PROMOTION = "promotion"
+
+
+def build_promotion_job(project: DvcProject) -> dg.JobDefinition:
+    """Releases what a retraining made, stage by stage, where it is not worse than what is released (`reel promote`)."""
+
+    @dg.op(
+        description="For every stage of released.json: compared with the released one on the test split, or refused."
+    )
+    def promote(context: dg.OpExecutionContext) -> None:
+        for name in sorted(released(project)):
+            command = [sys.executable, "-P", "-m", "dagster_project.cli", "promote", name]
+            done = subprocess.run(
+                command, cwd=project.root, env={**os.environ, "REEL_PROJECT": str(project.root)}, capture_output=True,
+                text=True, check=False, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+            for line in (done.stdout + done.stderr).splitlines():
+                context.log.info(line)
+
+    @dg.job(name=PROMOTION, description="After a retraining: releases checkpoints that are not worse, and says why.")
+    def promotion() -> None:
+        promote()
+
+    return promotion

@@ -9,7 +9,7 @@ import dagster as dg
 
 from dagster_dvc.lock import lock_digest
 from dagster_dvc.project import DvcProject, ProjectError
-from dagster_dvc.repro import running
+from dagster_dvc.running import running
 from dagster_project.footage import STAGE, dependency, is_recorded, listing, source_folder
 from dagster_project.jobs import Job
 
@@ -27,6 +27,24 @@ class Memory:
     seen: str | None = None
     recorded: str | None = None
     lock: str | None = None
+
+
+def build_promotion_sensor(retraining: Job, promotion: dg.JobDefinition) -> dg.SensorDefinition:
+    """After a whole retraining that went well: asks which of its checkpoints may be released. Shipped stopped."""
+
+    @dg.run_status_sensor(
+        run_status=dg.DagsterRunStatus.SUCCESS,
+        name="promote_after_retraining",
+        monitored_jobs=[retraining],
+        request_job=promotion,
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description="After `everything` succeeded: releases checkpoints that are not worse than the released ones.",
+    )
+    def promote_after_retraining(context: dg.RunStatusSensorContext) -> dg.RunRequest:
+        return dg.RunRequest(run_key=context.dagster_run.run_id)
+
+    return promote_after_retraining
 
 
 def build_clips_sensor(project: DvcProject, job: Job) -> dg.SensorDefinition:

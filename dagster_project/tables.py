@@ -1,12 +1,17 @@
 """What `reel` prints: tables of stages, reasons, times and verdicts. Plain text, no carriage returns."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from dagster_dvc.project import DvcProject
-from dagster_dvc.repro import Result
 from dagster_dvc.results import headline, read_metrics, verdicts
-from dagster_dvc.runner import Summary
-from dagster_dvc.status import Reason
+
+if TYPE_CHECKING:
+    from dagster_dvc.repro import Result
+    from dagster_dvc.runner import Summary
+    from dagster_dvc.status import Reason
 
 WORDS = {
     "executed": "done",

@@ -1,7 +1,6 @@
 """Commands of `reel` that belong to a room: the platform knows their modules only, each runs in its own process."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +12,8 @@ TOOLS = {
     "gc": ("pipelines.training.gc", "What is left over on the disk, and what it would free."),
     "new": ("pipelines.new_stage", "A working stage of your own to start from, with all that belongs to it."),
     "use": ("pipelines.footage.use", "Make a folder, tar or data set the source of the clips: looks, says, writes."),
+    "jobs": ("pipelines.slurm.jobs", "This project's jobs on a Slurm cluster, and which of them nobody follows."),
+    "fetch": ("pipelines.footage.fetch", "Bring new footage from an address (s3://…) into the folder of the source."),
     "generate": ("pipelines.generation.generate", "Clips from prompts with any flow checkpoint."),
     "refine": ("pipelines.generation.refine", "A clip from keyframes, or from a video with missing frames."),
     "play": ("pipelines.generation.world_model.play", "Roll a world model out under keys and mouse, or drive it live."),
@@ -21,7 +22,6 @@ TOOLS = {
     "release": ("pipelines.generation.release", "A checkpoint to give away: weights, card, chain, BOM, signature."),
     "import-fluxflow": ("pipelines.fluxflow", "A FluxFlow configuration as a profile of params.yaml."),
     "probe": ("pipelines.latents.denoiser_probe", "How hard the latents of autoencoders are to denoise."),
-    "compare": ("pipelines.representation.compare", "Classes and encoders of two revisions or folders."),
 }
 """`reel NAME …` is `python -m MODULE …`: the module parses its own words, with ``prog="reel NAME"``."""
 
@@ -42,6 +42,10 @@ TOLD = {
         "pipelines.data.audit",
         "Whether all in a folder is what it records, and no held-out clip is trained on.",
     ),
+    "reproduce": (
+        "pipelines.training.reproduce",
+        "Make an artifact again in a folder of its own, and compare the bits.",
+    ),
 }
 """Commands about what artifacts carry, which need no project around them; paths are relative to the current folder."""
 
@@ -50,7 +54,7 @@ def told_of_paths(words: Sequence[str]) -> bool:
     """Whether a command is of :data:`TOLD` and names paths that are there; a stage is looked up in the project."""
     named = [word for word in words[1:] if not word.startswith("-")]
     is_help = bool({"-h", "--help"} & set(words))
-    return words[:1] in (["diff"], ["audit"]) or (
+    return words[:1] in (["diff"], ["audit"], ["reproduce"]) or (
         words[:1] == ["lineage"] and (is_help or any(Path(word).exists() for word in named))
     )
 
@@ -63,6 +67,8 @@ def tell(name: str, words: Sequence[str]) -> int:
 
 def forecasts(stages: Iterable[str], root: Path) -> list[str]:
     """One line for each of the stages that can tell what it would do; none where its inputs are not made yet."""
+    import subprocess  # here: no other command starts one
+
     lines, stages = [], list(stages)
     for number, name in enumerate(stages):
         module = FORECASTS.get(name)

@@ -2,14 +2,17 @@
 
 import signal
 import sys
+from collections.abc import Sequence
 
 from pipelines.processes import end_descendants, follow_parent, leave_group
 from pipelines.stage import main
 
-if __name__ == "__main__":
+
+def run(words: Sequence[str]) -> int:
+    """Run one stage in this process, which nobody may orphan; returns its exit code."""
     orphaned = follow_parent()
     try:
-        code = main()
+        code = main(list(words))
         if code == 0:  # after an error the others may wait in a collective for ever; torchrun ends them
             leave_group()
     finally:
@@ -17,4 +20,8 @@ if __name__ == "__main__":
             signal.signal(number, signal.SIG_IGN)
         if orphaned():  # nobody above is left to do it
             end_descendants(0.5)
-    sys.exit(code)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

@@ -2,8 +2,8 @@
 
 It holds a node for the artifact and for everything that went into it, back to the clips: stage, parameters, identity of
 the code, seed, versions, inputs by content hash. So a checkpoint that was copied elsewhere still tells its whole chain.
-All of it is a function of what went in: an identical run leaves identical bytes. Commit, machine and times stand in the
-run's record (:mod:`pipelines.record`), which stays in the project.
+All of it is a function of what went in: an identical run leaves identical bytes. Commit, machine and times are not;
+they stand beside it (:mod:`pipelines.run_facts`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.stage import CHAIN, digest, write_json
+from pipelines import run_facts
+from pipelines.run_facts import Runs
+from pipelines.stage import BESIDE, CHAIN, digest, file_digest, write_json
 
 VERSION = 1
 BOX = uuid.UUID("6f0d3b7e-2f7c-5c43-9d0e-3b1f5a7c9e21").bytes
@@ -28,6 +30,8 @@ MOST_BYTES = 16 << 20
 """Of a chain, packed or not: more is no chain of ours."""
 Nodes = dict[str, dict[str, Any]]
 """By content hash, what made that artifact."""
+Read = tuple[dict[str, dict[str, Any]], Nodes]
+"""What a node read, and the nodes of all that."""
 
 
 class NoChain(ValueError):
@@ -37,7 +41,7 @@ class NoChain(ValueError):
 # ---- written ------------------------------------------------------------------------------------------------------
 
 
-def inputs_of(paths: Mapping[str, Path], places: Mapping[str, str]) -> tuple[dict[str, dict[str, Any]], Nodes]:
+def inputs_of(paths: Mapping[str, Path], places: Mapping[str, str]) -> Read:
     """What is read, by name: place in the project, digest, and the digests of artifacts inside; and all their nodes."""
     read: dict[str, dict[str, Any]] = {}
     nodes: Nodes = {}
@@ -62,18 +66,57 @@ def carry(out: Path, node: Mapping[str, Any], paths: Mapping[str, Path], places:
     read, nodes = inputs_of(paths, places)
     own = digest(out)
     nodes.setdefault(own, {**node, "inputs": read})  # a copy of what was read is that, whoever made the copy
-    write_json(out / CHAIN, {"version": VERSION, "artifact": own, "nodes": nodes})
+    content = {"version": VERSION, "artifact": own, "nodes": nodes, "files": beside(out)}
+    write_json(out / CHAIN, {**content, "sha256": seal(content)})
+    run_facts.leave(out, run_facts.of_inputs(paths))
+
+
+def seal(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a record but for its own seal: a bit that flips in it is found."""
+    plain = {name: value for name, value in content.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def beside(folder: Path) -> dict[str, str]:
+    """Hashes of the files that the artifact's own hash does not name: records, cards, small files.
+
+    Clips are left out: there may be millions, and DVC has their hashes.
+    """
+    named: set[str] = set()
+    if (folder / "checkpoint.json").is_file():
+        named = set(_plain_json(folder / "checkpoint.json").get("weights") or {})
+    elif (folder / "manifest.json").is_file():
+        manifest = _plain_json(folder / "manifest.json")
+        named = {*(manifest.get("shards") or {}), *(manifest.get("files") or {}), "manifest.json"}
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in BESIDE)
+    if (folder / "catalog.parquet").is_file():
+        files = (path for path in files if path.parent == folder)
+    told = {path.relative_to(folder).as_posix(): path for path in files}
+    return {name: file_digest(path) for name, path in told.items() if name not in named}
+
+
+def _plain_json(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return content if isinstance(content, dict) else {}
 
 
 def embed(clip: Path, node: Mapping[str, Any], paths: Mapping[str, Path], places: Mapping[str, str]) -> str:
-    """Append the chain to an mp4, equal bytes to equal clips; returns the content hash of the clip.
+    """Append the chain to an mp4 that a command wrote, with the runs of what it was made from; returns its hash.
 
     Only content credentials may follow (:mod:`pipelines.standards.content_credentials`), which sign the chain as well.
     """
-    read, nodes = inputs_of(paths, places)
+    return append(clip, node, inputs_of(paths, places), run_facts.of_inputs(paths))
+
+
+def append(clip: Path, node: Mapping[str, Any], read: Read, runs: Runs | None = None) -> str:
+    """Append the chain to an mp4, as its last write; equal clips get equal bytes, but for ``runs``. Returns its hash.
+
+    ``read`` is what :func:`inputs_of` gives, which costs more than many clips.
+    """
     own = digest(clip)
-    nodes.setdefault(own, {**node, "inputs": read})  # a copy of what was read is that, whoever made the copy
-    text = json.dumps({"version": VERSION, "artifact": own, "nodes": nodes}, sort_keys=True, allow_nan=False)
+    nodes = {own: {**node, "inputs": read[0]}} | read[1]  # a copy of what was read is that, whoever made the copy
+    told = {"version": VERSION, "artifact": own, "nodes": nodes, **({"runs": runs} if runs else {})}
+    text = json.dumps(told, sort_keys=True, allow_nan=False)
     packed = zlib.compress(text.encode(), 9)
     with clip.open("ab") as stream:
         stream.write(struct.pack(">I4s16s", 24 + len(packed), b"uuid", BOX) + packed)
@@ -93,6 +136,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _checked(content: Any, path: Path) -> dict[str, Any]:
     whole = isinstance(content, dict) and content.get("version") == VERSION and isinstance(content.get("nodes"), dict)
+    if whole and "sha256" in content and content["sha256"] != seal(content):
+        raise NoChain(f"{path}: damaged: it is not what its own SHA-256 says; `dvc checkout` restores it.")
     if not whole or content.get("artifact") not in content["nodes"]:
         raise NoChain(f"{path}: no lineage of version {VERSION}; it was damaged, or written by another Reelgraph.")
     if not all(isinstance(node, dict) and isinstance(node.get("inputs"), dict) for node in content["nodes"].values()):
@@ -119,7 +164,7 @@ def boxes(clip: Path) -> Iterator[tuple[bytes, int, int]]:
             at += size
 
 
-def _boxed(clip: Path) -> tuple[dict[str, Any], str] | None:
+def boxed(clip: Path) -> tuple[dict[str, Any], str] | None:
     """The chain in a clip, and the hash of the clip without it; None where it has none."""
     for kind, at, size in boxes(clip):
         if kind != b"uuid" or size < 24 or size > MOST_BYTES:
@@ -196,21 +241,29 @@ def carried(path: Path) -> tuple[dict[str, Any], str | None]:
     if not path.exists():
         raise NoChain(f"{path}: no such file or folder.")
     if path.is_file() and path.suffix.lower() == ".mp4":
-        found = _boxed(path)
+        found = boxed(path)
         if found is not None:
             return found
-    folders = [path, *path.absolute().parents][:4] if path.is_dir() else [*path.absolute().parents][:3]
-    for folder in folders:
+    folder = artifact_folder(path)
+    if folder is not None:
         if (folder / CHAIN).is_file():
             return _read_json(folder / CHAIN), content_hash(folder)
-        if (folder / "checkpoint.json").is_file():
-            return _of_record(folder), None
-        if path.is_dir() and folder == path and (folder / "dvc.yaml").is_file():
-            break
+        return _of_record(folder), None
     raise NoChain(
         f"{path}: nothing in it says where it came from: no {CHAIN} or checkpoint.json in its folder, no box in an "
         "mp4. What a stage writes carries it; what was made before it did, does not."
     )
+
+
+def artifact_folder(path: Path) -> Path | None:
+    """The folder that tells of a path: itself, or one of the next above it; None where there is none."""
+    folders = [path, *path.absolute().parents][:4] if path.is_dir() else [*path.absolute().parents][:3]
+    for folder in folders:
+        if (folder / CHAIN).is_file() or (folder / "checkpoint.json").is_file():
+            return folder
+        if path.is_dir() and folder == path and (folder / "dvc.yaml").is_file():
+            break
+    return None
 
 
 def content_hash(folder: Path) -> str:

@@ -22,6 +22,12 @@ FURTHER_FONTS = (
 """Fonts with letters that DejaVu Sans lacks, of Linux, macOS and Windows."""
 
 
+def one_line(text: str, most: int) -> str:
+    """A caption as a picture can show it: one line of at most so many characters, without control characters."""
+    cut = "".join(letter if letter.isprintable() else " " for letter in text[: most + 1])
+    return cut if len(cut) <= most else f"{cut[: most - 1]}…"
+
+
 @cache
 def _families() -> list[str]:
     from matplotlib import font_manager

@@ -41,6 +41,7 @@ class Import:
         self.stages: list[str] = []
         self.left_out = dict(config.left_out)
         self.parent = "checkpoints/autoencoder"
+        self.flow: str | None = None
         if any(key in config.top for key in ("data_path", "use_webdataset")):
             self.sections["raw_video"] = self._source()
         for step in config.steps:
@@ -50,15 +51,7 @@ class Import:
         top = self.config.top
         side = int(top.get("img_size", 1024))
         clip = {"num_frames": 1, "height": side, "width": side}
-        if top.get("use_webdataset"):
-            for key in ("webdataset_url", "webdataset_image_key", "webdataset_caption_key", "webdataset_label_key"):
-                if key in top:
-                    self.left_out[key] = "name the tars and their members in raw_video.source.webdataset by `reel use`"
-            return {"clip": clip}
-        folder = {
-            "path": str(top["data_path"]),
-            "media": "images",
-            "captions": top.get("captions_file"),
+        shared = {
             "prompt_prefix": top.get("fixed_prompt_prefix"),
             "cutting": {"stride": 1.0, "shots": None, "buckets": None, "hold": None},
             "quality": {"motion": None, "sharpness": None, "duplicate": None, "caption": {"min_words": 1}},
@@ -72,7 +65,19 @@ class Import:
                 "max_decode_seconds": 3600.0,
             },
         }
-        return {"clip": clip, "source": Whole(folder=folder)}
+        if top.get("use_webdataset"):
+            if not top.get("webdataset_url"):
+                raise ParamsError("webdataset_url: use_webdataset reads tars, and no address of them is given.")
+            tars = {
+                "urls": [str(top["webdataset_url"])],
+                "max_samples": None,
+                "media": str(top.get("webdataset_image_key", "png")),
+                "captions": str(top.get("webdataset_label_key", "json")),
+                "caption": str(top.get("webdataset_caption_key", "prompt")),
+            }
+            return {"clip": clip, "source": Whole(webdataset=tars | shared)}
+        folder = {"path": str(top["data_path"]), "media": "images", "captions": top.get("captions_file")}
+        return {"clip": clip, "source": Whole(folder=folder | shared)}
 
     # ---- steps ----
 
@@ -220,7 +225,9 @@ class Import:
                 "`reel generate` takes prompts; validation shows held-out"
             )
         self.left_out[f"{step['name']}: DDPM v-prediction"] = "trained as a rectified flow, in 20 steps of Euler"
-        self._stage(name, "rectified_flow", f"--latents data/latents --autoencoder {self.parent}")
+        going_on = "" if self.flow is None else f" --init {self.flow}"
+        self._stage(name, "rectified_flow", f"--latents data/latents --autoencoder {self.parent}{going_on}")
+        self.flow = f"checkpoints/{name}"
 
     def _stage(self, name: str, kind: str, places: str) -> None:
         self.kinds[name] = kind

@@ -7,7 +7,8 @@
 2. refuses a second writer of the same output, naming the first (:mod:`pipelines.ownership`);
 3. waits for the GPUs that the stage is given (:mod:`pipelines.devices`) and says where it runs on the CPU instead;
    starts the stage through accelerate as this machine is configured (``launch.yaml``, an ordinary accelerate config
-   file that neither ``dvc.yaml`` nor ``params.yaml`` knows of); without one, one process on what is here;
+   file that neither ``dvc.yaml`` nor ``params.yaml`` knows of); without one, one process on what is here; or hands the
+   processes to Slurm, where that file says ``target: slurm`` (:mod:`pipelines.slurm`);
 4. passes a first SIGTERM or SIGINT on, so that the stage can save, and ends every process that is left after the grace
    time; when whoever started it is gone, it stops too;
 5. sees to it that ``code.json`` says which code runs, compares parameters and the definitions that the stage reaches
@@ -20,73 +21,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import socket
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from pipelines import arrivals, machine, revisions
+from pipelines import arrivals, revisions
 from pipelines.code import stages as code_stages
 from pipelines.code.definitions import CodeError
 from pipelines.code.stages import CODE_FILE
 from pipelines.commands import launch_options, stage_entries, stage_words
-from pipelines.devices import NONE, Devices, held, wants_gpu
-from pipelines.document import load, read_document
-from pipelines.leftovers import remove_partials
+from pipelines.document import read_document
 from pipelines.ownership import owned
 from pipelines.params import Params, ParamsError, check, parse_section, section_class
-from pipelines.processes import is_forced, stop_sets, supervise
+from pipelines.processes import is_forced
 from pipelines.recording import note_time, restore_outputs, unchanged_inputs
-from pipelines.stage import ANEW, CODE, STOPPED, STOPPED_NOTE, StageError, path_flags, refused_by_disk
-
-WRITTEN = {"out", "metrics", "plots"}
-"""Flags that name what a stage makes; every other path must exist before it starts."""
-
-
-REFUSED = {"DEEPSPEED", "MEGATRON_LM", "TP"}
-"""Kinds of distribution that accelerate knows and the training loop does not."""
-
-
-def free_port() -> int:
-    """A TCP port nobody uses (accelerate's default collides when two stages run side by side)."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def machine_config() -> tuple[Path | None, dict[str, Any]]:
-    """This machine's accelerate config: ``REEL_LAUNCH`` or ``launch.yaml`` beside ``dvc.yaml``; none: one process."""
-    path = Path(os.environ.get("REEL_LAUNCH", "launch.yaml"))
-    if not path.is_file():
-        if "REEL_LAUNCH" in os.environ:
-            raise StageError(f"REEL_LAUNCH names {path}, which does not exist.")
-        return None, {}
-    content = load(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise StageError(
-            f"{path}: not an accelerate config file; make one with `accelerate config --config_file {path}`."
-        )
-    kind = str(content.get("distributed_type", "")).upper()
-    if kind in REFUSED:
-        raise StageError(
-            f"{path}: distributed_type {kind} is not supported: the training loop steps its own optimizers. FSDP "
-            "spreads weights, gradients and optimizer states in the same way: profiles/launch/fsdp.yaml."
-        )
-    return path, content
-
-
-def _variables(config: dict[str, Any]) -> dict[str, str]:
-    """What accelerate's launcher would tell the processes of a config that asks for FSDP."""
-    if str(config.get("distributed_type", "")).upper() != "FSDP":
-        return {}
-    said = {name.upper(): str(value).lower() for name, value in (config.get("fsdp_config") or {}).items()}
-    return {"ACCELERATE_USE_FSDP": "true"} | said
+from pipelines.stage import ANEW, CODE, LEFT, STOPPED, STOPPED_NOTE, StageError, path_flags, refused_by_disk
+from pipelines.starting import WRITTEN, by_slurm, here, said, sent_to
 
 
 def stated(name: str, graph: Path = Path("dvc.yaml")) -> tuple[Params, dict[str, Path]]:
@@ -99,36 +52,6 @@ def stated(name: str, graph: Path = Path("dvc.yaml")) -> tuple[Params, dict[str,
     flags = path_flags(rest)
     params = parse_section(section_class(module, function), flags.pop("params"))
     return params, {flag: Path(value) for flag, value in flags.items()}
-
-
-def processes(alone: bool) -> int:
-    """How many processes of a stage this machine's accelerate config asks for."""
-    return 1 if alone else int(machine_config()[1].get("num_processes", 1))
-
-
-def command_line(stage_words: list[str], alone: bool, devices: Devices = NONE) -> tuple[list[str], dict[str, str]]:
-    """The command that starts the stage's processes on these devices, and its environment.
-
-    ``accelerate launch`` on a CPU silently runs one process whatever ``num_processes`` says, so several CPU processes
-    are started by torchrun with accelerate's variables; one process needs only the variables that its launcher sets.
-    """
-    environment = {"TOKENIZERS_PARALLELISM": "false"} | dict(os.environ) | devices.variables()
-    path = filter(None, [os.environ.get("PYTHONPATH")])
-    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(Path.cwd()), *path]))  # whatever else is installed
-    path, config = machine_config()
-    count = processes(alone)
-    if not devices.names:
-        environment |= _variables(config)
-    python = [sys.executable, "-m"]
-    if count == 1:
-        return [*python, "pipelines", *stage_words], environment
-    port = str(free_port())
-    if not devices.names and int(config.get("num_machines", 1)) == 1:
-        rendezvous = ["--nnodes=1", f"--nproc-per-node={count}", "--master-addr=127.0.0.1", f"--master-port={port}"]
-        return [*python, "torch.distributed.run", *rendezvous, "-m", "pipelines", *stage_words], environment
-    ours = [] if int(config.get("num_machines", 1)) > 1 else ["--main_process_port", port]
-    launcher = ["accelerate.commands.launch", "--config_file", str(path), *ours]
-    return [*python, *launcher, "-m", "pipelines", *stage_words], environment
 
 
 def _check_inputs(arguments: list[str]) -> None:
@@ -183,18 +106,16 @@ def launch(argv: list[str]) -> int:
         check()
     settle_revisions(stage, parse_section(section_class(module, function), section), section)
     _check_inputs(arguments)
-    with owned(stage, Path(".work") / stage) as lock, given_devices(stage, alone) as devices:
-        remove_partials(stage, [Path(value) for flag, value in path_flags(arguments).items() if flag in WRITTEN])
-        command, environment = command_line(words, alone, devices)
-        environment |= {"REEL_STAGE": stage, CODE: code_here} | ({ANEW: "1"} if is_forced() else {})
-        environment.setdefault(machine.THREADS, str(machine.threads(stage, stage_entries(), processes(alone))))
-        began, note = time.monotonic(), Path(".work") / stage / STOPPED_NOTE
-        note.unlink(missing_ok=True)
-        locks = (lock, *devices.locks)
+    told = {"REEL_STAGE": stage, CODE: code_here} | ({ANEW: "1"} if is_forced() else {})
+    elsewhere = sent_to(stage)
+    with owned(stage, Path(".work") / stage) as lock:
+        began = time.monotonic()
+        start = here if elsewhere is None else by_slurm(elsewhere)
         try:
-            with unchanged_inputs(stage) as look:
-                code, asked = arrivals.until_still(stage, lambda: supervise(command, environment, locks, look))
+            with start(stage, words, alone, lock, told) as run, unchanged_inputs(stage) as look:
+                code, asked = arrivals.until_still(stage, lambda: run(look))
                 if code:
+                    note = Path(".work") / stage / STOPPED_NOTE
                     return STOPPED if asked and note.is_file() else code
             settled_code(stage, module, function)
         except StageError:
@@ -210,25 +131,7 @@ def settle_revisions(stage: str, params: Params, section: str) -> None:
         from pipelines.hub import commit
 
         for line in revisions.settle(params, section, commit):
-            _said(stage)(line)
-
-
-@contextlib.contextmanager
-def given_devices(stage: str, alone: bool) -> Iterator[Devices]:
-    """The GPUs of this stage, a GPU for each of its processes; none for one that is not for GPUs."""
-    if not wants_gpu(stage, stage_entries()):
-        yield NONE
-        return
-    stopping = threading.Event()
-    with contextlib.ExitStack() as given:
-        with stop_sets(stopping):
-            asked = processes(alone), machine_config()[1]
-            devices = given.enter_context(held(stage, *asked, _said(stage), stopping.is_set))
-        yield devices
-
-
-def _said(stage: str) -> Callable[[str], None]:
-    return lambda text: print(f"{stage}: {text}", flush=True)
+            said(stage)(line)
 
 
 def _of_this_project() -> bool:
@@ -265,7 +168,7 @@ def main() -> int:
             raise
         print(f"{stage}: {reason}", file=sys.stderr, flush=True)
         code = 2
-    if code:
+    if code and code != LEFT:
         restored = restore_outputs(stage)
         if restored:
             print(f"{stage}: failed; the earlier {', '.join(restored)} are back in place.", file=sys.stderr, flush=True)

@@ -95,7 +95,18 @@ def hardware(device: str | None = None) -> dict[str, Any]:
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         **({"threads": torch.get_num_threads()} if torch is not None else {}),
         "cores": os.cpu_count(),
+        **(_cuda(torch) if torch is not None and device == "cuda" else {}),
     }
+
+
+def _cuda(torch: Any) -> dict[str, str]:
+    """Versions of the CUDA that torch was built with, and of the driver; what cannot be said is left out."""
+    found = {"cuda": torch.version.cuda or "none"}
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
+        found["driver"] = ", ".join(dict.fromkeys(done.stdout.split()))
+    return found
 
 
 def _uses_gpu() -> bool:

@@ -27,6 +27,8 @@ GRACE_SECONDS = machine.grace_seconds()
 """Time between asking a process to stop (it saves) and ending it."""
 LAUNCHER = "REEL_LAUNCHER"
 """The variable that tells a stage's processes the launcher's process id: torchrun may stand between."""
+STARTER = "DVC_REPRO_STARTER"
+"""Process id, and when it began, of what started a supervised ``dvc repro``."""
 SHORT_WITH_FORCE = re.compile("-[fismpPRkqv]*f[fismpPRkqv]*")
 """Short options of ``dvc repro`` in one word, ``-f`` among them; none of these takes a value."""
 UNTOLD = (psutil.Error, OSError)
@@ -182,6 +184,36 @@ def listen(stopping: threading.Event) -> None:
     for number in STOPS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # ignored by `nohup dvc repro &`
             signal.signal(number, lambda *_: stopping.set())
+
+
+def listen_for_hangup(hung_up: threading.Event) -> None:
+    """From now on a terminal that goes away only sets the event."""
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: hung_up.set())
+
+
+def left_alone() -> Callable[[], bool]:
+    """A function that says whether whoever wanted this stage is gone: DVC, or who started DVC (:data:`STARTER`).
+
+    A supervisor stops what its dead starter has left; a signal alone does not tell that from being asked to stop.
+    """
+    starters = _starters()
+    pid, _, since = os.environ.get(STARTER, "").partition(" ")
+
+    def is_left() -> bool:
+        if not all(is_alive(starter) for starter in starters):
+            return True
+        return pid.isdecimal() and not is_same(int(pid), since)
+
+    return is_left
+
+
+def is_same(pid: int, since: str) -> bool:
+    """Whether the process of this number is alive, and the one that began then."""
+    try:
+        return is_alive(pid) and f"{psutil.Process(pid).create_time():.2f}" == since
+    except UNTOLD:
+        return is_alive(pid)
 
 
 @contextlib.contextmanager

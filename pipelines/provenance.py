@@ -1,7 +1,8 @@
 """``reel lineage PATH``: where a checkpoint, data set, clip or exported pipeline came from, back to the raw clips.
 
 Reads what the artifact carries (:mod:`pipelines.chain`), wherever it was copied to: without server, git, DVC or torch.
-Commit, machine, times and resumes are added where the project's records of the runs are at hand, and unknown elsewhere.
+Commit, machine, times and resumes stand beside it (:mod:`pipelines.run_facts`) or in the project's records of the
+runs; where neither is at hand they are unknown.
 """
 
 from __future__ import annotations
@@ -17,19 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.chain import NoChain, carried
+from pipelines import run_facts
+from pipelines.chain import NoChain, artifact_folder, carried
 from pipelines.progress import duration
 from pipelines.stage import StageError
 
 SHIPPED = Path(__file__).with_name("shipped.json")
 """The values of params.yaml as they are shipped; written by ``python -m pipelines.provenance --ship``."""
-RUNS = "runs.json"
-"""In a release: what the records of the runs told when it was made (:mod:`pipelines.generation.release`)."""
 FORMATS = ("croissant", "in-toto", "openlineage")
 """Standards in which a lineage is told (:mod:`pipelines.standards.told`)."""
 SHORT = 12
 UNKNOWN = "unknown"
 ABSENT = object()
+Records = Sequence[Mapping[str, Any]]
+"""Of finished runs (:mod:`pipelines.record`)."""
 
 
 @dataclass(frozen=True)
@@ -50,32 +52,22 @@ class Lineage:
         return "as it was made" if self.now == self.artifact else f"CHANGED since it was made: {self.now[:SHORT]} now"
 
 
-def lineage(path: Path) -> Lineage:
-    """What a path tells.
+def lineage(path: Path, records: Records | None = None) -> Lineage:
+    """What a path tells; ``records`` of runs are read here where none are given.
 
     Raises:
         NoChain: nothing.
     """
     content, now = carried(path)
-    records = list(_records(path))
-    told = _told_runs(path)
-    found = {digest: told.get(digest) or _run_of(node, records) for digest, node in content["nodes"].items()}
-    runs = {digest: run for digest, run in found.items() if run}
+    records = list(records_around(path)) if records is None else records
+    runs = run_facts.checked(content.get("runs")) if path.is_file() else {}
+    folder = artifact_folder(path)
+    runs |= run_facts.read(folder) if folder is not None else {}
+    runs |= {digest: found for digest, node in content["nodes"].items() if (found := _run_of(node, records))}
     return Lineage(path, content["artifact"], content["nodes"], now, runs)
 
 
-def _told_runs(path: Path) -> Mapping[str, Any]:
-    """What a release tells of the runs itself; empty in anything else, or where it is damaged."""
-    folder = next((one for one in (path, *path.absolute().parents[:3]) if (one / RUNS).is_file()), None)
-    with contextlib.suppress(OSError, ValueError):
-        content = json.loads((folder / RUNS).read_text(encoding="utf-8")) if folder is not None else {}
-        runs = content.get("runs") if isinstance(content, dict) else None
-        if isinstance(runs, dict) and all(isinstance(run, dict) for run in runs.values()):
-            return runs
-    return {}
-
-
-def _records(path: Path) -> Iterator[dict[str, Any]]:
+def records_around(path: Path) -> Iterator[dict[str, Any]]:
     """Records of finished runs of the project around the path, and of the one around the current folder."""
     starts = [path.absolute(), Path.cwd(), *map(Path, filter(None, [os.environ.get("REEL_PROJECT")]))]
     roots = [root for start in starts for root in (start, *start.parents) if (root / "dvc.yaml").is_file()]
@@ -87,7 +79,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
                     yield record
 
 
-def _run_of(node: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def _run_of(node: Mapping[str, Any], records: Records) -> dict[str, Any] | None:
     """The newest run that made what a node tells of: the same stage, code, parameters and inputs."""
     read = {name: one["digest"] for name, one in node["inputs"].items()}
     found = []
@@ -100,12 +92,7 @@ def _run_of(node: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> di
     newest = max(found, key=lambda record: record["header"]["ended_at"] or "", default=None)
     if newest is None:
         return None
-    header, runtime = newest["header"], newest.get("runtime") or {}
-    facts = {name: header.get(name) for name in ("began_at", "ended_at")}
-    facts |= {"resumed_at": header.get("resumed_at", []), "seconds": runtime.get("seconds")}
-    facts |= {name: (header.get("code") or {}).get(name) for name in ("commit", "dirty", "branch")}
-    facts |= {"hardware": runtime.get("hardware"), "decision": newest.get("decision")}
-    return {**facts, "accepted": newest.get("accepted") or []}
+    return run_facts.told(newest)
 
 
 # ---- values -------------------------------------------------------------------------------------------------------
@@ -123,11 +110,11 @@ def flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Names whose values differ, :data:`ABSENT` where one side has none."""
+    """Names whose values differ, :data:`ABSENT` where one side has none; null and a name that is not there are one."""
     one, other = flat(before), flat(after)
     for name in dict.fromkeys([*one, *other]):
         was, now = one.get(name, ABSENT), other.get(name, ABSENT)
-        if was != now and name:
+        if was != now and name and not {id(was), id(now)} <= {id(None), id(ABSENT)}:
             yield name, was, now
 
 
@@ -195,6 +182,8 @@ def text(found: Lineage, every: bool = False) -> str:
 def _about(found: Lineage, digest: str, node: Mapping[str, Any], every: bool) -> Iterator[str]:
     versions = ", ".join(f"{name} {value}" for name, value in (node.get("environment") or {}).items())
     yield f"code {(node.get('code') or UNKNOWN)[:SHORT]}; {versions or f'versions {UNKNOWN}'}"
+    if node.get("asked"):
+        yield "asked: " + ", ".join(f"{name} {text_of(value)}" for name, value in node["asked"].items())
     facts = node.get("facts") or {}
     if facts.get("samples") is not None:
         splits = ", ".join(f"{name} {count}" for name, count in (facts.get("splits") or {}).items())
@@ -232,12 +221,14 @@ def _run_lines(run: Mapping[str, Any] | None) -> Iterator[str]:
     dirty = " with local changes" if run.get("dirty") else ""
     took = duration(float(run["seconds"])) if run.get("seconds") is not None else f"time {UNKNOWN}"
     machine = ", ".join(f"{name} {value}" for name, value in (run.get("hardware") or {}).items()) or UNKNOWN
-    yield f"run: {commit}{dirty}; {run['began_at']}, {took}, resumed {len(run['resumed_at'])} times; {machine}"
+    began = run.get("began_at") or f"begin {UNKNOWN}"
+    yield f"run: {commit}{dirty}; {began}, {took}, resumed {len(run['resumed_at'])} times; {machine}"
     made = run.get("decision")
     if made:
-        yield f"decision: {made['verdict']}, {text_of(made['because'])} (by {made['by']})"
+        yield f"decision: {made.get('verdict')}, {text_of(made.get('because'))} (by {made.get('by')})"
     for one in run["accepted"]:
-        yield f"accepted: code {one['to'][:SHORT]} for {one['from'][:SHORT]}, {text_of(one['because'])}"
+        to, before = (str(one.get(name))[:SHORT] for name in ("to", "from"))
+        yield f"accepted: code {to} for {before}, {text_of(one.get('because'))}"
 
 
 def as_json(found: Lineage) -> dict[str, Any]:

@@ -44,13 +44,27 @@ def compared(one: Lineage, other: Lineage) -> dict[str, Any]:
             stages[name] = {"only": "second" if name in after else "first"}
         elif found := _node(before[name], after[name]):
             stages[name] = found
-    results = [read_json(side.path / "checkpoint.json").get("results") or {} for side in (one, other)]
     return {
         "same": one.artifact == other.artifact,
         "stages": stages,
         "clips": clips(one.path, other.path),
-        "results": _pairs(differing(*results)),
+        "results": _pairs(differing(*map(results, (one, other)))),
     }
+
+
+def results(side: Lineage) -> dict[str, Any]:
+    """What came of it: as the checkpoint has it, else the metrics of its stage in the project around it; gates by name.
+
+    Times and machine are no results.
+    """
+    found = read_json(side.path / "checkpoint.json").get("results")
+    if found is None:
+        stage = side.nodes[side.artifact].get("stage")
+        root = next((place for place in side.path.absolute().parents if (place / "dvc.yaml").is_file()), None)
+        found = read_json(root / "metrics" / f"{stage}.json") if root is not None else {}
+    gates = [one for name in ("gates", "baselines") for one in found.get(name) or () if isinstance(one, Mapping)]
+    plain = {name: value for name, value in found.items() if name not in ("gates", "baselines", "seconds", "ran_on")}
+    return {**plain, **{f"gate {one.get('name')}": one.get("verdict") for one in gates}}
 
 
 def _pairs(found: Iterator[tuple[str, Any, Any]]) -> dict[str, list[Any]]:

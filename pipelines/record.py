@@ -23,11 +23,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines import chain, origin, stage
+from pipelines import chain, clip_chains, origin, run_facts, stage
 from pipelines.credentials import without_credentials
 from pipelines.described import data_facts, read_json, stated
-from pipelines.launch import WRITTEN
 from pipelines.origin import Source
+from pipelines.starting import WRITTEN
 
 STARTS = ("init", "parent")
 """Names under which a training reads the checkpoint that it goes on from; every other one stays as it is."""
@@ -202,6 +202,11 @@ class Experiment:
 # ---- any stage ----------------------------------------------------------------------------------------------------
 
 
+def _of_a_job() -> dict[str, str]:
+    """The cluster's job that this process is of; its accounting is added when it has ended (:mod:`pipelines.slurm`)."""
+    return {"job": os.environ["SLURM_JOB_ID"]} if "REEL_JOB_FOLDER" in os.environ else {}
+
+
 def _run_id(values: Mapping[str, Any], data: Mapping[str, Mapping[str, Any]]) -> str:
     content = {"params": values, "inputs": {name: facts["digest"] for name, facts in data.items()}}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -213,7 +218,7 @@ def recorded(values: Mapping[str, Any], paths: Mapping[str, Path]) -> Iterator[N
 
     Args:
         values: its section of the parameters.
-        paths: its path flags; all but :data:`pipelines.launch.WRITTEN` are read.
+        paths: its path flags; all but :data:`pipelines.starting.WRITTEN` are read.
     """
     context = stage.current()
     if context.work is None or os.environ.get("RANK", "0") != "0":
@@ -231,7 +236,7 @@ def recorded(values: Mapping[str, Any], paths: Mapping[str, Path]) -> Iterator[N
         model={"read": read_checkpoints(read)},
         contract=choices(values, data),
         params=dict(values),
-        runtime={"hardware": origin.hardware(), "environment": origin.environment()},
+        runtime={"hardware": origin.hardware(), "environment": origin.environment(), **_of_a_job()},
     )
     began = time.monotonic()
 
@@ -241,12 +246,14 @@ def recorded(values: Mapping[str, Any], paths: Mapping[str, Path]) -> Iterator[N
 
     with experiment.watched(spent):
         yield
-        if paths.get("out", Path()).is_dir() and "out" in paths:
-            chain.carry(
-                paths["out"], node(values, paths), read, {name: origin.inside(one) for name, one in read.items()}
-            )
+        if "out" in paths and paths["out"].is_dir():
+            places = {name: origin.inside(one) for name, one in read.items()}
+            clip_chains.tell(paths["out"], node(values, paths), read, places)
+            chain.carry(paths["out"], node(values, paths), read, places)
     if experiment.is_open:
         experiment.conclude(spent(), *_results(paths))
+    if "out" in paths:
+        run_facts.finish(paths["out"], experiment.content)
 
 
 def node(values: Mapping[str, Any], paths: Mapping[str, Path]) -> dict[str, Any]:

@@ -24,12 +24,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipelines import peers
 from pipelines.outputs import whole_folder  # noqa: F401  one address for what a stage writes with
 from pipelines.params import PARAMS_FILE, ParamsError, TrackingParams, parse_section, read_document, section_class
 from pipelines.progress import Progress
 
 STOPPED = 143  # exit code of a stage that was asked to stop and saved its state
-CHAIN = "lineage.json"  # where an artifact says what it came from; not part of what it is (:mod:`pipelines.chain`)
+LEFT = 75  # exit code of a launcher that leaves its job running on a cluster
+CHAIN, RUNS = "lineage.json", "lineage.runs.json"
+BESIDE = (CHAIN, RUNS)
+"""Where an artifact says what it came from (:mod:`pipelines.chain`) and who ran it when (:mod:`pipelines.run_facts`):
+not part of what it is, and DVC passes over the second."""
 CODE, CONTINUE, ANEW = "REEL_CODE", "REEL_CONTINUE", "REEL_ANEW"
 """Variables: the identity of the stage's code; a person asks to go on from a state that other code, or a run of another
 length, has left; the launcher hands on ``dvc repro --force`` (no state of an earlier run is gone on from)."""
@@ -152,7 +157,7 @@ def digest(path: Path) -> str:
         if (path / name).is_file():
             return file_digest(path / name)
     if path.is_dir():
-        names = sorted(part for part in path.rglob("*") if part.is_file() and part.name != CHAIN)
+        names = sorted(part for part in path.rglob("*") if part.is_file() and part.name not in BESIDE)
         lines = [f"{part.relative_to(path).as_posix()} {file_digest(part)}" for part in names]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
     return file_digest(path)
@@ -276,10 +281,10 @@ def main(argv: list[str] | None = None) -> int:
                 (context.work / STOPPED_NOTE).touch()
         return STOPPED
     except Exception as error:
-        reason = refused_by_disk(error)
-        if reason is None:
+        reason, cut_off = refused_by_disk(error), peers.lost(error)
+        if reason is None and cut_off is None:
             raise
-        print(f"{name}: {reason}", file=sys.stderr, flush=True)
-        return 2
+        print(f"{name}: {reason or cut_off}", file=sys.stderr, flush=True)
+        return 2 if reason else peers.LOST_CODE
     finally:
         context.progress.close()

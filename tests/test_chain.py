@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import chain
+from pipelines import chain, clip_chains, run_facts
 from pipelines.chain import NoChain, boxes, carried, carry, embed
 from pipelines.data.video import write_mp4
+from pipelines.document import read_document
 from pipelines.provenance import flat, lineage, set_values, text
 from pipelines.provenance_diff import compared
 from pipelines.provenance_diff import text as diff_text
-from pipelines.stage import CHAIN, digest
+from pipelines.stage import CHAIN, RUNS, digest
 from tests.training.test_identical import commit, project, run
 
 ROOT = Path(__file__).parents[1]
@@ -64,7 +66,7 @@ def test_a_copy_under_another_name_tells_the_whole_chain_and_that_it_is_what_was
     assert {one["stage"] for one in found.nodes.values()} == {"raw_video", "flow", "evaluation"}
     said = text(found)
     assert "as it was made" in said and "flow: checkpoints/flow" in said and "clips: data/clips" in said
-    assert "run: unknown here" in said, "commit, machine and times are not in what was copied"
+    assert "run: unknown here" in said, "nobody recorded a run"
     (tmp_path / "elsewhere/evaluation/scores.json").write_text("5")
     assert "CHANGED since it was made" in text(lineage(tmp_path / "elsewhere/evaluation"))
 
@@ -76,6 +78,64 @@ def test_what_an_artifact_came_from_is_no_part_of_what_it_is(tmp_path: Path) -> 
     before = digest(folder)
     carry(folder, node("a"), {}, {})
     assert digest(folder) == before == carried(folder)[1] and (folder / CHAIN).is_file()
+
+
+RECORD = {
+    "status": "finished",
+    "header": {"began_at": "2026-01-02T03:04:05+00:00", "ended_at": "2026-01-02T03:05:05+00:00", "resumed_at": ["x"],
+               "code": {"commit": "f" * 40, "dirty": True, "branch": "main"}},
+    "runtime": {"seconds": 60.0, "hardware": {"device": "cuda", "cuda": "13.0", "driver": "580.65"}},
+    "decision": {"verdict": "keep", "because": "it is good", "by": "person"},
+}  # fmt: skip
+
+
+def test_a_copy_tells_commit_machine_driver_times_and_decision_of_all_it_was_made_from(tmp_path: Path) -> None:
+    made(tmp_path / "one", {"k": "1"})
+    run_facts.finish(tmp_path / "one/checkpoints/flow", RECORD)
+    later = tmp_path / "one/later"
+    later.mkdir()
+    (later / "x").write_text("x")
+    carry(later, node("later"), {"flow": tmp_path / "one/checkpoints/flow"}, {"flow": "checkpoints/flow"})
+    copy = shutil.copytree(later, tmp_path / "elsewhere/of another name")
+    said = text(lineage(copy))
+    assert f"commit {'f' * 12} with local changes; 2026-01-02T03:04:05+00:00, 1 min 00 s, resumed 1 times" in said
+    assert "cuda 13.0, device cuda, driver 580.65" in said and "decision: keep, it is good (by person)" in said
+    assert said.count("run: unknown here") == 2, "of the clips and of the folder itself nothing is known"
+    (copy / RUNS).write_text((copy / RUNS).read_text().replace("1 min", "2 min").replace("f" * 40, "e" * 40))
+    assert "e" * 12 not in text(lineage(copy)) and run_facts.damage(copy) is not None
+
+
+def test_runs_are_not_left_where_dvc_would_hash_them(tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").touch()
+    made(tmp_path, {"k": "1"})
+    run_facts.finish(tmp_path / "checkpoints/flow", RECORD)
+    assert not (tmp_path / "checkpoints/flow" / RUNS).exists()
+    (tmp_path / ".dvcignore").write_text((ROOT / ".dvcignore").read_text())
+    before = digest(tmp_path / "checkpoints/flow")
+    run_facts.finish(tmp_path / "checkpoints/flow", RECORD)
+    assert (tmp_path / "checkpoints/flow" / RUNS).is_file() and digest(tmp_path / "checkpoints/flow") == before
+
+
+@pytest.mark.parametrize("run", [1, {}, {"resumed_at": 3}, {"resumed_at": [], "accepted": [1]}, {"hardware": "x"}])
+def test_runs_of_anybody_s_making_are_passed_over(tmp_path: Path, run: Any) -> None:
+    made(tmp_path, {"k": "1"})
+    run_facts.leave(tmp_path / "evaluation", {lineage(tmp_path / "evaluation").artifact: run})
+    assert "run: unknown here" in text(lineage(tmp_path / "evaluation"))
+
+
+def test_every_flipped_bit_of_a_chain_is_found(tmp_path: Path) -> None:
+    made(tmp_path, {"k": "1"})
+    path = tmp_path / "checkpoints/flow" / CHAIN
+    whole, sound = path.read_bytes(), lineage(path.parent).nodes
+    generator = np.random.default_rng(1)
+    for at in generator.integers(0, len(whole), 100).tolist():
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << int(generator.integers(8))
+        path.write_bytes(bytes(damaged))
+        try:
+            assert lineage(path.parent).nodes == sound, f"byte {at}: only white space may differ"
+        except NoChain:
+            continue
 
 
 def test_equal_runs_leave_equal_bytes(tmp_path: Path) -> None:
@@ -140,6 +200,31 @@ def test_every_flipped_bit_of_a_clip_is_found(clip: Path) -> None:
         assert found.now != found.artifact or found.nodes != lineage_of(clip, whole).nodes, f"byte {at}"
 
 
+def test_the_clips_of_a_stage_tell_their_own_system_prompt_and_seed(tmp_path: Path) -> None:
+    made(tmp_path, {"k": "1"})
+    other = tmp_path / "checkpoints/other"
+    other.mkdir()
+    (other / "checkpoint.json").write_text('{"weights": {"a": "7"}}')
+    carry(other, node("other"), {}, {})
+    out, frames = tmp_path / "samples", np.zeros((2, 32, 32, 3), np.uint8)
+    for name in ("clips", "validation"):
+        (out / name).mkdir(parents=True)
+    write_mp4(out / "clips/0-flow.mp4", frames, 8.0)
+    write_mp4(out / "validation/step-1.mp4", frames, 8.0)
+    row = {"file": ["clips/0-flow.mp4", None], "system": "flow", "prompt": ["a\x1b <b>", "c"], "seed": [4, 5]}
+    pd.DataFrame(row).to_parquet(out / "samples.parquet")
+    told = (node("evaluation"), {"checkpoints": tmp_path / "checkpoints"}, {"checkpoints": "checkpoints"})
+    clip_chains.tell(out, *told)
+    clip, before = tmp_path / "alone.mp4", (out / "clips/0-flow.mp4").read_bytes()
+    clip.write_bytes(before)
+    found = lineage(clip)
+    assert {one["stage"] for one in found.nodes.values()} == {"evaluation", "flow", "raw_video"}, "not that of other"
+    assert "asked: prompt a\\x1b <b>, seed 4, system flow" in text(found) and found.now == found.artifact
+    assert {one["stage"] for one in lineage(out / "validation/step-1.mp4").nodes.values()} >= {"flow", "other"}
+    clip_chains.tell(out, *told)
+    assert (out / "clips/0-flow.mp4").read_bytes() == before, "told once"
+
+
 def lineage_of(clip: Path, content: bytes) -> Any:
     other = clip.with_name("whole.mp4")
     other.write_bytes(content)
@@ -180,9 +265,15 @@ def test_only_what_differs_from_the_shipped_values_is_shown() -> None:
     mine = json.loads(json.dumps(shipped))
     mine["training"]["steps"] = 7
     assert set_values({"stage": "rectified_flow", "params": shipped}, False) == []
+    assert set_values({"stage": "rectified_flow", "params": shipped | {"new": None}}, False) == [], "no such block"
     steps = shipped["training"]["steps"]
     assert set_values({"stage": "rectified_flow", "params": mine}, False) == [f"training.steps 7 (shipped: {steps})"]
     assert len(set_values({"stage": "rectified_flow", "params": mine}, True)) == len(flat(mine))
+
+
+def test_the_shipped_values_are_those_of_params_yaml() -> None:
+    """After a change there: ``python -m pipelines.provenance --ship``."""
+    assert json.loads((ROOT / "pipelines/shipped.json").read_text()) == read_document(ROOT / "params.yaml")[0]
 
 
 def test_a_difference_names_params_code_clips_and_results(tmp_path: Path) -> None:
@@ -243,6 +334,9 @@ def test_every_launched_stage_carries_its_chain_and_the_project_knows_the_run(tm
     assert {one["stage"] for one in found.nodes.values()} == {"toy", "after"} and found.now == found.artifact
     assert {facts["commit"] for facts in found.runs.values()} == {head}
     said = text(found)
+    shutil.copytree(root / "data/after", tmp_path / "copy")
+    assert f"run: commit {head[:12]}" in text(lineage(tmp_path / "copy")), "the copy tells it too"
+    assert run(root, sys.executable, "-m", "dvc", "status").strip().endswith("up to date."), "DVC passes over it"
     assert f"run: commit {head[:12]}" in said and "checkpoint: checkpoints/toy" in said and "4 steps" in said
     [toy] = [one for one in found.nodes.values() if one["stage"] == "toy"]
     assert (

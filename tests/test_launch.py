@@ -70,7 +70,7 @@ def project(tmp_path: Path) -> Path:
     """A DVC project of one stage that uses our real launcher."""
     package = tmp_path / "pipelines"
     package.mkdir()
-    for module in [*(ROOT / "pipelines").glob("*.py"), *(ROOT / "pipelines" / "code").glob("*.py")]:
+    for module in [found for part in ("", "code", "slurm") for found in (ROOT / "pipelines" / part).glob("*.py")]:
         copy = tmp_path / module.relative_to(ROOT)
         copy.parent.mkdir(exist_ok=True)
         copy.write_text(module.read_text())

@@ -75,6 +75,26 @@ def test_a_profile_carries_the_published_values_and_not_the_toys(name):
     )
 
 
+def test_the_profile_of_seed_e_is_of_matrix_game_s_size_and_goes_by_its_schedule():
+    """Seed E: 9 frames, 9 of context, shift 5, a curriculum, a batch of 8, the second stage at half the rate."""
+    values = yaml.safe_load(made("matrix-game"))
+    base, second = values["world_model"], values["world_model_autoregressive"]
+    for section in (base, second):
+        sizes, actions = section["denoiser"], section["denoiser"]["actions"]
+        assert (sizes["heads"] * sizes["head_dim"], sizes["layers"], sizes["feed_forward"]) == (1536, 30, 8960)
+        assert (actions["hidden"], actions["inner"], actions["heads"], actions["history"]) == (128, 1024, 16, 3)
+        assert (
+            section["draw"]["shift"] == section["sampling"]["shift"] == 5.0 and section["training"]["batch_size"] == 8
+        )
+    assert 1 + 4 * (base["window"]["context_frames"] + base["window"]["target_frames"] - 1) == 9
+    assert 1 + 4 * (second["window"]["context_frames"] - 1) == 9
+    assert second["curriculum"] == {"first": 0.3, "last": 0.0, "until": 0.33}
+    rates = [section["training"]["optimizer"]["learning_rate"] for section in (base, second)]
+    assert rates[1] == rates[0] / 2
+    clip = values["raw_video"]["clip"]
+    assert clip["num_frames"] % 4 == 1 and clip["height"] % 16 == clip["width"] % 16 == 0
+
+
 def test_the_shift_of_ltx_video_is_that_of_its_pipeline_at_the_tokens_of_a_clip_and_of_one_frame():
     values = yaml.safe_load(made("ltx-video"))
 
@@ -104,7 +124,10 @@ def test_the_command_writes_the_file_and_tells_mistakes(tmp_path, capsys):
     assert profile.main(["tiny", "--out", str(tmp_path / "params.yaml")]) == 0
     assert yaml.safe_load((tmp_path / "params.yaml").read_text())["raw_video"]["source"]["rendered"]["num_clips"] == 320
     assert profile.main(["huge"]) == 2
-    assert "profiles/huge.yaml: no such profile; there are ltx-video, tiny, wan2.1-1.3b" in capsys.readouterr().err
+    assert (
+        "profiles/huge.yaml: no such profile; there are ltx-video, matrix-game, tiny, wan2.1-1.3b"
+        in capsys.readouterr().err
+    )
     (tmp_path / "wrong.yaml").write_text("rectified_flow: {training: {step: 3}}")
     with pytest.raises(
         ParamsError, match=r"params\.yaml with .*wrong\.yaml:\d+: rectified_flow\.training\.step: unknown"

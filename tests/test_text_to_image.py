@@ -15,6 +15,8 @@ from pipelines.generation import generate, rectified_flow
 from pipelines.latents.autoencoder import train as train_autoencoder
 from pipelines.latents.clips import Clips, FrameGroups
 from pipelines.latents.encode import encode
+from pipelines.models.denoiser import VideoDenoiser, averaged
+from pipelines.stage import StageError
 from tests.footage.footage import CLIP, CUTTING, folder, footage, run, video
 from tests.generation.toy import rectified
 from tests.latents.toy import autoencoder_params, shards_params
@@ -89,3 +91,45 @@ def test_pictures_and_clips_train_in_one_run(tmp_path: Path) -> None:
         shown = groups.read(step, 0, 4)["video"]
         assert shown.shape == (4, 3, 4, 32, 32) and bool(torch.isfinite(shown).all())
     assert lengths == {1, 5}
+
+
+def flow(place: Path, latents: Path, out: str, steps: int, **changes: object) -> Path:
+    params = rectified(steps=steps, denoiser=DENOISER)
+    training = params.training.model_copy(update={"precision": "fp32"})
+    init = changes.pop("init", None)
+    section = params.model_copy(update={"training": training, **changes})
+    places = {"out": place / out, "metrics": place / f"{out}.json", "plots": place / f"{out}-plots"}
+    rectified_flow.train(section, latents, **places, init=init)  # type: ignore[arg-type]
+    return place / out
+
+
+def test_a_later_step_goes_on_from_the_flow_before_it_also_at_another_size(world: Path, tmp_path: Path) -> None:
+    run(
+        footage(
+            "folder",
+            clip={**CLIP, "num_frames": 1, "height": 48, "width": 48},
+            path=str(world / "source/in"),
+            media="images",
+            captions=str(world / "source/captions.txt"),
+            prompt_prefix="style plain",
+        ),
+        tmp_path,
+    )
+    encode(shards_params(), tmp_path / "clips", world / "vae", tmp_path / "l", tmp_path / "s.json", tmp_path / "plots")
+    before = VideoDenoiser.from_pretrained(averaged(world / "flow")).state_dict()
+    tuned = flow(tmp_path, tmp_path / "l", "tuned", 1, init=world / "flow")
+    anew = flow(tmp_path, tmp_path / "l", "anew", 1)
+
+    def distance(folder: Path) -> float:
+        after = VideoDenoiser.from_pretrained(folder).state_dict()
+        return sum(float((after[name] - before[name]).square().sum()) for name in before)
+
+    assert 0 < distance(tuned) < 0.1 * distance(anew)
+    record = json.loads((tuned / "checkpoint.json").read_text())
+    assert record["parent"]["path"].endswith("flow")
+
+
+def test_a_later_step_of_another_architecture_is_refused_with_the_key(world: Path, tmp_path: Path) -> None:
+    other = rectified(denoiser={**DENOISER, "layers": 2}).denoiser
+    with pytest.raises(StageError, match=r"denoiser.layers is 1 there and 2 here"):
+        flow(tmp_path, world / "latents", "out", 1, init=world / "flow", denoiser=other)

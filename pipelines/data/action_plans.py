@@ -9,7 +9,9 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -21,6 +23,10 @@ NOTHING = ("none", "-")
 STRETCH = (4, 12)
 """Fewest and most frames for which random actions hold the same."""
 MOST_ROWS = 1_000_000
+LATE = 0.9
+"""Frames by which a line of a log is late after the one before it, and too late: clocks of recorders are not even."""
+ROUNDED = 0.03
+"""Share by which most steps of a log's times may miss the frame rate without its being another."""
 
 
 def forward(facts: ActionFacts, frames: int) -> np.ndarray:
@@ -60,8 +66,10 @@ def trajectory(text: str, facts: ActionFacts) -> np.ndarray:
         ActionError: naming the part that cannot be read.
     """
     rows: list[np.ndarray] = []
-    for part in text.split(","):
+    for number, part in enumerate(text.split(","), 1):
         held, star, count = part.strip().partition("*")
+        if not held.strip():
+            raise ActionError(f"trajectory {text!r}: part {number} names no key; write such as W*8,none*2,D*4.")
         times = count.strip() if star else "1"
         if not times.isdecimal() or not 0 < int(times) <= MOST_ROWS:
             raise ActionError(f"{part.strip()!r} in the trajectory: {count!r} is no number of frames; write W*8.")
@@ -129,7 +137,8 @@ def read_log(path: Path, facts: ActionFacts, frame_rate: float) -> np.ndarray:
     names = [name.lower() for name in lines[0][1]]
     if "frame" not in names or len(set(names)) < len(names):
         raise ActionError(
-            f"{path}:{lines[0][0]}: columns {', '.join(names)}; it needs each once, and `frame` among them."
+            f"{path}:{lines[0][0]}: columns {', '.join(names)}; it needs each once, parted by commas, "
+            "and `frame` among them."
         )
     read = []
     for number, row in lines[1:]:
@@ -161,12 +170,27 @@ def _check_rate(path: Path, lines: Lines, frame_rate: float) -> None:
             if isinstance(error, ActionError):
                 raise
             raise ActionError(f"{path}:{number}: time {line['time']!r} is no number of seconds.") from None
-    first, last = min(points), max(points)
-    if last[0] > first[0] and last[1] > first[1]:
+    timed = sorted(zip(points, (number for number, _ in lines), strict=True))
+    steps = [(b[0] - a[0]) / (b[1] - a[1]) for (a, _), (b, _) in pairwise(timed) if b[0] > a[0] and b[1] > a[1]]
+    (first, _), (last, _) = timed[0], timed[-1]
+    if steps and last[1] > first[1] and abs(median(steps) / frame_rate - 1) > ROUNDED:
         rate = (last[0] - first[0]) / (last[1] - first[1])
         if abs(rate / frame_rate - 1) > 0.05:
             raise ActionError(
                 f"{path}: a log at {rate:.3g} frames per second, the network makes {frame_rate:g}; resample the log."
+            )
+    _check_course(path, timed, frame_rate)
+
+
+def _check_course(path: Path, timed: Sequence[tuple[tuple[int, float], int]], frame_rate: float) -> None:
+    """Times go on as the frames do: a pause in them is a gap that the numbers of the frames hide."""
+    for ((before, then), _), ((frame, now), number) in pairwise(timed):
+        late = (now - then) * frame_rate - (frame - before)
+        if now < then or late >= LATE:
+            what = "before" if now < then else f"{now - then:.3g} s after"
+            raise ActionError(
+                f"{path}:{number}: frame {frame} comes {what} frame {before}, and the network makes {frame_rate:g} a "
+                "second; give every frame a line, with the time at which it is shown."
             )
 
 
@@ -195,7 +219,8 @@ def _by_column(path: Path, lines: Lines, facts: ActionFacts) -> np.ndarray:
     for row, (number, line) in enumerate(lines):
         frame = _frame(path, number, line)
         if frame != row:
-            what = "comes twice or out of order" if frame < row else f"follows {row - 1}: a gap"
+            what = f"follows {row - 1}: a gap" if row else "is the first: a gap"
+            what = "comes twice or out of order" if frame < row else what
             raise ActionError(f"{path}:{number}: frame {frame} {what}; a line for every frame from 0 on is needed.")
         for name, place in known.items():
             if name in line:

@@ -12,40 +12,27 @@ import json
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from pipelines.chain import NoChain, carried, content_hash
-from pipelines.data.contract import INDEX, MANIFEST, ContractError, Manifest
+from pipelines import run_facts
+from pipelines.chain import NoChain, beside, carried, content_hash
+from pipelines.data import audit_clips, audit_dvc
+from pipelines.data.audit_clips import CATALOG
+from pipelines.data.audited import BAD, Item
+from pipelines.data.contract import MANIFEST, ContractError, Manifest
 from pipelines.data.verify import verify
 from pipelines.described import read_json
 from pipelines.provenance import SHORT, printable
-from pipelines.stage import CHAIN, StageError, file_digest
+from pipelines.stage import CHAIN, RUNS, StageError, file_digest
 from pipelines.standards import checking
 
-CATALOG, RECORD = "catalog.parquet", "checkpoint.json"
+RECORD = "checkpoint.json"
 SIGNS = (CHAIN, RECORD, MANIFEST, CATALOG)
 """Files by which a folder is known as an artifact."""
 DEEPEST = 4
 """Folders below DIR in which artifacts are looked for."""
-Verdict = Literal["verified", "missing", "does not match", "unknown"]
-BAD = ("missing", "does not match")
-
-
-@dataclass(frozen=True)
-class Item:
-    """One thing that was looked at."""
-
-    path: str
-    verdict: Verdict
-    what: str
-
-    def __str__(self) -> str:
-        return printable(f"{self.verdict:<15} {self.path}: {self.what}")
 
 
 def artifacts(root: Path) -> list[Path]:
@@ -81,10 +68,11 @@ def audit(root: Path, quick: bool = False, trusted: Path | None = None) -> Itera
         yield from _weights(folder, shown, quick)
         yield from _shards(folder, shown, quick)
         yield from _chain(folder, shown, here)
-        yield from _clips(folder, shown)
-        yield from _splits(folder, shown)
+        yield from audit_clips.audit(folder, shown, quick, is_known=not quick and (root / audit_dvc.LOCK).is_file())
         for name, verdict, what in checking.items(folder, quick, trusted):
             yield Item(f"{shown}/{name}", verdict, what)
+    if not quick:
+        yield from audit_dvc.audit(root)
 
 
 def _digest(folder: Path) -> str:
@@ -160,11 +148,37 @@ def _chain(folder: Path, shown: str, here: dict[str, Path]) -> Iterator[Item]:
     else:
         said = f"content {own[:SHORT]}" + ("" if now == own else f", now {now[:SHORT]}")
         yield Item(shown, "verified" if now == own else "does not match", said)
+    yield from _beside(folder, shown, content.get("files"))
     for name, one in content["nodes"][own]["inputs"].items():
         for place, wanted in _wanted(one):
             found = here.get(wanted)
             said = f"made from {name} {wanted[:SHORT]}"
             yield Item(place, "verified" if found else "unknown", said if found else f"{said}, which is not here")
+
+
+def _beside(folder: Path, shown: str, files: Any) -> Iterator[Item]:
+    """Records, cards and small files against the hashes that the chain has of them; and who ran it when."""
+    told = run_facts.damage(folder)
+    if told is not None:
+        yield Item(f"{shown}/{RUNS}", "does not match", told)
+    if not isinstance(files, dict):
+        return
+    try:
+        now = beside(folder)
+    except (OSError, ValueError):
+        return  # its record is damaged, and is told as such
+    for name, expected in files.items():
+        if name not in now:
+            yield Item(f"{shown}/{name}", "missing", f"{CHAIN} names it")
+        elif now[name] != expected:
+            yield Item(
+                f"{shown}/{name}", "does not match", f"SHA-256 {now[name][:SHORT]} instead of {expected[:SHORT]}"
+            )
+    whole = sum(now.get(name) == expected for name, expected in files.items())
+    if files:
+        yield Item(f"{shown}: other files", "verified", f"{whole} of {len(files)} have the SHA-256 of {CHAIN}")
+    for name in sorted(now.keys() - files.keys()):
+        yield Item(f"{shown}/{name}", "unknown", f"was not there when {CHAIN} was written")
 
 
 def _wanted(one: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -174,43 +188,6 @@ def _wanted(one: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield one["path"], one["digest"]
 
 
-def _table(folder: Path, columns: Sequence[str]) -> pa.Table | None:
-    place = next((folder / name for name in (CATALOG, INDEX) if (folder / name).is_file()), None)
-    if place is None:
-        return None
-    try:
-        return pq.read_table(place, columns=list(columns))
-    except (OSError, pa.ArrowInvalid, KeyError):
-        return None
-
-
-def _clips(folder: Path, shown: str) -> Iterator[Item]:
-    """The catalog records what a clip shows, not the bytes of its file: all that is told is whether it is there."""
-    table = _table(folder, ("file",)) if (folder / CATALOG).is_file() else None
-    files = table["file"].to_pylist() if table is not None else []
-    gone = [name for name in files if not (folder / name).is_file()]
-    yield from (Item(f"{shown}/{name}", "missing", f"{CATALOG} names it") for name in gone)
-    if len(files) > len(gone):
-        yield Item(
-            f"{shown}: clips", "unknown", f"{len(files) - len(gone)} are there; {CATALOG} has no hash of their files"
-        )
-
-
-def _splits(folder: Path, shown: str) -> Iterator[Item]:
-    """No content may be in the train split and in another."""
-    table = _table(folder, ("key", "split", "content_hash"))
-    if table is None:
-        if any((folder / name).is_file() for name in (CATALOG, INDEX)):
-            yield Item(f"{shown}: splits", "unknown", "its table cannot be read, or names no content and no splits")
-        return
-    rows = list(zip(*(table[name].to_pylist() for name in ("key", "split", "content_hash")), strict=True))
-    trained = {content for _, split, content in rows if split == "train"}
-    both = sorted(key for key, split, content in rows if split != "train" and content in trained)
-    held_out = sum(split != "train" for _, split, _ in rows)
-    said = f"{', '.join(both[:3])}{' …' if len(both) > 3 else ''} held out and in train" if both else "none in train"
-    yield Item(f"{shown}: splits", "does not match" if both else "verified", f"{held_out} clips held out, {said}")
-
-
 # ---- one clip -----------------------------------------------------------------------------------------------------
 
 
@@ -218,7 +195,7 @@ def uses(root: Path, clip: str) -> list[str]:
     """Where a clip is in DIR, a line each: by key, the beginning of its content hash, or its source's name."""
     lines = []
     for folder in artifacts(root):
-        table = _table(folder, ("key", "split", "content_hash", "source"))
+        table = audit_clips.columns_of(folder, ("key", "split", "content_hash", "source"))
         if table is None:
             continue
         for row in table.to_pylist():
@@ -253,7 +230,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.json:
         print(json.dumps([asdict(item) for item in items], indent=2))
     else:
-        counts = {word: sum(item.verdict == word for item in items) for word in ("verified", *BAD, "unknown")}
+        counts = {
+            word: sum(item.verdict == word for item in items) for word in ("verified", *BAD, "unknown", "recorded")
+        }
         print(", ".join(f"{count} {word}" for word, count in counts.items()))
     return 1 if any(item.verdict in BAD for item in items) else 0
 

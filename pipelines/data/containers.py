@@ -26,12 +26,6 @@ CONTAINERS = (
     *("asf", "mxf", "gif", "apng", "dv", "ivf", "nut", "rm", "wtv", "yuv4mpegpipe"),
     *("h264", "hevc", "m4v", "mpegvideo", "obu"),
 )
-SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".qt", ".webm", ".mkv", ".avi", ".divx", ".ts", ".mts", ".m2ts", ".m2t", ".mpg", ".mpeg"),
-    *(".m2v", ".vob", ".ogv", ".ogm", ".flv", ".f4v", ".3gp", ".3g2", ".wmv", ".asf", ".mxf", ".dv", ".ivf", ".nut"),
-    *(".rm", ".rmvb", ".wtv", ".y4m", ".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".obu"),
-)
-"""File names that promise a video. What is inside decides, by CONTAINERS."""
 PICTURES = ("heic", "heix", "heim", "heis", "mif1", "avif", "jpeg")
 """Brands of ISO files that hold a picture, in tiles that no video decoder joins."""
 RESTARTING = ("mpegts", "mpeg", "ogg")

@@ -205,3 +205,13 @@ def require_autoencoder(manifest: Manifest, checkpoint: Path) -> None:
             f"{manifest._folder}: made by autoencoder {manifest.autoencoder.id} {manifest.autoencoder.digest[:16]}, "
             f"but {checkpoint} is {found[:16]}. Run latent_shards again, or give the autoencoder that made them."
         )
+
+
+def find_autoencoder(wanted: str, checkpoints: Path) -> Path:
+    """The autoencoder of this digest among the folders of checkpoints: latents may be of any that is kept.
+
+    Where none has it, the one of the stage ``autoencoder``, whose digest is then told.
+    """
+    found = sorted(checkpoints.glob("*/config.json"))
+    same = (one.parent for one in found if (one.parent / "checkpoint.json").is_file() and digest(one.parent) == wanted)
+    return next(same, checkpoints / "autoencoder")

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from pipelines.data.video import read_clip, write_mp4
+from pipelines.drawing import one_line
 
 SHEET_FRAMES = 5
 """Frames of each clip on a contact sheet."""
@@ -42,7 +43,8 @@ def _stacked(strips: Sequence[Image.Image], labels: Sequence[str]) -> Image.Imag
     size = max(strip.width for strip in strips), sum(strip.height + LINE for strip in strips)
     page, top = Image.new("RGB", size, "white"), 0
     for strip, label in zip(strips, labels, strict=True):
-        ImageDraw.Draw(page).text((2, top + 1), label.encode("ascii", "replace").decode(), fill="#1d2026")
+        plain = one_line(label, 120).encode("ascii", "replace").decode()
+        ImageDraw.Draw(page).text((2, top + 1), plain, fill="#1d2026")
         page.paste(strip, (0, top + LINE))
         top += strip.height + LINE
     return page

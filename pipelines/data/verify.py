@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pipelines.data.contract import CHECKSUM, INDEX, MANIFEST, ContractError, Manifest, ShardFacts
 from pipelines.data.tar import BLOCK, members
 from pipelines.progress import Progress
-from pipelines.stage import CHAIN, file_digest
+from pipelines.stage import BESIDE, file_digest
 
 Checksums = Mapping[str, Mapping[str, int]]
 """Shard to member name to the CRC-32 of its content, of the samples in the index."""
@@ -47,7 +47,7 @@ def verify(folder: Path, progress: Progress | None = None) -> Iterator[Damage]:
         ContractError: there is no manifest of this version, so nothing says what should be there.
     """
     manifest = Manifest.read(folder)
-    recorded = {MANIFEST, CHAIN, *manifest.shards, *manifest.files}
+    recorded = {MANIFEST, *BESIDE, *manifest.shards, *manifest.files}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name not in recorded:

@@ -12,6 +12,8 @@ from pipelines.evaluation.markup import Html, join, tag
 WIDTH, HEIGHT = 380, 210
 LEFT, RIGHT, TOP, BOTTOM = 50, 10, 10, 26
 MOST_POINTS = 240
+MOST_LINES = 12
+"""In one panel; a training may log a hundred numbers of a kind."""
 FIRST = ("loss", "validation")
 """Panels shown before all others, in this order."""
 
@@ -140,8 +142,9 @@ def panel(rows: Rows, title: str, names: Sequence[str]) -> Html:
 def draw(rows: Rows) -> Html | None:
     """All panels of one training; None without rows."""
     found = panels(rows)
-    return (
-        tag("div", join(panel(rows, title, names) for title, names in found.items()), class_="curves")
-        if found
-        else None
-    )
+    if not found:
+        return None
+    drawn = join(panel(rows, title, names[:MOST_LINES]) for title, names in found.items())
+    hidden = sum(max(0, len(names) - MOST_LINES) for names in found.values())
+    more = tag("p", f"{hidden} more curves are in the stage's training.csv.", class_="reads") if hidden else None
+    return join([tag("div", drawn, class_="curves"), *([more] if more else [])])

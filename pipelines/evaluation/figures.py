@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from pipelines.drawing import new_figure
+from pipelines.drawing import new_figure, one_line
 
 COLOURS = {
     "rectified_flow": "#0072B2",
@@ -60,7 +60,7 @@ def contact_sheet(clips: Mapping[str, Tensor], prompts: Sequence[str], path: Pat
         for number in range(count):
             y = top + number * row
             if column == 0:
-                draw.text((left, y + 2), prompts[number], fill=QUIET, font=font)
+                draw.text((left, y + 2), one_line(prompts[number], 140), fill=QUIET, font=font)
             sheet.paste(_strip(videos[number], scale), (left, y + line))
     sheet.save(path, optimize=True)  # in full colour: a palette turns yellow sprites brown
 

@@ -26,7 +26,8 @@ Words = Mapping[str, Sequence[str]]
 class Clips:
     """Clips as latents [N, C, T', H', W'] and as decoded video [N, 3, T, H, W] in [-1, 1].
 
-    ``missing``: bool [N, T'], latent frames that a generator was not given, where it was given some.
+    ``missing``: bool [N, T'] or [N, T', H', W'], latent frames or places that a generator was not given, where it was
+    given some.
     """
 
     latents: Tensor
@@ -203,9 +204,10 @@ class Judge:
             lambda weights: video_metrics.local_vs_global_ratio(clips.latents, self.real.latents, weights)
         )
         if clips.missing is not None:
-            squares = (clips.latents - self.real.latents).square().mean((1, 3, 4))
+            squares = (clips.latents - self.real.latents).square().mean(1)
             missing = clips.missing.to(squares)
-            estimates["missing_error"] = self.resamples.mean((squares * missing).sum(1) / missing.sum(1))
+            missing = (missing if missing.dim() == 4 else missing[:, :, None, None]).expand_as(squares).flatten(1)
+            estimates["missing_error"] = self.resamples.mean((squares.flatten(1) * missing).sum(1) / missing.sum(1))
         estimates |= self.agreement(readings)
         values = {
             "frame_difference": video_metrics.frame_difference(clips.video),

@@ -222,5 +222,5 @@ def draw(stages: Mapping[str, Stage], down: bool = False) -> Html:
         class_=f"lineage {drawing.direction}",
         role="img",
         aria_label="Graph of the stages: " + "; ".join(f"{u} to {v}" for u, v in sorted(edges)),
-        style=f"max-width:{width}px" if not down else f"max-width:{min(width, 420)}px",
+        style=f"max-width:{width}px" if not down else f"width:{width}px",
     )

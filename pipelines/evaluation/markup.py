@@ -24,6 +24,13 @@ def text(value: object) -> Html:
     return value if isinstance(value, Html) else Html(html.escape(str(value), quote=True))
 
 
+def shortened(value: object, most: int = 300) -> str:
+    """A text of anybody's making in one line that cannot fill the page: control characters written out, cut."""
+    cut = str(value)[: most + 1]
+    shown = "".join(c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode() for c in cut)
+    return shown if len(cut) <= most else f"{shown[:most]}… ({len(str(value)):,} characters)"
+
+
 def join(parts: Iterable[object], between: str = "") -> Html:
     """Parts one after another, each escaped unless it is markup."""
     return Html(html.escape(between).join(text(part) for part in parts))

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pipelines.evaluation import lineage
+from pipelines.evaluation.changes import Change
+from pipelines.evaluation.changes import section as change_section
 from pipelines.evaluation.glossary import HEADLINES, SCORES, Headline, meaning
 from pipelines.evaluation.markup import Html, beside, join, tag
+from pipelines.evaluation.origins import origin
 from pipelines.evaluation.pairs import beside_splits, pair_table
 from pipelines.evaluation.params import ReportParams
 from pipelines.evaluation.samples import Sample, clip_rows
 from pipelines.evaluation.score_table import Stages, named, score_table, scores_of
-from pipelines.evaluation.sections import gate_table, references, stage_section, word
+from pipelines.evaluation.sections import Size, gate_table, references, stage_section, word
 from pipelines.progress import duration
 
 
@@ -119,16 +123,23 @@ def _hero(title: str, stages: Stages) -> Html:
                class_="hero")  # fmt: skip
 
 
+PLACES = {"summary": "top", "samples": "samples", "changes": "changes"}
+
+
 def _navigation(stages: Stages) -> Html:
     colour = lineage.colours(stages.values())
-    links = [tag("a", "summary", href="#top"), tag("a", "samples", href="#samples")]
+    links = [
+        tag("a", "summary", href="#top"),
+        tag("a", "samples", href="#samples"),
+        tag("a", "changes", href="#changes"),
+    ]
     for name, stage in stages.items():
         classes = f"group-{colour[stage.group]}" + ("" if stage.has_run else " missing")
         links.append(tag("a", name.replace("_", " "), href=f"#stage-{name}", class_=classes))
     return tag("nav", tag("div", *links), aria_label="sections")
 
 
-def _samples(samples: list[Sample] | None, folder: Path, stages: Stages, pixels: int) -> Html:
+def _samples(samples: list[Sample] | None, folder: Path, stages: Stages, pixels: int, most: int) -> Html:
     parts = [tag("h2", "Samples and scores")]
     if scores_of(stages, "systems"):
         parts.append(score_table(stages, lambda name: "/" not in name))
@@ -142,18 +153,25 @@ def _samples(samples: list[Sample] | None, folder: Path, stages: Stages, pixels:
         parts.append(tag("p", "No samples yet: ", command, " makes and scores them.", class_="absent"))
     else:
         said = "Same prompts for every system. Under each clip: what a probe reads in it, against the prompt's factors."
-        parts += [tag("p", said), clip_rows(samples, folder, pixels)]
+        parts += [tag("p", said), clip_rows(samples, folder, pixels, most)]
     return tag("section", *parts, id="samples", class_="panel wide")
 
 
-def page(params: ReportParams, stages: Stages, samples: list[Sample] | None, folder: Path) -> Html:
+def page(
+    params: ReportParams,
+    stages: Stages,
+    samples: list[Sample] | None,
+    folder: Path,
+    changed: Sequence[Change],
+    size: Size,
+) -> Html:
     """The whole document, self-contained: pictures, clips, style and script are inside."""
     style, script = beside("page.css"), beside("page.js")
     colour = lineage.colours(stages.values())
     cards = [card for headline in HEADLINES if (card := _headline(stages, headline)) is not None]
     lists = [card for score, text in LISTED.items() if (card := _list_card(stages, score, text)) is not None]
     graph = tag("section", lineage.draw(stages), lineage.draw(stages, down=True), class_="graph", id="graph")
-    sections = [stage_section(stage, colour[stage.group], params.picture_kilobytes) for stage in stages.values()]
+    sections = [stage_section(stage, colour[stage.group], size, origin(stage)) for stage in stages.values()]
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -172,7 +190,8 @@ def page(params: ReportParams, stages: Stages, samples: list[Sample] | None, fol
             graph,
             tag("div", *cards, class_="cards") if cards else None,
             tag("div", *lists, class_="cards") if lists else None,
-            _samples(samples, folder, stages, params.clip_pixels),
+            _samples(samples, folder, stages, params.clip_pixels, size.prompts),
+            change_section(changed),
             tag("div", _times(stages), _next(), class_="columns"),
             _gates(stages),
             *sections,

@@ -10,7 +10,7 @@ from typing import Any
 from pipelines.evaluation.glossary import SCORES
 from pipelines.evaluation.markup import Html, tag
 from pipelines.evaluation.score_table import Stages, named, scores_of, with_interval
-from pipelines.evaluation.sections import table
+from pipelines.evaluation.sections import folded, table
 
 GROUPS = ("agreement/all_identity", "agreement/all_motion")
 SPLITS = {"validation": ("kernel_distance", "motion_ratio", *GROUPS), "composition": GROUPS}
@@ -33,7 +33,7 @@ def pair_table(folder: Path) -> list[Html]:
         "interval over prompts. One training run each; `reel ablate` repeats trainings over seeds."
     )
     heads = ("", *(SCORES[name] for name in columns))
-    return [tag("h3", "Pair by pair"), tag("p", said), table(heads, rows, "systems")]
+    return [folded(f"Pair by pair ({len(rows)} pairs)", tag("p", said), table(heads, rows, "systems"))]
 
 
 def _verdict(found: Mapping[str, Any]) -> Html:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml.error import YAMLError
 
+from pipelines.chain import NoChain
 from pipelines.document import load
-from pipelines.stage import StageError
+from pipelines.provenance import Lineage, Records, lineage
+from pipelines.stage import CHAIN, StageError
 
 NOT_MEASURES = {"gates", "unavailable"}
 PICTURES = {".png", ".gif"}
@@ -37,6 +39,8 @@ class Stage:
     clips: tuple[Path, ...] = ()
     training: list[dict[str, float]] = field(default_factory=list)
     record: Mapping[str, Any] = field(default_factory=dict)
+    lineage: Lineage | None = None
+    headline: tuple[str, ...] = ()
 
     @property
     def has_run(self) -> bool:
@@ -140,8 +144,8 @@ def _params(root: Path, entry: Mapping[str, Any], record: Mapping[str, Any]) -> 
     return only if isinstance(only, Mapping) else {k: v for k, v in sections.items() if v is not None}
 
 
-def read_project(graph: Path, metrics_folder: Path, plots_folder: Path) -> dict[str, Stage]:
-    """Every stage of the graph in its order there.
+def read_project(graph: Path, metrics_folder: Path, plots_folder: Path, runs: Records = ()) -> dict[str, Stage]:
+    """Every stage of the graph in its order there; ``runs`` are the records by which their runs are known.
 
     Raises:
         StageError: the graph has no stages, or a file that is there cannot be read.
@@ -182,5 +186,18 @@ def read_project(graph: Path, metrics_folder: Path, plots_folder: Path) -> dict[
             clips=tuple(sorted(path for out in outs for path in (graph.parent / out).glob("validation/step-*.mp4"))),
             training=read_training(plots_folder / name / "training.csv"),
             record=record,
+            lineage=_lineage([graph.parent / out for out in outs], runs),
+            headline=tuple(map(str, facts.get("headline") or ())),
         )
     return stages
+
+
+def _lineage(outs: Sequence[Path], runs: Records) -> Lineage | None:
+    """What the first output that carries a chain tells; None where none does, or it is damaged."""
+    for out in outs:
+        if (out / CHAIN).is_file():
+            try:
+                return lineage(out, runs)
+            except NoChain:
+                continue
+    return None

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pipelines.evaluation.glossary import NAMES
-from pipelines.evaluation.markup import Html, data_uri, tag, video
+from pipelines.evaluation.markup import Html, data_uri, shortened, tag, video
 
 Sample = dict[str, Any]
 REAL = "held_out"
@@ -36,7 +36,7 @@ def _readings(sample: Sample) -> list[Html]:
             continue
         mark, kind = ("✓", "right") if wanted == seen else ("✗", "wrong")
         title = f"{name}: the prompt says {wanted}, the probe reads {seen}"
-        words = f"no {name}" if seen == "none" else seen
+        words = f"no {name}" if seen == "none" else shortened(seen)
         shown.append(tag("span", f"{mark} {words}", class_=f"reading {kind}", title=title))
     return shown
 
@@ -45,22 +45,25 @@ def _clip(sample: Sample, folder: Path, pixels: int) -> Html:
     """One clip with what a probe read in it."""
     path, system = folder / str(sample["file"]), NAMES.get(sample["system"], str(sample["system"]).replace("_", " "))
     if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
-        shown = video(data_uri(path.read_bytes(), ".mp4"), f"{system}: {sample['prompt']}", pixels)
+        shown = video(data_uri(path.read_bytes(), ".mp4"), f"{system}: {shortened(sample['prompt'])}", pixels)
     else:
-        shown = tag("p", f"{sample['file']} is missing", class_="absent")
+        shown = tag("p", f"{shortened(sample['file'])} is missing", class_="absent")
     readings = tag("div", *_readings(sample), class_="readings")
     return tag("figure", tag("figcaption", tag("b", system)), shown, readings, class_="clip")
 
 
-def clip_rows(samples: list[Sample], folder: Path, pixels: int) -> Html:
-    """A row of clips for each prompt that has files: the first sample of every system."""
+def clip_rows(samples: list[Sample], folder: Path, pixels: int, most: int) -> Html:
+    """A row of clips for each of ``most`` prompts that have files: the first sample of every system."""
     prompts: dict[str, dict[str, Sample]] = {}
     for sample in samples:
         if sample["file"] is not None:
             prompts.setdefault(str(sample["prompt"]), {}).setdefault(str(sample["system"]), sample)
     rows = []
-    for prompt, systems in prompts.items():
+    for prompt, systems in list(prompts.items())[:most]:
         real_first = sorted(systems.values(), key=lambda sample: sample["system"] != REAL)
         clips = [_clip(sample, folder, pixels) for sample in real_first]
-        rows.append(tag("article", tag("h3", prompt), tag("div", *clips, class_="clips"), class_="prompt"))
+        rows.append(tag("article", tag("h3", shortened(prompt)), tag("div", *clips, class_="clips"), class_="prompt"))
+    if len(prompts) > most:
+        said = f"{len(prompts) - most} more prompts are in {folder}, left out to keep this page small."
+        rows.append(tag("p", said, class_="absent"))
     return tag("div", *rows, style=f"--clip:{int(pixels)}px")

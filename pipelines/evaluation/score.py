@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipelines import stage
 from pipelines.data.catalog import COMPOSITION, TEST, TRAIN, VALIDATION
-from pipelines.data.contract import require_autoencoder
+from pipelines.data.contract import find_autoencoder, require_autoencoder
 from pipelines.data.shards import Shards
 from pipelines.data.video import write_mp4
 from pipelines.evaluation import figures
@@ -35,10 +35,12 @@ from pipelines.evaluation.judge import (
 )
 from pipelines.evaluation.params import EvaluationParams
 from pipelines.evaluation.parts import Part, factor_words, parts_of, real_latents, train_rows
+from pipelines.evaluation.pixels import seen_in_pixels
 from pipelines.evaluation.resampling import Resamples, all_compared
 from pipelines.evaluation.systems import Requests, classes_of_prompts, generate, load_systems
 from pipelines.models.autoencoder import load_autoencoder
 from pipelines.models.latent_mae import LatentMae
+from pipelines.models.streaming import decoded_in_pieces
 from pipelines.training import checkpoint
 from pipelines.training.generator import Generator
 
@@ -59,7 +61,8 @@ class Decoder:
         """Decode [N, C, T', H', W'] in parts."""
         parts = []
         for part in latents.split(32):
-            parts.append(self.autoencoder.decode(part.to(self.device)).float().cpu())
+            pieces = decoded_in_pieces(self.autoencoder, part.to(self.device))
+            parts.append(torch.cat([piece.float().cpu() for piece in pieces], dim=2))
             stage.report(sum(map(len, parts)), len(latents), f"{what} decoded")
         return Clips(latents, torch.cat(parts))
 
@@ -132,20 +135,22 @@ def score(
 ) -> None:
     """Sample every generator in ``checkpoints``, decode, judge, and write ``out``, metrics and pictures.
 
-    ``checkpoints`` also holds ``autoencoder`` and ``latent_mae``. ``out`` gets samples.parquet, comparisons.json and
-    clips/*.mp4.
+    ``checkpoints`` also holds the latents' autoencoder and ``latent_mae``. ``out`` gets samples.parquet,
+    comparisons.json and clips/*.mp4.
 
     Raises:
         StageError: an artifact is not what its record says, or a feature named in params does not exist.
     """
     began, device = time.monotonic(), accelerate.PartialState().device or torch.device("cpu")
-    shards, autoencoder = Shards(latents), checkpoints / "autoencoder"
+    shards = Shards(latents)
+    autoencoder = find_autoencoder(shards.manifest.autoencoder.digest, checkpoints)
     parts, reference, why = parts_of(shards, params, latents)
     require_autoencoder(shards.manifest, autoencoder)
     checkpoint.read(autoencoder)
     encoder = load_encoder(params, checkpoints / "latent_mae", shards)
     systems = load_systems(checkpoints, shards, params.sampling, device)
     decoder = Decoder(autoencoder, device)
+    systems = {name: seen_in_pixels(one, decoder) for name, one in systems.items()}
     rows = [row for part in parts.values() for row in part.rows]
     found = classes_of_prompts(shards, pseudo_classes, rows, params.class_neighbours)
     classes = dict(zip(rows, found.tolist(), strict=True))

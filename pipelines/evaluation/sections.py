@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,29 @@ from PIL import Image
 
 from pipelines.evaluation import curves
 from pipelines.evaluation.glossary import CHANCE_WORDS, meaning
-from pipelines.evaluation.markup import Html, data_uri, join, player, tag
+from pipelines.evaluation.markup import Html, data_uri, join, player, shortened, tag
 from pipelines.evaluation.project import Stage
 from pipelines.progress import duration
 
 VERDICTS = {"pass": "✓ pass", "warn": "! warn", "fail": "✗ fail"}
 UNFOLDED_ROWS = 14
-MOST_CLIPS, CLIP_PIXELS = 5, 200
-"""Validations of a training that are shown, and the width at which they play."""
+CLIP_PIXELS = 200
+"""Width at which the validations of a training play."""
 RAN_ON = "ran_on"
 """The metric that is no number: the machine, which stands with the checkpoint's origin."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is on the page: prompts with clips, validations of a training, pictures of a stage.
+
+    Pictures above ``picture_kilobytes`` become WebP.
+    """
+
+    picture_kilobytes: int
+    prompts: int = 10_000
+    validations: int = 5
+    pictures: int = 10_000
 
 
 def number(value: Any) -> str:
@@ -143,45 +157,16 @@ def values(params: Mapping[str, Any], prefix: str = "") -> list[tuple[Html, str]
                 if value is None
                 else ", ".join(map(str, value))
                 if isinstance(value, (list, tuple))
-                else str(value)
+                else shortened(str(value))
             )
             rows.append((tag("code", f"{prefix}{name}"), shown))
     return rows
 
 
-def origin(stage: Stage) -> Html | None:
-    """Where the checkpoint came from, out of its own record."""
-    record = stage.record
-    if not record:
-        return None
-    measured = stage.metrics or {}
-    rows: list[tuple[object, object]] = [
-        ("steps", number(record.get("step", "–"))),
-        ("seed", str(record.get("seed", "–"))),
-    ]
-    for name, source in (record.get("inputs") or {}).items():
-        rows.append((f"read {name}", _source(source)))
-    if record.get("parent"):
-        rows.append(("started from", _source(record["parent"])))
-    if isinstance(record.get("code"), str):
-        rows.append(("code", tag("code", record["code"][:12])))
-    if RAN_ON in measured:
-        rows.append(("hardware", measured[RAN_ON]))
-    rows.append(("versions", ", ".join(f"{name} {value}" for name, value in (record.get("environment") or {}).items())))
-    if "resumes" in measured:
-        rows.append(("resumed", f"{number(measured['resumes'])} times"))
-    return folded("Where this checkpoint came from", table(("fact", "value"), rows, "plain"))
-
-
-def _source(source: Mapping[str, Any]) -> Html:
-    digest = str(source.get("digest", ""))[:12]
-    return join([tag("code", source.get("path", "")), ", digest ", tag("code", digest)])
-
-
 # ---- the section --------------------------------------------------------------------------------------------------
 
 
-def stage_section(stage: Stage, colour: int, kilobytes: int) -> Html:
+def stage_section(stage: Stage, colour: int, size: Size, origin: Html | None) -> Html:
     """Everything about one stage; what is not there is named as missing."""
     seconds = stage.seconds
     if not stage.has_run:
@@ -196,7 +181,7 @@ def stage_section(stage: Stage, colour: int, kilobytes: int) -> Html:
     links = join((tag("a", name, href=f"#stage-{name}") for name in stage.reads), ", ")
     reads = tag("p", "reads ", links, class_="reads") if stage.reads else None
     head = tag("header", tag("h2", stage.name), names, tag("p", stage.description, class_="description"), reads)
-    body = _body(stage, kilobytes) if stage.has_run else [_absent(stage)]
+    body = [*_body(stage, size), origin] if stage.has_run else [_absent(stage)]
     return tag("section", head, *body, id=f"stage-{stage.name}", class_=f"stage group-{colour}")
 
 
@@ -205,9 +190,9 @@ def _absent(stage: Stage) -> Html:
     return tag("p", "This stage has not run, so there are no numbers of it. ", command, " runs it.", class_="absent")
 
 
-def _validations(stage: Stage) -> Html:
+def _validations(stage: Stage, most: int) -> Html:
     """The clips of some validations, evenly spread from the first to the last."""
-    count = min(MOST_CLIPS, len(stage.clips))
+    count = min(most, len(stage.clips))
     chosen = [stage.clips[round(place * (len(stage.clips) - 1) / max(1, count - 1))] for place in range(count)]
     shown = [
         player(data_uri(path.read_bytes(), ".mp4"), f"step {int(path.stem.removeprefix('step-'))}", CLIP_PIXELS)
@@ -216,18 +201,19 @@ def _validations(stage: Stage) -> Html:
     return tag("div", *shown, class_="clips", style=f"--clip:{CLIP_PIXELS}px")
 
 
-def _body(stage: Stage, kilobytes: int) -> list[Html | None]:
-    pictures = [picture(path, kilobytes) for path in stage.pictures]
+def _body(stage: Stage, size: Size) -> list[Html | None]:
+    pictures = [picture(path, size.picture_kilobytes) for path in stage.pictures[: size.pictures]]
+    left_out = len(stage.pictures) - len(pictures)
     rows = len(stage.metrics or {}) + len(stage.unavailable)
     made = tag("p", tag("code", stage.command), class_="command")
     return [
         gate_table(stage.gates) if stage.gates else None,
         tag("div", *pictures, class_="pictures") if pictures else None,
-        _validations(stage) if stage.clips else None,
+        tag("p", f"{left_out} more pictures are in plots/{stage.name}.", class_="absent") if left_out else None,
+        _validations(stage, size.validations) if stage.clips and size.validations else None,
         curves.draw(stage.training),
         folded("All numbers" if rows > 1 else "Number", metric_table(stage), is_open=rows <= UNFOLDED_ROWS)
         if rows
         else None,
         folded("The values it ran with", made, table(("parameter", "value"), values(stage.params), "plain")),
-        origin(stage),
     ]

@@ -17,8 +17,10 @@ from pipelines.data.batches import pad
 from pipelines.data.prompt_classes import classes_by_prompt
 from pipelines.data.shards import Shards
 from pipelines.evaluation.params import SamplingChange
+from pipelines.evaluation.pixels import InPixels
 from pipelines.training import checkpoint
 from pipelines.training.generator import Generator, found
+from pipelines.training.picture_refining import KeypatchGenerator
 
 
 def load_systems(
@@ -96,11 +98,14 @@ class Requests:
         each = tuple(seed * SEED_STRIDE + number for seed in seeds for number in range(len(rows)))
         return cls(told, each, real.repeat(copies, 1, 1, 1, 1))
 
-    def keyframe_mask(self, generator: Generator) -> Tensor | None:
-        """Which frames of the real clips it is given, bool [N, T]: as many as at its sparsest level, evenly spaced.
+    def given_mask(self, generator: Generator) -> Tensor | None:
+        """What of the real clips it is given: as many frames as at its sparsest level, evenly spaced, bool [N, T]; or
+        as many patches, drawn by the seeds, bool [N, T, H, W].
 
-        None for a generator that needs none.
+        None for a generator that needs neither.
         """
+        if isinstance(generator, KeypatchGenerator | InPixels):
+            return generator.drawn_mask(self.seeds, self.real.shape[1:])
         if "keyframes" not in generator.needs:
             return None
         count, frames = len(self.real), self.real.shape[2]
@@ -109,8 +114,10 @@ class Requests:
         return mask
 
     def missing(self, generator: Generator) -> Tensor | None:
-        """Frames bool [N, T] that it is not given; None where it is given none."""
-        mask = self.keyframe_mask(generator)
+        """What it is not given, bool [N, T] or [N, T, H, W]; None where it is given nothing."""
+        if isinstance(generator, InPixels):
+            return torch.ones(self.real.shape[:1] + self.real.shape[2:], dtype=torch.bool)
+        mask = self.given_mask(generator)
         return None if mask is None else ~mask
 
     def part(self, generator: Generator, part: slice) -> dict[str, Tensor]:
@@ -123,9 +130,15 @@ class Requests:
         real = self.real[part]
         if "first_frame" in generator.needs:
             told["first_frame"] = real[:, :, :1]
-        mask = self.keyframe_mask(generator)
+        mask = self.given_mask(generator)
         if mask is not None:
-            told |= {"keyframes": real * mask[part, None, :, None, None], "keyframe_mask": mask[part]}
+            given = mask[part]
+            if isinstance(generator, InPixels):
+                told |= {"keypatches": real, "keypatch_mask": given}
+            elif given.dim() == 2:
+                told |= {"keyframes": real * given[:, None, :, None, None], "keyframe_mask": given}
+            else:
+                told |= {"keypatches": real * given[:, None], "keypatch_mask": given}
         if "actions" in told and generator.history:
             stride = generator.facts["autoencoder"]["temporal_stride"]
             told["actions"] = aligned(told["actions"], stride, generator.history)

@@ -108,13 +108,11 @@ class _Rows:
 
     def moved(self, coefs: Tensor, piece: slice) -> Tensor:
         """coefs [r, K G, J] times the samples of those rows: [r, K G, D]."""
-        total, begin = None, 0
-        for part in self.parts:
-            own = coefs[:, :, begin : begin + part.shape[1]]
-            moved = torch.bmm(own.contiguous(), part[piece])
-            total = moved if total is None else total.add_(moved)
-            begin += part.shape[1]
-        assert total is not None
+        sizes = [part.shape[1] for part in self.parts]
+        own, *others = coefs.split(sizes, 2)
+        total = torch.bmm(own, self.parts[0][piece])
+        for one, part in zip(others, self.parts[1:], strict=True):
+            total.baddbmm_(one, part[piece])
         return total
 
     def pooled(self, sums: Tensor, counts: Tensor, field: DriftField) -> Tensor:
@@ -140,9 +138,9 @@ class _Rows:
 
     def size(self, field: Tensor) -> Tensor:
         """Sum of squares of V [R, K, G, D] over G and D: [K, R]."""
-        squares = field.square().sum(-1)
-        if self.rows_there is not None:
-            squares = squares * self.rows_there[:, None, :]
+        if self.rows_there is None:
+            return torch.linalg.vector_norm(field, dim=(2, 3)).square_().mT
+        squares = torch.linalg.vector_norm(field, dim=3).square_() * self.rows_there[:, None, :]
         return squares.sum(-1).mT
 
     def counts(self) -> Tensor:
@@ -194,7 +192,8 @@ def _drift(rows: _Rows, field: DriftField, chunk: int) -> Drift:
     total = torch.empty_like(rows.x)
     for number, piece in enumerate(pieces):
         values = kept[number] if kept else part(piece)
-        total[piece] = torch.einsum("rkgd,kr->rgd", values, force[:, piece].reciprocal())
+        share = force[:, piece].reciprocal().mT[:, None]
+        total[piece] = torch.bmm(share, values.flatten(2)).view_as(total[piece])
     if rows.rows_there is not None:
         total *= rows.rows_there[:, :, None]
     loss = total.square().sum((1, 2)) / counts

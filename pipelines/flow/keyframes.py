@@ -35,7 +35,7 @@ def growth(total: int, least: int, levels: int, kind: Growth) -> list[int]:
     return found[::-1]
 
 
-def counts(total: int, least: int, levels: int, kind: Growth) -> list[int]:
+def counts(total: int, least: int, levels: int, kind: Growth, what: str = "keyframes") -> list[int]:
     """K_0 … K_L, K_0 = ``total`` and strictly falling, so that level 0 is the clean clip and no level repeats another.
 
     Raises:
@@ -47,7 +47,7 @@ def counts(total: int, least: int, levels: int, kind: Growth) -> list[int]:
     fits = [count for count in range(1, total) if _is_fit(growth(total, least, count, kind), total)]
     remedy = f"levels from {fits[0]} to {fits[-1]} would do" if fits else "no number of levels would do"
     raise StageError(
-        f"keyframes: {levels} levels from {least} of {total} by {kind} growth give {found}, which must fall strictly "
+        f"{what}: {levels} levels from {least} of {total} by {kind} growth give {found}, which must fall strictly "
         f"from {total}; {remedy}."
     )
 

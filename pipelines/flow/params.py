@@ -141,14 +141,49 @@ class Transport(Params):
     iterations: Count
 
 
-class Filling(Params):
-    """What stands between keyframes before a refiner sees it; ``transport`` belongs to the mode of that name."""
+class LearnedFilling(Params):
+    """Straight lines, then a convolution over ``kernel`` frames by channel, learned with the refiner."""
 
-    mode: Literal["linear", "smooth", "slerp", "transport"]
-    transport: Transport | None
+    kernel: Annotated[Count, Field(ge=3)]
 
     @model_validator(mode="after")
-    def _transport_is_told_how(self) -> Filling:
-        if (self.mode == "transport") != (self.transport is not None):
-            raise ValueError("mode: transport needs a block transport, the other modes have none (transport: null)")
+    def _has_a_middle(self) -> LearnedFilling:
+        if self.kernel % 2 == 0:
+            raise ValueError("kernel must be odd: a frame stands in its middle")
         return self
+
+
+class Filling(Params):
+    """What stands between keyframes before a refiner sees it; the blocks belong to the modes of their names."""
+
+    mode: Literal["linear", "smooth", "slerp", "transport", "learned"]
+    transport: Transport | None
+    learned: LearnedFilling | None
+
+    @model_validator(mode="after")
+    def _modes_are_told_how(self) -> Filling:
+        for name in ("transport", "learned"):
+            if (self.mode == name) != (getattr(self, name) is not None):
+                raise ValueError(f"mode: {name} needs a block {name}, the other modes have none ({name}: null)")
+        return self
+
+
+class InverseDistance(Params):
+    """Missing patches are means of the given ones, weighted by distance^-power."""
+
+    mode: Literal["inverse_distance"]
+    power: Positive
+
+
+class Harmonic(Params):
+    """The harmonic fill of the patches' graph, whose edges are weak where the picture changes (``edge_width``)."""
+
+    mode: Literal["harmonic"]
+    diagonal: bool
+    edge_width: Positive
+    reach: Positive
+    regulariser: NonNegative
+
+
+PatchFilling = Annotated[InverseDistance | Harmonic, Field(discriminator="mode")]
+"""What stands in the missing patches of a picture before a refiner sees it."""

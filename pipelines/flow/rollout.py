@@ -71,13 +71,14 @@ class Roll:
                 self._write(memory, last, last_held, heard)
             actions = held(made, made + self.chunk)
             x = noise((first.shape[1], self.chunk, *first.shape[3:])).to(first)
-            x = SAMPLERS[self.sampling.sampler](self._field(memory, actions, heard), x, self.levels)
+            shared = memory.new_chunk()
+            x = SAMPLERS[self.sampling.sampler](self._field(memory, shared, actions, heard), x, self.levels)
+            yield x  # before it is remembered, which nobody needs of the last chunk
             if self.remembers:
-                self._write(memory, x, actions, heard)
+                self._write(memory, x, actions, heard, shared)
             made, last, last_held = made + self.chunk, x[:, :, -1:], actions[:, -1:]
-            yield x
 
-    def _write(self, memory: Any, frames: Tensor, actions: Tensor, heard: Tensor) -> None:
+    def _write(self, memory: Any, frames: Tensor, actions: Tensor, heard: Tensor, shared: Any = None) -> None:
         """Let the memory hear of clean frames."""
         batch, count = len(frames), frames.shape[2]
         self.network(
@@ -89,14 +90,15 @@ class Roll:
             chunks=(count,),
             memory=memory,
             remember=True,
+            shared=shared,
         )
 
-    def _field(self, memory: Any, actions: Tensor, heard: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    def _field(self, memory: Any, shared: Any, actions: Tensor, heard: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
             none = torch.zeros(len(x), x.shape[2], dtype=torch.bool, device=x.device)
             level = sigma.expand(-1, x.shape[2])
             told = {"actions": actions, "given": none, "first_frame": heard, "chunks": (x.shape[2],)}
-            return self.network(x, level, **told, memory=memory)
+            return self.network(x, level, **told, memory=memory, shared=shared)
 
         return denoise
 

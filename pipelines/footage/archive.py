@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from pipelines.data.containers import SUFFIXES as VIDEOS
+from pipelines.data.endings import VIDEOS
 from pipelines.data.limits import Limits, VideoError
 from pipelines.footage.captions import MAX_BYTES, SIDECARS, NotHere, Told, together
 from pipelines.footage.found import Reel
@@ -58,7 +58,7 @@ class _Watched:
         return self.last == bytes(END)
 
 
-def _unpacked(stream: io.BufferedReader) -> BinaryIO:
+def unpacked(stream: io.BufferedReader) -> BinaryIO:
     """The tar inside a compressed file; any other as it is.
 
     Raises:
@@ -209,7 +209,7 @@ def streamed(stream: io.BufferedReader, reader: Reader) -> Iterator[Sample]:
             yield sample
 
     try:
-        watched = _Watched(_unpacked(stream))
+        watched = _Watched(unpacked(stream))
         with tarfile.open(fileobj=watched, mode="r|", tarinfo=Header) as tar:  # type: ignore[call-overload]
             for member in tar:
                 if not member.isfile() or not is_wanted(member.name):
@@ -267,7 +267,7 @@ def headers(path: Path) -> tuple[list[tarfile.TarInfo], Exception | None]:
     members: list[tarfile.TarInfo] = []
     try:
         with path.open("rb") as stream:
-            inside = _unpacked(stream)
+            inside = unpacked(stream)
             watched = _Watched(inside)
             packed = inside is not stream
             source, mode = (watched, "r|") if packed else (stream, "r:")

@@ -19,7 +19,8 @@ import numpy as np
 from pipelines.data.limits import VideoError
 from pipelines.data.video import Seen
 from pipelines.footage import shots
-from pipelines.footage.params import Buckets, Clip, Cutting
+from pipelines.footage.cutting_params import Buckets, Cutting
+from pipelines.footage.params import Clip
 
 Form = tuple[int, int, int]
 """Frames, height, width."""

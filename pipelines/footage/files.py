@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.data.containers import SUFFIXES as VIDEOS
 from pipelines.data.containers import holds_video
+from pipelines.data.endings import PICTURES as IMAGES
+from pipelines.data.endings import VIDEOS
 from pipelines.data.limits import Limits
-from pipelines.footage.stills import SUFFIXES as IMAGES
 from pipelines.footage.stills import is_animated, is_picture
 from pipelines.litter import is_litter
 from pipelines.stage import StageError

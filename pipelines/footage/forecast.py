@@ -15,7 +15,7 @@ from pipelines import stage
 from pipelines.data.catalog import read_catalog, read_decisions, read_rejected
 from pipelines.footage.found import file_of
 from pipelines.footage.opening import listed
-from pipelines.footage.params import RawVideoParams, Tars
+from pipelines.footage.params import RawVideoParams, Tars, Webdataset
 from pipelines.footage.tars import expand, listed_samples, tar_name
 from pipelines.launch import stated
 from pipelines.params import ParamsError
@@ -36,7 +36,7 @@ def forecast(params: RawVideoParams, out: Path) -> str | None:
         wanted = params.source.rendered.num_clips
         return f"{max(0, wanted - drawn)} of {wanted} clips are new"
     footage = params.source.footage
-    if footage is None:
+    if footage is None or isinstance(footage, Webdataset):  # what is in the tars is known when they are read
         return None
     before = {*read_decisions(out)["source"], *map(file_of, read_rejected(out)["file"])}
     if isinstance(footage, Tars):

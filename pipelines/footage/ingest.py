@@ -22,7 +22,7 @@ from pipelines.footage.cutting import cut, forms, told_of
 from pipelines.footage.digests import Digests
 from pipelines.footage.found import Found, file_of
 from pipelines.footage.opening import found_in
-from pipelines.footage.params import Clip, Footage, RawVideoParams, Splits, Tars
+from pipelines.footage.params import Clip, Footage, RawVideoParams, Splits, Tars, Webdataset
 from pipelines.footage.quality import judge, measure
 from pipelines.footage.reels import VideoReel
 from pipelines.footage.reuse import Reuse, emptied
@@ -169,7 +169,7 @@ class Ingest:
             for clip in looked.clips:
                 self._place(clip, looked.digest, facts)
         clips, rejected = len(self.rows), len(self.made.rejected)
-        unit = "tar" if isinstance(self.params, Tars) else "file"
+        unit = "tar" if isinstance(self.params, Tars | Webdataset) else "file"
         stage.report(found.place, found.total, unit=unit, clips=clips, rejected=rejected)
 
     def _note_absent(self, found: Found, error: NotHere) -> None:

@@ -16,13 +16,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipelines.data.containers import SUFFIXES as VIDEOS
+from pipelines.data.endings import PICTURES as IMAGES
+from pipelines.data.endings import VIDEOS
 from pipelines.footage.captions import captions_from_files, sidecars_of
 from pipelines.footage.files import find_media
 from pipelines.footage.lerobot import INFO, cameras_of, read_info
 from pipelines.footage.places import written
 from pipelines.footage.recordings import NAME
-from pipelines.footage.stills import SUFFIXES as IMAGES
 from pipelines.footage.tables import FORMATS, LISTS, read_rows
 from pipelines.stage import StageError
 

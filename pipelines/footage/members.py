@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from pipelines.data.containers import SUFFIXES as VIDEOS
+from pipelines.data.endings import VIDEOS
 from pipelines.data.limits import VideoError
 from pipelines.footage.captions import SIDECARS
 

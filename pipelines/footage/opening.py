@@ -8,9 +8,10 @@ from pathlib import Path
 from pipelines.footage import lerobot, vpt
 from pipelines.footage.digests import Hashed
 from pipelines.footage.found import Found
-from pipelines.footage.params import Folder, Footage, Lerobot, Recordings, Tars, Vpt
+from pipelines.footage.params import Folder, Footage, Lerobot, Recordings, Tars, Vpt, Webdataset
 from pipelines.footage.sources import folder_files, limits_of, recordings
 from pipelines.footage.tars import tar_samples
+from pipelines.footage.webdatasets import webdataset_samples
 from pipelines.stage import file_digest
 
 
@@ -18,6 +19,8 @@ def found_in(params: Footage, frame_rate: float, spool: Path, hashed: Hashed = f
     """What the source holds, one after another; what has to lie on this disk to be read lies in ``spool``."""
     if isinstance(params, Tars):
         return tar_samples(params, frame_rate, spool)
+    if isinstance(params, Webdataset):
+        return webdataset_samples(params, frame_rate, spool)
     return listed(params, frame_rate, hashed)
 
 

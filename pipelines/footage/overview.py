@@ -19,7 +19,7 @@ from PIL import Image
 
 from pipelines.data.catalog import FACTOR_PREFIX, JUDGED, SPLITS, TRAIN, factor_names
 from pipelines.data.video import read_clip
-from pipelines.drawing import new_figure
+from pipelines.drawing import new_figure, one_line
 from pipelines.footage.clips import Made
 from pipelines.footage.factors import MOTION, STEERED
 
@@ -138,7 +138,7 @@ def contact_sheet(folder: Path, catalog: pd.DataFrame) -> Figure:
         frames = read_clip(folder / clip["file"])
         _show(axes, frames[len(frames) // 2])
         words = ("" if clip["split"] == TRAIN else "* ") + clip["caption"]
-        text = "\n".join(textwrap.wrap(words, 31, max_lines=4, placeholder=" …"))
+        text = "\n".join(textwrap.wrap(one_line(words, 300), 31, max_lines=4, placeholder=" …"))
         axes.text(0, -0.03, text, transform=axes.transAxes, fontsize=6.2, va="top", color=INK, linespacing=1.05)
     return figure
 
@@ -165,7 +165,7 @@ def filmstrips(folder: Path, catalog: pd.DataFrame) -> Figure:
     for place, clip in enumerate(rows):
         frames = read_clip(folder / clip["file"])
         bottom = 1 - (0.7 + place * (tall + 0.1) + tall) / height
-        text = "\n".join(textwrap.wrap(clip["caption"], 27, max_lines=5, placeholder=" …"))
+        text = "\n".join(textwrap.wrap(one_line(clip["caption"], 300), 27, max_lines=5, placeholder=" …"))
         figure.text(0.012, bottom + tall / 2 / height, text, fontsize=7, va="center", color=INK)
         for column, frame in enumerate(np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)):
             axes = figure.add_axes(((label + column * side) / width, bottom, 0.96 * side / width, tall / height))

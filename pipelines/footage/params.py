@@ -4,33 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from pipelines.data.endings import PICTURES, VIDEOS
 from pipelines.footage import factors
-from pipelines.params import Count, NonNegative, Params, Positive, Real, Share, Whole
-
-
-def _one_mod_four(frames: int) -> int:
-    if frames % 4 != 1:
-        near = 4 * round((frames - 1) / 4) + 1
-        raise ValueError(f"must be 1 mod 4 (1, 5, 9, 13, 17, …), because autoencoders fold time by four; write {near}")
-    return frames
-
-
-def _even(pixels: int) -> int:
-    if pixels % 2:
-        raise ValueError("must be even, because the clips are stored as yuv420p")
-    return pixels
-
-
-def _tuples(value: Any) -> Any:
-    """YAML's lists, nested ones too, as tuples."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-Frames = Annotated[Count, AfterValidator(_one_mod_four)]
-Side = Annotated[int, Field(ge=16), AfterValidator(_even)]
-Text = Annotated[str, Field(min_length=1)]
+from pipelines.footage.cutting_params import Cutting, Frames, Limits, Quality, Side, Text, as_tuples
+from pipelines.params import Count, Params, Positive, Share, Whole
 
 
 class Clip(Params):
@@ -60,7 +39,7 @@ class Composition(Params):
     """Values of factors that no clip shows together but ``num_clips`` further ones, of the split ``composition``."""
 
     num_clips: Count
-    combinations: Annotated[tuple[dict[str, str], ...], BeforeValidator(_tuples), Field(min_length=1)]
+    combinations: Annotated[tuple[dict[str, str], ...], BeforeValidator(as_tuples), Field(min_length=1)]
 
     @model_validator(mode="after")
     def _are_of_known_values(self) -> Composition:
@@ -106,91 +85,6 @@ class Rendered(Params):
         return tuple(tuple(one.items()) for one in self.composition.combinations) if self.composition else ()
 
 
-class Limits(Params):
-    """Most that one file may hold or cost; anything over is refused before it costs more."""
-
-    max_pixels: Count
-    max_frames: Count
-    max_seconds: Positive
-    max_bytes: Count
-    max_decode_seconds: Positive
-
-
-class Shots(Params):
-    """No clip across a cut: a change of frames (:mod:`pipelines.footage.shots`) above ``threshold``, 0 to 1, and above
-    ``ratio`` times the changes around it."""
-
-    threshold: Annotated[Positive, Field(lt=1)]
-    ratio: Annotated[Real, Field(ge=1)]
-
-
-class Buckets(Params):
-    """Forms to choose from instead of ``clip``'s: [frames, height, width] each; frames are 1 mod ``fold``."""
-
-    fold: Literal[4, 8]
-    sizes: Annotated[tuple[tuple[Count, Side, Side], ...], BeforeValidator(_tuples), Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _frames_fold(self) -> Buckets:
-        for frames, height, width in self.sizes:
-            if frames % self.fold != 1:
-                near = self.fold * round((frames - 1) / self.fold) + 1
-                raise ValueError(f"[{frames}, {height}, {width}]: frames must be 1 mod {self.fold}; write {near}")
-        if len(set(self.sizes)) < len(self.sizes):
-            raise ValueError("sizes: a bucket stands twice; keep one")
-        return self
-
-
-class Hold(Params):
-    """Where a video has no frame near a time, the one before is shown on for at most ``max_seconds``: recordings of
-    screens have a frame only when something changes."""
-
-    max_seconds: Positive
-
-
-class Cutting(Params):
-    """How a video becomes clips. ``stride``: from one clip's start to the next, in lengths of the clip."""
-
-    stride: Positive
-    shots: Shots | None
-    buckets: Buckets | None
-    hold: Hold | None
-
-
-class Motion(Params):
-    """Mean absolute change from frame to frame, in grey levels of 255; ``max_change`` null: no upper end."""
-
-    min_change: NonNegative
-    max_change: Positive | None
-
-
-class Sharpness(Params):
-    """Variance of the Laplacian of the grey frames: low where everything is blurred."""
-
-    min_variance: NonNegative
-
-
-class Duplicate(Params):
-    """Perceptual hashes (256 bits over four frames) that differ in at most so many bits are the same footage."""
-
-    max_bits: Annotated[int, Field(ge=0, le=15)]
-
-
-class Caption(Params):
-    """Fewest words of a caption."""
-
-    min_words: Count
-
-
-class Quality(Params):
-    """Clips that are left out; null: that is not judged."""
-
-    motion: Motion | None
-    sharpness: Sharpness | None
-    duplicate: Duplicate | None
-    caption: Caption | None
-
-
 class Footage(Params):
     """What all sources of files state."""
 
@@ -216,8 +110,37 @@ class Folder(Footage):
 class Tars(Footage):
     """WebDataset tars of videos with captions: paths or URLs (``{000..123}`` counts), at most ``max_samples``."""
 
-    urls: Annotated[tuple[Text, ...], BeforeValidator(_tuples), Field(min_length=1)]
+    urls: Annotated[tuple[Text, ...], BeforeValidator(as_tuples), Field(min_length=1)]
     max_samples: Count | None
+
+
+class Webdataset(Footage):
+    """WebDataset tars whose members are told by their fields, as the webdataset library names them: key ``.`` field.
+
+    ``media``: the field with the picture or video (``png``, ``image.jpg``, ``mp4``); ``captions``: the one with the
+    text (null: none); ``caption``: where that is JSON, the name in it (null: a known one).
+    """
+
+    urls: Annotated[tuple[Text, ...], BeforeValidator(as_tuples), Field(min_length=1)]
+    max_samples: Count | None
+    media: Text
+    captions: Text | None
+    caption: Text | None
+
+    @model_validator(mode="after")
+    def _fields_that_can_be_read(self) -> Webdataset:
+        ending = "." + self.media.lower().rpartition(".")[2]
+        if ending not in (*PICTURES, *VIDEOS):
+            known = " ".join(one[1:] for one in (*PICTURES, *VIDEOS))
+            raise ValueError(f"media {self.media}: is no picture's or video's field; those end in {known}")
+        if self.caption is not None and not (self.captions or "").lower().endswith("json"):
+            raise ValueError(f"caption {self.caption} is a name in a JSON text, but captions is {self.captions}")
+        return self
+
+    @property
+    def still(self) -> bool:
+        """Whether the samples are pictures."""
+        return "." + self.media.lower().rpartition(".")[2] in PICTURES
 
 
 class Recordings(Footage):
@@ -254,6 +177,7 @@ class Source(Params):
     rendered: Rendered | None
     folder: Folder | None
     tars: Tars | None
+    webdataset: Webdataset | None
     recordings: Recordings | None
     lerobot: Lerobot | None
     vpt: Vpt | None
@@ -270,9 +194,9 @@ class Source(Params):
         return self
 
     @property
-    def footage(self) -> Folder | Tars | Recordings | Lerobot | Vpt | None:
+    def footage(self) -> Folder | Tars | Webdataset | Recordings | Lerobot | Vpt | None:
         """The block of a source of files; None for the rendered one."""
-        return self.folder or self.tars or self.recordings or self.lerobot or self.vpt
+        return self.folder or self.tars or self.webdataset or self.recordings or self.lerobot or self.vpt
 
 
 class RawVideoParams(Params):
@@ -284,13 +208,16 @@ class RawVideoParams(Params):
 
     @model_validator(mode="after")
     def _pictures_are_one_frame(self) -> RawVideoParams:
-        folder = self.source.folder
-        if folder is None or folder.media == "videos":
+        folder, tars = self.source.folder, self.source.webdataset
+        pictures = folder if folder is not None and folder.media != "videos" else None
+        pictures = tars if tars is not None and tars.still else pictures
+        if pictures is None:
             return self
-        sizes = folder.cutting.buckets.sizes if folder.cutting.buckets else ((self.clip.num_frames, 0, 0),)
+        sizes = pictures.cutting.buckets.sizes if pictures.cutting.buckets else ((self.clip.num_frames, 0, 0),)
         if all(frames != 1 for frames, _, _ in sizes):
+            block = type(pictures).__name__.lower()
             raise ValueError(
-                f"source.folder.media {folder.media} needs a form of one frame: cutting.buckets with a size "
+                f"source.{block}.media {pictures.media} needs a form of one frame: cutting.buckets with a size "
                 "[1, height, width], or clip.num_frames 1"
             )
         return self

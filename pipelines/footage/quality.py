@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipelines.footage.params import Quality
+from pipelines.footage.cutting_params import Quality
 
 HASHED = 4
 """Frames of a clip that are hashed, from the first to the last."""

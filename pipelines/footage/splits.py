@@ -8,7 +8,8 @@ from typing import Any
 
 from pipelines import stage
 from pipelines.data.catalog import TEST, TRAIN, VALIDATION
-from pipelines.footage.params import Quality, Splits
+from pipelines.footage.cutting_params import Quality
+from pipelines.footage.params import Splits
 from pipelines.footage.quality import lookalikes
 from pipelines.stage import StageError
 

@@ -17,7 +17,6 @@ from pipelines.data.limits import Limits, VideoError, check_bytes
 from pipelines.data.picture import Picture
 from pipelines.data.whole import is_known, missing_end
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".apng", ".avif")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", *(["AVIF"] if features.check("avif") else []))
 SRGB = ImageCms.createProfile("sRGB")
 

@@ -31,7 +31,7 @@ KEY = "raw_video.source.tars.urls"
 COUNTED = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
-def expand(urls: Sequence[str]) -> list[str]:
+def expand(urls: Sequence[str], key: str = KEY) -> list[str]:
     """``clips-{000..012}.tar`` as thirteen names, zeros kept.
 
     Raises:
@@ -43,7 +43,7 @@ def expand(urls: Sequence[str]) -> list[str]:
         counts = []
         for low, high in ranges:
             if int(low) > int(high):
-                raise StageError(f"{KEY}: {{{low}..{high}}} counts down; write {{{high}..{low}}}.")
+                raise StageError(f"{key}: {{{low}..{high}}} counts down; write {{{high}..{low}}}.")
             counts.append([f"{number:0{len(low)}d}" for number in range(int(low), int(high) + 1)])
         for chosen in itertools.product(*counts):
             found.append("".join(itertools.chain(*itertools.zip_longest(parts, chosen, fillvalue=""))))
@@ -85,7 +85,7 @@ def tar_samples(params: Tars, frame_rate: float, spool: Path) -> Iterator[Found]
     reader = Reader(limits, (spool / f"video-{number}" for number in itertools.count()))
     for place, url in enumerate(urls):
         name = tar_name(url)
-        with _opened(url) as stream:
+        with opened(url) as stream:
             before = count
             try:
                 by_headers = not urlsplit(url).scheme and not is_packed(stream)
@@ -109,7 +109,7 @@ def _found(sample: Sample, name: str, progress: tuple[int, int], how: tuple[floa
 
 
 @contextlib.contextmanager
-def _opened(url: str) -> Iterator[io.BufferedReader]:
+def opened(url: str, key: str = KEY) -> Iterator[io.BufferedReader]:
     """A tar by path or URL; what the file system or the network says becomes a message.
 
     Raises:
@@ -123,6 +123,6 @@ def _opened(url: str) -> Iterator[io.BufferedReader]:
         if reason is None:
             raise
         raise StageError(
-            f"{KEY}: {shown(url)}: cannot be read: {reason.rstrip('.')}.\n"
+            f"{key}: {shown(url)}: cannot be read: {reason.rstrip('.')}.\n"
             "Check the address and run again; what was cut already is kept."
         ) from None

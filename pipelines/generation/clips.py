@@ -25,6 +25,7 @@ from pipelines.flow.keyframes import uniform
 from pipelines.generation.storyboard import Given, held, latent_places
 from pipelines.models.autoencoder import load_autoencoder, require_lone_first_frame
 from pipelines.models.geometry import latent_frames
+from pipelines.models.streaming import decoded_in_pieces
 from pipelines.stage import StageError
 from pipelines.training.generator import Generator
 
@@ -77,8 +78,10 @@ def read_image(path: Path, height: int, width: int) -> Tensor:
     try:
         with Image.open(path) as image:
             pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
-        raise StageError(f"{path}: cannot be read as a picture ({str(error).splitlines()[0]}).") from None
+    except UnidentifiedImageError:
+        raise StageError(f"{path}: no picture of a kind that is known here; give a PNG or JPEG.") from None
+    except OSError as error:
+        raise StageError(f"{path}: cannot be read as a picture ({error.strerror or error}).") from None
     covered = Picture(VideoFrame.from_ndarray(pixels, format="rgb24")).cover(height, width)
     return torch.from_numpy(covered).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1.0
 
@@ -158,10 +161,28 @@ class ClipMaker:
             height, width = (size // facts.spatial_stride for size in wanted.size)
         return channels, frames, height, width
 
+    def video_shape(self, wanted: Wanted) -> tuple[int, int, int]:
+        """Frames, height and width of such clips in pixels."""
+        _, frames, height, width = self.shape(wanted)
+        facts = self.manifest.autoencoder
+        side = facts.spatial_stride
+        return 1 + (frames - 1) * facts.temporal_stride, height * side, width * side
+
     def clips(
         self, prompts: Sequence[str], seeds: Sequence[int], wanted: Wanted, batch_size: int = 8
     ) -> Iterator[np.ndarray]:
         """A clip uint8 [T, H, W, 3] for each prompt and seed, in order; it does not depend on ``batch_size``.
+
+        Raises:
+            StageError: as :meth:`latents_of`.
+        """
+        for latents in self.latents_of(prompts, seeds, wanted, batch_size):
+            yield self._decoded(latents)
+
+    def latents_of(
+        self, prompts: Sequence[str], seeds: Sequence[int], wanted: Wanted, batch_size: int = 8
+    ) -> Iterator[Tensor]:
+        """Latents [C, T', H', W'] of a clip for each prompt and seed, for :meth:`frames`.
 
         Raises:
             StageError: a prompt has no known word or is too long, a size does not fit, or the flow takes no image.
@@ -187,8 +208,13 @@ class ClipMaker:
                         sampled = wanted.refiner.sample({**told, **keyframes_of(sampled, wanted.refiner)}, seeds[part])
                 except ValueError as error:
                     raise StageError(str(error)) from None
-                for one in sampled:
-                    yield self._decoded(one)
+                yield from sampled
+
+    def frames(self, latents: Tensor) -> Iterator[np.ndarray]:
+        """A clip of latents [C, T', H', W'] in pieces uint8 [t, H, W, 3]; memory does not grow with it."""
+        for piece in decoded_in_pieces(self.autoencoder, latents[None].to(self.device)):
+            pixels = ((piece[0].float().clamp(-1, 1) + 1) * 127.5).round().byte()
+            yield pixels.permute(1, 2, 3, 0).cpu().contiguous().numpy()
 
     def _require_refiner(self, refiner: Generator) -> None:
         if "keyframes" not in refiner.needs:
@@ -225,10 +251,7 @@ class ClipMaker:
         return self._decoded(made[0]), places
 
     def _decoded(self, latents: Tensor) -> np.ndarray:
-        with torch.no_grad():
-            video = self.autoencoder.decode(latents[None].to(self.device))[0]
-        pixels = ((video.float().clamp(-1, 1) + 1) * 127.5).round().byte()
-        return pixels.permute(1, 2, 3, 0).cpu().contiguous().numpy()
+        return np.concatenate(list(self.frames(latents)))
 
     def _first_frame(self, image: Path, shape: tuple[int, int, int, int]) -> Tensor:
         """Clean latents [1, C, 1, H, W] of the picture."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.drawing import new_figure
+from pipelines.drawing import new_figure, one_line
 
 FRAMES = 6
 """Frames shown of each clip, evenly spread from its first to its last."""
@@ -16,10 +16,14 @@ ROWS = 24
 """Clips on one page."""
 
 
-def strip(frames: np.ndarray, count: int = FRAMES) -> np.ndarray:
-    """uint8 [T, H, W, 3] as ``count`` frames (or all, where there are fewer) side by side with white gaps."""
-    chosen = frames[np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)]
-    gap = max(1, frames.shape[2] // 32)
+def places(num_frames: int, count: int = FRAMES) -> list[int]:
+    """Which frames of a clip are shown: at most ``count``, evenly spread."""
+    return np.linspace(0, num_frames - 1, min(count, num_frames)).round().astype(int).tolist()
+
+
+def strip(chosen: np.ndarray) -> np.ndarray:
+    """Some frames uint8 [T, H, W, 3] side by side with white gaps."""
+    gap = max(1, chosen.shape[2] // 32)
     padded = np.pad(chosen, ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
     return np.concatenate(list(padded), axis=1)[:, :-gap]
 
@@ -40,7 +44,13 @@ def _draw_page(strips: Sequence[np.ndarray], labels: Sequence[str], path: Path) 
     figure = new_figure(figsize=(12, 0.2 + (row + 0.12) * len(strips)), layout="constrained")
     axes = figure.subplots(len(strips), 2, width_ratios=(1, 3), squeeze=False)
     for (left, right), strip_, label in zip(axes, strips, labels, strict=True):
-        left.text(0, 0.5, "\n".join(textwrap.wrap(label, 36, max_lines=5, placeholder=" …")), fontsize=9, va="center")
+        left.text(
+            0,
+            0.5,
+            "\n".join(textwrap.wrap(one_line(label, 400), 36, max_lines=5, placeholder=" …")),
+            fontsize=9,
+            va="center",
+        )
         right.imshow(strip_, interpolation="nearest" if strip_.shape[0] < 100 else "antialiased")
         left.set_axis_off()
         right.set_axis_off()

@@ -24,7 +24,7 @@ from pipelines.models.lora import merge_lora
 from pipelines.progress import Progress
 from pipelines.stage import StageError
 from pipelines.training import checkpoint
-from pipelines.training.generator import FILE, read_description
+from pipelines.training.generator import FILE, read_description, require_flow
 
 AUTOENCODERS = {"WanTransformer3DModel": "AutoencoderKLWan", "LTXVideoTransformer3DModel": "AutoencoderKLLTXVideo"}
 """What the pipeline of each transformer decodes with."""
@@ -70,6 +70,7 @@ def read(folder: Path) -> Parts:
     """
     checkpoint.read(folder)
     content = read_description(folder)
+    require_flow(folder, content.get("kind", "flow"))
     phase = content["phases"][-1]
     if len(content["phases"]) > 1 or phase["still"] or (phase["start"], phase["end"]) != (1.0, 0.0):
         raise NoPipelineError(f"{folder}: walks a path through an anchor, which no pipeline of diffusers does.")
@@ -255,7 +256,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, required=True, help="folder of a flow")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; an earlier export there is replaced")
     parser.add_argument("--latents", type=Path, default=Path("data/latents"), help="that it was trained on")
-    parser.add_argument("--autoencoder", type=Path, default=Path("checkpoints/autoencoder"), help="of those latents")
+    parser.add_argument("--autoencoder", type=Path, help="of those latents; default: found in checkpoints/")
     return parser.parse_args(argv)
 
 
@@ -264,7 +265,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = arguments(argv)
     stage.current().progress = Progress("export")
     try:
-        export(given.checkpoint, given.out, given.latents, given.autoencoder)
+        autoencoder = given.autoencoder or own.autoencoder_of(given.latents)
+        export(given.checkpoint, given.out, given.latents, autoencoder)
     except (ValueError, OSError) as error:
         print(f"export: {error}", file=sys.stderr)
         return 2

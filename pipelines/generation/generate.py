@@ -6,13 +6,14 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from pipelines import stage
-from pipelines.data.video import write_mp4
+from pipelines.data.video import Mp4
 from pipelines.flow.params import Guidance
 from pipelines.flow.samplers import SAMPLERS
 from pipelines.generation import contact_sheet
@@ -72,7 +73,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--guidance", type=_guidance, help="scale; 1: none")
     parser.add_argument("--sampler", choices=SAMPLERS)
     parser.add_argument("--latents", type=Path, help="that it was trained on; default: its own, or data/latents")
-    parser.add_argument("--autoencoder", type=Path, help="of those; default: its own, or checkpoints/autoencoder")
+    parser.add_argument("--autoencoder", type=Path, help="of those; default: its own, or found in checkpoints/")
     parser.add_argument("--batch-size", type=whole_number, default=8, help="clips sampled together; changes no clip")
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")
     return parser.parse_args(argv)
@@ -107,6 +108,10 @@ def load(given: argparse.Namespace) -> Generator:
         raise StageError(
             f"{given.checkpoint}: a refiner, which starts from keyframes: name a flow here and it with --refine, or "
             "give pictures to `reel refine`."
+        )
+    if "keypatches" in generator.needs:
+        raise StageError(
+            f"{given.checkpoint}: refines pictures from some of their patches, not prompts; evaluation samples it."
         )
     if "prompt" not in generator.needs:
         raise StageError(
@@ -152,18 +157,31 @@ def write_clips(given: argparse.Namespace) -> None:
     latents, autoencoder = surroundings(given.checkpoint, given.latents, given.autoencoder)
     read = {"checkpoint": given.checkpoint, "latents": latents, "autoencoder": autoencoder}
     maker = ClipMaker(generator, latents, autoencoder)
+    num_frames, height, width = maker.video_shape(wanted)
     mark, strips = watermark(), []
-    for number, made in enumerate(maker.clips(prompts, seeds, wanted, given.batch_size)):
-        clip = mark(made)
+    for number, latents in enumerate(maker.latents_of(prompts, seeds, wanted, given.batch_size)):
         path = given.out if given.prompt is not None else given.out / f"{number:03d}.mp4"
         facts = {"title": prompts[number], "comment": story(generator, seeds[number], wanted)}
-        write_mp4(path, clip, generator.facts["frame_rate"], metadata=facts)
+        with Mp4(path, (height, width), generator.facts["frame_rate"], facts) as film:
+            shown = write_film(film, map(mark, maker.frames(latents)), num_frames)
         finish(path, "reel generate", {"prompt": prompts[number], "how": facts["comment"]}, read)
         print(f"{path}: {prompts[number]}", flush=True)
-        strips.append(contact_sheet.strip(clip))
+        strips.append(contact_sheet.strip(shown))
     if given.prompts is not None:
         for page in contact_sheet.draw(strips, prompts, given.out / SHEET):
             print(f"{page}: {len(prompts)} prompts", flush=True)
+
+
+def write_film(film: Mp4, pieces: Iterable[np.ndarray], num_frames: int) -> np.ndarray:
+    """Write a clip as its pieces uint8 [t, H, W, 3] come; returns the frames that a contact sheet shows of it."""
+    shown, places, done = [], set(contact_sheet.places(num_frames)), 0
+    for piece in pieces:
+        for frame in piece:
+            film.add(frame)
+            if done in places:
+                shown.append(frame.copy())
+            done += 1
+    return np.stack(shown)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -35,11 +35,14 @@ def token_counter(patch: tuple[int, int, int]) -> TokenCount:
 
 
 class Latents:
-    """A folder of latents as generators see it; ``classes`` maps every key to its pseudo-class where there are any."""
+    """A folder of latents as generators see it; ``classes`` maps every key to its pseudo-class where there are any.
 
-    def __init__(self, folder: Path, classes: Mapping[str, int] | None = None) -> None:
+    ``shards``: how it is read, where that is otherwise than by clip.
+    """
+
+    def __init__(self, folder: Path, classes: Mapping[str, int] | None = None, shards: Shards | None = None) -> None:
         self.folder, self.classes = folder, classes
-        self.shards = Shards(folder)
+        self.shards = Shards(folder) if shards is None else shards
         self.manifest = self.shards.manifest
         self.forms = by_form(self.shards, np.arange(len(self.shards)))
         self.empty_prompt = torch.from_numpy(self.shards.empty_prompt)

@@ -12,7 +12,7 @@ import torch
 from pipelines.flow.params import Sampling
 from pipelines.flow.sampling import Phase
 from pipelines.generation.latents import Latents
-from pipelines.generation.params import AnchoredFlowParams
+from pipelines.generation.params import AnchoredFlowParams, Denoiser, DenoiserParams
 from pipelines.models.denoiser import VideoDenoiser, averaged
 from pipelines.stage import StageError
 from pipelines.training import checkpoint
@@ -77,6 +77,22 @@ class Parent:
         return network.to(device).requires_grad_(False)
 
 
+def flow_of(init: Path, denoiser: Denoiser, data: Latents) -> VideoDenoiser:
+    """The network of a flow, to go on from: its averaged weights where there are any. Clips may have another size.
+
+    Raises:
+        StageError: it is no flow of one phase, of another architecture, or of other latents or prompts.
+    """
+    if not isinstance(denoiser, DenoiserParams):
+        raise StageError(f"{init}: --init goes on with a network of ours; a pretrained one is named by denoiser alone.")
+    record, facts = checkpoint.read(init), _generator(init)
+    if len(facts.get("phases", ())) != 1:
+        raise StageError(f"{init}: no flow of one phase, as rectified_flow makes it; start from one that is.")
+    _require_equal(init, "denoiser", record["params"].get("denoiser"), denoiser.model_dump(mode="json"))
+    _require_origin(init, facts["latents"], data)
+    return VideoDenoiser.from_pretrained(averaged(_network(init, facts["phases"][0]["network"]))).train()
+
+
 def _network(checkpoint_folder: Path, name: str) -> Path:
     return checkpoint_folder / name if name else checkpoint_folder
 
@@ -101,6 +117,12 @@ def _require_equal(init: Path, what: str, found: Any, wanted: Any) -> None:
 
 
 def _require_latents(init: Path, facts: dict[str, Any], data: Latents) -> None:
+    _require_origin(init, facts, data)
+    _require_equal(init, "shape of the latents", facts["shape"], data.facts()["shape"])
+
+
+def _require_origin(init: Path, facts: dict[str, Any], data: Latents) -> None:
+    """That autoencoder and text encoder are the same."""
     here = data.facts()
     for name in ("autoencoder", "text_encoder"):
         if facts[name]["digest"] != here[name]["digest"]:
@@ -108,4 +130,3 @@ def _require_latents(init: Path, facts: dict[str, Any], data: Latents) -> None:
                 f"{init}: trained on latents of {name} {facts[name]['id']} ({facts[name]['digest'][:12]}), but "
                 f"{data.folder} is of {here[name]['id']} ({here[name]['digest'][:12]}). Train the earlier stage again."
             )
-    _require_equal(init, "shape of the latents", facts["shape"], here["shape"])

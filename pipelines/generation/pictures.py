@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.drawing import new_figure
+from pipelines.drawing import new_figure, one_line
 from pipelines.generation.validation import FixedLevels
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
@@ -46,7 +46,7 @@ def draw_samples(true: Tensor, sampled: Tensor, prompts: Sequence[str], stage: s
     axes = figure.subplots(len(prompts), 3, width_ratios=(1.1, 2, 2), squeeze=False)
     figure.get_layout_engine().set(wspace=0.05)  # type: ignore[union-attr]
     for row, prompt in enumerate(prompts):
-        axes[row, 0].text(0, 0.5, textwrap.fill(prompt, 34), fontsize=9, va="center")
+        axes[row, 0].text(0, 0.5, textwrap.fill(one_line(prompt, 160), 34), fontsize=9, va="center")
         axes[row, 1].imshow(colours[row], interpolation="nearest")
         axes[row, 2].imshow(generated[row], interpolation="nearest")
         for column in axes[row]:

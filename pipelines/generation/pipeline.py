@@ -20,27 +20,43 @@ from typing import Any
 import torch
 
 from pipelines import stage
-from pipelines.data.contract import EMPTY_PROMPT, MANIFEST, TEXT_ENCODER, Manifest, require_autoencoder
+from pipelines.data.contract import (
+    EMPTY_PROMPT,
+    MANIFEST,
+    TEXT_ENCODER,
+    Manifest,
+    find_autoencoder,
+    require_autoencoder,
+)
 from pipelines.flow.params import Guidance
 from pipelines.generation.clips import ClipMaker, Wanted
 from pipelines.models.denoiser import VideoDenoiser, averaged
 from pipelines.models.lora import merge_lora
 from pipelines.stage import StageError
 from pipelines.training import checkpoint
-from pipelines.training.generator import FILE, Generator, read_description
+from pipelines.training.generator import FILE, Generator, read_description, require_flow
 
 LATENTS, AUTOENCODER = "latents", "autoencoder"
-IN_THE_PROJECT = {LATENTS: Path("data/latents"), AUTOENCODER: Path("checkpoints/autoencoder")}
+LATENTS_HERE, CHECKPOINTS_HERE = Path("data/latents"), Path("checkpoints")
+"""Where a project has what a checkpoint without them was trained with."""
 
 
 def surroundings(folder: Path, latents: Path | None = None, autoencoder: Path | None = None) -> tuple[Path, Path]:
     """Where text encoder and autoencoder of a checkpoint stand: as given, inside it, or in the project."""
-    asked = {LATENTS: latents, AUTOENCODER: autoencoder}
-    places = []
-    for name, given in asked.items():
-        inside = folder / name
-        places.append(given or (inside if inside.is_dir() else IN_THE_PROJECT[name]))
-    return places[0], places[1]
+    if latents is None:
+        latents = folder / LATENTS if (folder / LATENTS).is_dir() else LATENTS_HERE
+    if autoencoder is None and (folder / AUTOENCODER).is_dir():
+        autoencoder = folder / AUTOENCODER
+    return latents, autoencoder or autoencoder_of(latents)
+
+
+def autoencoder_of(latents: Path) -> Path:
+    """The autoencoder of a project that made these latents.
+
+    Raises:
+        ContractError: there are no latents.
+    """
+    return find_autoencoder(Manifest.read(latents).autoencoder.digest, CHECKPOINTS_HERE)
 
 
 class FlowPipeline:
@@ -111,7 +127,7 @@ def save(folder: Path, out: Path, latents: Path, autoencoder: Path) -> None:
     """Write everything that sampling a checkpoint needs into one folder, whole or not at all.
 
     Raises:
-        StageError: latents or autoencoder are not those of the checkpoint.
+        StageError: it is no flow, or latents or autoencoder are not those of the checkpoint.
     """
     with stage.whole_folder(out) as place:
         (place / "README.md").write_text(fill(place, folder, latents, autoencoder), encoding="utf-8")
@@ -124,6 +140,7 @@ def fill(place: Path, folder: Path, latents: Path, autoencoder: Path) -> str:
         StageError: latents or autoencoder are not those of the checkpoint.
     """
     record, description = checkpoint.read(folder), read_description(folder)
+    require_flow(folder, description.get("kind", "flow"))
     manifest = Manifest.read(latents)
     require_autoencoder(manifest, autoencoder)
     require_same_makers(manifest, description["latents"], latents)

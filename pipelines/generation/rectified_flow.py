@@ -15,6 +15,7 @@ from pipelines.flow.sampling import Phase
 from pipelines.generation.fixed_prompts import FixedPrompts
 from pipelines.generation.latents import Latents, TokenCount, token_counter
 from pipelines.generation.params import RectifiedFlowParams
+from pipelines.generation.parent import flow_of
 from pipelines.generation.trained import finish, new_denoiser
 from pipelines.generation.validation import FixedLevels, agreement
 from pipelines.models.autoencoder import load_autoencoder, require_lone_first_frame
@@ -80,15 +81,22 @@ def held_out_from_first_frame(denoiser: nn.Module, fixed: FixedLevels) -> dict[s
 
 
 def train(
-    params: RectifiedFlowParams, latents: Path, out: Path, metrics: Path, plots: Path, autoencoder: Path | None = None
+    params: RectifiedFlowParams,
+    latents: Path,
+    out: Path,
+    metrics: Path,
+    plots: Path,
+    autoencoder: Path | None = None,
+    init: Path | None = None,
 ) -> None:
     """Train a prompt-conditioned flow on the latents, and draw samples of held-out prompts.
 
-    ``autoencoder`` decodes the samples that are shown during training; without it they are in false colour.
+    ``autoencoder`` decodes the samples that are shown during training; without it they are in false colour. ``init``: a
+    checkpoint of such a flow to go on from, as a later step of staged fine-tuning does, also at another size.
 
     Raises:
-        StageError: the latents lack a field, do not fit the denoiser, or have one frame where a first one is given; or
-            the autoencoder's first latent frame does not stand for the first frame alone.
+        StageError: the latents lack a field, do not fit the denoiser or the flow in ``init``, or have one frame where a
+            first one is given; or the autoencoder's first latent frame does not stand for the first frame alone.
     """
     data = Latents(latents)
     data.require(RectifiedFlow.reads, "rectified_flow", params.denoiser)
@@ -99,8 +107,8 @@ def train(
         )
     if params.first_frame_share and autoencoder is not None:
         require_lone_first_frame(load_autoencoder(autoencoder), "rectified_flow.first_frame_share")
-    run = Run.open(params, {"latents": latents}, out=out, metrics=metrics, plots=plots)
-    denoiser = new_denoiser(params.denoiser, data)
+    run = Run.open(params, {"latents": latents}, out=out, metrics=metrics, plots=plots, parent=init)
+    denoiser = new_denoiser(params.denoiser, data) if init is None else flow_of(init, params.denoiser, data)
     empty = data.empty_prompt.to(run.device)
     share = params.first_frame_share
     tokens = token_counter(denoiser.patch)

@@ -42,7 +42,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--interpolate", action="store_true", help="fill in only, to compare with")
     parser.add_argument("--latents", type=Path, help="that it was trained on; default: its own, or data/latents")
-    parser.add_argument("--autoencoder", type=Path, help="of those; default: its own, or checkpoints/autoencoder")
+    parser.add_argument("--autoencoder", type=Path, help="of those; default: its own, or found in checkpoints/")
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")
     return parser.parse_args(argv)
 

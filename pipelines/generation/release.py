@@ -17,19 +17,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines import chain, origin, stage
+from pipelines import chain, origin, run_facts, stage
 from pipelines.credentials import credentials
 from pipelines.generation import export
 from pipelines.models import lora, lora_names
 from pipelines.models.denoiser import averaged
 from pipelines.progress import Progress
-from pipelines.provenance import RUNS, lineage
+from pipelines.provenance import lineage
 from pipelines.stage import StageError
 from pipelines.standards import bom, card, facts, signing, statements
 from pipelines.training import checkpoint
 from pipelines.training.generator import FILE, read_description
 
-LEFT = ("validation", "metrics.jsonl", "README.md", stage.CHAIN, "checkpoint.json")
+LEFT = ("validation", "metrics.jsonl", "README.md", *stage.BESIDE, "checkpoint.json")
 """Of a checkpoint that goes as it is: what stays, and what is written anew."""
 ADAPTER = "lora"
 """Folder of a release that holds the adapter by itself."""
@@ -136,17 +136,18 @@ def _carry(place: Path, folder: Path, name: str, around: Around) -> None:
     chain.carry(place, told, read, {one: origin.inside(path) for one, path in read.items()})
     content = chain.carried(place)[0]
     nodes = chain.carried(folder)[0]["nodes"] | content["nodes"]  # of a checkpoint from before chains: its record
-    stage.write_json(place / stage.CHAIN, {**content, "nodes": statements.clean(nodes)})
+    told_of = {**content, "nodes": statements.clean(nodes)}
+    stage.write_json(place / stage.CHAIN, {**told_of, "sha256": chain.seal(told_of)})
 
 
 def _known(place: Path, folder: Path, name: str, filled: export.Filled, around: Around) -> facts.Release:
-    """All facts, and ``runs.json`` written."""
+    """All facts, and those of the runs written."""
     source, own = lineage(folder), chain.carried(place)[0]
     runs = {digest: dict(run) for digest, run in source.runs.items()}
     if own["artifact"] not in source.nodes:
         runs[own["artifact"]] = _this_run()
     record = json.loads((place / "checkpoint.json").read_text(encoding="utf-8"))
-    stage.write_json(place / RUNS, {"version": chain.VERSION, "runs": statements.clean(runs)})
+    run_facts.leave(place, statements.clean(runs))
     results, count = facts.evaluated(around.evaluation, around.metrics, source.artifact)
     clips = next((digest for digest, node in own["nodes"].items() if node.get("stage") == "raw_video"), "")
     return facts.Release(

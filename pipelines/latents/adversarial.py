@@ -7,46 +7,35 @@ they were, bit by bit, and only how they are shown changes.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from pipelines import stage
 from pipelines.data import validation_clips
 from pipelines.latents import adversarial_figures, pictures
-from pipelines.latents.clips import Clips, FrameGroups
+from pipelines.latents.clips import Clips
 from pipelines.latents.loss_params import LpipsFeatures, Perceptual
 from pipelines.latents.measures import evaluate
+from pipelines.latents.networks import batches, require_posterior, trained_before, write_windows
 from pipelines.latents.objectives import Autoencoding, check_losses
-from pipelines.latents.params import AdversarialGates, AutoencoderAdversarialParams, DiscriminatorParams
-from pipelines.latents.quality import latent_statistics
-from pipelines.models.autoencoder import load_autoencoder
+from pipelines.latents.params import AdversarialGates, AutoencoderAdversarialParams, DiscriminatorParams, GoingOn
+from pipelines.latents.quality import latent_statistics, normalise_again
+from pipelines.models.autoencoder import Autoencoder, Trainable, load_autoencoder
 from pipelines.models.discriminator import PatchDiscriminator
+from pipelines.models.halves import Half, modules_of
 from pipelines.models.perceptual import EncoderFeatures, Lpips
-from pipelines.models.stacked_autoencoder import KIND, StackedAutoencoder
+from pipelines.models.stacked_autoencoder import StackedAutoencoder
 from pipelines.params import ParamsError
 from pipelines.training import checkpoint
 from pipelines.training.loop import train as run_training
 from pipelines.training.run import Run
 
-PARTS = {"encoder": ("linear_in", "encoder"), "decoder": ("linear_out", "decoder")}
-"""What ``freeze`` may name, and which modules that is."""
 MOST_STATISTICS_CLIPS = 2048
 VALIDATION_CLIPS = 16
-
-
-def is_ours(folder: Path) -> bool:
-    """Whether the autoencoder of a checkpoint is one that this project trains.
-
-    Raises:
-        StageError: no checkpoint.
-    """
-    checkpoint.read(folder)
-    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name") == KIND
 
 
 def hand_on(clips: Clips, init: Path, run: Run) -> None:
@@ -63,28 +52,35 @@ def hand_on(clips: Clips, init: Path, run: Run) -> None:
     stage.say(f"{init} is a pretrained autoencoder, which is taken as it is: nothing was trained")
 
 
-def freeze(section: str, network: nn.Module, parts: tuple[str, ...]) -> None:
-    """Turn off the gradients of parts.
+def freeze(section: str, network: Trainable, parts: tuple[Half, ...]) -> None:
+    """Turn off the gradients of halves.
 
     Raises:
-        ParamsError: a part that there is not, or nothing left to train.
+        ParamsError: nothing is left to train.
     """
-    strange = sorted(set(parts) - set(PARTS))
-    if strange or set(parts) == set(PARTS):
-        what = f"{', '.join(strange)} is no part" if strange else "nothing is left to train"
-        raise ParamsError(f"{section}.freeze: {what}; one of {', '.join(PARTS)}, or none: [].")
+    if set(parts) == {"encoder", "decoder"}:
+        raise ParamsError(f"{section}.freeze: nothing is left to train; one of encoder, decoder, or none: [].")
     for part in parts:
-        for name in PARTS[part]:
-            network.get_submodule(name).requires_grad_(False)
+        for module in modules_of(network, part):
+            module.requires_grad_(False)
 
 
-def perceptual_of(block: Perceptual | None, parent: Path) -> nn.Module | None:
-    """The distance in features that a block names."""
+def perceptual_of(section: str, block: Perceptual | None, own: EncoderFeatures | None) -> nn.Module | None:
+    """The distance in features that a block names; ``own``: of the parent's encoder, where it is one of ours.
+
+    Raises:
+        ParamsError: features of the parent's encoder are asked for, and it has none.
+    """
     if block is None:
         return None
     if isinstance(block.features, LpipsFeatures):
         return Lpips(Path(block.features.folder))
-    return EncoderFeatures(StackedAutoencoder.from_pretrained(parent))
+    if own is None:
+        raise ParamsError(
+            f"{section}.losses.perceptual.features: own_encoder is of an autoencoder of this project, and the parent "
+            "is one of diffusers; give {kind: lpips, folder: ...}, or perceptual: null."
+        )
+    return own
 
 
 def discriminator_of(size: DiscriminatorParams, channels: int) -> PatchDiscriminator:
@@ -97,9 +93,14 @@ def gates(params: AdversarialGates, before: Mapping[str, Any], after: Mapping[st
     """Whether the game was worth its cost: sharper and steadier than the parent, at not too much squared error."""
     wanted = [
         ("psnr_fall", before["psnr"] - after["psnr"], params.max_psnr_fall, "dB below the autoencoder it began as"),
-        ("perceptual", _ratio("perceptual", before, after), params.max_perceptual, "distance in features, to before"),
-        ("flicker", _ratio("flicker", before, after), params.max_flicker, "changes where clips stand still, to before"),
+        ("perceptual", ratio("perceptual", before, after), params.max_perceptual, "distance in features, to before"),
+        ("flicker", ratio("flicker", before, after), params.max_flicker, "changes where clips stand still, to before"),
     ]
+    return at_most(wanted)
+
+
+def at_most(wanted: Sequence[tuple[str, float | None, float, str]]) -> list[dict[str, Any]]:
+    """Gates (name, value, threshold, reason) whose value must not be above; those without a value are left out."""
     return [
         {
             "name": name,
@@ -114,8 +115,104 @@ def gates(params: AdversarialGates, before: Mapping[str, Any], after: Mapping[st
     ]
 
 
-def _ratio(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> float | None:
+def ratio(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> float | None:
+    """A number after over before; None where either is missing or it was 0."""
     return after[name] / before[name] if before.get(name) and name in after else None
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a stage that goes on reads and writes: parent, clips to train on, others to be measured too, pictures."""
+
+    init: Path
+    clips: Clips
+    also: Mapping[str, Clips]
+    plots: Path
+
+
+def check(section: str, params: GoingOn, places: Places, network: Trainable, frozen: tuple[Half, ...]) -> None:
+    """Whether blocks, clips and the network go together, before anything starts.
+
+    Raises:
+        StageError: clips do not fit the network. ParamsError: blocks that contradict each other.
+    """
+    require_posterior(section, network, params.losses.kl is not None, str(places.init))
+    for clips in (places.clips, *places.also.values()):
+        clips.require(network.temporal_stride, network.spatial_stride)
+    check_losses(section, params.losses, params.adversarial, network.channels)
+    if params.adversarial is not None and params.adversarial.balance is not None and "decoder" in frozen:
+        raise ParamsError(f"{section}.adversarial.balance: it balances gradients in the decoder, which is frozen.")
+
+
+def everywhere(
+    shown: Autoencoder, places: Places, run: Run, own: EncoderFeatures | None, distance: nn.Module | None
+) -> dict[str, Any]:
+    """What is measured on the held-out clips that are trained on, and under their names on the others."""
+    shown.eval()
+    sources = {"": places.clips, **places.also}
+    found = {
+        name: evaluate(shown, clips, clips.rows("validation"), run.device, own, distance)
+        for name, clips in sources.items()
+    }
+    return {**found.pop(""), **found}
+
+
+def go_on(
+    run: Run,
+    params: GoingOn,
+    places: Places,
+    frozen: tuple[Half, ...],
+    judge: Callable[[Mapping[str, Any], Mapping[str, Any]], list[dict[str, Any]]],
+) -> None:
+    """Train the autoencoder of ``places.init`` on, measure it beside what it was, and write what came of it.
+
+    Args:
+        judge: what was measured before and after to gates.
+
+    Raises:
+        StageError: there is no autoencoder, or clips do not fit it.
+        ParamsError: blocks that contradict each other.
+    """
+    network, source, section = trained_before(places.init), places.clips, run.name
+    if network is None:
+        hand_on(source, places.init, run)
+        return
+    freeze(section, network, frozen)
+    check(section, params, places, network, frozen)
+    critic = None if params.discriminator is None else discriminator_of(params.discriminator, network.channels)
+    began = load_autoencoder(places.init).to(run.device)
+    own = EncoderFeatures(began) if isinstance(began, StackedAutoencoder) else None
+    perceptual = perceptual_of(section, params.losses.perceptual, own)
+    objective = Autoencoding(network, params.losses, params.adversarial, critic, perceptual)
+    rows, held_out = source.rows("train"), source.rows("validation")
+    groups = batches(network, source, rows, params.training, params.augmentation)
+    some, distance = held_out[:VALIDATION_CLIPS], perceptual or own
+    if distance is not None:
+        distance.to(run.device)
+
+    def validate(step: int) -> dict[str, float]:
+        with run.ema_weights("autoencoder"):
+            shown = pictures.over_reconstructions(network, source, some, run.device)
+            if run.is_main:
+                run.showed(step, pictures.write_validation(shown, source, some, run.shown, step))
+            found = evaluate(network.eval(), source, some, run.device, own, distance)
+            return {name: value for name, value in found.items() if isinstance(value, float)}
+
+    before = everywhere(began, places, run, own, distance)
+    run_training(objective, groups, run, validate)
+    with run.ema_weights("autoencoder"):
+        if not run.is_main:
+            return
+        if "encoder" not in frozen:
+            normalise_again(network, *latent_statistics(network, source, rows[:MOST_STATISTICS_CLIPS], run.device))
+        after = everywhere(network, places, run, own, distance)
+        found = judge(before, after)
+        adversarial_figures.draw(before, after, places.plots / "before_after.png")
+        validation_clips.draw_steps(run.shown, places.plots / "validation.png")
+        results = {**after, "before": before, "gates": found, "num_held_out": len(held_out)}
+        run.finish({"autoencoder": network}, results, lambda folder: write_windows(folder, network))
+    verdict = "kept" if all(gate["verdict"] == "pass" for gate in found) else "WARNING: a gate failed, keep its parent"
+    stage.say(f"PSNR {before['psnr']:.2f} -> {after['psnr']:.2f} dB; {verdict}")
 
 
 def train(params: AutoencoderAdversarialParams, clips: Path, init: Path, out: Path, metrics: Path, plots: Path) -> None:
@@ -125,59 +222,6 @@ def train(params: AutoencoderAdversarialParams, clips: Path, init: Path, out: Pa
         StageError: ``init`` holds no autoencoder, or clips do not fit it.
         ParamsError: blocks that contradict each other.
     """
-    source = Clips(clips)
     run = Run.open(params, {"clips": clips}, out=out, metrics=metrics, plots=plots, parent=init)
-    if not is_ours(init):
-        hand_on(source, init, run)
-        return
-    network = StackedAutoencoder.from_pretrained(init)
-    if params.losses.kl is not None and not network.config["posterior"]:
-        raise ParamsError(f"{run.name}.losses.kl: {init} was trained without a KL term, so it has no posterior.")
-    source.require(network.temporal_stride, network.spatial_stride)
-    check_losses(run.name, params.losses, params.adversarial, network.channels)
-    freeze(run.name, network, params.freeze)
-    if params.adversarial is not None and params.adversarial.balance is not None and "decoder" in params.freeze:
-        raise ParamsError(f"{run.name}.adversarial.balance: it balances gradients in the decoder, which is frozen.")
-    critic = None if params.discriminator is None else discriminator_of(params.discriminator, network.channels)
-    objective = Autoencoding(
-        network, params.losses, params.adversarial, critic, perceptual_of(params.losses.perceptual, init)
-    )
-    training, rows, held_out = params.training, source.rows("train"), source.rows("validation")
-    groups = FrameGroups(source, rows, network.frames, training.batch_size, training.seed, params.augmentation)
-    some = held_out[:VALIDATION_CLIPS]
-    features = EncoderFeatures(StackedAutoencoder.from_pretrained(init)).to(run.device)
-
-    def look(rows: list[int]) -> dict[str, Any]:
-        return evaluate(network.eval(), source, rows, run.device, features, objective.perceptual or features)
-
-    def validate(step: int) -> dict[str, float]:
-        with run.ema_weights("autoencoder"):
-            shown = pictures.over_reconstructions(network, source, some, run.device)
-            if run.is_main:
-                run.showed(step, pictures.write_validation(shown, source, some, run.shown, step))
-            return {name: value for name, value in look(some).items() if isinstance(value, float)}
-
-    if objective.perceptual is not None:
-        objective.perceptual.to(run.device)
-    began = StackedAutoencoder.from_pretrained(init).eval().to(run.device)
-    before = evaluate(began, source, held_out, run.device, features, objective.perceptual or features)
-    run_training(objective, groups, run, validate)
-    networks: dict[str, Any] = {"autoencoder": network}
-    with run.ema_weights("autoencoder"):
-        if not run.is_main:
-            return
-        if "encoder" not in params.freeze:
-            mean, std = latent_statistics(network, source, rows[:MOST_STATISTICS_CLIPS], run.device)
-            normalise_again(network, mean, std)
-        after = look(held_out)
-        found = gates(params.gates, before, after)
-        adversarial_figures.draw(before, after, plots / "before_after.png")
-        validation_clips.draw_steps(run.shown, plots / "validation.png")
-        run.finish(networks, {**after, "before": before, "gates": found, "num_held_out": len(held_out)})
-    verdict = "kept" if all(gate["verdict"] == "pass" for gate in found) else "WARNING: a gate failed, keep its parent"
-    stage.say(f"PSNR {before['psnr']:.2f} -> {after['psnr']:.2f} dB; {verdict}")
-
-
-def normalise_again(network: StackedAutoencoder, mean: torch.Tensor, std: torch.Tensor) -> None:
-    """Statistics of codes from those of latents that the old statistics normalised."""
-    network.set_statistics(mean * network.latent_std.cpu() + network.latent_mean.cpu(), std * network.latent_std.cpu())
+    places = Places(init, Clips(clips), {}, plots)
+    go_on(run, params, places, params.freeze, lambda before, after: gates(params.gates, before, after))

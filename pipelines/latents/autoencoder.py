@@ -14,19 +14,22 @@ import torch
 from pipelines import hub, stage
 from pipelines.data import validation_clips
 from pipelines.latents import pictures
-from pipelines.latents.clips import Clips, FrameGroups
+from pipelines.latents.clips import Clips
 from pipelines.latents.loss_params import LpipsFeatures, Perceptual
+from pipelines.latents.networks import batches, new_network, write_windows
 from pipelines.latents.objectives import Autoencoding, check_losses
 from pipelines.latents.params import AutoencoderGates, AutoencoderParams, PretrainedAutoencoderParams
 from pipelines.latents.quality import (
     PatchPCA,
     latent_statistics,
     linear_baselines,
+    normalise_again,
     patch_pca_of,
     reconstruction_quality,
 )
-from pipelines.models.autoencoder import Autoencoder, PretrainedVideoAutoencoder, StackedAutoencoder
+from pipelines.models.autoencoder import Autoencoder, PretrainedVideoAutoencoder, Trainable
 from pipelines.models.perceptual import Lpips
+from pipelines.models.stacked_autoencoder import StackedAutoencoder
 from pipelines.params import ParamsError
 from pipelines.record import baseline
 from pipelines.training import checkpoint
@@ -83,11 +86,11 @@ def measured(
     device: torch.device,
     plots: Path,
 ) -> dict[str, Any]:
-    """Numbers and pictures of a finished autoencoder beside a linear code; ours gets its latent statistics here."""
+    """Numbers and pictures of a finished autoencoder beside a linear code; a trained one gets its statistics here."""
     train, held_out = clips.rows("train"), clips.rows("validation")
     mean, std = latent_statistics(autoencoder, clips, train[:MOST_STATISTICS_CLIPS], device)
-    if isinstance(autoencoder, StackedAutoencoder):
-        autoencoder.set_statistics(mean, std.clamp_min(1e-6))
+    if isinstance(autoencoder, Trainable):
+        normalise_again(autoencoder, mean, std)
     quality = reconstruction_quality(autoencoder, clips, held_out, device)
     baselines = linear_baselines(clips, linear, held_out, (autoencoder.temporal_stride, autoencoder.spatial_stride))
     pictures.draw_reconstructions(autoencoder, clips, quality, baselines, device, plots / "reconstructions.png")
@@ -120,18 +123,16 @@ def train(params: AutoencoderParams, clips: Path, out: Path, metrics: Path, plot
     if params.pretrained is not None:
         take_pretrained(params, params.pretrained, source, run)
         return
-    size = params.network
-    check_losses(run.name, params.losses, None, size.latent_channels)
-    posterior = params.losses.kl is not None
-    autoencoder = StackedAutoencoder(
-        size.frames, size.patch, size.width, size.latent_channels, size.blocks, posterior, size.spade
-    )
-    source.require(autoencoder.temporal_stride, autoencoder.spatial_stride)
+    autoencoder = new_network(run.name, params.network, params.losses.kl is not None)
+    check_losses(run.name, params.losses, None, autoencoder.channels)
+    strides = autoencoder.temporal_stride, autoencoder.spatial_stride
+    source.require(*strides)
     training, rows = params.training, source.rows("train")
-    linear = patch_pca_of(source, rows, (autoencoder.temporal_stride, autoencoder.spatial_stride), size.latent_channels)
-    components = linear.spread() if params.losses.channel_prefix is None else linear.components  # strongest first
-    autoencoder.start_linear(linear.mean, components, linear.deviation)
-    groups = FrameGroups(source, rows, size.frames, training.batch_size, training.seed, params.augmentation)
+    linear = patch_pca_of(source, rows, strides, autoencoder.channels)
+    if isinstance(autoencoder, StackedAutoencoder):
+        components = linear.spread() if params.losses.channel_prefix is None else linear.components  # strongest first
+        autoencoder.start_linear(linear.mean, components, linear.deviation)
+    groups = batches(autoencoder, source, rows, training, params.augmentation)
     some = source.rows("validation")[:VALIDATION_CLIPS]
     objective = Autoencoding(autoencoder, params.losses, perceptual=lpips_of(run.name, params.losses.perceptual))
 
@@ -151,7 +152,7 @@ def train(params: AutoencoderParams, clips: Path, out: Path, metrics: Path, plot
         results = measured(params, autoencoder.eval(), source, linear, run.device, plots) if run.is_main else {}
         if run.is_main:
             validation_clips.draw_steps(run.shown, plots / "validation.png")
-        run.finish({"autoencoder": autoencoder}, results)
+        run.finish({"autoencoder": autoencoder}, results, lambda folder: write_windows(folder, autoencoder))
 
 
 def take_pretrained(params: AutoencoderParams, named: PretrainedAutoencoderParams, clips: Clips, run: Run) -> None:

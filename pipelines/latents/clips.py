@@ -171,10 +171,13 @@ class FrameGroups:
     ) -> None:
         self.clips, self.frames, self.seed, self.augmentation = clips, frames, seed, augmentation
         self.lengths = clips.catalog["num_frames"].to_numpy()
-        sizes = clips.catalog[["height", "width"]].to_numpy()[list(rows)]
-        found, which = np.unique(sizes, axis=0, return_inverse=True)
+        found, which = np.unique(self._forms(np.asarray(rows)), axis=0, return_inverse=True)
         buckets = [np.asarray(rows)[which == number] for number in range(len(found))]
         self.order = Order(buckets, batch_size, seed, self._epoch)
+
+    def _forms(self, rows: np.ndarray) -> np.ndarray:
+        """What samples must share to lie in one batch, [N, any]."""
+        return self.clips.catalog[["height", "width"]].to_numpy()[rows]
 
     def _epoch(self, generator: np.random.Generator, rows: np.ndarray) -> np.ndarray:
         """[N, 2]: catalog row and group number."""

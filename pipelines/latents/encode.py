@@ -20,6 +20,7 @@ import pandas as pd
 from accelerate.utils import broadcast_object_list, gather_object
 
 from pipelines import stage
+from pipelines.data import store
 from pipelines.data.contract import CHECKSUM, PROMPT_TOKENS, Manifest
 from pipelines.data.tar import write_shard
 from pipelines.latents import folder, pictures, stock
@@ -38,6 +39,7 @@ LEAST_FOR_SPEED = 32
 
 def write_parts(work: Path, plan: Plan, parts: list[Part], encoder: Encoder) -> None:
     """Encode and write shards of the plan, while the next samples are made."""
+    elsewhere = store.configured()
     samples = ahead(encoder.samples(plan, parts), BATCHES_AHEAD * encoder.params.batch_size)
     with contextlib.closing(samples):
         for part in parts:
@@ -48,6 +50,8 @@ def write_parts(work: Path, plan: Plan, parts: list[Part], encoder: Encoder) -> 
                 checksums = {CHECKSUM + name.partition(".")[0]: value for name, value in place.checksums.items()}
                 row |= {"offset": place.offset, "size": place.size, **checksums}
             stock.write_record(path, facts, plan.recipes, encoder.fields, rows)
+            if elsewhere is not None:
+                elsewhere.put(path, part.name, facts.sha256)
 
 
 def noted(samples: Iterator[Sample], rows: list[dict[str, Any]]) -> Iterator[Sample]:
@@ -114,6 +118,9 @@ def encode(params: LatentShardsParams, clips: Path, autoencoder: Path, out: Path
     with stage.whole_folder(out) as place:
         text = folder.put_text_encoder(place, encoder.text, known)
         manifest, index = folder.write_folder(place, source.catalog, everything, facts, text, recipes)
+        elsewhere = store.configured()
+        if elsewhere is not None:
+            store.complete(place, manifest.shards, elsewhere)
     shutil.rmtree(shards)
     pictures.draw_latents(network, source, out, encoder.device, plots / "latents.png")
     stage.write_metrics(metrics, numbers(plan, captions, manifest, index, done))

@@ -106,7 +106,7 @@ def kl(mean: Tensor, logvar: Tensor, free_bits: float, per_dimension: bool) -> T
 
 
 def keep_prefix(codes: Tensor, share: float, least: int) -> Tensor:
-    """Of a share of the samples [N, C, h, w], only the first channels: how many is drawn from ``least`` to C.
+    """Of a share of the samples [N, C, ...], only the first channels: how many is drawn from ``least`` to C.
 
     What is to survive such a loss goes into the first channels, so latents are ordered from coarse to fine.
     """
@@ -114,11 +114,11 @@ def keep_prefix(codes: Tensor, share: float, least: int) -> Tensor:
     kept = torch.randint(least, channels + 1, (len(codes), 1), device=codes.device)
     whole = torch.rand(len(codes), 1, device=codes.device) >= share
     mask = whole | (torch.arange(channels, device=codes.device) < kept)
-    return codes * mask[:, :, None, None]
+    return codes * mask.view(*mask.shape, *[1] * (codes.dim() - 2))
 
 
 def hide_places(codes: Tensor, share: float, ratio: float) -> Tensor:
-    """Of a share of the samples [N, C, h, w], a share ``ratio`` of the places (all their channels) is set to 0."""
+    """Of a share of the samples [N, C, ...], a share ``ratio`` of the places (all their channels) is set to 0."""
     hidden = torch.rand(len(codes), 1, *codes.shape[2:], device=codes.device) < ratio
-    chosen = torch.rand(len(codes), 1, 1, 1, device=codes.device) < share
+    chosen = torch.rand(len(codes), *[1] * (codes.dim() - 1), device=codes.device) < share
     return codes.masked_fill(hidden & chosen, 0.0)

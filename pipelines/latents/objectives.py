@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from pipelines.latents import gan, losses
 from pipelines.latents.loss_params import Adversarial, Losses, Term, WarmUp
+from pipelines.models.autoencoder import Trainable
+from pipelines.models.halves import last_layer
 from pipelines.params import ParamsError
 from pipelines.training.objective import Batch, LossOutput
 
@@ -58,7 +60,7 @@ class Autoencoding:
     """Reconstruction of frame groups by the terms of a block; the networks may be wrapped for several processes.
 
     Args:
-        autoencoder: a :class:`~pipelines.models.stacked_autoencoder.StackedAutoencoder`.
+        autoencoder: ours, or one of diffusers that is trained here.
         terms: which losses.
         adversarial, discriminator: the game and its second network; both or neither.
         perceptual: distance in features, where ``terms`` has that block.
@@ -68,14 +70,14 @@ class Autoencoding:
 
     def __init__(
         self,
-        autoencoder: nn.Module,
+        autoencoder: Trainable,
         terms: Losses,
         adversarial: Adversarial | None = None,
         discriminator: nn.Module | None = None,
         perceptual: nn.Module | None = None,
     ) -> None:
         self.autoencoder, self.terms, self.adversarial = autoencoder, terms, adversarial
-        self.last_layer: nn.Parameter = autoencoder.get_parameter("decoder.out.weight")
+        self.last_layer = last_layer(autoencoder)
         self.trained: tuple[str, ...] = ("autoencoder",) if discriminator is None else ("autoencoder", "discriminator")
         if discriminator is not None:
             self.discriminator = discriminator
@@ -183,7 +185,7 @@ class Autoencoding:
         if not self.conditioned:
             return self.discriminator(video)
         assert codes is not None
-        return self.discriminator(video, codes.detach().mean(dim=(2, 3)))
+        return self.discriminator(video, codes.detach().flatten(2).mean(dim=2))
 
     def _play(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from pipelines.latents.loss_params import Adversarial, Losses
 from pipelines.params import BelowOne, Count, NonNegative, Params, Positive, Real, Training, Whole
@@ -23,6 +23,30 @@ class StackedAutoencoderParams(Params):
     latent_channels: Count
     blocks: Count
     spade: Count | None
+
+
+class DiffusersAutoencoderParams(Params):
+    """An autoencoder of diffusers that is trained here: by folder or hub name its ``config.json``, and its weights.
+
+    ``weights: random`` starts anew. ``frames``: of the windows it trains on, 1 mod its temporal stride.
+    """
+
+    name: str
+    revision: str | None
+    subfolder: str | None
+    weights: Literal["pretrained", "random"]
+    frames: Count
+
+
+def _kind_of_network(value: Any) -> str:
+    names = value if isinstance(value, dict) else type(value).model_fields
+    return "diffusers" if "name" in names else "ours"
+
+
+Network = Annotated[
+    Annotated[StackedAutoencoderParams, Tag("ours")] | Annotated[DiffusersAutoencoderParams, Tag("diffusers")],
+    Discriminator(_kind_of_network),
+]
 
 
 class PretrainedAutoencoderParams(Params):
@@ -72,7 +96,7 @@ class AutoencoderParams(Params):
     """Section ``autoencoder``. ``network`` is trained unless ``pretrained`` names one that is taken as it is."""
 
     pretrained: PretrainedAutoencoderParams | None
-    network: StackedAutoencoderParams
+    network: Network
     losses: Losses
     augmentation: Augmentation | None
     gates: AutoencoderGates
@@ -88,6 +112,22 @@ class DiscriminatorParams(Params):
     condition: Literal["latents"] | None
 
 
+class GoingOn(Params):
+    """What the stages that go on from an autoencoder share; ``adversarial: null`` goes on with other losses alone."""
+
+    losses: Losses
+    adversarial: Adversarial | None
+    discriminator: DiscriminatorParams | None
+    augmentation: Augmentation | None
+    training: Training
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> GoingOn:
+        if (self.adversarial is None) != (self.discriminator is None):
+            raise ValueError("adversarial and discriminator: a block each, or null both")
+        return self
+
+
 class AdversarialGates(Params):
     """Most that the game may cost in dB, and that distance and flicker may be of what they were before."""
 
@@ -96,22 +136,26 @@ class AdversarialGates(Params):
     max_flicker: Positive
 
 
-class AutoencoderAdversarialParams(Params):
-    """Section ``autoencoder_adversarial``; ``adversarial: null`` goes on with other losses alone."""
+class AutoencoderAdversarialParams(GoingOn):
+    """Section ``autoencoder_adversarial``."""
 
     freeze: Annotated[tuple[Literal["encoder", "decoder"], ...], BeforeValidator(_tuple)]
-    losses: Losses
-    adversarial: Adversarial | None
-    discriminator: DiscriminatorParams | None
-    augmentation: Augmentation | None
     gates: AdversarialGates
-    training: Training
 
-    @model_validator(mode="after")
-    def _both_or_neither(self) -> AutoencoderAdversarialParams:
-        if (self.adversarial is None) != (self.discriminator is None):
-            raise ValueError("adversarial and discriminator: a block each, or null both")
-        return self
+
+class DecoderGates(Params):
+    """Least gain on the large clips (dB, of what they were), and most loss on clips of the latents' own size."""
+
+    min_psnr_gain: Real
+    max_perceptual: Positive
+    max_flicker: Positive
+    max_psnr_fall: NonNegative
+
+
+class AutoencoderDecoderParams(GoingOn):
+    """Section ``autoencoder_decoder``: the decoder alone, on larger clips; the encoder is frozen always."""
+
+    gates: DecoderGates
 
 
 class EmbeddedText(Params):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipelines.data import validation_clips
 from pipelines.data.shards import Shards
-from pipelines.drawing import new_figure
+from pipelines.drawing import new_figure, one_line
 from pipelines.latents.clips import Clips, FrameGroups, as_frames
 from pipelines.latents.quality import Quality
 from pipelines.models.autoencoder import Autoencoder
@@ -68,8 +68,7 @@ def draw_reconstructions(
         )
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        caption = str(clips.catalog["caption"].iloc[row])
-        caption = caption if len(caption) < 62 else caption[:61] + "…"
+        caption = one_line(str(clips.catalog["caption"].iloc[row]), 62)
         axes.set_title(f"{quality.per_clip[clips.key(row)]:.1f} dB · {caption}", fontsize=8.5, loc="left")
     title = f"Held-out clips over their reconstructions, best to worst: {quality.psnr:.1f} dB"
     compared = f"patch PCA {baselines['psnr_patch_pca']:.1f} dB, mean colour {baselines['psnr_mean_colour']:.1f} dB"
@@ -170,6 +169,6 @@ def draw_latents(autoencoder: Autoencoder, clips: Clips, folder: Path, device: t
         axes.set_xticks(ticks, [f"{n} (frame {f})" for n, f in enumerate(shown)], fontsize=9)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set_title(sample["prompt"], fontsize=10, loc="left")
+        axes.set_title(one_line(sample["prompt"], 120), fontsize=10, loc="left")
     figure.suptitle("Held-out samples in the shards (latents: three principal components as colour)", fontsize=12)
     _save(figure, path)

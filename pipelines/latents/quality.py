@@ -12,7 +12,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from pipelines import stage
 from pipelines.latents.clips import Clips
-from pipelines.models.autoencoder import Autoencoder
+from pipelines.models.autoencoder import Autoencoder, Trainable
 from pipelines.models.stacked_autoencoder import stack, unstack
 
 MOST_PATCH_VALUES = 32_000_000
@@ -68,6 +68,13 @@ def latent_statistics(
         count += latents[:, 0].numel()
     mean = total / count
     return mean.float(), (squares / count - mean.square()).clamp_min(0).sqrt().float()
+
+
+def normalise_again(network: Trainable, mean: Tensor, std: Tensor) -> None:
+    """Statistics of codes from those of latents [C] that the present statistics have normalised."""
+    held_mean, held_std = network.latent_mean.cpu(), network.latent_std.cpu()
+    if held_mean.dim() == 1:  # else each latent frame has its own
+        network.set_statistics(mean * held_std + held_mean, std.clamp_min(1e-6) * held_std)
 
 
 # ---- without a network --------------------------------------------------------------------------------------------

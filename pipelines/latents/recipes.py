@@ -25,19 +25,44 @@ SHAPES_LATENTS = (
     "pipelines.models.autoencoder:load_autoencoder",
 )
 """Functions that, with all they reach, stand between a clip's file and its latents."""
+DECODES = ("decoder.", "linear_out.", "post_quant_conv.")
+"""What names of weights begin with that no encoding reads, in our autoencoder and in those of diffusers."""
 SHAPES_EMBEDS = ("pipelines.latents.text:text_encoder",)
 """The same for prompts and their embeddings."""
 
 
 def latents_recipe(params: LatentShardsParams, autoencoder: Path) -> str:
-    """SHA-256 of what makes latents of a clip: the autoencoder in the checkpoint folder, precision, code."""
+    """SHA-256 of what makes latents of a clip: the encoding half of the checkpoint's autoencoder, precision, code."""
     config = autoencoder / "config.json"
     return _hashed(
-        autoencoder=stage.digest(autoencoder),
+        autoencoder=encoder_digest(autoencoder),
         config=stage.file_digest(config) if config.is_file() else None,
         precision=params.precision,
         code=_code(SHAPES_LATENTS),
     )
+
+
+def encoder_digest(folder: Path) -> str:
+    """SHA-256 of the weights that no decoder has: another decoder encodes nothing again.
+
+    Read from the safetensors files as they are (eight bytes of length, a JSON header, the tensors).
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        return stage.digest(folder)
+    sums = {}
+    for path in files:
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            begin = file.tell()
+            for name, facts in sorted(header.items()):
+                if name == "__metadata__" or name.startswith(DECODES):
+                    continue
+                first, end = facts["data_offsets"]
+                file.seek(begin + first)
+                content = hashlib.sha256(file.read(end - first)).hexdigest()
+                sums[name] = [facts["dtype"], facts["shape"], content]
+    return _hashed(weights=sums)
 
 
 def text_recipe(text: EmbeddedText | PretrainedText) -> str:

@@ -8,12 +8,15 @@ through projections that start at zero, so a new module changes nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
-from pipelines.models.frame_attention import Memory, Reach, attend, turns
+from pipelines.models.frame_attention import Memory, Reach, Shared, attend_after, turns
+
+Past: TypeAlias = tuple[Sequence[int], Reach, Memory, Shared]
+"""Lengths of the chunks, how far each looks back, what earlier frames left, and what calls of a chunk share."""
 
 
 class ActionModule(nn.Module):
@@ -74,44 +77,50 @@ class ActionModule(nn.Module):
                     nn.init.zeros_(layer.bias)
 
     def forward(
-        self, tokens: Tensor, actions: Tensor, chunks: Sequence[int], reach: Reach, memory: Memory, name: str, new: Any
+        self,
+        tokens: Tensor,
+        actions: Tensor,
+        chunks: Sequence[int],
+        reach: Reach,
+        memory: Memory,
+        shared: Shared,
+        name: str,
+        new: Any,
     ) -> Tensor:
         """Tokens that heard their actions; keys and values of the new frames go into ``new`` by name."""
-        held = actions.to(tokens)
+        held, past = actions.to(tokens), (chunks, reach, memory, shared)
         if self.axes:
-            tokens = tokens + self._mouse(
-                tokens, held[..., list(self.axes)], chunks, reach, memory, f"{name}.mouse", new
-            )
+            tokens = tokens + self._mouse(tokens, held[..., list(self.axes)], past, f"{name}.mouse", new)
         if self.keys:
-            tokens = tokens + self._keys(tokens, held[..., list(self.keys)], chunks, reach, memory, f"{name}.keys", new)
+            tokens = tokens + self._keys(tokens, held[..., list(self.keys)], past, f"{name}.keys", new)
         return tokens
 
-    def _turn(self, chunks: Sequence[int], reach: Reach, key: Tensor) -> Tensor:
-        places = min(key.shape[1], reach.sink + reach.window + max(chunks))
-        return turns(places, self.rotary, self.theta, key.device)[:, None, None]
+    def _after(self, past: Past, name: str, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        chunks, reach, memory, shared = past
+        known = memory.kept[name][0].shape[1] if name in memory.kept else 0
+        places = min(known + key.shape[1], reach.sink + reach.window + max(chunks))
+        turn = turns(places, self.rotary, self.theta, key.device)[:, None, None]
+        return attend_after(memory, shared, name, (query, key, value), chunks, reach, turn)
 
-    def _mouse(
-        self, tokens: Tensor, moved: Tensor, chunks: Sequence[int], reach: Reach, memory: Memory, name: str, new: Any
-    ) -> Tensor:
-        batch, _, places, _ = tokens.shape
-        told = moved.flatten(2)[:, :, None].expand(-1, -1, places, -1)
-        mixed = self.mouse_mlp(torch.cat([tokens, told], -1)).transpose(1, 2).flatten(0, 1)  # B S, T, inner
+    def _mouse(self, tokens: Tensor, moved: Tensor, past: Past, name: str, new: Any) -> Tensor:
+        batch, _, places, width = tokens.shape
+        (weight, bias), rest = self.mouse_mlp[0].parameters(), self.mouse_mlp[1:]
+        told = past[-1].once(f"{name}.told", lambda: linear(moved.flatten(2), weight[:, width:], bias))
+        mixed = linear(tokens, weight[:, :width]) + told[:, :, None]
+        mixed = rest(mixed).transpose(1, 2).flatten(0, 1)  # B S, T, inner
         query, key, value = (part.unflatten(-1, (self.heads, -1)) for part in self.mouse_qkv(mixed).chunk(3, -1))
         query, key, value = self.mouse_norm_q(query)[:, :, None], self.mouse_norm_k(key)[:, :, None], value[:, :, None]
         new[name] = (key, value)
-        key, value = memory.with_new(name, key, value)
-        turn = self._turn(chunks, reach, key)
-        out = attend(query, key, value, chunks, reach, turn, turn)
+        out = self._after(past, name, query, key, value)
         return self.mouse_out(out.squeeze(2).unflatten(0, (batch, places)).transpose(1, 2))
 
-    def _keys(
-        self, tokens: Tensor, held: Tensor, chunks: Sequence[int], reach: Reach, memory: Memory, name: str, new: Any
-    ) -> Tensor:
+    def _keys(self, tokens: Tensor, held: Tensor, past: Past, name: str, new: Any) -> Tensor:
         query = self.key_norm_q(self.key_q(tokens).unflatten(-1, (self.heads, -1)))
-        told = self.key_kv(self.key_embed(held).flatten(2))[:, :, None]  # one key per latent frame
+        new[name] = past[-1].once(f"{name}.told", lambda: self._told(held))
+        return self.key_out(self._after(past, name, query, *new[name]))
+
+    def _told(self, held: Tensor) -> tuple[Tensor, Tensor]:
+        """One key and value [B, T, 1, heads, dim] per latent frame."""
+        told = self.key_kv(self.key_embed(held).flatten(2))[:, :, None]
         key, value = (part.unflatten(-1, (self.heads, -1)) for part in told.chunk(2, -1))
-        key = self.key_norm_k(key)
-        new[name] = (key, value)
-        key, value = memory.with_new(name, key, value)
-        turn = self._turn(chunks, reach, key)
-        return self.key_out(attend(query, key, value, chunks, reach, turn, turn))
+        return self.key_norm_k(key), value

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pipelines.models.pretrained_autoencoder import PretrainedVideoAutoencoder
 from pipelines.models.stacked_autoencoder import KIND, StackedAutoencoder
+from pipelines.models.trained_autoencoder import TrainedVideoAutoencoder
 from pipelines.stage import StageError
 
 
@@ -46,6 +47,7 @@ class VideoAutoencoder(Protocol):
 
 
 Autoencoder = StackedAutoencoder | PretrainedVideoAutoencoder
+Trainable = StackedAutoencoder | TrainedVideoAutoencoder
 
 
 def load_autoencoder(folder: Path) -> StackedAutoencoder | PretrainedVideoAutoencoder:

@@ -72,23 +72,25 @@ def stated_strides(network: Any) -> tuple[int, int]:
     )
 
 
-def encode(network: Any, pixels: Tensor) -> Tensor:
-    """The codes of clips [B, 3, T, H, W] or of pictures [B, 3, H, W]: the posterior's mode where there is a posterior.
+def posterior(network: Any, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The codes of clips [B, 3, T, H, W] or of pictures [B, 3, H, W]: the posterior's mode, and its log variance.
+
+    The second is None where the network answers with plain latents, or without a variance.
 
     Raises:
         StageError: the answer holds no latents.
     """
     answer = network.encode(pixels)
     if hasattr(answer, "latent_dist"):
-        return answer.latent_dist.mode()
+        return answer.latent_dist.mode(), getattr(answer.latent_dist, "logvar", None)
     for name in CODES:
         if isinstance(getattr(answer, name, None), Tensor):
-            return getattr(answer, name)
+            return getattr(answer, name), None
     raise unusable(network, "it answers without latents")
 
 
 def decode(network: Any, codes: Tensor, num_frames: int) -> Tensor:
-    """Pixels of codes, in the layout of :func:`encode`, with what the decoder asks for besides.
+    """Pixels of codes, in the layout of :func:`posterior`, with what the decoder asks for besides.
 
     ``num_frames``: per clip, for decoders of pictures that look at their neighbours. The step of a decoder that
     removes noise is 0, as in its pipeline; noise that a decoder injects is the same on every call.
@@ -137,6 +139,34 @@ def normalisation(network: Any, channels: int) -> tuple[Tensor, Tensor]:
     shift, scale = (network.config.get(name) or usual for name, usual in (("shift_factor", 0.0), ("scaling_factor", 1)))
     mean = _stated(network, "latents_mean", channels, shift)
     return mean, _stated(network, "latents_std", channels, 1.0) / scale
+
+
+def state_normalisation(network: Any, mean: Tensor, std: Tensor) -> bool:
+    """Make :func:`normalisation` give these, [C] each; False where the network has no place for them.
+
+    Where there is one number for all channels, it is what makes their mean square 1.
+    """
+    norm = _batch_norm(network)
+    scale = network.config.get("scaling_factor") or 1.0
+    buffers = dict(network.named_buffers())
+    if norm is not None:
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(std.square() - network.config["batch_norm_eps"])
+    elif network.config.get("latents_mean") is not None:
+        if len(network.config["latents_mean"]) != len(mean):
+            return False  # Cosmos states each of its latent frames
+        network.register_to_config(latents_mean=mean.tolist(), latents_std=(std * scale).tolist())
+    elif "latents_mean" in buffers:
+        buffers["latents_mean"].copy_(mean)
+        buffers["latents_std"].copy_(std * scale)
+    elif network.config.get("scaling_factor") is not None:
+        shift = float(mean.mean()) if "shift_factor" in network.config else 0.0
+        size = float((std.square() + (mean - shift).square()).mean().sqrt())
+        stated = {"shift_factor": shift} if "shift_factor" in network.config else {}
+        network.register_to_config(scaling_factor=1.0 / size, **stated)
+    else:
+        return False
+    return True
 
 
 def _stated(network: Any, name: str, channels: int, usual: float) -> Tensor:

@@ -66,8 +66,11 @@ class Layout:
         return (x.shape[3] // self.patch[1]) * (x.shape[4] // self.patch[2])
 
     def timestep(self, sigma: Tensor, x: Tensor) -> Tensor:
-        """1000 sigma in float32: [B] for a level per clip, [B, tokens] for a level per latent frame."""
+        """1000 sigma in float32: [B] for a level per clip, [B, tokens] for one per latent frame or per element."""
         timestep = sigma.float() * TIMESTEPS
+        if sigma.dim() == 4:
+            time, height, width = self.patch
+            return timestep[:, ::time, ::height, ::width].flatten(1)
         if sigma.shape[1] == 1:
             return timestep[:, 0]
         return timestep[:, :: self.patch[0]].repeat_interleave(self.tokens_per_frame(x), dim=1)
@@ -92,7 +95,7 @@ def velocity(
     """Velocity [B, C, T, H, W] of ``x`` by a transformer of :data:`BACKBONES`, called as its own pipeline calls it.
 
     Args:
-        sigma: [B, 1] or [B, T].
+        sigma: [B, 1], [B, T] or [B, T, H, W].
         text: [B, L, D] with zeros where ``mask`` [B, L] is False. Wan attends to those zeros, LTX-Video does not.
         extent: needed by LTX-Video.
     """

@@ -124,7 +124,7 @@ class VideoDenoiser(nn.Module):
         """Velocity [B, C, T, H, W] at ``x`` [B, C, T, H, W].
 
         Args:
-            sigma: [B, 1], or [B, T] for a level per latent frame; in [0, 1].
+            sigma: [B, 1], or [B, T] for a level per latent frame, or [B, T, H, W]; in [0, 1].
             prompt_embeds: [B, L, D] with L at most ``prompt_length``.
             prompt_mask: bool [B, L]; masked positions have no influence.
             pseudo_class: int [B], negative where the class is unknown; None where none is.

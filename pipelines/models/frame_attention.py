@@ -7,9 +7,10 @@ and chunk stand side by side however long the video is, so a network meets no di
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,10 +40,11 @@ Kept = dict[str, tuple[Tensor, Tensor]]
 
 @dataclass
 class Memory:
-    """What earlier frames left: constant in size however many there were."""
+    """What earlier frames left: constant in size however many there were; ``last`` [B, C, H, W] is the newest one."""
 
     kept: Kept = field(default_factory=dict)
     frames: int = 0
+    last: Tensor | None = None
 
     @property
     def kept_frames(self) -> int:
@@ -55,6 +57,23 @@ class Memory:
             return key, value
         old_key, old_value = self.kept[name]
         return torch.cat([old_key, key], 1), torch.cat([old_value, value], 1)
+
+    def new_chunk(self) -> Shared:
+        """For the calls of the next chunk."""
+        return Shared()
+
+
+@dataclass
+class Shared:
+    """What the calls of one chunk share, computed by the first: neither x nor sigma changes it."""
+
+    found: dict[str, Any] = field(default_factory=dict)
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What ``make`` gave when ``name`` was first asked for."""
+        if name not in self.found:
+            self.found[name] = make()
+        return self.found[name]
 
 
 def turned(x: Tensor, turn: Tensor) -> Tensor:
@@ -83,6 +102,54 @@ def chosen(x: Tensor, frames: Sequence[int]) -> Tensor:
     return x[:, list(frames)]
 
 
+class Side:
+    """Keys and values that a chunk sees, heads first; those of the past are turned and in place once for all levels."""
+
+    def __init__(self, kept: tuple[Tensor, Tensor], length: int, reach: Reach, turn: Tensor) -> None:
+        before = kept[0].shape[1]
+        past = reach.seen(before, before + length)[:-length]
+        self.turn, self.begin = turn[len(past) : len(past) + length], len(past) * kept[0].shape[2]
+        count, _, places, heads, dim = kept[0].shape
+        shape = (count, heads, (len(past) + length) * places, dim)
+        self.key, self.value = kept[0].new_empty(shape), kept[1].new_empty(shape)
+        if past:
+            self.key[:, :, : self.begin] = _heads_first(turned(chosen(kept[0], past), turn[: len(past)]))
+            self.value[:, :, : self.begin] = _heads_first(chosen(kept[1], past))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """As :func:`attend`, for the chunk's own queries, keys and values [N, length, places, heads, dim]."""
+        self.key[:, :, self.begin :] = _heads_first(turned(key, self.turn))
+        self.value[:, :, self.begin :] = _heads_first(value)
+        asked = _heads_first(turned(query, self.turn))
+        out = functional.scaled_dot_product_attention(asked, self.key, self.value)
+        return out.transpose(1, 2).flatten(2).unflatten(1, (query.shape[1], -1))
+
+
+def _heads_first(x: Tensor) -> Tensor:
+    """[N, T, places, heads, dim] to [N, heads, T places, dim]."""
+    return x.flatten(1, 2).transpose(1, 2)
+
+
+def attend_after(
+    past: Memory,
+    shared: Shared,
+    name: str,
+    new: tuple[Tensor, Tensor, Tensor],
+    chunks: Sequence[int],
+    reach: Reach,
+    turn: Tensor,
+) -> Tensor:
+    """New frames' queries, keys and values after what ``past`` kept of the attention ``name``: [N, T, Q, heads * dim].
+
+    ``turn`` turns queries and keys; a chunk of a rollout finds the past's keys as an earlier call left them.
+    """  # fmt: skip
+    query, key, value = new
+    if len(chunks) == 1 and name in past.kept and not torch.is_grad_enabled():
+        side: Side = shared.once(name, lambda: Side(past.kept[name], key.shape[1], reach, turn))
+        return side.attend(query, key, value)
+    return attend(query, *past.with_new(name, key, value), chunks, reach, turn, turn)
+
+
 def attend(
     query: Tensor, key: Tensor, value: Tensor, chunks: Sequence[int], reach: Reach, of_queries: Tensor, of_keys: Tensor
 ) -> Tensor:
@@ -103,10 +170,41 @@ def attend(
         asked = turned(query[:, done : done + length], of_queries[places])
         told = turned(chosen(key, seen), of_keys[: len(seen)])
         out = functional.scaled_dot_product_attention(
-            asked.flatten(1, 2).transpose(1, 2),
-            told.flatten(1, 2).transpose(1, 2),
-            chosen(value, seen).flatten(1, 2).transpose(1, 2),
+            _heads_first(asked), _heads_first(told), _heads_first(chosen(value, seen))
         )
         outs.append(out.transpose(1, 2).flatten(2).unflatten(1, (length, -1)))
         done += length
     return torch.cat(outs, 1)
+
+
+def crossed(attention: Any, tokens: Tensor, heard: Tensor, shared: Shared, number: int) -> Tensor:
+    """Cross-attention as diffusers computes it, with keys and values of what is heard computed once."""
+
+    def heads(x: Tensor) -> Tensor:
+        return x.unflatten(2, (attention.heads, -1)).transpose(1, 2)
+
+    def told() -> tuple[Tensor, Tensor]:
+        return heads(attention.norm_k(attention.to_k(heard))), heads(attention.to_v(heard))
+
+    key, value = shared.once(f"{number}.heard", told)
+    out = functional.scaled_dot_product_attention(heads(attention.norm_q(attention.to_q(tokens))), key, value)
+    return attention.to_out[0](out.transpose(1, 2).flatten(2))
+
+
+@lru_cache(maxsize=16)
+def space_and_time(
+    places: int,
+    height: int,
+    width: int,
+    of_time: int,
+    of_rows: int,
+    of_columns: int,
+    theta: float,
+    device: torch.device,
+) -> Tensor:
+    """As diffusers' ``WanRotaryPosEmbed``, but complex: parts of a head turned by time, row and column."""
+    shape = (places, height, width, -1)
+    time = turns(places, of_time, theta, device)[:, None, None].expand(shape)
+    row = turns(height, of_rows, theta, device)[None, :, None].expand(shape)
+    column = turns(width, of_columns, theta, device)[None, None].expand(shape)
+    return torch.cat([time, row, column], -1).flatten(1, 2)[:, :, None]

@@ -92,12 +92,20 @@ class PretrainedVideoAutoencoder(nn.Module):
 
     # ---- the network, on clips ----
 
+    def _posterior(self, video: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Video to latents [B, C, T', H', W'] before normalisation, and their log variance where there is one."""
+        if not self.per_frame:
+            return autoencoder_traits.posterior(self.network, video)
+        mean, logvar = autoencoder_traits.posterior(self.network, video.transpose(1, 2).flatten(0, 1))
+        return self._clips(mean, len(video)), None if logvar is None else self._clips(logvar, len(video))
+
+    def _clips(self, pictures: Tensor, clips: int) -> Tensor:
+        """Latents of the frames of so many clips, one after the other, to [B, C, T, H', W']."""
+        return functional.pixel_unshuffle(pictures, self.fold).unflatten(0, (clips, -1)).transpose(1, 2)
+
     def _codes(self, video: Tensor) -> Tensor:
         """Video to latents [B, C, T', H', W'] before normalisation."""
-        if not self.per_frame:
-            return autoencoder_traits.encode(self.network, video)
-        pictures = autoencoder_traits.encode(self.network, video.transpose(1, 2).flatten(0, 1))
-        return functional.pixel_unshuffle(pictures, self.fold).unflatten(0, (len(video), -1)).transpose(1, 2)
+        return self._posterior(video)[0]
 
     def _video(self, codes: Tensor) -> Tensor:
         """Inverse of :meth:`_codes`, as far as the network goes."""

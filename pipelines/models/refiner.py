@@ -15,10 +15,30 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipelines.flow.filling import over_frames
+from pipelines.flow.filling import over_elements
 from pipelines.models.denoiser import VideoDenoiser
 
 WEIGHTS = "refiner.safetensors"
+
+
+class TemporalFilling(nn.Module):
+    """What a learned filling adds to straight lines between keyframes: a convolution over frames, by channel.
+
+    It begins as the lines themselves, and never changes what is given.
+    """
+
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__()
+        weight = torch.zeros(channels, kernel)
+        weight[:, kernel // 2] = 1.0
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, lines: Tensor, mask: Tensor) -> Tensor:
+        """The change [B, C, T, H, W] of lines whose frames ``mask`` [B, T] are given."""
+        side = self.weight.shape[1] // 2
+        padded = nn.functional.pad(lines, (0, 0, 0, 0, side, side), mode="replicate")
+        bent = torch.einsum("bcthwk,ck->bcthw", padded.unfold(2, self.weight.shape[1], 1), self.weight)
+        return (bent - lines) * over_elements((~mask).to(lines))
 
 
 class Refiner(nn.Module):
@@ -27,14 +47,16 @@ class Refiner(nn.Module):
     Args:
         denoiser: whose ``prompt_length`` is one more than that of prompts. Of a new one the last layer is zero; before
             what a pretrained one says stands a ``gate`` per channel that begins at zero.
+        filling: frames of a learned filling's kernel; None: filling is not learned.
     """
 
-    def __init__(self, denoiser: VideoDenoiser, gated: bool) -> None:
+    def __init__(self, denoiser: VideoDenoiser, gated: bool, filling: int | None = None) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.strength = nn.Linear(2, denoiser.layout.text_dim, bias=False)
         nn.init.zeros_(self.strength.weight)
         self.gate = nn.Parameter(torch.zeros(denoiser.layout.out_channels)) if gated else None
+        self.filling = None if filling is None else TemporalFilling(denoiser.layout.out_channels, filling)
 
     @property
     def patch(self) -> tuple[int, int, int]:
@@ -59,14 +81,19 @@ class Refiner(nn.Module):
         prompt_mask: Tensor,
         pseudo_class: Tensor | None = None,
         alpha: Tensor | None = None,
+        lines: Tensor | None = None,
+        given: Tensor | None = None,
     ) -> Tensor:
         """The residual [B, C, T, H, W] of ``x``, filled-in latents with noise in their missing frames.
 
         Args:
-            told: [B, T] in [0, 1], 0 where a frame is given for certain, the share of the sparsest level where missing.
+            told: [B, T] or [B, T, H, W] in [0, 1], 0 where a frame (or place) is given for certain, the share of the
+                sparsest level where it is missing.
             prompt_embeds, prompt_mask: [B, L, D] and bool [B, L].
             pseudo_class: int [B], negative where unknown; None where none is known.
             alpha: guidance strength [B], from 1; None: 1.
+            lines, given: what was filled in, without noise, and which frames [B, T] of it are given: what a learned
+                filling starts from. Its change is part of the residual.
 
         Raises:
             ValueError: a prompt is longer than ``text_length``.
@@ -83,8 +110,13 @@ class Refiner(nn.Module):
         embeds = nn.functional.pad(prompt_embeds[:, : self.text_length], (0, 0, 0, missing))
         mask = nn.functional.pad(prompt_mask[:, : self.text_length], (0, missing))
         embeds, mask = torch.cat([embeds, token], 1), nn.functional.pad(mask, (0, 1), value=True)
+        bent = None
+        if self.filling is not None and lines is not None and given is not None:
+            bent = self.filling(lines, given)
+            x = x + bent
         residual = self.denoiser(x, told, embeds, mask, pseudo_class)
-        return residual if self.gate is None else residual * self.gate[:, None, None, None]
+        residual = residual if self.gate is None else residual * self.gate[:, None, None, None]
+        return residual if bent is None else residual + bent
 
     # ---- files ----
 
@@ -94,6 +126,8 @@ class Refiner(nn.Module):
         own = {"strength": self.strength.weight.detach().contiguous()}
         if self.gate is not None:
             own["gate"] = self.gate.detach().contiguous()
+        if self.filling is not None:
+            own["filling"] = self.filling.weight.detach().contiguous()
         save_file(own, Path(save_directory) / WEIGHTS)
 
     @classmethod
@@ -104,11 +138,14 @@ class Refiner(nn.Module):
             StageError: its denoiser is an adapter whose base cannot be found.
         """
         own = load_file(Path(folder) / WEIGHTS)
-        refiner = cls(VideoDenoiser.from_pretrained(folder), gated="gate" in own)
+        kernel = own["filling"].shape[1] if "filling" in own else None
+        refiner = cls(VideoDenoiser.from_pretrained(folder), "gate" in own, kernel)
         with torch.no_grad():
             refiner.strength.weight.copy_(own["strength"])
             if refiner.gate is not None:
                 refiner.gate.copy_(own["gate"])
+            if refiner.filling is not None:
+                refiner.filling.weight.copy_(own["filling"])
         return refiner
 
 
@@ -121,10 +158,11 @@ def refined(
     conditions: Mapping[str, Tensor],
     kept: Tensor | None,
 ) -> Tensor:
-    """Refined latents [B, C, T, H, W] in one evaluation: filled + residual, ``kept`` frames [B, T] as they were.
+    """Refined latents [B, C, T, H, W] in one evaluation: filled + residual, ``kept`` as it was.
 
-    The network sees ``noise`` (already scaled) in the missing frames only: what is given is never touched.
+    The network sees ``noise`` (already scaled) where something is missing only: what is given is never touched. Masks
+    are of frames [B, T] or of places [B, T, H, W].
     """
-    missing = over_frames((~mask).to(filled))
-    made = filled + refiner(filled + noise * missing, told, **conditions)
-    return made if kept is None else torch.where(over_frames(kept), filled, made)
+    missing = over_elements((~mask).to(filled))
+    made = filled + refiner(filled + noise * missing, told, **conditions, lines=filled, given=mask)
+    return made if kept is None else torch.where(over_elements(kept), filled, made)

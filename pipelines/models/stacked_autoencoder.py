@@ -256,13 +256,17 @@ class StackedAutoencoder(nn.Module):
         Args:
             groups: latent frames of the whole batch at once, at least one per clip.
         """
-        for part in latents.split(max(1, groups // len(latents)), dim=2):
-            codes = (part * per_channel(self.latent_std) + per_channel(self.latent_mean)).transpose(1, 2)
-            decoded = self.decode_groups(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
-            if part.data_ptr() == latents.data_ptr():  # the first holds the clip's first frame
-                yield unstack(decoded, self.frames).clamp(-1, 1)
-            else:
-                yield decoded.unflatten(2, (3, self.frames)).transpose(1, 2).flatten(2, 3).clamp(-1, 1)
+        for number, part in enumerate(latents.split(max(1, groups // len(latents)), dim=2)):
+            yield self.decode_part(part, first=number == 0)
+
+    @torch.no_grad()
+    def decode_part(self, latents: Tensor, first: bool) -> Tensor:
+        """Some latent frames of a clip to its frames; ``first``: the clip begins with them."""
+        codes = (latents * per_channel(self.latent_std) + per_channel(self.latent_mean)).transpose(1, 2)
+        decoded = self.decode_groups(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
+        if first:
+            return unstack(decoded, self.frames).clamp(-1, 1)
+        return decoded.unflatten(2, (3, self.frames)).transpose(1, 2).flatten(2, 3).clamp(-1, 1)
 
     # ---- files ----
 

@@ -1,4 +1,4 @@
-"""What of a world model is trained: everything, the actions alone, the last blocks, or an adapter and the actions."""
+"""What of a world model is trained: all, what hears actions, the last blocks, or an adapter and what hears actions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,21 @@ def train_all(model: WorldModel) -> WorldModel:
 
 
 def train_actions(model: WorldModel) -> WorldModel:
-    """The action modules alone: the transformer stays what it was."""
+    """The action modules and the draft alone: the transformer stays what it was."""
     model.requires_grad_(False)
+    return _hearing(model)
+
+
+def _hearing(model: WorldModel) -> WorldModel:
+    """With all that hears actions trained."""
     model.actions.requires_grad_(True)
+    if model.draft is not None:
+        model.draft.requires_grad_(True)
     return model
 
 
 def train_last(model: WorldModel, layers: int) -> WorldModel:
-    """The last blocks, their action modules and the output.
+    """The last blocks, their action modules and the output; a draft stays what it was.
 
     Raises:
         ValueError: the network has fewer blocks.
@@ -37,11 +44,10 @@ def train_last(model: WorldModel, layers: int) -> WorldModel:
 
 
 def train_adapter(model: WorldModel, block: Lora) -> WorldModel:
-    """A new low-rank adapter of the transformer, and the action modules.
+    """A new low-rank adapter of the transformer, the action modules and the draft.
 
     Raises:
         StageError: no layer of the transformer has the name of a target.
     """
     lora.add_lora(model.transformer, block)
-    model.actions.requires_grad_(True)
-    return model
+    return _hearing(model)

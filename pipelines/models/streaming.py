@@ -1,17 +1,47 @@
-"""Decoding a video as it grows: what comes out piece by piece is what decoding it whole would give, without seams."""
+"""Decoding a video piece by piece: what comes out is what decoding it whole would give, without seams."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl_qwenimage import AutoencoderKLQwenImage
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, unpatchify
 from torch import Tensor
 
 from pipelines.models.autoencoder import Autoencoder
 from pipelines.models.geometry import per_channel
-from pipelines.models.stacked_autoencoder import StackedAutoencoder, unstack
+from pipelines.models.stacked_autoencoder import GROUPS_AT_ONCE, StackedAutoencoder
 from pipelines.stage import StageError
+
+CARRIES = (AutoencoderKLWan, AutoencoderKLQwenImage)
+"""Networks of diffusers that decode a latent frame at a time and carry features of their convolutions on."""
+
+
+def latent_frames_at_once(autoencoder: Autoencoder, clips: int) -> int | None:
+    """Latent frames of so many clips that are decoded together, however long they are; None: whole clips only."""
+    if isinstance(autoencoder, StackedAutoencoder):
+        return max(1, GROUPS_AT_ONCE // clips)
+    if isinstance(autoencoder.network, CARRIES):
+        return 1
+    looks_around = "num_frames" in inspect.signature(autoencoder.network.decode).parameters
+    return max(1, GROUPS_AT_ONCE // clips) if autoencoder.per_frame and not looks_around else None
+
+
+def decoded_in_pieces(autoencoder: Autoencoder, latents: Tensor) -> Iterator[Tensor]:
+    """The video of normalised latents [B, C, T', H', W'] in pieces [B, 3, t, H, W], in order: their memory is constant.
+
+    An autoencoder that decodes whole clips only gives one piece.
+    """
+    count = latent_frames_at_once(autoencoder, len(latents))
+    if count is None:
+        yield autoencoder.decode(latents)
+        return
+    decoder = StreamingDecoder(autoencoder)
+    for part in latents.split(count, dim=2):
+        yield decoder.decode(part)
 
 
 class StreamingDecoder:
@@ -23,17 +53,16 @@ class StreamingDecoder:
 
     def __init__(self, autoencoder: Autoencoder) -> None:
         self.autoencoder, self.begun = autoencoder, False
-        network = getattr(autoencoder, "network", None)
         self.carried: list[Any] | None = None
-        if isinstance(autoencoder, StackedAutoencoder) or autoencoder.per_frame:
-            return
-        if not isinstance(network, AutoencoderKLWan):
+        network: Any = getattr(autoencoder, "network", None)
+        if latent_frames_at_once(autoencoder, 1) is None:
             raise StageError(
                 f"{type(network).__name__} decodes whole clips, so a rollout would show a seam at every chunk; play "
                 "with an autoencoder of this project or with Wan's."
             )
-        network.clear_cache()
-        self.carried = list(network._feat_map)
+        if isinstance(network, CARRIES):
+            network.clear_cache()
+            self.carried = list(network._feat_map)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -41,16 +70,12 @@ class StreamingDecoder:
 
         The first latent frame of all is one frame, every later one as many as the temporal stride.
         """
-        autoencoder, first, self.begun = self.autoencoder, not self.begun, True
+        first, self.begun = not self.begun, True
         if self.carried is not None:
             return self._causal(latents, first)
-        if not isinstance(autoencoder, StackedAutoencoder):
-            return autoencoder.decode(latents)
-        if first:
-            return autoencoder.decode(latents)
-        codes = (latents * per_channel(autoencoder.latent_std) + per_channel(autoencoder.latent_mean)).transpose(1, 2)
-        groups = autoencoder.decode_groups(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
-        return unstack(torch.cat([groups[:, :1], groups], 1), autoencoder.frames)[:, :, 1:].clamp(-1, 1)
+        if isinstance(self.autoencoder, StackedAutoencoder):
+            return self.autoencoder.decode_part(latents, first)
+        return self.autoencoder.decode(latents)
 
     def _causal(self, latents: Tensor, first: bool) -> Tensor:
         """As diffusers decodes frame by frame, with the features of its convolutions carried on."""
@@ -58,11 +83,12 @@ class StreamingDecoder:
         codes = latents * per_channel(self.autoencoder.latent_std) + per_channel(self.autoencoder.latent_mean)
         x, parts = network.post_quant_conv(codes), []
         for number in range(x.shape[2]):
-            how = {"first_chunk": True} if first and number == 0 else {}
+            begins = first and number == 0 and isinstance(network, AutoencoderKLWan)
+            how = {"first_chunk": True} if begins else {}
             frame = x[:, :, number : number + 1]
             parts.append(network.decoder(frame, feat_cache=self.carried, feat_idx=[0], **how))
         video = torch.cat(parts, 2)
-        folded = network.config["patch_size"]
+        folded = network.config.get("patch_size")
         if folded is not None:
             video = unpatchify(video, patch_size=folded)
         return video.clamp(-1, 1)

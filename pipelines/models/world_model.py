@@ -4,9 +4,9 @@ It is given a point of the path with a level per frame: frames of the past stand
 given by a mask; the frames of the last chunk are noise to be turned into what the actions lead to. What it takes, in
 which order of channels, stands in ``conditioning.json``:
 
-    latents C | mask | clean latents C | positions 6
+    latents C | mask | clean latents C, or a draft of them | positions 6
 
-Wan's image-to-video layout is the same without positions: 16 + 4 + 16 (the mask four times).
+Wan's image-to-video layout is the same without draft and positions: 16 + 4 + 16 (the mask four times).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,13 @@ from pipelines.models import lora
 from pipelines.models.action_module import ActionModule
 from pipelines.models.backbones import TIMESTEPS, packed, unpacked
 from pipelines.models.denoiser import CONDITIONING, POSITION_CHANNELS, positions
-from pipelines.models.frame_attention import Memory, Reach, attend, turns
+from pipelines.models.draft import Draft
+from pipelines.models.frame_attention import Memory, Reach, Shared, attend_after, crossed, space_and_time
 from pipelines.stage import StageError
 
 WAN_THETA = 10_000.0
 """Base of the wavelengths of Wan's rotation."""
-ACTIONS_FILE = "action_modules.safetensors"
+ACTIONS_FILE, DRAFT_FILE = "action_modules.safetensors", "draft.safetensors"
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Inputs:
         rows: raw rows that a latent frame sees.
         action: sizes of the action modules, as :class:`ActionModule` names them.
         sink, window: latent frames that a chunk sees besides itself.
+        draft: sizes of the network that drafts frames to be made, as :class:`Draft` names them; None: zeros there.
     """
 
     latents: int
@@ -62,6 +63,7 @@ class Inputs:
     action: Mapping[str, Any]
     sink: int
     window: int
+    draft: Mapping[str, int] | None = None
 
     @property
     def channels(self) -> int:
@@ -88,6 +90,8 @@ class WorldModel(nn.Module):
         width = config["num_attention_heads"] * config["attention_head_dim"]
         sizes = {"keys": inputs.keys, "axes": inputs.axes, "rows": inputs.rows, **inputs.action}
         self.actions = nn.ModuleList([ActionModule(width, **sizes) for _ in transformer.blocks])
+        told = inputs.rows * (len(inputs.keys) + len(inputs.axes))
+        self.draft = None if inputs.draft is None else Draft(inputs.latents, told, **inputs.draft)
 
     @classmethod
     def build(
@@ -130,6 +134,7 @@ class WorldModel(nn.Module):
         chunks: Sequence[int],
         memory: Memory | None = None,
         remember: bool = False,
+        shared: Shared | None = None,
     ) -> Tensor:
         """Velocity [B, C, T, H, W] of the new frames ``x`` [B, C, T, H, W].
 
@@ -141,16 +146,17 @@ class WorldModel(nn.Module):
             chunks: lengths of the chunks that the T frames come in.
             memory: what earlier frames left; None at the start of a video.
             remember: keep what these frames leave in ``memory``.
+            shared: of calls that differ in ``x`` and ``sigma`` alone (and at last in ``given``, when all frames are).
 
         Raises:
             ValueError: ``chunks`` do not sum to T, or ``remember`` without a memory.
         """
         if sum(chunks) != x.shape[2] or (remember and memory is None):
             raise ValueError(f"chunks {list(chunks)} of {x.shape[2]} frames, remember {remember}, memory {memory}.")
-        past, new = memory or Memory(), {}
+        past, shared, new = memory or Memory(), shared or Shared(), {}
         grid = (x.shape[2], x.shape[3] // self.patch[1], x.shape[4] // self.patch[2])
-        tokens = self._tokens(x, given, grid)
-        heard = self._heard(first_frame)
+        tokens = self._tokens(x, given, self.known(x, given, actions, past, shared))
+        heard = shared.once("heard", lambda: self._heard(first_frame))
         told = self.transformer.condition_embedder
         timestep = told.timesteps_proj((sigma.float() * TIMESTEPS).flatten()).unflatten(0, sigma.shape)
         embedded = told.time_embedder(timestep.to(tokens))
@@ -158,19 +164,28 @@ class WorldModel(nn.Module):
         frames = past.kept_frames + grid[0]
         rotary = self._rotary(min(frames, self.reach.sink + self.reach.window + max(chunks)), grid, x.device)
         for number, (block, action) in enumerate(zip(self.transformer.blocks, self.actions, strict=True)):
-            parts = (block, action, number, tokens, heard, levels, actions, chunks, past, rotary, new)
+            parts = (block, action, number, tokens, heard, levels, actions, chunks, past, shared, rotary, new)
             again = torch.is_grad_enabled() and self.transformer.gradient_checkpointing
             tokens = checkpoint(self._block, *parts, use_reentrant=False) if again else self._block(*parts)
         if remember and memory is not None:
             self._keep(memory, new)
+            memory.last = x[:, :, -1].detach()
         return self._velocity(tokens, embedded, grid)
 
     # ---- parts ----
 
-    def _tokens(self, x: Tensor, given: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """[B, T, S, D] of the latents, the mask, what is given, and places."""
-        known = given[:, None, :, None, None].to(x)
-        parts = [x, known.expand(-1, self.inputs.mask, -1, *x.shape[3:]), x * known]
+    def known(self, x: Tensor, given: Tensor, actions: Tensor, past: Memory, shared: Shared) -> Tensor:
+        """What is given of ``x`` [B, C, T, H, W]; in the other frames the draft, or zeros without one."""
+        if self.draft is None:
+            return x * given[:, None, :, None, None].to(x)
+        if bool(given.all()):
+            return x
+        return shared.once("draft", lambda: self.draft.of(x, given, actions, past.last))  # type: ignore[union-attr]
+
+    def _tokens(self, x: Tensor, given: Tensor, known: Tensor) -> Tensor:
+        """[B, T, S, D] of the latents, the mask, what is known, and places."""
+        mask = given[:, None, :, None, None].to(x).expand(-1, self.inputs.mask, -1, *x.shape[3:])
+        parts = [x, mask, known]
         if self.inputs.positions:  # of time there is none: a frame's place is what attention turns by
             places = positions(1, *x.shape[3:], like=x)[None].expand(len(x), -1, x.shape[2], -1, -1)
             parts.append(places)
@@ -190,7 +205,7 @@ class WorldModel(nn.Module):
     def _rotary(self, places: int, grid: tuple[int, int, int], device: torch.device) -> Tensor:
         """What turns queries and keys [places, S, 1, head / 2]: Wan's rotation, of time by place among what is seen."""
         rope = self.transformer.rope
-        return _space_and_time(places, grid[1], grid[2], rope.t_dim, rope.h_dim, rope.w_dim, device)
+        return space_and_time(places, grid[1], grid[2], rope.t_dim, rope.h_dim, rope.w_dim, WAN_THETA, device)
 
     def _block(
         self,
@@ -203,6 +218,7 @@ class WorldModel(nn.Module):
         actions: Tensor,
         chunks: Sequence[int],
         past: Memory,
+        shared: Shared,
         rotary: Tensor,
         new: dict[str, tuple[Tensor, Tensor]],
     ) -> Tensor:
@@ -215,12 +231,11 @@ class WorldModel(nn.Module):
         query, key = attention.norm_q(query), attention.norm_k(key)
         query, key, value = (part.unflatten(-1, (attention.heads, -1)) for part in (query, key, value))
         new[name] = (key, value)
-        key, value = past.with_new(name, key, value)
-        out = attention.to_out[0](attend(query, key, value, chunks, self.reach, rotary, rotary))
-        tokens = (tokens.float() + out * gate).type_as(tokens)
+        seen = attend_after(past, shared, name, (query, key, value), chunks, self.reach, rotary)
+        tokens = (tokens.float() + attention.to_out[0](seen) * gate).type_as(tokens)
         flat = block.norm2(tokens.float()).type_as(tokens).flatten(1, 2)
-        tokens = tokens + block.attn2(flat, heard, None, None).unflatten(1, tokens.shape[1:3])
-        tokens = action(tokens, actions, chunks, self.reach, past, str(number), new)
+        tokens = tokens + crossed(block.attn2, flat, heard, shared, number).unflatten(1, tokens.shape[1:3])
+        tokens = action(tokens, actions, chunks, self.reach, past, shared, str(number), new)
         normed = (block.norm3(tokens.float()) * (1 + ffn_scale) + ffn_shift).type_as(tokens)
         return (tokens.float() + block.ffn(normed).float() * ffn_gate).type_as(tokens)
 
@@ -249,6 +264,10 @@ class WorldModel(nn.Module):
             {name: value.contiguous() for name, value in self.actions.state_dict().items()}, folder / ACTIONS_FILE
         )
         text = json.dumps({"inputs": asdict(self.inputs)}, indent=2) + "\n"
+        if self.draft is not None:
+            save_file(
+                {name: value.contiguous() for name, value in self.draft.state_dict().items()}, folder / DRAFT_FILE
+            )
         (folder / f"{CONDITIONING}.json").write_text(text, encoding="utf-8")
 
     def _whole_transformer(self) -> Any:
@@ -272,16 +291,6 @@ class WorldModel(nn.Module):
         stated = {**facts["inputs"], "keys": tuple(facts["inputs"]["keys"]), "axes": tuple(facts["inputs"]["axes"])}
         model = cls(WanTransformer3DModel.from_pretrained(folder), Inputs(**stated))
         model.actions.load_state_dict(load_file(folder / ACTIONS_FILE))
+        if model.draft is not None:
+            model.draft.load_state_dict(load_file(folder / DRAFT_FILE))
         return model
-
-
-@lru_cache(maxsize=16)
-def _space_and_time(
-    places: int, height: int, width: int, of_time: int, of_rows: int, of_columns: int, device: torch.device
-) -> Tensor:
-    """As diffusers' ``WanRotaryPosEmbed``, but complex: parts of a head turned by time, row and column."""
-    shape = (places, height, width, -1)
-    time = turns(places, of_time, WAN_THETA, device)[:, None, None].expand(shape)
-    row = turns(height, of_rows, WAN_THETA, device)[None, :, None].expand(shape)
-    column = turns(width, of_columns, WAN_THETA, device)[None, None].expand(shape)
-    return torch.cat([time, row, column], -1).flatten(1, 2)[:, :, None]

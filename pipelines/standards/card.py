@@ -104,7 +104,7 @@ def card(release: Release, how_to_call: str) -> str:
 
 CONTENTS = (
     "`checkpoint.json`: the record of the training, with the SHA-256 of every weight file",
-    "`lineage.json`: the whole chain back to the clips; `runs.json`: commits, times and machines, where recorded",
+    "`lineage.json`: the chain back to the clips; `lineage.runs.json`: commits, times, machines, where recorded",
     "`provenance.intoto.jsonl`: signed in-toto statements, SLSA provenance per stage, gates as test results",
     "`bom.cdx.json`: bill of materials, CycloneDX 1.6; `LICENSES.md`: the licences, as far as they are known",
     "`model.sig`: OpenSSF Model Signing over every other file: "

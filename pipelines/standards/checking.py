@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from pipelines.chain import NoChain, carried
-from pipelines.provenance import RUNS, SHORT, lineage
-from pipelines.stage import StageError
+from pipelines.provenance import SHORT, lineage
+from pipelines.stage import RUNS, StageError
 from pipelines.standards import signing, statements
 
 Verdict: TypeAlias = Literal["verified", "missing", "does not match", "unknown"]
@@ -23,7 +23,7 @@ def items(folder: Path, quick: bool, trusted: Path | None) -> Iterator[Found]:
     ``trusted`` is the public key of whoever the release must be of; without it the release's own key is taken, which
     tells damage from whole and says by its fingerprint whose it is.
     """
-    if not any((folder / name).exists() for name in (signing.SIGNATURE, signing.PUBLIC, statements.FILE, RUNS)):
+    if not any((folder / name).exists() for name in (signing.SIGNATURE, signing.PUBLIC, statements.FILE)):
         return
     try:
         key = signing.public_key(trusted or folder / signing.PUBLIC)

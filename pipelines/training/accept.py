@@ -28,10 +28,10 @@ from pipelines.code.stages import CODE_FILE, read, stage_identity
 from pipelines.commands import GRAPH, command_text, launch_options, stage_entries
 from pipelines.document import PARAMS_FILE, ParamsError, load, read_document, written
 from pipelines.journal import read_records
-from pipelines.launch import WRITTEN, command_line
 from pipelines.leftovers import WORK
 from pipelines.record import now as time_now
 from pipelines.stage import ANEW, CODE, StageError, path_flags, write_json
+from pipelines.starting import WRITTEN, command_line
 from pipelines.training.same import different_file, first_difference
 from pipelines.training.tracking import read_rows
 
@@ -91,7 +91,7 @@ def code_of(commit: str, folder: Path) -> bool:
     content = _git("archive", commit, *known) if "pipelines" in known else b""
     if not content:
         return False
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         tar.extractall(folder, filter="data")
     return True
@@ -100,7 +100,7 @@ def code_of(commit: str, folder: Path) -> bool:
 def identity_in(folder: Path, stage: str) -> str | None:
     """The identity that the code in a folder gives the stage by its own analysis; None where it cannot tell."""
     command = [sys.executable, "-m", "pipelines.code"]
-    done = subprocess.run(command, cwd=folder, env=_environment(folder), capture_output=True, check=False)
+    done = subprocess.run(command, cwd=folder, env=environment_of(folder), capture_output=True, check=False)
     return None if done.returncode else read(folder / CODE_FILE.name).get(stage)
 
 
@@ -112,16 +112,28 @@ def put_code_that_trained(result: Result, folder: Path) -> str:
     Raises:
         StageError: no commit has it.
     """
-    later = _git("log", "--all", f"-{MOST_COMMITS}", "--format=%H", "--", "pipelines", GRAPH.name).decode().split()
-    for commit in dict.fromkeys([*filter(None, [result.commit]), *later]):
-        if code_of(commit, folder) and identity_in(folder, result.stage) == result.trained_by:
-            return commit
-        shutil.rmtree(folder, ignore_errors=True)
+    found = put_code(result.stage, result.trained_by, result.commit, folder)
+    if found is not None:
+        return found
     told = f"at {result.commit[:SHORT]} with local changes that no commit has" if result.commit else "outside git"
     raise StageError(
         f"{result.stage}: trained {told}, so its code ({result.trained_by[:SHORT]}) cannot be compared; commit "
         f"that code if you still have it, or train it anew: `reel run {result.stage}`."
     )
+
+
+def put_code(stage: str, identity: str, likely: str | None, folder: Path) -> str | None:
+    """Put the code that gives the stage this identity into the folder; returns its commit, None where none has it.
+
+    ``likely``: the commit to look at first; what was made with local changes is found where these were committed later.
+    """
+    later = _git("log", "--all", f"-{MOST_COMMITS}", "--format=%H", "--", "pipelines", GRAPH.name).decode().split()
+    for commit in dict.fromkeys([*filter(None, [likely]), *later]):
+        if code_of(commit, folder) and identity_in(folder, stage) == identity:
+            return commit
+        for name in ("pipelines", GRAPH.name, "graph.yaml", CODE_FILE.name):
+            shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
+    return None
 
 
 def put_code_of_today(folder: Path) -> None:
@@ -159,7 +171,8 @@ def _trainings(values: Any) -> Iterator[dict[str, Any]]:
                 yield from _trainings(value)
 
 
-def _environment(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, str]:
+def environment_of(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Variables for a process that is to run the code in a folder, whatever project the command is of."""
     mine = {name: value for name, value in (known or os.environ).items() if not name.startswith(("DVC_", "REEL_"))}
     return {**mine, "PYTHONPATH": str(folder.resolve()), "REEL_PROJECT": str(folder.resolve())}
 
@@ -180,7 +193,7 @@ def train(stage: str, folder: Path, section: Mapping[str, Any], code: str) -> No
     flags = {flag: f"{MADE}/{flag}" if flag in WRITTEN else value for flag, value in path_flags(rest).items()}
     flags |= {"metrics": f"{MADE}/metrics.json"} if "metrics" in flags else {}
     command, environment = command_line([module, function], alone=True)
-    environment = _environment(folder, environment) | {"REEL_STAGE": stage, CODE: code, ANEW: "1"}
+    environment = environment_of(folder, environment) | {"REEL_STAGE": stage, CODE: code, ANEW: "1"}
     threads = [word.removeprefix("--threads=") for word in options if word.startswith("--threads=")]
     environment |= {"OMP_NUM_THREADS": threads[0]} if threads else {}
     told = [word for flag, value in flags.items() for word in (f"--{flag.replace('_', '-')}", value)]

@@ -81,11 +81,13 @@ def draw(rows: Rows, stage: str, folder: Path) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     found = panels(rows)
+    schedule = ("weight of the KL term", "weight", [name for name in named(rows, "weight/") if name.endswith("/kl")])
     for file in ("training_losses", "kl_loss", "learning_rates", "batch_times"):
         if file in found:
-            figure = new_figure(figsize=(7, 4), layout="constrained")
-            title, unit, names = found[file]
-            _draw(figure.subplots(), rows, f"{stage}: {title}", unit, names)
+            shown = [found[file], *([schedule] if file == "kl_loss" and schedule[2] else [])]
+            figure = new_figure(figsize=(7 * len(shown), 4), layout="constrained")
+            for axes, (title, unit, names) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+                _draw(axes, rows, f"{stage}: {title}", unit, names)
             figure.savefig(folder / f"{file}.png", dpi=90)
     height = -(-(len(found) + 1) // 3)
     figure = new_figure(figsize=(15, 3.8 * height), layout="constrained")

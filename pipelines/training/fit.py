@@ -21,11 +21,12 @@ from typing import Any
 
 from pipelines import stage
 from pipelines.commands import stage_commands, stage_words
-from pipelines.launch import WRITTEN
 from pipelines.origin import peak_gib
 from pipelines.params import ParamsError, parse_section, read_document, section_class
 from pipelines.progress import Progress
 from pipelines.stage import StageError
+from pipelines.starting import WRITTEN
+from pipelines.training import fit_blocks
 
 NEVER = 10**9
 RESULT = "reel-fit-result "
@@ -84,7 +85,11 @@ def one(name: str, changes: dict[str, Any], steps: int) -> dict[str, float]:
     module, function, words = command_of(name)
     flags = stage.path_flags(words)
     kind = section_class(module, function)
-    values = parse_section(kind, flags.pop("params")).model_dump()
+    section = flags.pop("params")
+    values = parse_section(kind, section).model_dump()
+    changes, absent = dict(changes), changes.get("absent", [])
+    changes.pop("absent", None)
+    values = fit_blocks.without(section, values, absent)
     values["training"] |= {**changes, "steps": steps + 2, "save_every": NEVER, "validate_every": NEVER}
     params = kind.model_validate(values)
     with tempfile.TemporaryDirectory(prefix="reel-fit-") as folder:
@@ -176,6 +181,9 @@ def parser() -> argparse.ArgumentParser:
         help="gradient_checkpointing to try",
     )
     found.add_argument("--precision", nargs="+", choices=("fp32", "bf16", "fp16"), help="precisions to try")
+    found.add_argument(
+        "--blocks", nargs="+", metavar="BLOCK", help="what each adds, one after the other: adversarial+discriminator …"
+    )
     found.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
     return found
 
@@ -193,12 +201,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         for flag, value in flags.items():
             if flag not in WRITTEN | {"params"} and not Path(value).exists():
                 raise StageError(f"--{flag} {value}: not there; run the stage that makes it first.")
-        rows = []
-        for change in choices(training, arguments):
+        rows, wanted = [], choices(training, arguments)
+        if arguments.blocks:
+            values = parse_section(section_class(module, function), flags["params"]).model_dump()
+            fit_blocks.without(flags["params"], values, arguments.blocks)
+            wanted = fit_blocks.steps(wanted[0], arguments.blocks)
+        for change in wanted:
             told = ", ".join(f"{knob} {value}" for knob, value in change.items())
             print(f"measuring {told} …", file=sys.stderr, flush=True)
             rows.append((change, measured(arguments.stage, change, arguments.steps)))
-        print(table(rows, training.batch_size))
+        if arguments.blocks:
+            print(fit_blocks.table(arguments.stage, arguments.blocks, [found for _, found in rows]))
+        else:
+            print(table(rows, training.batch_size))
         return 0 if any("error" not in found for _, found in rows) else 2
     except (ParamsError, StageError) as error:
         print(f"reel fit: {error}", file=sys.stderr, flush=True)

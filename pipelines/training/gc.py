@@ -151,6 +151,10 @@ def _unfinished(
     return Item.of(states, f"{one.of} with the params of {holder}; the next run goes on from it", False)
 
 
+JOB = "slurm/attempt.json"
+"""In a stage's work folder while a job of it may run (:mod:`pipelines.slurm.attempt`)."""
+
+
 def collect(other_code: bool, yes: bool) -> list[Item]:
     """All that ``reel gc`` looks at, what goes first; with ``yes`` that is gone afterwards.
 
@@ -165,6 +169,8 @@ def collect(other_code: bool, yes: bool) -> list[Item]:
     for folder in sorted({path.parent for path in WORK.glob("*/owner.*")}):
         try:
             with owned(folder.name, folder):  # nobody starts the stage meanwhile
+                if (folder / JOB).is_file():
+                    raise StageError("a job of a cluster that no launcher follows may write there")
                 items = list(runs(folder.name, everywhere, other_code))
                 for item in items if yes else ():
                     item.remove()

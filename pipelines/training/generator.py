@@ -29,6 +29,8 @@ CONDITIONS = {
     "keyframes": "clean latents [B, C, T, H, W]; what stands at other frames is not looked at",
     "keyframe_mask": "bool [B, T], true where a frame is given",
     "keyframe_confidence": "[B, T], below 1 where a given frame may be corrected (one that another generator made)",
+    "keypatches": "clean latents (or pixels) [B, C, T, H, W]; what stands at other patches is not looked at",
+    "keypatch_mask": "bool [B, T, H, W], true where an element is given, whole patches of each frame",
     "actions": "[B, T, rows, names]: what each latent frame sees of the raw actions (pipelines.data.actions.aligned)",
 }
 """What a generator may be told, by name. ``needs`` in ``generator.json`` lists what it cannot do without (the prompt is
@@ -36,7 +38,7 @@ one word for the first three), ``takes`` what it can be given besides."""
 PROMPT = ("prompt_embeds", "prompt_mask", "empty_prompt")
 CLOCKS = "of phases"
 """What the networks of a flow in several phases are told: 1 to 0 in each (:mod:`pipelines.flow.anchored`)."""
-KINDS = ("flow", "refiner", "world_model")
+KINDS = ("flow", "refiner", "keypatch_refiner", "world_model")
 
 
 def found(checkpoints: Path) -> dict[str, Path]:
@@ -63,6 +65,36 @@ def read_description(folder: Path) -> dict[str, Any]:
     return content
 
 
+def existing(device: torch.device | str) -> torch.device:
+    """The device of a name.
+
+    Raises:
+        StageError: there is none here.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError):  # an unknown word; a kind that this build of torch lacks
+        known = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        raise StageError(f"device {device}: not on this machine, which has {', '.join(known)}.") from None
+
+
+INSTEAD = {
+    "refiner": "`reel refine` and `reel generate --refine` take the checkpoint as it is",
+    "keypatch_refiner": "evaluation takes the checkpoint as it is",
+    "world_model": "`reel play` takes the checkpoint as it is",
+}
+
+
+def require_flow(folder: Path, kind: str) -> None:
+    """Check that a checkpoint is a flow, where nothing else will do.
+
+    Raises:
+        StageError: it is a generator of another kind.
+    """
+    if kind != "flow":
+        raise StageError(f"{folder}: a {kind}, and a pipeline folder holds a flow; {INSTEAD[kind]}.")
+
+
 @dataclass(frozen=True)
 class Generator(ABC):
     """A checkpoint that samples: what all kinds share.
@@ -83,14 +115,18 @@ class Generator(ABC):
         """The generator in a checkpoint folder, of whatever kind, on the device; averaged weights where there are any.
 
         Raises:
-            StageError: the folder holds no generator.
+            StageError: the folder holds no generator, or this machine has no such device.
         """
-        content = read_description(folder)
+        content, device = read_description(folder), existing(device)
         kind = content.get("kind", "flow")
         if kind == "refiner":
             from pipelines.training.refining import RefinerGenerator
 
             return RefinerGenerator.read(folder, content, device)
+        if kind == "keypatch_refiner":
+            from pipelines.training.picture_refining import KeypatchGenerator
+
+            return KeypatchGenerator.read(folder, content, device)
         if kind == "world_model":
             from pipelines.training.world_generator import WorldGenerator
 

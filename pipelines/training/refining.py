@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.flow.filling import fill, level_share
+from pipelines.flow.filling import alike, fill, level_share
 from pipelines.flow.params import Filling, Guidance
 from pipelines.flow.sampling import seeded_noise
 from pipelines.models.denoiser import averaged
@@ -49,7 +49,7 @@ class RefinerGenerator(Generator):
             needs=tuple(content["needs"]),
             takes=tuple(content["takes"]),
             refiner=refiner,
-            filling=Filling.model_validate(content["filling"]),
+            filling=Filling.model_validate({"learned": None, **content["filling"]}),
             levels=tuple(content["levels"]),
             clamp=content["clamp"],
             **content["sampling"],
@@ -80,11 +80,11 @@ class RefinerGenerator(Generator):
         """The same refiner told a strength of 1."""
         return replace(self, alpha=1.0)
 
-    def starting_clips(self, conditions: Mapping[str, Any]) -> Tensor:
-        """The interpolation of given keyframes alone, [B, C, T, H, W].
+    def _require(self, conditions: Mapping[str, Any]) -> None:
+        """Check that keyframes and their mask are there and fit.
 
         Raises:
-            ValueError: keyframes or their mask are missing or do not fit. StageError: a clip has no keyframe.
+            ValueError: they do not.
         """
         absent = [name for name in ("keyframes", "keyframe_mask") if conditions.get(name) is None]
         if absent:
@@ -95,7 +95,20 @@ class RefinerGenerator(Generator):
                 f"{self.folder}: keyframes {list(clip.shape)} with a mask {list(mask.shape)}; wanted are "
                 f"[B, {self.shape[0]}, T, H, W] and [B, T]."
             )
-        return fill(clip, mask, self.filling)
+
+    @torch.no_grad()
+    def starting_clips(self, conditions: Mapping[str, Any]) -> Tensor:
+        """The interpolation of given keyframes alone, [B, C, T, H, W]; a learned one with what was learned.
+
+        Raises:
+            ValueError: keyframes or their mask are missing or do not fit. StageError: a clip has no keyframe.
+        """
+        self._require(conditions)
+        clip, mask = conditions["keyframes"], conditions["keyframe_mask"]
+        filled = fill(clip, mask, self.filling)
+        if self.refiner.filling is not None:
+            filled = filled + self.refiner.filling(filled.to(self.device), mask.to(self.device)).to(filled)
+        return filled
 
     @torch.no_grad()
     def sample(
@@ -108,27 +121,32 @@ class RefinerGenerator(Generator):
         Raises:
             ValueError: keyframes are missing or do not fit, or a prompt is too long.
         """
-        filled = self.starting_clips(conditions).to(self.device)
+        self._require(conditions)
+        filled = fill(conditions["keyframes"], conditions["keyframe_mask"], self.filling).to(self.device)
         mask = conditions["keyframe_mask"].to(self.device)
         noise = self.noise_std * seeded_noise(seeds, filled.shape[1:]).to(filled)
-        told = self._told(conditions, len(filled))
+        told = told_of(conditions, len(filled), self.alpha, self.refiner, self.device)
         sure = mask.to(filled)
         if conditions.get("keyframe_confidence") is not None:
             sure = sure * conditions["keyframe_confidence"].to(filled)
-        unsure, kept = level_share(mask, self.levels)[:, None] * (1.0 - sure), sure >= 1.0 if self.clamp else None
+        unsure = alike(level_share(mask, self.levels), mask) * (1.0 - sure)
+        kept = sure >= 1.0 if self.clamp else None
         for left in range(self.steps, 0, -1):  # as sparse as what is left to do
             share = left / self.steps
             filled = refined(self.refiner, filled, unsure * share, mask, noise * share, told, kept)
         return filled
 
-    def _told(self, conditions: Mapping[str, Any], count: int) -> dict[str, Tensor]:
-        """Prompt, class and strength as the network takes them."""
-        if "prompt_embeds" in conditions:
-            told = {name: conditions[name] for name in ("prompt_embeds", "prompt_mask")}
-        else:
-            empty = conditions["empty_prompt"].expand(count, -1, -1)
-            told = {"prompt_embeds": empty, "prompt_mask": torch.ones(empty.shape[:2], dtype=torch.bool)}
-        if conditions.get("pseudo_class") is not None and self.num_classes is not None:
-            told["pseudo_class"] = conditions["pseudo_class"]
-        told["alpha"] = torch.full((count,), self.alpha)
-        return {name: value.to(self.device) for name, value in told.items()}
+
+def told_of(
+    conditions: Mapping[str, Any], count: int, alpha: float, refiner: Refiner, device: torch.device
+) -> dict[str, Tensor]:
+    """Prompt, class and strength as a refiner takes them."""
+    if "prompt_embeds" in conditions:
+        told = {name: conditions[name] for name in ("prompt_embeds", "prompt_mask")}
+    else:
+        empty = conditions["empty_prompt"].expand(count, -1, -1)
+        told = {"prompt_embeds": empty, "prompt_mask": torch.ones(empty.shape[:2], dtype=torch.bool)}
+    if conditions.get("pseudo_class") is not None and refiner.num_classes is not None:
+        told["pseudo_class"] = conditions["pseudo_class"]
+    told["alpha"] = torch.full((count,), alpha)
+    return {name: value.to(device) for name, value in told.items()}

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import FullyShardedDataParallelPlugin, set_seed
+from accelerate.utils import FullyShardedDataParallelPlugin, InitProcessGroupKwargs, set_seed
 
-from pipelines import origin, stage
+from pipelines import origin, peers, stage
 from pipelines.origin import Source
 from pipelines.params import Params, Training
 from pipelines.record import Experiment
@@ -93,7 +93,10 @@ class Run:
         set_seed(training.seed)
         precision = resolved(training.precision, chosen_device())
         sharding.check_asked()
-        accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
+        accelerator = Accelerator(
+            mixed_precision="bf16" if precision == "bf16" else "no",
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=peers.patience())],
+        )
         fsdp = sharding.asked(accelerator, training, precision)
         read = {key: origin.source(path) for key, path in inputs.items()}
         start = origin.source(parent) if parent else None

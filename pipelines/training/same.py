@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipelines.stage import file_digest
+from pipelines.stage import RUNS, file_digest
 from pipelines.training.tracking import without_machine
 
 Row = Mapping[str, float]
@@ -21,10 +21,13 @@ def first_difference(base: Sequence[Row], here: Sequence[Row]) -> tuple[int, str
     return None if len(base) == len(here) else (min(len(base), len(here)) + 1, "one of them has no such step")
 
 
-def different_file(base: Path, here: Path) -> str | None:
-    """The first file, by name, that is in one folder only or has other bytes; None where all are equal."""
+def different_file(base: Path, here: Path, besides: Sequence[str] = (RUNS,)) -> str | None:
+    """The first file, by name, that is in one folder only or has other bytes; None where all are equal.
+
+    Files called as one of ``besides`` are left out: who ran it when differs always.
+    """
     names = {path.relative_to(folder) for folder in (base, here) for path in folder.rglob("*") if path.is_file()}
-    for name in sorted(names):
+    for name in sorted(name for name in names if name.name not in besides):
         one, other = base / name, here / name
         if not (one.is_file() and other.is_file()):
             return f"{name}: only {'before' if one.is_file() else 'now'}"

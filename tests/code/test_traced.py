@@ -36,9 +36,9 @@ from pipelines.representation.latent_mae import train as train_mae
 from tests.evaluation import test_report
 from tests.evaluation import toy as evaluation
 from tests.footage.test_raw_video import rendered
-from tests.generation.drifting import test_refine
+from tests.generation.drifting import test_keypatch, test_refine
 from tests.generation.test_stages import World
-from tests.generation.toy import UNIFIED, anchored, rectified, refining
+from tests.generation.toy import UNIFIED, anchored, keypatching, rectified, refining
 from tests.generation.world_model import toy as worlds
 from tests.latents import test_adversarial
 from tests.latents import toy as latents
@@ -202,6 +202,11 @@ def refiner(root: Path) -> Callable[[], Any]:
     return lambda: world.train(refining())
 
 
+def pivot(root: Path) -> Callable[[], Any]:
+    world = test_keypatch.World(root)
+    return lambda: world.train(keypatching())
+
+
 def played(root: Path, name: str) -> Callable[[], Any]:
     toy = worlds.Toy(root)
     if name == "world_model":
@@ -236,6 +241,7 @@ TOYS: dict[str, Callable[[Path], Callable[[], Any]]] = {
        for part in ("identity", "motion", "unified")},
     "autoencoder_adversarial": game,
     "drifting_refiner": refiner,
+    "keypatch_refiner": pivot,
     **{name: (lambda root, name=name: played(root, name)) for name in ("world_model", "world_model_autoregressive")},
     "evaluation": scored,
     "report": page,

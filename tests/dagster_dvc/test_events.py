@@ -2,10 +2,12 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
+from dagster_dvc import previous
 from dagster_dvc.events import observe_sources, reconcile, report_sync
 from dagster_dvc.project import DvcProject
 from dagster_dvc.repro import Repro
@@ -139,3 +141,36 @@ def test_gates_of_a_run_in_a_terminal_are_checks_too(root: Path) -> None:
             "total_is_large": "SUCCEEDED",
             "in_sync_with_dvc": "SUCCEEDED",
         }
+
+
+def metadata_of(instance: dg.DagsterInstance, name: str) -> dict[str, Any]:
+    event = instance.get_latest_materialization_event(dg.AssetKey(name))
+    assert event and event.asset_materialization
+    return dict(event.asset_materialization.metadata)
+
+
+def changed_rows(instance: dg.DagsterInstance, name: str) -> dict[tuple[str, str], tuple[str, str]]:
+    table = metadata_of(instance, name)[previous.CHANGED]
+    assert isinstance(table, dg.TableMetadataValue)
+    rows = [record.data for record in table.records]
+    return {(str(row["what"]), str(row["name"])): (str(row["before"]), str(row["now"])) for row in rows}
+
+
+def test_a_materialization_says_what_differs_from_the_one_before(root: Path) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        follow(root, instance)
+        assert metadata_of(instance, "left")[previous.CHANGED].value == previous.FIRST
+        inputs = metadata_of(instance, "train")["dvc/inputs"]
+        assert {record.data["path"] for record in inputs.records} >= {"work/left", "work/right"}
+        assert all(len(str(record.data["hash"])) >= 32 for record in inputs.records), "upstream digests"
+        values = (root / "params.yaml").read_text()
+        (root / "params.yaml").write_text(values.replace("amount: 1.0e-4", "amount: 5"))
+        for stage in ("left", "train"):
+            Repro(DvcProject(root), stage).result()
+        assert {"left", "train"} <= set(follow(root, instance))
+        left, train = changed_rows(instance, "left"), changed_rows(instance, "train")
+        assert left["params", "left.amount"] == ("0.0001", "5") and ("output", "work/left") in left
+        assert ("input", "work/left") in train and ("params", "left.amount") not in train
+        said = metadata_of(instance, "train")[previous.CHANGED]
+        materialize(root, instance, "train")
+        assert metadata_of(instance, "train")[previous.CHANGED] == said, "the same again: what is new stays said"

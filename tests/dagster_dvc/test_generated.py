@@ -11,7 +11,7 @@ from dagster_dvc.lock import read_lock
 from dagster_dvc.project import DvcProject
 from dagster_dvc.refresh import refresh
 from dagster_dvc.repro import Repro
-from dagster_dvc.runner import Runner, needed
+from dagster_dvc.runner import Runner
 from dagster_dvc.status import plan, stale
 from dagster_dvc.versions import code_version, lock_code_version
 from tests.dagster_dvc import toy
@@ -71,7 +71,7 @@ def root(tmp_path: Path) -> Path:
 def ran(root: Path, *words: str) -> list[str]:
     """The stages that a run of these (default: all) executed."""
     project = DvcProject(root)
-    summary = Runner(project, needed(project, words or ["*"])).run()
+    summary = Runner(project, project.needed(words or ["*"])).run()
     assert not summary.failed, summary.failed
     return sorted(name for name, result in summary.results.items() if result.outcome == "executed")
 

@@ -1,5 +1,6 @@
 """dvc.lock: numbers and words as DVC wrote them, code versions, damaged files."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dagster_dvc.lock import Yaml12, read_lock
+from dagster_dvc.lock import KEPT, read_lock
+from dagster_dvc.lock_file import Yaml12
 from dagster_dvc.project import DvcProject, ProjectError
 from dagster_dvc.versions import code_version, lock_code_version
 from tests.dagster_dvc import toy
@@ -67,3 +69,30 @@ def test_a_damaged_lock_does_not_hide_the_graph(root: Path) -> None:
 def test_without_a_lock_nothing_is_recorded(root: Path) -> None:
     (root / "dvc.lock").unlink()
     assert read_lock(DvcProject(root)) == {}
+
+
+def test_the_values_of_a_lock_file_are_kept_and_those_of_another_text_are_not_taken_for_them(root: Path) -> None:
+    before = read_lock(DvcProject(root))
+    kept = root / ".dvc/tmp/dagster_dvc" / KEPT
+    changed = json.loads(kept.read_text())
+    changed["stages"]["dvc.yaml"]["train"]["cmd"] = "as it was kept"
+    kept.write_text(json.dumps(changed))
+    assert read_lock(DvcProject(root))["train"].cmd == "as it was kept"  # no YAML was read
+    toy.edit(root, "dvc.lock", "schema: '2.0'", "# another text\nschema: '2.0'")
+    assert read_lock(DvcProject(root)) == before
+    kept.write_text("{")
+    assert read_lock(DvcProject(root)) == before
+
+
+@pytest.mark.parametrize("value", ["{1: a}", ".nan", ".inf", "!!binary aGVsbG8=", "[1, 1.0, true, ~, 'on']", "{}"])
+def test_values_that_json_would_change_are_read_from_the_lock_file_each_time(root: Path, value: str) -> None:
+    toy.edit(root, "dvc.lock", "        train:\n", f"        odd: {value}\n        train:\n")
+    first, again = (read_lock(DvcProject(root))["train"].params["params.yaml"] for _ in range(2))
+    assert "odd" in first and repr(first) == repr(again)
+
+
+def test_a_lock_file_that_is_no_utf_8_is_one_line_with_its_file(root: Path) -> None:
+    (root / "dvc.lock").write_bytes(b"schema: '2.0'\nstages: {a: \xff}\n")
+    with pytest.raises(ProjectError, match=r"^dvc\.lock:\d+: .*restore it from git") as caught:
+        read_lock(DvcProject(root))
+    assert "\n" not in str(caught.value)

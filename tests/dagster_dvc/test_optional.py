@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dagster_dvc.project import DvcProject
-from dagster_dvc.runner import Runner, needed
+from dagster_dvc.runner import Runner
 from dagster_dvc.status import plan, stale
 from tests.dagster_dvc import toy
 
@@ -38,7 +38,7 @@ def project(tmp_path: Path) -> Path:
 def run(root: Path, *words: str) -> str:
     """Runs what the words need; returns what was judged."""
     inside = DvcProject(root)
-    done = Runner(inside, needed(inside, words)).run()
+    done = Runner(inside, inside.needed(words)).run()
     assert not done.failed, [result.error for result in done.failed]
     return (root / "judged").read_text().strip()
 
@@ -64,3 +64,27 @@ def test_its_name_runs_it_and_from_then_on_it_belongs_to_the_graph(project: Path
 
 def test_in_a_chain_of_names_what_follows_it_runs_too(project: Path) -> None:
     assert DvcProject(project).select(["baseline+"]) == ["baseline", "judge"]
+
+
+CHAIN = GRAPH.replace(
+    "  judge:",
+    """  refined:
+    meta: {dagster: {optional: true}}
+    cmd: cp models/baseline models/refined
+    deps: [models/baseline]
+    outs: [models/refined]
+  judge:""",
+)
+
+
+def test_what_an_optional_stage_needs_runs_with_it(tmp_path: Path) -> None:
+    root = toy.make(tmp_path / "project", CHAIN)
+    assert DvcProject(root).set_aside == {"baseline", "refined"}
+    assert DvcProject(root).select(["+refined"]) == ["data", "baseline", "refined"]
+    assert list(plan(DvcProject(root), ["refined"])) == ["data", "baseline", "refined"]
+
+
+def test_a_stage_that_another_one_reads_by_name_is_not_aside(tmp_path: Path) -> None:
+    root = toy.make(tmp_path / "project", CHAIN.replace("deps: [models]", "deps: [models, models/refined]"))
+    assert not DvcProject(root).set_aside
+    assert run(root, "judge") == "baseline\nmain\nrefined"

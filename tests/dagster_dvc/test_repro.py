@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from dagster_dvc.project import DvcProject
-from dagster_dvc.repro import Repro, recorded_seconds, running
+from dagster_dvc.repro import Repro, recorded_seconds
 from dagster_dvc.runner import Options, Runner, Summary
+from dagster_dvc.running import running
 from dagster_dvc.status import stale
 from dagster_dvc.supervise import descendants
 from tests.dagster_dvc import toy

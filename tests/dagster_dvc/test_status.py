@@ -1,13 +1,19 @@
 """Our staleness is DVC's, for every kind of edit."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from dagster_dvc import status
+from dagster_dvc.lock import read_lock
 from dagster_dvc.project import DvcProject
 from tests.dagster_dvc import toy
 from tests.dagster_dvc.edits import EDITS, Edited
+
+REPO = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("edit", EDITS)
@@ -47,3 +53,17 @@ def test_an_ignored_file_does_not_count(root: Path) -> None:
     (root / "work/numbers/__pycache__/x.pyc").write_text("x")
     assert status.stale(DvcProject(root)) == {}
     assert toy.dvc(root, "status", "--json").stdout.strip() == "{}"
+
+
+def test_looking_at_a_project_imports_nothing_that_only_a_run_needs(root: Path) -> None:
+    """`reel status` and `reel --help` are called all day: each of these costs as much as all the rest."""
+    assert read_lock(DvcProject(root))  # kept from now on
+    heavy = "{'dagster', 'dvc', 'pydantic', 'ruamel.yaml', 'yaml', 'psutil', 'importlib.metadata', 'subprocess'}"
+    code = (
+        "import contextlib, io, sys\nfrom dagster_project import cli\n"
+        "with contextlib.redirect_stdout(io.StringIO()): cli.main(['status'])\n"
+        f"print(sorted({heavy} & set(sys.modules)))"
+    )
+    env = {**os.environ, "REEL_PROJECT": str(root), "PYTHONPATH": str(REPO), "DAGSTER_HOME": str(root / ".dagster")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr

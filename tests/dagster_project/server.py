@@ -135,9 +135,9 @@ def serving(root: Path, **variables: str) -> Iterator[Server]:
 
 
 def wait_for(
-    condition: Callable[[], Any], what: str, seconds: float = 60, ignore: tuple[type[Exception], ...] = ()
+    condition: Callable[[], Any], what: str, seconds: float = 180, ignore: tuple[type[Exception], ...] = ()
 ) -> float:
-    """Wait until the condition holds; returns the seconds it took."""
+    """Wait until the condition holds (sensors tick every 30 s); returns the seconds it took."""
     began = time.monotonic()
     while time.monotonic() - began < seconds:
         with contextlib.suppress(*ignore):

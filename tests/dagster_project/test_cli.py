@@ -199,3 +199,40 @@ def test_what_came_between_the_last_look_and_dvcs_own_is_told_by_status_and_chec
     read.write_text(json.dumps({"videos/a.mp4": [1, 0], "videos/late.mp4": [1, 0]}))
     cli.main(["status"])
     assert late not in capsys.readouterr().out
+
+
+def test_a_check_that_found_nothing_is_made_again_when_anything_that_it_looks_at_is_another(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checker = project / "pipelines/entries.py"
+    checker.parent.mkdir()
+    (checker.parent / "__init__.py").touch()
+    checker.write_text(
+        "import pathlib, sys\nwith open('asked', 'a') as f: f.write('x')\nsys.exit(pathlib.Path('wrong').exists())\n"
+    )
+
+    def asked(status: int = 0) -> int:
+        """How often the project's own module was asked by one more `reel check`."""
+        before = len((project / "asked").read_text()) if (project / "asked").exists() else 0
+        assert cli.main(["check"]) == status
+        return len((project / "asked").read_text()) - before
+
+    def settled() -> None:
+        for path in (checker, checker.with_name("__init__.py"), project / "params.yaml", project / "dvc.yaml"):
+            os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns - 10_000_000_000))
+
+    assert asked() == asked() == 1  # written just now: the same moment may hold another edit
+    settled()
+    assert [asked(), asked(), asked()] == [1, 0, 0]
+    toy.edit(project, "params.yaml", "amount: 2", "amount: 3")
+    assert [asked(), asked()] == [1, 1]
+    settled()
+    assert [asked(), asked()] == [1, 0]
+    (project / "source/numbers.txt").rename(project / "source/moved.txt")
+    assert asked() == 1  # a dependency that is gone
+    (project / "source/moved.txt").rename(project / "source/numbers.txt")
+    (project / "pipelines/more.py").write_text("")
+    (project / "wrong").touch()
+    assert [asked(1), asked(1)] == [1, 1]
+    os.utime(project / "pipelines/more.py", (1e9, 1e9))
+    assert [asked(1), asked(1)] == [1, 1]  # a complaint is not kept

@@ -101,3 +101,26 @@ def test_the_code_location_is_of_the_project_around_the_current_folder(tmp_path:
     done = python(root, f"import dagster_project.definitions as d; {keys}")
     assert done.returncode == 0, done.stderr
     assert "'train'" in done.stdout and f"works on {root}, with the code of {REPO}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "is_told"),
+    [
+        ("run_monitoring:\n  enabled: true\n", True),
+        ("run_monitoring: {enabled: true, poll_interval_seconds: 10}\n", True),
+        (home.INSTANCE, False),
+        ("run_monitoring: {enabled: true, cancel_timeout_seconds: 900}\n", False),
+        ("run_monitoring: {enabled: false}\n", False),
+        ("telemetry: {enabled: false}\n", False),
+        ("", False),
+        ("[1, 2\n", False),
+        ("- a list\n", False),
+    ],
+)
+def test_a_dagster_yaml_of_an_earlier_version_is_told_with_what_to_add(
+    tmp_path: Path, text: str, is_told: bool
+) -> None:
+    (tmp_path / "dagster.yaml").write_text(text)
+    told = home.lacking(tmp_path)
+    assert (told is not None) == is_told
+    assert not told or ("add `cancel_timeout_seconds: 3600`" in told and str(tmp_path) in told)

@@ -1,6 +1,8 @@
 """Whom the web interface answers: its own page, by Host, Origin, Sec-Fetch-Site, content and token."""
 
 import asyncio
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -155,6 +157,20 @@ def test_no_service_of_dagster_is_started_that_the_layer_does_not_know() -> None
         "dagster_project.web",
         "serve",
     ]
-    assert started_as(["python", "-m", "dagster._daemon", "run"]) == ["python", "-m", "dagster._daemon", "run"]
+    assert started_as(["python", "-m", "dagster._daemon", "run"])[2:] == ["dagster_project.web", "daemon", "run"]
+    assert started_as(["python", "-m", "dagster", "code-server", "start"])[3:] == ["code-server", "start"]
     with pytest.raises(SystemExit, match="which `reel ui` does not know"):
         started_as(["python", "-m", "dagster_webserver2"])
+    with pytest.raises(SystemExit, match="which `reel ui` does not know"):
+        started_as(["python", "-m", "dagster", "api", "grpc"])
+
+
+def test_services_look_round_less_often_than_dagster_would() -> None:
+    """In a process of its own: the intervals are Dagster's, whoever imports it."""
+    code = (
+        "import importlib\nfrom dagster_project.web import SECONDS, calm\n"
+        "of = lambda: {key: getattr(importlib.import_module(key[0]), key[1]) for key in SECONDS}\n"
+        "before = of(); calm(); assert of() == SECONDS and all(before[key] < SECONDS[key] for key in SECONDS)"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,8 @@ def test_a_trajectory_holds_each_part_for_its_frames() -> None:
         ("W*0", "is no number of frames"),
         ("W*x", "is no number of frames"),
         ("W*99999999", "is no number of frames"),
-        ("", "unknown key ''"),
+        ("", "part 1 names no key"),
+        ("W*5,,A*2", "part 2 names no key"),
         ("mouse_dx=2*3", "outside"),
         ("mouse_dx=nan*3", "outside"),
         ("mouse_dx=a*3", "is no number for mouse_dx"),
@@ -127,13 +129,17 @@ def test_a_log_of_keys_holds_them_at_their_frames(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("frame,W\n0,1\n2,1\n", r"log.csv:3: frame 2 follows 0: a gap"),
+        ("frame,W\n3,1\n4,1\n", r"log.csv:2: frame 3 is the first: a gap"),
+        ("frame,time,W\n0,0,1\n1,0.125,1\n2,0.5,1\n3,0.625,1\n4,0.75,1\n", r"log.csv:4: frame 2 comes 0.375 s after"),
+        ("frame,time,W\n0,1,1\n1,0.875,1\n", r"log.csv:3: frame 1 comes before frame 0"),
+        ("frame;W\n0;1\n", r"parted by commas"),
         ("frame,W\n0,1\n0,1\n", r"log.csv:3: frame 0 comes twice or out of order"),
         ("frame,W,Q\n0,1,1\n", r"log.csv:1: unknown column 'q'"),
         ("frame,W\n0,2\n", r"log.csv:2: '2': W is 2, outside \[0, 1\]"),
         ("frame,W\n0,yes\n", r"log.csv:2: 'yes': 'yes' is no number for W"),
         ("frame,W\n0\n", r"log.csv:2: 1 values for 2 columns"),
         ("frame,W\nx,1\n", r"log.csv:2: frame 'x' is no whole number"),
-        ("W,A\n1,0\n", r"log.csv:1: columns w, a; it needs each once, and `frame` among them"),
+        ("W,A\n1,0\n", r"log.csv:1: columns w, a; it needs each once, parted by commas, and `frame` among them"),
         ("frame,W\n", r"no line of actions"),
         ("", r"no line of actions"),
         ("frame,time,W\n0,0.0,1\n1,0.04,1\n2,0.08,1\n", r"a log at 25 frames per second, the network makes 8"),
@@ -144,6 +150,14 @@ def test_a_log_of_keys_holds_them_at_their_frames(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_used_says_where_and_why(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(ActionError, match=words):
         log(tmp_path, text)
+
+
+@given(st.lists(st.floats(-0.03, 0.03), min_size=1, max_size=40), st.sampled_from([2, 6]))
+def test_a_log_whose_clock_shakes_is_of_its_rate_all_the_same(shakes: list[float], digits: int) -> None:
+    times = [round(100 + frame / RATE + shake, digits) for frame, shake in enumerate([0.0, *shakes, 0.0])]
+    text = "frame,time,W\n" + "".join(f"{frame},{time},1\n" for frame, time in enumerate(times))
+    with tempfile.TemporaryDirectory() as folder:
+        assert len(log(Path(folder), text)) == len(times)
 
 
 def test_a_log_that_is_not_there_or_no_text_is_named(tmp_path: Path) -> None:

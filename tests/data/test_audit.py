@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from pipelines import run_facts
 from pipelines.chain import carry
-from pipelines.data.audit import Item, audit, main, uses
+from pipelines.data import audit_dvc
+from pipelines.data.audit import audit, main, uses
+from pipelines.data.audit_near import near_duplicates
+from pipelines.data.audited import Item
 from pipelines.data.contract import INDEX, MANIFEST, Manifest
-from pipelines.stage import CHAIN, StageError, file_digest, write_json
+from pipelines.stage import CHAIN, RUNS, StageError, file_digest, write_json
 from tests.data.sample_shards import write_latents
 
 NODE = {"params": {}, "code": "c" * 32, "environment": {}, "gates": []}
@@ -39,7 +45,8 @@ def release(tmp_path: Path) -> Path:
     checkpoint.mkdir(parents=True)
     (checkpoint / "net.safetensors").write_bytes(np.random.default_rng(0).bytes(500))
     weights = {"net.safetensors": file_digest(checkpoint / "net.safetensors")}
-    write_json(checkpoint / "checkpoint.json", {"stage": "flow", "weights": weights})
+    write_json(checkpoint / "checkpoint.json", {"stage": "flow", "weights": weights, "seed": 0})
+    (checkpoint / "README.md").write_text("# A card\n")
     carry(checkpoint, {**NODE, "stage": "flow", "path": "x"}, {"latents": latents}, {"latents": "data/latents"})
     return tmp_path / "release"
 
@@ -61,10 +68,12 @@ def test_what_is_whole_is_verified_here_and_anywhere(release: Path, tmp_path: Pa
 
 @pytest.mark.parametrize(
     "name",
-    ["checkpoints/flow/net.safetensors", "data/latents/latents-00001.tar", f"data/latents/{INDEX}",
+    ["checkpoints/flow/net.safetensors", "checkpoints/flow/checkpoint.json", "checkpoints/flow/README.md",
+     f"checkpoints/flow/{RUNS}", "data/latents/latents-00001.tar", f"data/latents/{INDEX}",
      "data/latents/empty_prompt.npy"],
 )  # fmt: skip
 def test_a_flipped_bit_is_found_and_its_file_named(release: Path, name: str) -> None:
+    run_facts.finish(release / "checkpoints/flow", {"status": "finished", "header": {}})
     generator, whole = np.random.default_rng(3), (release / name).read_bytes()
     for at in generator.integers(0, len(whole), 8).tolist():
         damaged = bytearray(whole)
@@ -133,3 +142,99 @@ def test_a_folder_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="no checkpoint, data set or other artifact"):
         list(audit(tmp_path))
     assert main([str(tmp_path / "no such")]) == 3
+
+
+# ---- near-duplicates, licences -----------------------------------------------------------------------------------
+
+
+def embedded(folder: Path, held: np.ndarray, train: np.ndarray) -> Path:
+    folder.mkdir(parents=True)
+    np.save(folder / "embeddings.npy", np.concatenate([train, held]).astype(np.float32))
+    keys = [f"train-{n}" for n in range(len(train))] + [f"held-{n}" for n in range(len(held))]
+    splits = ["train"] * len(train) + ["test"] * len(held)
+    pd.DataFrame({"key": keys, "split": splits}).to_parquet(folder / "assignments.parquet")
+    carry(folder, {**NODE, "stage": "pseudo_classes", "path": "x"}, {}, {})
+    return folder
+
+
+def test_a_near_duplicate_in_train_is_found_and_others_are_not(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    train, held = generator.normal(size=(300, 12)), generator.normal(size=(40, 12))
+    embedded(tmp_path / "sound", held, train)
+    [item] = [item for item in audit(tmp_path / "sound") if item.path.endswith("near-duplicates")]
+    assert item.verdict == "verified" and "0 of 40 held-out clips" in item.what
+    held[7] = train[123] + generator.normal(size=12) * 0.02  # the same in another codec
+    train[200] = train[123]  # twice in train: that must not hide it
+    embedded(tmp_path / "leaking", held, train)
+    one, of_all = bad(tmp_path / "leaking")
+    assert one.path.endswith(": held-7") and "nearly train-" in one.what and "1 of 40" in of_all.what
+    assert near_duplicates(tmp_path / "leaking")[1][0].twin in ("train-123", "train-200")
+    [quick] = [item for item in audit(tmp_path / "leaking", quick=True) if "near-duplicates" in item.path]
+    assert quick.verdict == "unknown"
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_embeddings_that_tell_nothing_are_said_to(tmp_path: Path, rows: int) -> None:
+    embedded(tmp_path / "few", np.zeros((2, 3)), np.zeros((rows, 3)))
+    [item] = [item for item in audit(tmp_path / "few") if item.path.endswith("near-duplicates")]
+    assert item.verdict == "unknown" and f"{rows} training clips" in item.what
+    (tmp_path / "few/embeddings.npy").write_bytes(b"no array")
+    assert "cannot be read" in next(i.what for i in audit(tmp_path / "few") if i.path.endswith("near-duplicates"))
+
+
+def test_licences_are_told_as_the_source_told_them(tmp_path: Path) -> None:
+    told = ['{"license": "CC-BY-4.0"}', '{"Licence": "\\u001b[31mmine"}', '{"licence": ', None, '{"score": 1}']
+    columns = {"key": list("abcde"), "source": ["x", "x", "y", "z", "z"], "metadata": told}
+    pd.DataFrame(columns).to_parquet(tmp_path / "catalog.parquet")
+    known, unknown = [item for item in audit(tmp_path) if item.path.endswith(": licences")]
+    assert known.verdict == "recorded" and "3 sources" in known.what and "CC-BY-4.0 (1)" in known.what
+    assert unknown.verdict == "unknown" and "3 clips" in unknown.what and "\x1b" not in str(known)
+
+
+# ---- dvc ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project that DVC itself has run: a folder of a clip and a catalog, and a file."""
+    root = tmp_path_factory.mktemp("tracked")
+    make = "mkdir -p data/clips && echo clip > data/clips/a.mp4 && cp rows.parquet data/clips/catalog.parquet"
+    pd.DataFrame({"key": ["a"], "file": ["a.mp4"]}).to_parquet(root / "rows.parquet")
+    stages = {"clips": {"cmd": make, "outs": ["data/clips"]}, "one": {"cmd": "echo 1 > one", "outs": ["one"]}}
+    (root / "dvc.yaml").write_text(json.dumps({"stages": stages}))
+    for words in (["init", "--no-scm", "-q"], ["config", "cache.dir", "kept"], ["repro", "-q"]):
+        subprocess.run([sys.executable, "-m", "dvc", *words], cwd=root, check=True)
+    return root
+
+
+def test_a_project_is_held_against_dvc_lock_and_its_cache(tracked: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(tracked, tmp_path / "copy", symlinks=True))
+    whole = list(audit_dvc.audit(root))
+    assert [(item.path, item.verdict) for item in whole] == [("data/clips", "verified"), ("one", "verified")]
+    assert "2 of 2 files" in whole[0].what and "2 whole in the cache" in whole[0].what
+    assert not [item for item in audit(root) if item.path.endswith(": clips")], "DVC knows the clips' bytes"
+    (root / "data/clips/a.mp4").unlink()
+    (root / "data/clips/a.mp4").write_text("clap\n")
+    [item] = bad(root)
+    assert item.path == "data/clips/a.mp4" and "MD5" in item.what
+    (root / "one").unlink()
+    assert ("one", "missing") in {(item.path, item.verdict) for item in bad(root)}
+
+
+def test_a_flipped_bit_in_every_cache_object_is_found(tracked: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(tracked, tmp_path / "copy", symlinks=True))
+    objects = sorted(path for path in (root / "kept/files/md5").rglob("*") if path.is_file())
+    assert len(objects) == 4, "a clip, a catalog, their list, a file"
+    for path in objects:
+        content = path.read_bytes()
+        path.chmod(0o644)
+        path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+        assert any(path.name in item.path for item in bad(root)), path
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("lock", ["{", "stages: [1]", "stages: {a: {outs: [{path: ../x, md5: '0'}]}}"])
+def test_a_damaged_dvc_lock_is_told_in_a_line(tmp_path: Path, lock: str) -> None:
+    (tmp_path / "dvc.lock").write_text(lock)
+    [item] = audit_dvc.audit(tmp_path)
+    assert item.verdict == "does not match" and "\n" not in item.what

@@ -12,12 +12,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
+from pipelines import run_facts
+from pipelines.chain import carry
+from pipelines.data import validation_clips
 from pipelines.data.video import write_mp4
+from pipelines.evaluation import figures
 from pipelines.evaluation.params import ReportParams
 from pipelines.evaluation.report import write
 from pipelines.evaluation.sections import picture
+from pipelines.generation import contact_sheet
+from pipelines.generation import pictures as pipelines_pictures
 from pipelines.stage import StageError
 
 ROOT = Path(__file__).parents[2]
@@ -188,6 +195,85 @@ def test_stages_that_have_not_run_are_shown_as_such(tmp_path: Path) -> None:
 def test_the_same_project_gives_the_same_bytes(tmp_path: Path) -> None:
     folder = project(tmp_path)
     assert written(folder) == written(folder)
+
+
+def run_of(folder: Path, run: str, ended: str, steps: int, psnr: float, latents: str) -> None:
+    """A record of a finished run of the autoencoder."""
+    place = folder / ".work/autoencoder" / run
+    place.mkdir(parents=True)
+    header = {"stage": "autoencoder", "ended_at": ended, "code": {"identity": f"{run}{'0' * 30}"}}
+    content = {"status": "finished", "header": header, "params": {"training": {"steps": steps}, HOSTILE: None},
+               "data": {"clips": {"digest": latents}}, "results": {"psnr": psnr, "seconds": 3.0}}  # fmt: skip
+    (place / "record.json").write_text(json.dumps(content))
+
+
+def test_the_last_two_runs_of_a_stage_are_compared_with_their_causes(tmp_path: Path) -> None:
+    folder = project(tmp_path)
+    assert "No stage has run twice here" in written(folder)
+    run_of(folder, "a", "2026-01-03T00:00:00+00:00", 300, 30.0, "f" * 64)
+    run_of(folder, "b", "2026-01-01T00:00:00+00:00", 100, 10.0, "d" * 64)
+    run_of(folder, "c", "2026-01-02T00:00:00+00:00", 200, 20.0, "e" * 64)
+    text = written(folder)
+    assert "training.steps 200 → 300" in text and "input clips eeeeeeee → ffffffff" in text
+    assert "code c0000000 → a0000000" in text and "2026-01-02 00:00 → 2026-01-03 00:00" in text
+    assert ">20 → 30<" in text and "reading right" in text and "100 →" not in text
+    Page(text)
+
+
+def test_a_stage_tells_where_it_came_from_by_the_chain_that_it_carries(tmp_path: Path) -> None:
+    folder = project(tmp_path)
+    node = {"stage": "autoencoder", "path": "checkpoints/autoencoder", "params": {"network": {"width": 16}},
+            "code": "c" * 32, "seed": {"training.seed": 7}, "environment": {"torch": HOSTILE}}  # fmt: skip
+    carry(folder / "checkpoints/autoencoder", node, {}, {})
+    hardware = {"device": "cuda", "driver": "580.65"}
+    made = {"verdict": "keep", "because": HOSTILE, "by": "person"}
+    record = {"status": "finished", "header": {"code": {"commit": "d" * 40, "dirty": True}},
+              "runtime": {"hardware": hardware}, "decision": made}  # fmt: skip
+    (folder / "dvc.yaml").rename(folder / "aside")
+    run_facts.finish(folder / "checkpoints/autoencoder", record)
+    (folder / "aside").rename(folder / "dvc.yaml")
+    text = written(folder)
+    assert (
+        "dddddddddddd" in text and "with local changes" in text and "driver 580.65" in text and "training.seed" in text
+    )
+    assert "as it was made" in text and "reel lineage" in text and HOSTILE not in text
+    (folder / "checkpoints/autoencoder/lineage.json").write_text("{")
+    assert "digest" in written(folder), "a damaged chain: its own record tells, and the page is written"
+
+
+def test_the_page_stays_small_and_says_what_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = project(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 255, (200, 300, 3), dtype=np.uint8)
+    for number in range(30):
+        Image.fromarray(noise).save(folder / f"plots/autoencoder/{number:02d}.png")
+    monkeypatch.setattr("pipelines.evaluation.report.MOST_BYTES", 1_000_000)
+    text = written(folder)
+    assert len(text.encode()) <= 1_000_000 and "more pictures are in plots/autoencoder" in text
+    monkeypatch.setattr("pipelines.evaluation.report.MOST_BYTES", 60_000)
+    assert "1 more prompts are in" in written(folder), "then not even a clip"
+
+
+CAPTIONS = ("# **bold** [a](javascript:alert(1)) <img src=x onerror=alert(1)> `code` | table |", "costs $5 and \\$x^{$",
+            "\x00\x07\x1b[31m red \u202e reversed \r\n new line", "a very long word" + "x" * 1_000_000)  # fmt: skip
+
+
+@pytest.mark.parametrize("caption", CAPTIONS, ids=["markup", "formula", "control", "megabyte"])
+def test_no_caption_does_harm_to_the_page_or_to_pictures(tmp_path: Path, caption: str) -> None:
+    folder = project(tmp_path)
+    table = pd.read_parquet(folder / "data/evaluation/samples.parquet").assign(prompt=caption)
+    table.to_parquet(folder / "data/evaluation/samples.parquet")
+    text = written(folder)
+    Page(text)
+    assert len(text) < 300_000 and "<img src=x" not in text and not {"\x00", "\x07", "\x1b", "\u202e"} & set(text)
+    clips = np.zeros((1, 5, 16, 16, 3), np.uint8)
+    figures.contact_sheet({"a": torch.zeros(1, 3, 5, 16, 16)}, [caption], tmp_path / "sheet.png")
+    validation_clips.write(tmp_path / "validation", 1, clips, [caption], 8.0)
+    contact_sheet.draw([contact_sheet.strip(clips[0])], [caption], tmp_path / "page.png")
+    for path in ("sheet.png", "page.png", "validation/step-000001.png"):
+        with Image.open(tmp_path / path) as picture:
+            assert picture.width < 3000, path
+    pipelines_pictures.draw_samples(torch.zeros(1, 4, 2, 8, 8), torch.zeros(1, 4, 2, 8, 8), [caption], "x",
+                                    tmp_path / "samples.png")  # fmt: skip
 
 
 def test_a_broken_metrics_file_and_a_graph_without_stages_are_named(tmp_path: Path) -> None:

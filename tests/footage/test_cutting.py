@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pipelines.data.limits import VideoError
 from pipelines.data.video import Seen
 from pipelines.footage.cutting import Form, Window, advance, best_sizes, cut, forms, pixels_kept, tail
-from pipelines.footage.params import Buckets, Clip, Cutting
+from pipelines.footage.cutting_params import Buckets, Cutting
+from pipelines.footage.params import Clip
 from pipelines.footage.shots import boundaries, distance, look
 
 CLIP = Clip(num_frames=5, height=32, width=32, frame_rate=8.0, crf=10)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.footage.params import Quality
+from pipelines.footage.cutting_params import Quality
 from pipelines.footage.quality import inside_bars, judge, lookalikes, measure, motion, perceptual_hash, sharpness
 
 OFF: dict[str, Any] = {"motion": None, "sharpness": None, "duplicate": None, "caption": None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +29,7 @@ from pipelines.models.backbones import packed, unpacked
 from pipelines.models.denoiser import VideoDenoiser, averaged
 from pipelines.models.lora import FILE
 from pipelines.provenance import lineage
-from pipelines.stage import digest
+from pipelines.stage import digest, write_json
 from pipelines.training import checkpoint
 from pipelines.training.generator import CLOCKS, Generator
 from tests.generation.test_generate import write_text_encoder
@@ -277,6 +278,18 @@ def test_prompts_and_pictures_go_through_the_whole_pipeline(made):
     card = (folder / "README.md").read_text()
     assert "pipe = LTXPipeline.from_pretrained(folder)" in card and "num_inference_steps=4" in card
     assert "guidance_scale=2.0" in card and "LTXImageToVideoPipeline" in card
+
+
+@pytest.mark.parametrize(
+    ("kind", "instead"), [("refiner", "reel refine"), ("keypatch_refiner", "evaluation"), ("world_model", "reel play")]
+)
+def test_a_generator_that_is_no_flow_is_refused_in_one_line_that_says_what_takes_it(tmp_path, capsys, kind, instead):
+    write_json(tmp_path / "made/generator.json", {"kind": kind})
+    checkpoint.write_record(tmp_path / "made", {"stage": kind, "step": 1, "inputs": {}, "results": {}})
+    assert export.main(["--checkpoint", str(tmp_path / "made"), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(f"export: .*made: a {kind}, and a pipeline folder holds a flow; .*{instead}.*\n", said)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_no_pipeline_of_diffusers_can_drive_is_told(made, tmp_path, capsys):

@@ -13,7 +13,7 @@ import yaml
 
 from pipelines.data.contract import EMPTY_PROMPT, INDEX, MANIFEST, AutoencoderFacts, Field, Manifest, TextFacts
 from pipelines.data.tar import npy_bytes, write_shard
-from pipelines.generation.drifting.params import DriftingRefinerParams
+from pipelines.generation.drifting.params import DriftingRefinerParams, KeypatchRefinerParams
 from pipelines.generation.params import AnchoredFlowParams, RectifiedFlowParams
 from pipelines.models.denoiser import VideoDenoiser
 from pipelines.models.latent_mae import LatentMae
@@ -152,6 +152,19 @@ def refining(steps: int = 4, **changes: Any) -> DriftingRefinerParams:
     training = {**values["training"], **training, **changes.pop("training", {})}
     values = {**values, **REFINER, "drift": drift, "training": training, **changes}
     return DriftingRefinerParams.model_validate(values)
+
+
+def keypatching(steps: int = 4, **changes: Any) -> KeypatchRefinerParams:
+    """Section keypatch_refiner at toy size; ``drift`` replaces keys of its block."""
+    values = PARAMS["keypatch_refiner"]
+    features = {**DRIFT["features"], "statistics": {"names": ["block1_mean"], "weight": 1.0}}
+    drift = {**values["drift"], **DRIFT, "features": features, **changes.pop("drift", {})}
+    training = {"steps": steps, "batch_size": 4, "micro_batch": 4, "validate_every": steps, "log_every": 1}
+    training = {**values["training"], **training, **changes.pop("training", {})}
+    keypatches = {"patch": 1, "growth": "linear", "least": 4, "levels": 2}
+    small = {"refiner": SMALL["denoiser"], "keypatches": keypatches, "validation": REFINER["validation"]}
+    values = {**values, **small, "drift": drift, "training": training, **changes}
+    return KeypatchRefinerParams.model_validate(values)
 
 
 def write_encoder(folder: Path, latents: Path, channels: int = CHANNELS) -> Path:

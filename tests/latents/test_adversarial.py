@@ -151,7 +151,7 @@ def test_a_pretrained_autoencoder_is_handed_on_as_it_is(parent: Path, tmp_path: 
                     mode="json"
                 )
             },
-            "was trained without a KL term, so it has no posterior",
+            "has no posterior, so there is nothing to pull",
         ),
     ],
 )

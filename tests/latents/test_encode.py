@@ -28,9 +28,9 @@ from pipelines.latents.autoencoder import train
 from pipelines.latents.clips import as_video
 from pipelines.latents.encode import encode
 from pipelines.latents.plan import prompt_hash
-from pipelines.launch import free_port
 from pipelines.models.autoencoder import load_autoencoder
 from pipelines.processes import descendants
+from pipelines.starting import free_port
 from tests.latents.toy import NUM_FRAMES, autoencoder_params, shards_params, write_clips
 
 

@@ -26,6 +26,8 @@ from pipelines.latents.autoencoder import train
 from pipelines.latents.encode import encode
 from pipelines.latents.params import LatentShardsParams
 from pipelines.latents.recipes import SHAPES_EMBEDS, SHAPES_LATENTS
+from pipelines.models.stacked_autoencoder import StackedAutoencoder
+from pipelines.training.checkpoint import write_record
 from tests.latents.toy import autoencoder_params, shards_params, write_clips
 
 COUNTERS = ("clips_encoded", "clips_reused", "prompts_embedded", "prompts_reused", "shards_written", "shards_reused")
@@ -182,6 +184,27 @@ def test_what_shapes_latents_encodes_all_again(
     assert run(tmp_path, checkpoint, params)[:2] == [4, 0]
 
 
+def test_another_decoder_encodes_nothing_and_the_manifest_names_the_new_autoencoder(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    write_clips(tmp_path / "clips")
+    run(tmp_path, checkpoint)
+    before, other = files(tmp_path), tmp_path / "other"
+    network = StackedAutoencoder.from_pretrained(checkpoint)
+    network.decoder.out.weight.data += 0.1
+    network.linear_out.bias.data += 0.1  # type: ignore[union-attr]
+    network.save_pretrained(other)
+    record = json.loads((checkpoint / "checkpoint.json").read_text())
+    write_record(other, {name: value for name, value in record.items() if name != "weights"})
+    assert run(tmp_path, other) == [0, 8, 0, 2, 0, 3]
+    assert files(tmp_path) == before
+    assert Shards(tmp_path / "latents").manifest.autoencoder.digest == stage.digest(other) != stage.digest(checkpoint)
+    network.encoder.out.bias.data += 0.1  # type: ignore[union-attr]
+    network.save_pretrained(other)
+    write_record(other, {name: value for name, value in record.items() if name != "weights"})
+    assert run(tmp_path, other)[0] == 8
+
+
 def test_another_text_encoder_embeds_all_prompts_and_encodes_no_clip(tmp_path: Path, checkpoint: Path) -> None:
     write_clips(tmp_path / "clips")
     run(tmp_path, checkpoint)
@@ -200,7 +223,7 @@ def test_what_encodes_is_what_is_reached_from_the_file_of_a_clip_to_its_latents(
     latents, embeds = set(identity(SHAPES_LATENTS).parts), set(identity(SHAPES_EMBEDS).parts)
     assert {
         "data/video.py read_frames",
-        "models/autoencoder_traits.py encode",
+        "models/autoencoder_traits.py posterior",
         "latents/clips.py to_unit_range",
     } <= latents
     assert {"latents/text.py TextEncoder", "latents/text.py pretrained"} <= embeds

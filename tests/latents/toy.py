@@ -33,44 +33,46 @@ def losses(**blocks: Any) -> Losses:
     return Losses.model_validate(dict.fromkeys(TERMS) | plain | blocks)
 
 
-def frames(number: int, side: int = SIDE) -> np.ndarray:
+def frames(number: int, side: int = SIDE, length: int = NUM_FRAMES) -> np.ndarray:
     """A bright square that moves over a dark ground; colour and place follow from the number."""
     random = np.random.default_rng(number)
-    video = np.full((NUM_FRAMES, side, side, 3), 30 + 10 * (number % 4), np.uint8)
+    video = np.full((length, side, side, 3), 30 + 10 * (number % 4), np.uint8)
     colour, left = random.integers(120, 255, 3), int(random.integers(0, side // 4))
-    for frame in range(NUM_FRAMES):
+    for frame in range(length):
         video[frame, 4:12, left + frame : left + frame + 6] = colour
     return video
 
 
 @cache
-def mp4_bytes(number: int) -> bytes:
+def mp4_bytes(number: int, side: int = SIDE, length: int = NUM_FRAMES) -> bytes:
     """The clip as a file, the same bytes whenever it is asked for."""
     with tempfile.TemporaryDirectory() as folder:
-        write_mp4(Path(folder) / "clip.mp4", frames(number), 8.0)
+        write_mp4(Path(folder) / "clip.mp4", frames(number, side, length), 8.0)
         return (Path(folder) / "clip.mp4").read_bytes()
 
 
-def write_clips(folder: Path, numbers: range | list[int] = range(8), **changes: Any) -> Path:
+def write_clips(
+    folder: Path, numbers: range | list[int] = range(8), side: int = SIDE, length: int = NUM_FRAMES, **changes: Any
+) -> Path:
     """Clips as raw_video leaves them: every fourth held out; columns of ``changes`` are set for all."""
     (folder / "clips").mkdir(parents=True)
     rows = []
     for number in numbers:
-        (folder / f"clips/clip-{number}.mp4").write_bytes(mp4_bytes(number))
+        (folder / f"clips/clip-{number}.mp4").write_bytes(mp4_bytes(number, side, length))
         row = {
             "key": f"clip-{number}",
             "file": f"clips/clip-{number}.mp4",
             "caption": f"a {('red', 'green')[number % 2]} square moves right",
             "split": "validation" if number % 4 == 3 else "train",
-            "num_frames": NUM_FRAMES,
-            "height": SIDE,
-            "width": SIDE,
+            "num_frames": length,
+            "height": side,
+            "width": side,
             "frame_rate": 8.0,
             "source": "drawn",
             "start_seconds": 0.0,
-            "end_seconds": NUM_FRAMES / 8.0,
+            "end_seconds": length / 8.0,
             "content_hash": f"{number:064d}",
-            "actions": [[0.0, 0.0, 0.0, 1.0, 0.0, 0.0]] * NUM_FRAMES,
+            "actions": [[0.0, 0.0, 0.0, 1.0, 0.0, 0.0]] * length,
             "factor_color": ("red", "green")[number % 2],
         }
         rows.append(row | changes)

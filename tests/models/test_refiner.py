@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.models.refiner import Refiner, refined
+from pipelines.models.refiner import Refiner, TemporalFilling, refined
 from tests.generation.toy import CHANNELS, CLASSES, DIM, FRAMES, SIDE, denoiser
 
 
@@ -74,11 +74,48 @@ def test_it_hears_strength_level_class_and_prompt() -> None:
         network(x, told, torch.randn(2, 4, DIM), torch.ones(2, 4, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("gated", [False, True])
-def test_it_comes_back_from_its_files(tmp_path: Path, gated: bool) -> None:
-    network = moved(refiner(gated))
+def test_a_learned_filling_begins_as_lines_learns_and_never_touches_what_is_given() -> None:
+    torch.manual_seed(0)
+    network = Refiner(denoiser(CLASSES), False, filling=3)
+    lines, mask = torch.randn(2, CHANNELS, 5, SIDE, SIDE), torch.tensor([[True, False, False, False, True]] * 2)
+    told, silent = (~mask).float(), torch.zeros(2, CHANNELS, 5, SIDE, SIDE)
+    assert network.filling is not None
+    assert torch.equal(refined(network, lines, told, mask, silent, inputs(), None), lines)
+    target = lines.clone()
+    target[:, :, 1:-1] = 0.5 * (lines[:, :, :-2] + lines[:, :, 2:])[:, :]
+    optimizer = torch.optim.Adam(network.filling.parameters(), lr=0.05)
+    for _ in range(150):
+        error = (refined(network, lines, told, mask, silent, inputs(), None) - target).square().mean()
+        optimizer.zero_grad()
+        error.backward()
+        assert network.filling.weight.grad is not None and network.filling.weight.grad.abs().sum() > 0
+        optimizer.step()
+    torch.testing.assert_close(
+        network.filling.weight.detach(), torch.tensor([[0.5, 0.0, 0.5]] * CHANNELS), atol=0.02, rtol=0
+    )
+    bent = network.filling(lines, mask)
+    assert not bent[:, :, [0, -1]].any() and bent[:, :, 1].abs().sum() > 0
+
+
+def test_a_learned_filling_has_the_right_gradient() -> None:
+    filling = TemporalFilling(2, 3).double()
+    lines, mask = torch.randn(1, 2, 4, 2, 1, dtype=torch.float64), torch.tensor([[True, False, False, True]])
+
+    def of(weight: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(filling, {"weight": weight}, (lines, mask))
+
+    weight = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(of, (weight,))
+
+
+@pytest.mark.parametrize(("gated", "filling"), [(False, None), (True, None), (False, 3)])
+def test_it_comes_back_from_its_files(tmp_path: Path, gated: bool, filling: int | None) -> None:
+    network = moved(Refiner(denoiser(CLASSES), gated, filling))
     network.save_pretrained(tmp_path)
     again = Refiner.from_pretrained(tmp_path)
+    if filling:
+        assert network.filling is not None and again.filling is not None
+        assert torch.equal(again.filling.weight, network.filling.weight)
     x, told = torch.randn(2, CHANNELS, FRAMES, SIDE, SIDE), torch.rand(2, FRAMES)
     alpha = torch.tensor([1.0, 2.5])
     torch.testing.assert_close(again(x, told, **inputs(), alpha=alpha), network(x, told, **inputs(), alpha=alpha))

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from pipelines.flow.params import Sampling
 from pipelines.flow.rollout import ChunkNoise, Roll
 from pipelines.models import strategies
-from pipelines.models.frame_attention import Memory, Reach
+from pipelines.models.frame_attention import Memory, Reach, Shared, crossed
 from pipelines.models.matrix_game import WEIGHTS, load_matrix_game
 from pipelines.models.world_model import WorldModel
 from pipelines.params import Lora
@@ -116,6 +116,44 @@ def test_a_rollout_with_a_memory_equals_computing_the_whole_past_anew(sink: int,
                 break
 
 
+def test_a_new_draft_repeats_the_last_given_frame() -> None:
+    torch.manual_seed(0)
+    model = WorldModel.build(inputs(), heads=2, head_dim=12, layers=1, feed_forward=32, patch=(1, 2, 2))
+    latents, actions = given_clips(2, 5)
+    told = torch.tensor([[1, 0, 1, 0, 0], [1, 1, 0, 0, 0]]).bool()
+    known = model.known(latents, told, actions, Memory(), Shared())
+    last = torch.tensor([[0, 0, 2, 2, 2], [0, 1, 1, 1, 1]])
+    assert torch.equal(known, torch.stack([one[:, at] for one, at in zip(latents, last, strict=True)]))
+
+
+def test_a_draft_goes_on_from_what_was_before_by_the_actions_up_to_its_frame() -> None:
+    model = world()
+    latents, actions = given_clips(2, 5)
+    told = torch.arange(5).expand(2, -1) < 2
+
+    def known(x: torch.Tensor, held: torch.Tensor, past: Memory) -> torch.Tensor:
+        return model.known(x, told[:, 5 - x.shape[2] :], held, past, Shared()).detach()
+
+    drafted = known(latents, actions, Memory())
+    assert torch.equal(drafted[:, :, :2], latents[:, :, :2])
+    after_a_memory = known(latents[:, :, 2:], actions[:, 2:], Memory(last=latents[:, :, 1]))
+    assert torch.allclose(drafted[:, :, 2:], after_a_memory, atol=1e-6)
+    unseen = latents.clone()
+    unseen[:, :, 2:] = 7.0
+    assert torch.equal(drafted, known(unseen, actions, Memory())), "what is to be made is not looked at"
+    held = actions.clone()
+    held[:, 3] = 1 - held[:, 3]
+    changed = (known(latents, held, Memory()) != drafted).flatten(3).any(-1).any(1)
+    assert changed.tolist() == [[False, False, False, True, True]] * 2
+
+
+def test_cross_attention_is_that_of_diffusers() -> None:
+    attention = world().transformer.blocks[0].attn2
+    tokens, heard = torch.randn(2, 7, 24), torch.randn(2, 3, 24)
+    ours = crossed(attention, tokens, heard, Shared(), 0)
+    assert torch.allclose(ours, attention(tokens, heard, None, None), atol=1e-5)
+
+
 def test_what_a_memory_holds_does_not_grow() -> None:
     model, memory = world(sink=1, window=2), Memory()
     latents, actions = given_clips(1, 2)
@@ -170,7 +208,7 @@ def trained_names(model: WorldModel) -> set[str]:
 
 
 def test_each_strategy_trains_what_it_says() -> None:
-    assert trained_names(strategies.train_actions(world())) == {"actions"}
+    assert trained_names(strategies.train_actions(world())) == {"actions", "draft"}
     assert all(value.requires_grad for value in strategies.train_all(world()).parameters())
     last = strategies.train_last(world(), 1)
     names = {name for name, value in last.named_parameters() if value.requires_grad}
@@ -183,7 +221,7 @@ def test_each_strategy_trains_what_it_says() -> None:
 def test_an_adapter_is_added_in_when_it_is_written(tmp_path: Path) -> None:
     model = strategies.train_adapter(world(), Lora(rank=2, alpha=2, targets=("to_q",)))
     names = [name for name, value in model.named_parameters() if value.requires_grad]
-    assert names and all(".lora_" in name or name.startswith("actions.") for name in names)
+    assert names and all(".lora_" in name or name.startswith(("actions.", "draft.")) for name in names)
     with torch.no_grad():
         for name, value in model.named_parameters():
             if ".lora_" in name:

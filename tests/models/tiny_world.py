@@ -15,7 +15,8 @@ ACTION = {"hidden": 4, "inner": 16, "heads": 2, "rotary": 4}
 
 def inputs(sink: int = 1, window: int = 2, first_frame: str | None = "patches") -> Inputs:
     """What the tiny network takes."""
-    return Inputs(CHANNELS, 1, POSITION_CHANNELS, first_frame, KEYS, AXES, ROWS, ACTION, sink, window)
+    draft = {"width": 8, "blocks": 1}
+    return Inputs(CHANNELS, 1, POSITION_CHANNELS, first_frame, KEYS, AXES, ROWS, ACTION, sink, window, draft)
 
 
 def world(seed: int = 0, **changes: object) -> WorldModel:

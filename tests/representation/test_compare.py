@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pipelines.representation import comparison, encoder_choices
-from pipelines.representation.compare import commit_of, compare_folders, main
+from pipelines.representation.compare import compare_folders, main
 from pipelines.representation.comparison import Value, as_text, compared, renamed, value_at, verdict
 from pipelines.representation.figures import scatter
-from pipelines.stage import StageError
 from tests.representation import toy
 
 
@@ -111,7 +109,7 @@ def test_folders_are_compared_with_pictures_side_by_side(tmp_path: Path) -> None
     project(tmp_path / "b", 0.9)
     out = tmp_path / "out"
     out.mkdir()
-    text = compare_folders(["a", "b"], tmp_path, out, 2.0)
+    text = compare_folders({"a": tmp_path / "a", "b": tmp_path / "b"}, out, 2.0)
     assert "| better" in text and "Adjusted Rand index of the classes with those of a: b 1.00" in text
     assert {path.name for path in out.iterdir()} == {
         "table.md",
@@ -123,22 +121,10 @@ def test_folders_are_compared_with_pictures_side_by_side(tmp_path: Path) -> None
         assert picture.width == 80
 
 
-def test_a_side_that_is_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    subprocess.run(["git", "init", "-q", tmp_path], check=True)
-    with pytest.raises(StageError, match="nowhere: neither a folder with metrics/, nor a revision or experiment"):
-        commit_of("nowhere", tmp_path)
+def test_one_side_alone_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["representation", "only-one"])
+        main(["only-one"])
     assert "two or more different sides" in capsys.readouterr().err
-
-
-def test_an_experiment_is_found_by_its_name(tmp_path: Path) -> None:
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
-    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "one"]):
-        subprocess.run([*git, *words], check=True)
-    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    subprocess.run([*git, "update-ref", "refs/exps/ab/cdef/wide-run", head], check=True)
-    assert commit_of("wide-run", tmp_path) == commit_of("HEAD", tmp_path) == head
 
 
 def test_raw_latents_pca_and_encoders_get_the_same_report(tmp_path: Path) -> None:

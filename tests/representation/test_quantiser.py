@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
-from pipelines.launch import free_port
 from pipelines.representation import kmeans, quantiser
 from pipelines.representation.bounds import Assignment
 from pipelines.representation.params import Kmeans, Vq
 from pipelines.representation.passes import ENTRIES, Samples, nearest, without_empty
 from pipelines.representation.ranks import Ranks
 from pipelines.stage import StageError
+from pipelines.starting import free_port
 
 ALONE = Ranks.alone()
 LLOYD = Kmeans(kind="kmeans", restarts=1, max_iterations=100)

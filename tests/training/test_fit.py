@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
+from pipelines.params import ParamsError
+from pipelines.training import fit_blocks
 from pipelines.training.fit import choices, parser, table
 from tests.training.toy import ADAMW, params
 
@@ -60,6 +63,32 @@ def test_the_table_shows_what_was_measured_and_why_a_choice_failed() -> None:
     assert lines[4] == "Lowest peak: micro_batch: 2 saves 0.30 GiB (20%), a step takes 1.2x."
     even = [(now, {"peak_gib": 1.5, "step_seconds": 0.5}), (half[0], {"peak_gib": 1.5, "step_seconds": 0.6})]
     assert table(even, 8).splitlines()[-1].startswith("No choice lowers the peak")
+
+
+def test_blocks_are_added_one_after_the_other() -> None:
+    values = {"adversarial": {"weight": 1}, "discriminator": {"width": 2}, "losses": {"kl": {"weight": 1}, "l1": None}}
+    blocks = ["adversarial+discriminator", "losses.kl"]
+    rows = fit_blocks.steps({"micro_batch": 4}, blocks)
+    assert [row["absent"] for row in rows] == [blocks, blocks[1:], []]
+    left = fit_blocks.without("coder", values, rows[1]["absent"])
+    assert left["adversarial"] == {"weight": 1} and left["losses"]["kl"] is None
+    assert values["losses"]["kl"] is not None, "the section itself is not touched"
+    found = [{"peak_gib": peak, "step_seconds": 0.5} for peak in (1.0, 1.5, 1.75)]
+    lines = [line.split() for line in fit_blocks.table("coder", blocks, found).splitlines()]
+    assert lines[2] == ["+", "adversarial+discriminator", "1.50", "+0.50", "0.5"] and lines[3][3] == "+0.25"
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        ("losses.gan", "coder has no such block; there are kl"),
+        ("gan", "coder has no such block; there are losses"),
+        ("losses.l1", r"coder.losses.l1 is null, so there is nothing to measure"),
+    ],
+)
+def test_a_block_that_is_not_there_is_told_with_those_that_are(block: str, said: str) -> None:
+    with pytest.raises(ParamsError, match=said):
+        fit_blocks.without("coder", {"losses": {"kl": {}, "l1": None}}, [block])
 
 
 def test_fit_measures_a_stage_and_leaves_the_project_as_it_was(tmp_path: Path) -> None:

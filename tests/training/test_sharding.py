@@ -14,9 +14,9 @@ import yaml
 from accelerate.utils import FullyShardedDataParallelPlugin
 from safetensors.torch import load_file
 
-from pipelines.launch import command_line
 from pipelines.params import AdamW8Bit
 from pipelines.stage import StageError
+from pipelines.starting import command_line
 from pipelines.training import sharding
 from pipelines.training.tracking import read_rows, without_machine
 from tests.training import spread

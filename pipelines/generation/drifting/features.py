@@ -7,19 +7,36 @@ weighs as much as its weight says, not as many times.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipelines.generation.drifting.params import Features
 from pipelines.models.feature_list import at_rest, clip_features, reads_change, windows
-from pipelines.models.latent_mae import LatentMae
 from pipelines.stage import StageError
 
 Vectors = Mapping[str, Tensor]
 """Name of a space to [M, N, D]."""
+
+
+class Encoder(Protocol):
+    """A frozen network with maps by layer: :class:`pipelines.models.latent_mae.LatentMae`, or one of pictures."""
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers whose maps there are."""
+        ...
+
+    def maps(self, latents: Tensor, layers: Collection[str], /) -> dict[str, Tensor]:
+        """Maps [B, D, T', H', W'] after some layers."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Its weights."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -48,8 +65,10 @@ class FeatureSpaces:
         StageError: the encoder has no such layer or statistic.
     """
 
-    def __init__(self, params: Features, encoder: LatentMae) -> None:
-        self.params, self.encoder = params, encoder.eval().requires_grad_(False)
+    def __init__(self, params: Features, encoder: Encoder) -> None:
+        self.params, self.encoder = params, encoder
+        assert isinstance(encoder, nn.Module)
+        encoder.eval().requires_grad_(False)
         self.layers = set(params.maps.layers) if params.maps else set()
         self.statistics: dict[str, list[str]] = {}
         for name in params.statistics.names if params.statistics else ():
@@ -58,7 +77,7 @@ class FeatureSpaces:
         for layer in (*self.layers, *(layer for layer in self.statistics if layer != "input")):
             if layer not in known:
                 raise StageError(
-                    f"drift.features names the layer {layer!r}; this latent MAE has {', '.join(known)} (and input)."
+                    f"drift.features names the layer {layer!r}; this encoder has {', '.join(known)} (and input)."
                 )
 
     # ---- what there is ----
@@ -153,7 +172,9 @@ class FeatureSpaces:
 
 
 def missing_places(mask: Tensor, grid: tuple[int, int, int]) -> Tensor:
-    """Which places of a grid [B, N] lie in frames that ``mask`` [B, T] does not give; of several frames, in one."""
+    """Which places of a grid [B, N] hold something that ``mask`` [B, T] (or [B, T, H, W]) does not give."""
+    if mask.dim() == 4:
+        return nn.functional.adaptive_max_pool3d((~mask).float()[:, None], grid).flatten(1) > 0
     span = mask.shape[1] / grid[0]
     frame = torch.arange(mask.shape[1], device=mask.device)
     part = (frame / span).long().clamp(max=grid[0] - 1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,11 +16,11 @@ from torch import Tensor
 from pipelines.flow import anchored, keyframes
 from pipelines.flow.drift import Problems, drift
 from pipelines.flow.drift_statistics import kernel_statistics, sample_statistics
-from pipelines.flow.filling import fill, level_share
+from pipelines.flow.filling import alike, fill, level_share, over_elements
 from pipelines.flow.params import DriftField
 from pipelines.generation.drifting import draws
 from pipelines.generation.drifting.features import FeatureSpaces, at, missing_places
-from pipelines.generation.drifting.params import DriftingRefinerParams
+from pipelines.generation.drifting.params import DriftingRefinerParams, KeypatchRefinerParams
 from pipelines.models.refiner import Refiner, refined
 
 SEED = 20260301
@@ -28,6 +29,11 @@ DIMS, REFERENCE = 32, 512
 PLACES = 8
 """Places at which a map's field is measured."""
 CHUNK = 64
+
+
+def seeds_of(batch: Mapping[str, Any]) -> list[int]:
+    """The seeds of held-out clips, the same at every validation."""
+    return [draws.mixed(SEED, number) for number in range(len(batch["latents"]))]
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class HeldOut:
         conditions: the refiner's others.
         counts: B, and the numbers of keyframes of the levels.
         prompts: of the B clips.
+        kind: what is given, in names of numbers.
     """
 
     latents: Tensor
@@ -52,33 +59,48 @@ class HeldOut:
     numbers: tuple[int, ...]
     prompts: list[str]
     clamp: bool
+    kind: str = "keyframes"
 
     @classmethod
     def of(cls, batch: Mapping[str, Any], params: DriftingRefinerParams) -> HeldOut:
         """The first validation clips, told the class of their prompts, at levels L … 1."""
-        latents: Tensor = batch["latents"]
-        clips, frames = len(latents), latents.shape[2]
-        seeds = [draws.mixed(SEED, number) for number in range(clips)]
-        nested, how = draws.masks(seeds, frames, params.keyframes).to(latents.device), params.keyframes
-        counts = keyframes.counts(frames, how.least, how.levels, how.growth)
-        mask = torch.cat([nested[:, level] for level in range(how.levels, 0, -1)])
-        many = latents.repeat(how.levels, 1, 1, 1, 1)
-        noise = draws.normal(seeds, "noise", params.validation.samples, *latents.shape[1:]).to(latents)
-        std = params.noise_std * params.sampling.noise_scale
-        told = level_share(mask, counts)[:, None] * (~mask).to(latents)
+        how, latents = params.keyframes, batch["latents"]
+        counts = keyframes.counts(latents.shape[2], how.least, how.levels, how.growth)
+        nested = draws.masks(seeds_of(batch), latents.shape[2], how).to(latents.device)
+        filler = partial(fill, how=params.filling)
+        return cls.at_levels(batch, nested, counts, filler, params, params.clamp_keyframes)
+
+    @classmethod
+    def at_levels(
+        cls,
+        batch: Mapping[str, Any],
+        nested: Tensor,
+        counts: Sequence[int],
+        filler: Callable[[Tensor, Tensor], Tensor],
+        params: DriftingRefinerParams | KeypatchRefinerParams,
+        clamp: bool,
+        kind: str = "keyframes",
+    ) -> HeldOut:
+        """Of ``nested`` masks [B, L + 1, …] and what fills in what they do not give."""
+        latents, clips, levels = batch["latents"], len(batch["latents"]), nested.shape[1] - 1
+        mask = torch.cat([nested[:, level] for level in range(levels, 0, -1)])
+        many = latents.repeat(levels, 1, 1, 1, 1)
+        noise = draws.normal(seeds_of(batch), "noise", params.validation.samples, *latents.shape[1:]).to(latents)
+        told = alike(level_share(mask, counts), mask) * (~mask).to(latents)
         conditions = {name: batch[name] for name in ("prompt_embeds", "prompt_mask", "pseudo_class") if name in batch}
         conditions["alpha"] = torch.full((clips,), params.sampling.alpha, device=latents.device)
         return cls(
-            many,
-            fill(many, mask, params.filling),
-            told,
-            mask,
-            std * noise.transpose(0, 1).repeat(1, how.levels, 1, 1, 1, 1),
-            {name: part.repeat(how.levels, *[1] * (part.dim() - 1)) for name, part in conditions.items()},
-            clips,
-            tuple(counts[:0:-1]),
-            list(batch["prompt"]),
-            params.clamp_keyframes,
+            latents=many,
+            filled=filler(many, mask),
+            told=told,
+            mask=mask,
+            noise=params.noise_std * params.sampling.noise_scale * noise.transpose(0, 1).repeat(1, levels, 1, 1, 1, 1),
+            conditions={name: part.repeat(levels, *[1] * (part.dim() - 1)) for name, part in conditions.items()},
+            clips=clips,
+            numbers=tuple(counts[:0:-1]),
+            prompts=list(batch["prompt"]),
+            clamp=clamp,
+            kind=kind,
         )
 
     @torch.no_grad()
@@ -99,9 +121,9 @@ class HeldOut:
         return torch.stack(made)
 
     def missing(self, squares: Tensor) -> Tensor:
-        """Means [levels * B] of squares [levels * B, C, T, H, W] over missing frames."""
-        missing = (~self.mask).to(squares)
-        return (squares.mean((1, 3, 4)) * missing).sum(1) / missing.sum(1)
+        """Means [levels * B] of squares [levels * B, C, T, H, W] over what is missing."""
+        missing = over_elements((~self.mask).to(squares)).expand_as(squares)
+        return (squares * missing).flatten(1).sum(1) / missing.flatten(1).sum(1)
 
 
 # ---- intervals ----------------------------------------------------------------------------------------------------
@@ -133,8 +155,8 @@ def errors(held: HeldOut, made: Tensor) -> dict[str, float]:
     found = {"missing_error": float(ours.mean()), "interpolation_error": float(theirs.mean())}
     parts = zip(held.numbers, ours.split(held.clips), theirs.split(held.clips), strict=True)
     for number, own, other in parts:
-        found[f"missing_error_of_{number}_keyframes"] = float(own.mean())
-        found[f"interpolation_error_of_{number}_keyframes"] = float(other.mean())
+        found[f"missing_error_of_{number}_{held.kind}"] = float(own.mean())
+        found[f"interpolation_error_of_{number}_{held.kind}"] = float(other.mean())
     middle = made.mean(0)
     varied = held.missing((made - middle).square().sum(0) / max(1, len(made) - 1)).mean()
     left = held.missing((held.latents - middle).square()).mean()
@@ -155,7 +177,7 @@ def gain(held: HeldOut, made: Tensor, resamples: int) -> dict[str, float]:
     found = named("gain", interval(share(slice(None)), held.clips, resamples))
     for place, number in enumerate(held.numbers):
         one = slice(place, place + 1)
-        found |= named(f"gain_of_{number}_keyframes", interval(share(one), held.clips, resamples))
+        found |= named(f"gain_of_{number}_{held.kind}", interval(share(one), held.clips, resamples))
     return found
 
 
@@ -174,8 +196,10 @@ def motion(held: HeldOut, clips: Tensor, resamples: int) -> tuple[float, float, 
 def bent(clips: Tensor) -> Tensor:
     """What clips [B, C, T, H, W] add to the straight line from their first frame to their last, flattened: [B, D].
 
-    Frames that a refiner is given would otherwise decide every distance; of a line it is zero.
+    Frames that a refiner is given would otherwise decide every distance; of a line it is zero. Of a picture, itself.
     """
+    if clips.shape[2] == 1:
+        return clips.flatten(1)
     share = torch.linspace(0.0, 1.0, clips.shape[2], device=clips.device)[None, None, :, None, None]
     return (clips - torch.lerp(clips[:, :, :1], clips[:, :, -1:], share)).flatten(1)
 
@@ -219,8 +243,8 @@ def pooled_problems(features: FeatureSpaces, held: HeldOut, clips: Tensor) -> di
     true, found = held.latents[: held.clips], {}
     with torch.no_grad():
         vectors = features(torch.cat([clips, true]))
-    never = torch.zeros(1, true.shape[2], dtype=torch.bool)
-    never[:, [0, -1]] = true.shape[2] > 2
+    given = held.mask.all(0, keepdim=True).cpu()  # in every clip: no refiner makes it
+    never = given if not bool(given.all()) else torch.zeros_like(given)
     for space in features.spaces(tuple(true.shape[1:])):  # type: ignore[arg-type]
         places = torch.zeros(1, dtype=torch.long)
         if space.grid is not None:

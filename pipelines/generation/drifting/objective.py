@@ -8,14 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.flow import corruption, interpolation, keyframes
-from pipelines.flow.filling import fill, level_share
+from pipelines.flow.filling import alike, by_place, fill, level_share, over_elements
 from pipelines.flow.guidance import drop_prompts
 from pipelines.generation.drifting import draws
 from pipelines.generation.drifting.features import FeatureSpaces, Space, missing_places, picked
-from pipelines.generation.drifting.params import DriftingRefinerParams
+from pipelines.generation.drifting.params import DriftingRefinerParams, KeypatchRefinerParams
 from pipelines.generation.drifting.problems import Beside, mixed
 from pipelines.models.refiner import refined
 from pipelines.training.objective import Batch, LossOutput
+
+LEAST_SQUARE = 1e-8
+"""Under the root of the energy score; latents have mean square 1."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,9 @@ class Start:
 
     Attributes:
         filled: interpolation [B, C, T, H, W] of the keyframes that the network is given.
-        told: how unsure each frame is, [B, T]: 0 given for certain, the level's share missing.
-        mask: given frames [B, T].
+        told: how unsure each frame is, [B, T]: 0 given for certain, the level's share missing; of a picture each
+            element, [B, T, H, W], as the next two.
+        mask: given frames.
         kept: those that come out as they went in; None: all may be corrected.
         level: [B] in 1 … L.
         target: what the squared error wants.
@@ -62,11 +66,16 @@ def start_of(latents: Tensor, seeds: list[int], params: DriftingRefinerParams) -
     numbers = keyframes.counts(
         latents.shape[2], params.keyframes.least, params.keyframes.levels, params.keyframes.growth
     )
-    told = level_share(mask, numbers)[:, None] * (1.0 - torch.where(mask, sure, 0.0))
+    told = alike(level_share(mask, numbers), mask) * (1.0 - torch.where(mask, sure, 0.0))
     finer = fill(latents, keyframes.at_level(nested, level - 1), params.filling)
     target = latents if params.regression.target == "clean" else finer
     kept = mask & ~which if params.clamp_keyframes else None
     return Start(noised.transpose(1, 2), told, mask, kept, level, target)
+
+
+def length(squares: Tensor) -> Tensor:
+    """Square roots whose gradient is finite where frames are equal (those that are clamped)."""
+    return (squares + LEAST_SQUARE).sqrt()
 
 
 class DriftingRefiner:
@@ -78,13 +87,28 @@ class DriftingRefiner:
     def __init__(
         self,
         refiner: nn.Module,
-        params: DriftingRefinerParams,
+        params: DriftingRefinerParams | KeypatchRefinerParams,
         empty_prompt: Tensor,
         features: FeatureSpaces | None,
     ) -> None:
         self.refiner, self.params, self.empty_prompt, self.features = refiner, params, empty_prompt, features
         self.encoder = features.encoder if features is not None else None
         self._spaces: dict[tuple[int, ...], list[Space]] = {}
+
+    # ---- the forward process ----
+
+    def start(self, latents: Tensor, seeds: list[int]) -> Start:
+        """What the refiner begins from."""
+        assert isinstance(self.params, DriftingRefinerParams)
+        return start_of(latents, seeds, self.params)
+
+    def always_given(self, latents: Tensor) -> Tensor:
+        """What is never missing, in the shape of a mask of one clip."""
+        assert isinstance(self.params, DriftingRefinerParams)
+        never = torch.zeros(1, latents.shape[2], dtype=torch.bool)
+        if self.params.keyframes.endpoints and latents.shape[2] > 2:
+            never[:, [0, -1]] = True
+        return never
 
     # ---- weights of the phases ----
 
@@ -120,15 +144,16 @@ class DriftingRefiner:
     def losses(self, batch: Batch, step: int) -> dict[str, LossOutput]:
         """Regression alone takes one sample of each clip; the drift as many as the params say."""
         latents, seeds, params = batch["latents"], batch["draw"].tolist(), self.params
-        start, drift = start_of(latents, seeds, params), params.drift if self.drifts(step) else None
+        start, drift = self.start(latents, seeds), params.drift if self.drifts(step) else None
         units = seeds if drift is None else seeds[:: drift.group.clips]
         alpha = draws.strengths(units, drift.guidance if drift else None).to(latents)
-        samples = drift.samples if drift else 1
+        spread = params.regression.spread
+        samples = drift.samples if drift else spread.samples if spread else 1
         made = self.refined(start, batch, seeds, alpha.repeat_interleave(len(seeds) // len(units)), samples)
         error = self._error(made, start, samples)
         weight = self.regression_weight(step)
         loss, metrics = weight * error, {"regression": error.detach().mean()}
-        monitors = interpolation.errors(start.filled.transpose(1, 2), latents.transpose(1, 2), start.mask)
+        monitors = interpolation.errors(by_place(start.filled, start.mask)[0], *by_place(latents, start.mask))
         if drift is not None:
             assert self.features is not None
             beside = self._beside(batch, start, seeds, alpha, step)
@@ -141,11 +166,28 @@ class DriftingRefiner:
         return {"refiner": LossOutput(loss, metrics=metrics, monitors=monitors)}
 
     def _error(self, made: Tensor, start: Start, samples: int) -> Tensor:
-        """Squared error per clip [B], keyframes by ``keyframe_weight`` of what a missing frame counts."""
-        squares = (made - start.target.repeat_interleave(samples, 0)).square().mean((1, 3, 4))
-        weight = torch.where(start.mask, self.params.regression.keyframe_weight, 1.0)
-        weight = (weight / weight.sum(1, keepdim=True)).repeat_interleave(samples, 0)
-        return (squares * weight).sum(1).unflatten(0, (-1, samples)).mean(1)
+        """Error per clip [B], what is given by ``keyframe_weight`` of what is missing.
+
+        Squared, or of samples x_i and target y the energy score E|x_i - y| - weight / 2 E|x_i - x_k|, i != k, of every
+        frame by itself, |.| the root mean square over its elements.
+        """
+        regression = self.params.regression
+        each = made.unflatten(0, (-1, samples))
+        elements = over_elements(torch.where(start.mask, regression.keyframe_weight, 1.0)).expand_as(start.filled)
+        weight = elements.sum((1, 3, 4))  # of frames, [B, T]
+
+        def squares(differences: Tensor) -> Tensor:
+            """Weighted mean squares [B, N, T] of [B, N, C, T, H, W]."""
+            return (differences.square() * elements[:, None]).sum((2, 4, 5)) / weight[:, None].clamp(min=1e-12)
+
+        share = weight / weight.sum(1, keepdim=True)
+        away = squares(each - start.target[:, None])
+        if regression.spread is None:
+            return (away.mean(1) * share).sum(1)
+        first, second = torch.triu_indices(samples, samples, 1, device=made.device)
+        apart = squares(each[:, first] - each[:, second])
+        score = length(away).mean(1) - 0.5 * regression.spread.weight * length(apart).mean(1)
+        return (score * share).sum(1)
 
     # ---- what the drift reads besides ----
 
@@ -189,10 +231,7 @@ class DriftingRefiner:
     def _common(self, latents: Tensor, step: int) -> dict[str, Tensor]:
         """Places that all clips of a step are looked at: of frames that can be missing."""
         spaces = [space for space in self._spaces_of(latents) if space.grid is not None]
-        never = torch.zeros(1, latents.shape[2], dtype=torch.bool)
-        if self.params.keyframes.endpoints and latents.shape[2] > 2:
-            never[:, [0, -1]] = True
-        found = {}
+        never, found = self.always_given(latents), {}
         for space in spaces:
             assert space.grid is not None
             allowed = missing_places(never, space.grid)

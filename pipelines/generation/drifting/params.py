@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipelines.flow.params import DriftField, Filling
-from pipelines.generation.params import Denoiser
+from pipelines.flow.params import DriftField, Filling, PatchFilling
+from pipelines.generation.params import Denoiser, DenoiserParams
 from pipelines.params import Count, Names, NonNegative, Params, Positive, Real, Share, Training, Whole
 
 
@@ -44,13 +44,26 @@ class Corruption(Params):
     anneal: Literal["linear", "cosine"]
 
 
-class Regression(Params):
-    """Squared error to the clean clip, or to the next finer level's interpolation (``adj``).
+class Spread(Params):
+    """Several samples of each clip, which are told to differ: the energy score in place of the squared error.
 
-    Weight 1 until the drift begins, then falling in ``decay_steps`` to ``floor``.
+    ``weight`` 1 makes it a proper score, smallest where samples are drawn from what the data leave open; below 1 they
+    differ by less, at 0 not at all.
+    """
+
+    samples: Annotated[Count, Field(ge=2)]
+    weight: Share
+
+
+class Regression(Params):
+    """Error to the clean clip, or to the next finer level's interpolation (``adj``).
+
+    Squared, or with ``spread`` the energy score. Weight 1 until the drift begins, then falling in ``decay_steps`` to
+    ``floor``.
     """
 
     target: Literal["clean", "adj"]
+    spread: Spread | None
     keyframe_weight: Share
     decay_steps: Whole
     floor: NonNegative
@@ -154,6 +167,10 @@ class Drifting(Params):
             raise ValueError(
                 "a problem per clip with 1 sample and no unconditional clip has no field: 2 samples or more"
             )
+        if self.problems.pseudo_class and self.samples * self.group.clips + self.group.unconditional < 2:
+            raise ValueError(
+                "a problem per class of 1 clip with 1 sample and no unconditional clip has no field: 2 samples or more"
+            )
         return self
 
 
@@ -200,3 +217,66 @@ class DriftingRefinerParams(Params):
     validation: RefinerValidation
     gates: RefinerGates
     training: Training
+
+    @model_validator(mode="after")
+    def _a_learned_filling_is_applied_once(self) -> DriftingRefinerParams:
+        if self.filling.learned is not None and self.regression.target == "adj":
+            raise ValueError("filling.mode: learned goes with regression.target: clean; adj fills in level by level")
+        return self
+
+
+class Keypatches(Params):
+    """Patches of a picture that are given at each level: K_0 = all of them … K_levels = ``least``."""
+
+    patch: Count
+    growth: Literal["doubling", "linear", "geometric"]
+    least: Count
+    levels: Count
+
+
+class MaeSpace(Params):
+    """The latent MAE of the lineage; of latents."""
+
+    kind: Literal["latent_mae"]
+
+
+class OwnEncoder(Params):
+    """The layers of the project's own trained autoencoder; of pixels."""
+
+    kind: Literal["own_encoder"]
+
+
+class ResNetFolder(Params):
+    """A published ResNet in a local folder; of pixels."""
+
+    kind: Literal["resnet"]
+    folder: str
+
+
+class KeypatchRefinerParams(Params):
+    """Section ``keypatch_refiner``."""
+
+    space: Literal["latents", "pixels"]
+    encoder: Annotated[MaeSpace | OwnEncoder | ResNetFolder, Field(discriminator="kind")]
+    refiner: DenoiserParams
+    keypatches: Keypatches
+    filling: PatchFilling
+    noise_std: NonNegative
+    clamp_keypatches: bool
+    prompt_dropout: Share
+    class_dropout: Share
+    regression: Regression
+    drift: Drifting | None
+    sampling: RefinerSampling
+    validation: RefinerValidation
+    gates: RefinerGates
+    training: Training
+
+    @model_validator(mode="after")
+    def _encoder_sees_the_space(self) -> KeypatchRefinerParams:
+        if (self.space == "latents") != (self.encoder.kind == "latent_mae"):
+            raise ValueError(
+                f"space: {self.space} and encoder.kind: {self.encoder.kind}: a latent_mae sees latents, own_encoder "
+                "and resnet see pixels"
+            )
+        return self

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from pipelines.drawing import new_figure
+from pipelines.drawing import new_figure, one_line
 
 BLUE, GREY, GIVEN = "#0072B2", "#777777", "#D55E00"
 ROWS = ("true", "interpolation", "refined")
@@ -42,24 +41,40 @@ def draw_clips(
             one.set(xticks=[], yticks=[])
             for spine in one.spines.values():
                 spine.set_visible(False)
-        axes[number * len(names)].set_title(textwrap.shorten(prompt, 110), fontsize=9, loc="left")
+        axes[number * len(names)].set_title(one_line(prompt, 110), fontsize=9, loc="left")
     figure.suptitle(f"{stage}: held-out clips; framed in orange: given", x=0.01, ha="left", fontsize=12)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=80)
 
 
-def draw_errors(numbers: Mapping[str, float], counts: Sequence[int], stage: str, path: Path) -> None:
-    """Missing-frame error by number of keyframes: interpolation, refiner, and the gain with its interval."""
+def draw_pictures(pictures: Mapping[str, np.ndarray], stage: str, path: Path) -> None:
+    """A row of each of ``pictures`` (uint8 [B, H, W, 3]), those of one column of one held-out picture."""
+    count = len(next(iter(pictures.values())))
+    figure = new_figure(figsize=(1.2 + 1.1 * count, 0.6 + 1.1 * len(pictures)), layout="constrained")
+    axes = figure.subplots(len(pictures), 1, squeeze=False)[:, 0]
+    for one, (name, row) in zip(axes, pictures.items(), strict=True):
+        one.imshow(_row(row, [False] * count), interpolation="nearest")
+        one.set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
+        one.set(xticks=[], yticks=[])
+        for spine in one.spines.values():
+            spine.set_visible(False)
+    figure.suptitle(f"{stage}: held-out pictures", x=0.01, ha="left", fontsize=12)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80)
+
+
+def draw_errors(numbers: Mapping[str, float], counts: Sequence[int], kind: str, stage: str, path: Path) -> None:
+    """Error of what is missing by number of ``kind``: interpolation, refiner, and the gain with its interval."""
     figure = new_figure(figsize=(9, 3.6), layout="constrained")
     errors, gains = figure.subplots(1, 2)
     places = np.arange(len(counts))
-    theirs = [numbers[f"interpolation_error_of_{count}_keyframes"] for count in counts]
-    ours = [numbers[f"missing_error_of_{count}_keyframes"] for count in counts]
+    theirs = [numbers[f"interpolation_error_of_{count}_{kind}"] for count in counts]
+    ours = [numbers[f"missing_error_of_{count}_{kind}"] for count in counts]
     errors.bar(places - 0.2, theirs, 0.38, color=GREY, label="interpolation")
     errors.bar(places + 0.2, ours, 0.38, color=BLUE, label="refined")
-    errors.set(ylabel="mean squared error of missing frames", ylim=(0, None))
+    errors.set(ylabel="mean squared error of what is missing", ylim=(0, None))
     errors.legend(frameon=False, fontsize=9)
-    names = ("gain_of_{}_keyframes", "gain_of_{}_keyframes_low", "gain_of_{}_keyframes_high")
+    names = tuple(f"gain_of_{{}}_{kind}{end}" for end in ("", "_low", "_high"))
     middle, low, high = (np.array([numbers[name.format(count)] for count in counts]) for name in names)
     gains.errorbar(places, middle, [middle - low, high - middle], fmt="o", color=BLUE, capsize=4)
     gains.axhline(0.0, color=GREY, linewidth=1)

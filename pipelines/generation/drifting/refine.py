@@ -7,51 +7,51 @@ then by drifting in the feature space of the frozen latent MAE, with the error d
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pipelines.data import validation_clips
 from pipelines.data.catalog import TRAIN
-from pipelines.data.contract import require_autoencoder
 from pipelines.data.groups import Groups, Size
 from pipelines.flow import keyframes
 from pipelines.generation.classes import gate, read_classes
-from pipelines.generation.drifting import measuring, pictures
+from pipelines.generation.drifting import measuring
 from pipelines.generation.drifting.features import FeatureSpaces
+from pipelines.generation.drifting.finishing import Shown, finish
 from pipelines.generation.drifting.measuring import HeldOut, Independent
 from pipelines.generation.drifting.objective import DriftingRefiner
-from pipelines.generation.drifting.params import DriftingRefinerParams, RefinerGates
+from pipelines.generation.drifting.params import DriftingRefinerParams, KeypatchRefinerParams
 from pipelines.generation.latents import Latents
 from pipelines.generation.params import DenoiserParams
 from pipelines.generation.trained import new_denoiser
-from pipelines.models.autoencoder import load_autoencoder
 from pipelines.models.latent_mae import LatentMae
 from pipelines.models.refiner import Refiner
-from pipelines.stage import StageError, digest, say, write_json
+from pipelines.stage import StageError, digest
 from pipelines.training import checkpoint
 from pipelines.training.loop import train as run_training
 from pipelines.training.run import Run
 
 
-def new_refiner(params: DriftingRefinerParams, data: Latents, num_classes: int) -> Refiner:
+def new_refiner(params: DriftingRefinerParams | KeypatchRefinerParams, data: Latents, num_classes: int) -> Refiner:
     """The refiner of the params for these latents: residual 0."""
     block = params.refiner
     longer = block.model_copy(update={"text_length": block.text_length + 1})  # the strength of guidance
-    return Refiner(new_denoiser(longer, data, num_classes), gated=not isinstance(block, DenoiserParams))
+    kernel = None
+    if isinstance(params, DriftingRefinerParams) and params.filling.learned is not None:
+        kernel = params.filling.learned.kernel
+    return Refiner(new_denoiser(longer, data, num_classes), not isinstance(block, DenoiserParams), kernel)
 
 
-def load_features(params: DriftingRefinerParams, folder: Path, channels: int) -> FeatureSpaces | None:
-    """The spaces of the drift, in the checkpoint's latent MAE or in one of the same size with random weights.
+def load_encoder(folder: Path, channels: int, random: int | None) -> LatentMae:
+    """The checkpoint's latent MAE; one of the same size with random weights of the seed ``random``, if one is given.
 
     Raises:
-        StageError: the checkpoint is damaged, of other channels, or lacks a layer.
+        StageError: the checkpoint is damaged, or of other channels.
     """
-    if params.drift is None:
-        return None
     checkpoint.read(folder)
     try:
         encoder = LatentMae.from_pretrained(folder / "ema" if (folder / "ema").is_dir() else folder)
@@ -62,11 +62,23 @@ def load_features(params: DriftingRefinerParams, folder: Path, channels: int) ->
             f"{folder}: an encoder of {encoder.config['channels']} channels, but these latents have {channels}; run "
             "latent_mae again."
         )
-    if params.drift.features.encoder == "random":
+    if random is not None:
         with torch.random.fork_rng():
-            torch.manual_seed(params.training.seed)
+            torch.manual_seed(random)
             encoder = LatentMae(channels, encoder.config["architecture"])
-    return FeatureSpaces(params.drift.features, encoder)
+    return encoder
+
+
+def load_features(params: DriftingRefinerParams, folder: Path, channels: int) -> FeatureSpaces | None:
+    """The spaces of the drift, in the checkpoint's latent MAE or in one of the same size with random weights.
+
+    Raises:
+        StageError: as :func:`load_encoder`, or it lacks a layer.
+    """
+    if params.drift is None:
+        return None
+    random = params.training.seed if params.drift.features.encoder == "random" else None
+    return FeatureSpaces(params.drift.features, load_encoder(folder, channels, random))
 
 
 def require_latents_of(encoder: Path, latents: Path) -> None:
@@ -83,7 +95,7 @@ def require_latents_of(encoder: Path, latents: Path) -> None:
         )
 
 
-def batches(params: DriftingRefinerParams, data: Latents, classes: Mapping[str, int]) -> Groups:
+def batches(params: DriftingRefinerParams | KeypatchRefinerParams, data: Latents, classes: Mapping[str, int]) -> Groups:
     """Clips in units of a class where the drift has problems of one, by themselves without a drift."""
     training, drift = params.training, params.drift
     size, balance, begin = Size(1, 0, 0), 0.0, 0
@@ -112,94 +124,6 @@ def description(params: DriftingRefinerParams, data: Latents) -> dict[str, Any]:
         },
         "latents": {**data.facts(), "num_keyframes": counts[-1]},
     }
-
-
-def gates(params: RefinerGates, numbers: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Verdicts: gain, spread, raw force and effective neighbours. Without gain the refiner fails; the rest warns."""
-    share, positives = measuring.mean_of(numbers, "force_share"), measuring.mean_of(numbers, "effective_positives")
-    judged = [
-        (
-            "gain",
-            numbers["gain_low"],
-            ">=",
-            params.min_gain,
-            "fail",
-            "lower end: error of the interpolation taken away",
-        ),
-        (
-            "spread",
-            numbers.get("spread_share"),
-            ">=",
-            params.min_spread,
-            "warn",
-            "below it deterministic: regression does",
-        ),
-        (
-            "force",
-            share,
-            "<=",
-            params.max_force_share,
-            "warn",
-            "raw force on refined clips over that on the interpolation",
-        ),
-        (
-            "effective_positives",
-            positives,
-            ">=",
-            params.min_effective_positives,
-            "warn",
-            "neighbours that the kernel sees",
-        ),
-    ]
-    found = []
-    for name, value, comparison, threshold, worse, reason in judged:
-        if value is None:
-            continue
-        good = value >= threshold if comparison == ">=" else value <= threshold
-        verdict = "pass" if good else worse
-        gate = {"name": name, "value": value, "threshold": threshold, "comparison": comparison, "reason": reason}
-        found.append({**gate, "verdict": verdict})
-    return found
-
-
-class Shown:
-    """The first held-out clips of the sparsest level, decoded where an autoencoder is given.
-
-    Raises:
-        StageError: it is not the autoencoder of these latents.
-    """
-
-    def __init__(self, run: Run, data: Latents, held: HeldOut, count: int, autoencoder: Path | None) -> None:
-        self.run, self.data, self.held, self.count = run, data, held, min(count, held.clips)
-        self.decoder: Any = None
-        if autoencoder is not None and count:
-            require_autoencoder(data.manifest, autoencoder)
-            self.decoder = load_autoencoder(autoencoder).to(run.device)
-
-    def frames(self, latents: Tensor) -> np.ndarray:
-        """Decoded clips uint8 [B, T, H, W, 3]."""
-        with torch.no_grad():
-            video = self.decoder.decode(latents[: self.count].to(self.run.device)).float().cpu().clamp(-1, 1)
-        return ((video + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).numpy()
-
-    def at_step(self, step: int, made: Tensor) -> None:
-        """Write the clips of this validation."""
-        if self.decoder is None or not self.run.is_main:
-            return
-        rate, prompts = self.data.manifest.frame_rate, self.held.prompts[: self.count]
-        clips = list(self.frames(made))
-        self.run.showed(step, validation_clips.write(self.run.shown, step, clips, prompts, rate))
-
-    def draw(self, made: Tensor, path: Path) -> None:
-        """True, interpolated and refined clips, a frame for every latent one."""
-        if self.decoder is None:
-            return
-        parts = zip(pictures.ROWS, (self.held.latents, self.held.filled, made), strict=True)
-        clips = {name: self.frames(latents) for name, latents in parts}
-        every = np.linspace(0, len(clips["true"][0]) - 1, self.held.mask.shape[1]).round().astype(int)
-        shown = {name: frames[:, every] for name, frames in clips.items()}
-        given = self.held.mask[: self.count].cpu().numpy()
-        pictures.draw_clips(shown, given, self.held.prompts[: self.count], self.run.name, path)
 
 
 def train(
@@ -246,41 +170,13 @@ def train(
             shown.at_step(step, made[0, : held.clips])
             return measuring.errors(held, made)
 
-    run_training(objective, batches(params, data, classes), run, validate)
-    finish(run, params, data, held, refiner, features, shown)
-
-
-def finish(
-    run: Run,
-    params: DriftingRefinerParams,
-    data: Latents,
-    held: HeldOut,
-    refiner: Refiner,
-    features: FeatureSpaces | None,
-    shown: Shown,
-) -> None:
-    """Held-out numbers with intervals, gates, pictures, checkpoint."""
-    if not run.is_main:
-        return
-    with run.ema_weights("refiner"):
-        refiner.eval()
-        made = held.refine(refiner)
-        numbers = final_numbers(params, data, held, made, features)
-        shown.draw(made[0], run.plots / "samples.png")
+    def draw(made: Tensor) -> None:
+        shown.draw(made, run.plots / "samples.png")
         validation_clips.draw_steps(run.shown, run.plots / "validation.png")
-    pictures.draw_errors(numbers, held.numbers, run.name, run.plots / "missing_error.png")
-    judged = gates(params.gates, numbers)
-    for one in judged:
-        if one["verdict"] != "pass":
-            say(
-                f"{one['name']} is {one['value']:.3g}, wanted {one['comparison']} {one['threshold']:g}: {one['reason']}"
-            )
-    results = {name if "/" in name else f"validation/{name}": value for name, value in numbers.items()}
 
-    def describe(folder: Path) -> None:
-        write_json(folder / "generator.json", description(params, data))
-
-    run.finish({"refiner": refiner}, {**results, "gates": judged}, describe)
+    run_training(objective, batches(params, data, classes), run, validate)
+    measure = partial(final_numbers, params, data, held, features=features)
+    finish(run, held, refiner, params.gates, measure, draw, description(params, data))
 
 
 def final_numbers(

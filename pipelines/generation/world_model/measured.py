@@ -18,6 +18,7 @@ from pipelines.generation.world_model.objective import WorldModelObjective
 from pipelines.generation.world_model.pictures import pixels
 from pipelines.generation.world_model.reader import Examples, Read, Reader, read, trained_reader
 from pipelines.models.autoencoder import Autoencoder
+from pipelines.models.streaming import decoded_in_pieces
 
 QUARTERS, LEVEL = 4, 0.95
 READABLE = 0.8
@@ -77,7 +78,8 @@ def measure(data: Latents, objective: WorldModelObjective, decoder: Autoencoder,
 
 def _decoded(decoder: Autoencoder, latents: Tensor) -> np.ndarray:
     device = decoder.latent_mean.device
-    return np.concatenate([pixels(decoder.decode(one[None].to(device))) for one in latents])
+    clips = ([pixels(piece) for piece in decoded_in_pieces(decoder, one[None].to(device))] for one in latents)
+    return np.concatenate([np.concatenate(pieces, axis=1) for pieces in clips])
 
 
 def _held(data: Latents, objective: WorldModelObjective, actions: np.ndarray) -> Tensor:

@@ -19,7 +19,7 @@ from pipelines.flow.rollout import ChunkNoise, Roll
 from pipelines.generation.latents import TokenCount
 from pipelines.generation.validation import agreement
 from pipelines.generation.world_model.params import Curriculum, WorldModelParams
-from pipelines.models.frame_attention import Memory
+from pipelines.models.frame_attention import Memory, Shared
 from pipelines.models.world_model import WorldModel
 from pipelines.training.objective import Batch, LossOutput
 
@@ -60,7 +60,7 @@ def earlier_share(curriculum: Curriculum | None, step: int, steps: int) -> float
 
 
 class WorldModelObjective:
-    """E || v(x_sigma, sigma, past, actions) - (eps - x_0) ||^2 over the target's frames.
+    """E || v(x_sigma, sigma, past, actions) - (eps - x_0) ||^2 over the target's frames, and the error of their draft.
 
     Args:
         world_model: the network.
@@ -100,18 +100,27 @@ class WorldModelObjective:
             window = window.first(1 + target * int(torch.randint((window.context - 1) // target, ())))
         latents = window.latents
         level, weight = sigmas.drawn(self.params.draw, len(latents), self.tokens(latents), latents.device)
-        output = self.loss_at(window, level, torch.randn_like(latents), self._past(window))
-        weighted = replace(output, loss=output.loss * weight)
-        return {"world_model": weighted}
+        output, drafted = self._taken(window, level, torch.randn_like(latents), self._past(window))
+        loss, draft = output.loss * weight, self.params.denoiser.draft
+        if drafted is None or draft is None:
+            return {"world_model": replace(output, loss=loss)}
+        told = {"draft": drafted.detach().mean()}
+        return {"world_model": replace(output, loss=loss + draft.weight * drafted, metrics=told)}
 
     def loss_at(
         self, window: Chunked, level: Tensor, noise: Tensor, past: tuple[Tensor, Tensor] | None = None
     ) -> LossOutput:
         """The loss with the target's frames at ``level`` [B, 1] of ``noise``; ``past``: context and its sigma."""
+        return self._taken(window, level, noise, past)[0]
+
+    def _taken(
+        self, window: Chunked, level: Tensor, noise: Tensor, past: tuple[Tensor, Tensor] | None
+    ) -> tuple[LossOutput, Tensor | None]:
+        """The loss, and the squared error [B] of the target's draft where the network makes one."""
         count, frames = window.context, window.latents.shape[2]
         context, quiet = past or (window.latents[:, :, :count], torch.zeros_like(level).expand(-1, count))
         clean = torch.cat([context, window.latents[:, :, count:]], dim=2)
-        sigma = torch.cat([quiet, level.expand(-1, frames - count)], dim=1)
+        sigma, shared = torch.cat([quiet, level.expand(-1, frames - count)], dim=1), Shared()
         predicted = self.world_model(
             path.noised(clean, noise, sigma),
             sigma,
@@ -119,13 +128,16 @@ class WorldModelObjective:
             given=window.given,
             first_frame=context[:, :, :1],
             chunks=window.chunks,
+            shared=shared,
         )[:, :, count:]
         wanted = path.velocity(window.latents, noise)[:, :, count:]
         error = (predicted - wanted).square()
         per_frame = error.mean((1, 3, 4))
         told = {"sigma/context": sigma[:, :count].mean(), "sigma/target": sigma[:, count:].mean()}
         monitors = {**agreement(predicted, wanted), **told}
-        return LossOutput(path.per_sample(error), sigma[:, count:], monitors=monitors, per_frame=per_frame)
+        output = LossOutput(path.per_sample(error), sigma[:, count:], monitors=monitors, per_frame=per_frame)
+        draft = shared.found.get("draft")
+        return output, None if draft is None else path.per_sample((draft - window.latents)[:, :, count:].square())
 
     def _window(self, batch: Batch) -> Chunked:
         """A window of the clips, at a start that the whole batch shares: its first frame is the first of a video."""

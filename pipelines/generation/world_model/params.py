@@ -21,6 +21,15 @@ class WorldDenoiser(Params):
     patch: Annotated[tuple[Literal[1], Count, Count], BeforeValidator(_tuple)]
     first_frame: Literal["patches"] | None
     actions: ActionSizes
+    draft: DraftSizes | None
+
+
+class DraftSizes(Params):
+    """Size of the convolutional network that drafts frames to be made, and the weight of the draft's own error."""
+
+    width: Annotated[Count, Field(multiple_of=8)]
+    blocks: Count
+    weight: Annotated[float, Field(gt=0)]
 
 
 class ActionSizes(Params):

@@ -18,7 +18,7 @@ import torch
 
 from pipelines.data import action_plans
 from pipelines.data.actions import ActionError
-from pipelines.data.contract import ActionFacts
+from pipelines.data.contract import ActionFacts, find_autoencoder
 from pipelines.data.video import Mp4
 from pipelines.flow.samplers import SAMPLERS
 from pipelines.generation.finished import finish, watermark
@@ -58,7 +58,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="of the noise, and of random actions")
     add("--steps", type=_count, help="levels per chunk; default: as the checkpoint states")
     add("--sampler", choices=SAMPLERS)
-    add("--autoencoder", type=Path, default=Path("checkpoints/autoencoder"), help="of the latents it was trained on")
+    add("--autoencoder", type=Path, help="of the latents it was trained on; default: found in checkpoints/")
     add("--device", help="default: cuda where there is one, else cpu")
     given = parser.parse_args(argv)
     if not given.live and (given.out is None or given.actions is None):
@@ -79,13 +79,15 @@ def planned(given: argparse.Namespace, facts: ActionFacts, frame_rate: float) ->
         return action_plans.forward(facts, frames)
     if given.actions == "random":
         return action_plans.drawn(facts, frames, given.seed)
-    if given.actions.endswith(".csv"):
+    if given.actions.lower().endswith(".csv"):
         held = action_plans.read_log(Path(given.actions), facts, frame_rate)
         if given.num_frames and given.num_frames > len(held):
             raise ActionError(f"{given.actions}: {len(held)} frames, --num-frames {given.num_frames} asks for more.")
         if given.num_frames and given.num_frames < len(held):
             print(f"{given.actions}: {len(held)} frames, the first {given.num_frames} are used")
         return held[: given.num_frames]
+    if Path(given.actions).is_file():
+        raise ActionError(f"--actions {given.actions}: a file, but a log is a csv whose name ends in .csv.")
     rows = action_plans.trajectory(given.actions, facts)
     held = np.concatenate([rows[:1], rows])[:frames]
     if len(held) < frames:
@@ -148,7 +150,8 @@ def run(given: argparse.Namespace) -> None:
         check_out(given.out)
     device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     world = load_world(given.checkpoint, device, given.steps, given.sampler)
-    player = Player(world, given.autoencoder, given.image)
+    made_by = world.facts["autoencoder"]["digest"]
+    player = Player(world, given.autoencoder or find_autoencoder(made_by, Path("checkpoints")), given.image)
     if given.live:
         from pipelines.generation.world_model.live import serve
 
@@ -157,9 +160,9 @@ def run(given: argparse.Namespace) -> None:
     held, out = planned(given, player.facts, player.frame_rate), Path(str(given.out))
     rate = write(player, held, out, given.seed)
     keys, log = check_out(out)
-    read = {"checkpoint": given.checkpoint, "autoencoder": given.autoencoder}
-    for path in (out, keys):
-        finish(path, "reel play", {"image": player.image.name, "seed": given.seed, "frames": len(held)}, read)
+    read = {"checkpoint": given.checkpoint, "autoencoder": given.autoencoder, "actions": log}
+    for clip in (out, keys):
+        finish(clip, "reel play", {"image": given.image.name, "seed": given.seed}, read)
     print(f"{out}: {len(held)} frames, made and written at {rate:.1f} a second; with keys: {keys}; actions: {log}")
 
 

@@ -59,8 +59,9 @@ def finish(run: Run, data: Latents, objective: WorldModelObjective, fixed: Fixed
     if not run.is_main:
         return
     network = objective.world_model
-    results: dict[str, Any] = {"validation/loss_raw_weights": fixed.numbers(objective)["loss"]}
-    with run.ema_weights("world_model"):
+    with run.computing():
+        results: dict[str, Any] = {"validation/loss_raw_weights": fixed.numbers(objective)["loss"]}
+    with run.ema_weights("world_model"), run.computing():
         network.eval()
         numbers = fixed.numbers(objective)
         results |= {name if "velocity" in name else f"validation/{name}": value for name, value in numbers.items()}

@@ -88,12 +88,15 @@ def loss_of(reader: Reader, pairs: Tensor, held: Tensor, factors: Mapping[str, T
 
 
 def trained_reader(shards: Shards, steps: int, device: torch.device) -> tuple[Reader, Examples]:
-    """A reader of the training split's pairs, and its examples; a function of the data and the number of steps."""
+    """A reader of the training split's pairs, and its examples; a function of the data and the number of steps.
+
+    It is trained and asked in float32 whatever the world model computes in: readings must not differ by that.
+    """
     facts = shards.manifest.actions
     assert facts is not None
     rows = shards.rows("train")
     known = Examples.of(shards, rows[:: max(1, -(-len(rows) // MOST_CLIPS))])
-    with torch.random.fork_rng(), torch.enable_grad():
+    with torch.random.fork_rng(), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         torch.manual_seed(SEED)
         stride = shards.manifest.autoencoder.temporal_stride
         reader = Reader(known.latents.shape[1], facts, stride, known.words).to(device)
@@ -127,7 +130,8 @@ def read(reader: Reader, latents: Tensor) -> Read:
     """Seen in ``latents`` [B, C, T, H, W]: features [B, T - 1, F], keys and axes [B, T - 1, stride, n], factors."""
     device = next(reader.parameters()).device
     pairs = pairs_of(latents.float())
-    parts = [reader(part.to(device)) for part in pairs.flatten(0, 1).split(256)]
+    with torch.autocast(device.type, enabled=False):
+        parts = [reader(part.to(device)) for part in pairs.flatten(0, 1).split(256)]
     shape, count = pairs.shape[:2], len(reader.keys)
     features = torch.cat([part[0] for part in parts]).cpu().unflatten(0, shape)
     told = torch.cat([part[1] for part in parts]).cpu().unflatten(0, shape)

@@ -106,6 +106,7 @@ def inputs_of(params: WorldModelParams, data: Latents) -> Inputs:
         action={name: getattr(sizes, name) for name in ("hidden", "inner", "heads", "rotary")},
         sink=params.memory.sink if params.memory else 0,
         window=params.memory.window if params.memory else 1,
+        draft=params.denoiser.draft and params.denoiser.draft.model_dump(exclude={"weight"}),
     )
 
 
@@ -117,7 +118,7 @@ def network(params: WorldModelParams, data: Latents, init: Path | None) -> World
     """
     inputs = inputs_of(params, data)
     if init is None:
-        sizes = params.denoiser.model_dump(exclude={"first_frame", "actions"})
+        sizes = params.denoiser.model_dump(exclude={"first_frame", "actions", "draft"})
         return WorldModel.build(inputs, **sizes)
     record, facts = checkpoint.read(init), read_description(init)
     if facts["kind"] != "world_model":

@@ -1,6 +1,8 @@
 """What a sample draws is its own, and what micro-batches and accumulation do to the objective is what is stated."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,9 +24,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return latents, write_encoder(folder / "latent_mae", latents)
 
 
-def gradient(places: tuple[Path, Path], micro: int, step: int = 50, **drift) -> torch.Tensor:
+def gradient(places: tuple[Path, Path], micro: int, step: int = 50, section: Any = None, **drift: Any) -> torch.Tensor:
     """Of the whole batch of 8 clips in micro-batches, as the loop accumulates it."""
-    params = refining(drift=drift)
+    params = refining(drift=drift, **(section or {}))
     assert params.drift is not None
     shards = Shards(places[0])
     known = {key: number % CLASSES for number, key in enumerate(shards.index["key"])}
@@ -100,3 +102,77 @@ def test_places_are_of_missing_frames_and_each_comes_once_where_there_are_enough
     assert sorted(found[0].tolist()) == [4, 5, 6, 7] and sorted(found[1].tolist()) == [8, 9, 10, 11]
     again = picked(torch.rand(2, 12), allowed, 6)
     assert sorted(set(again[0].tolist())) == [4, 5, 6, 7]
+
+
+SPARSE: dict[str, Any] = {
+    "keyframes": {"growth": "linear", "least": 1, "levels": 2, "selection": "random", "endpoints": False},
+    "corruption": {"kind": "dist", "std": 0.02, "replacement": {"share": 0.9, "std": 0.2}, "anneal": "linear"},
+}
+"""Levels of 2 and 1 of 3 frames, most of them replaced, so that every knob has something to change."""
+
+
+def nested(name: str, value: Any) -> dict[str, Any]:
+    """Changes of the section whose dotted key gets a value, the rest of its block as it is."""
+    top, *path = name.split(".")
+    values = refining(**SPARSE).model_dump(mode="json")[top]
+    if not path:
+        return {top: value}
+    block = values
+    for part in path[:-1]:
+        block = block[part]
+    block[path[-1]] = value
+    return {top: values}
+
+
+KNOBS = [
+    ("keyframes.selection", "uniform"), ("keyframes.levels", 1), ("filling.mode", "slerp"),
+    ("corruption.kind", "none"), ("corruption.std", 0.5), ("corruption.replacement", None), ("noise_std", 0.9),
+    ("clamp_keyframes", False), ("prompt_dropout", 1.0), ("class_dropout", 0.0),
+    ("regression.spread", None), ("regression.spread", {"samples": 2, "weight": 1.0}), ("regression.floor", 0.9),
+    ("regression.decay_steps", 1000), ("regression.target", "adj"), ("drift.weight", 0.5), ("drift.samples", 4),
+    ("drift.problems.pseudo_class", 0.0), ("drift.views", {"count": 1, "std": 0.1}), ("drift.views.std", 0.5),
+    ("drift.guidance", None), ("drift.guidance.power", 0.5), ("drift.guidance.most", 8.0),
+    ("drift.guidance.plain_share", 0.0),
+    ("drift.features.maps.windows", [1]), ("drift.features.maps.weight", 3.0), ("drift.features.maps.locations", 5),
+    ("drift.features.statistics", None), ("drift.features.latents.locations", 1), ("drift.field.temperatures", [0.2]),
+    ("drift.field.normalisation", "rows"), ("drift.field.weights", "inside"), ("drift.field.scale", "location"),
+    ("drift.field.floor", 0.0), ("drift.field.correction", "ratio"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), KNOBS, ids=[f"{name}={str(value)[:12]}" for name, value in KNOBS])
+def test_every_knob_changes_what_is_learned(places, plain: torch.Tensor, name: str, value: Any) -> None:
+    changes = nested(name, value)
+    drift = changes.pop("drift", {})
+    found = gradient(places, 8, 4, section={**SPARSE, **changes}, **drift)
+    assert found.isfinite().all() and float((found - plain).norm()) > 1e-6 * float(plain.norm())
+
+
+@pytest.fixture(scope="module")
+def plain(places: tuple[Path, Path]) -> torch.Tensor:
+    return gradient(places, 8, 4, section=SPARSE)
+
+
+def test_the_energy_score_is_smallest_where_samples_are_drawn_from_what_the_data_leave_open() -> None:
+    """Targets of deviation 1 round a mean, samples of deviation s round it: a proper score is smallest at s = 1."""
+    latents = torch.randn(200, CHANNELS, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    own = torch.randn(200, 4, *latents.shape[1:], generator=torch.Generator().manual_seed(1))
+    start = start_of(latents, list(range(200)), refining())
+    start = replace(start, target=latents)
+    sizes = (0.0, 0.4, 0.7, 1.0, 1.4)
+    best = {}
+    for weight in (0.0, 0.5, 1.0):
+        section = {"regression": {**refining().regression.model_dump(), "spread": {"samples": 4, "weight": weight}}}
+        objective = DriftingRefiner(torch.nn.Identity(), refining(**section), torch.zeros(1, DIM), None)
+        scores = [float(objective._error((size * own).flatten(0, 1), start, 4).mean()) for size in sizes]
+        best[weight] = sizes[scores.index(min(scores))]
+    assert best == {0.0: 0.0, 0.5: 0.4, 1.0: 1.0}
+
+
+def test_the_energy_score_of_clamped_frames_has_a_finite_gradient() -> None:
+    latents = batch(4)["latents"]
+    start = start_of(latents, [1, 2, 3, 4], refining())
+    made = latents.repeat_interleave(2, 0).requires_grad_()
+    objective = DriftingRefiner(torch.nn.Identity(), refining(), torch.zeros(1, DIM), None)
+    objective._error(made, start, 2).sum().backward()
+    assert made.grad is not None and made.grad.isfinite().all()

@@ -130,6 +130,22 @@ def test_regression_alone_is_a_refiner_too(tmp_path: Path, target: str) -> None:
     assert not any(name.startswith("drift/") for name in world.numbers())
 
 
+def test_a_learned_filling_is_trained_with_the_refiner_and_starts_its_clips(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    learned = {"mode": "learned", "transport": None, "learned": {"kernel": 3}}
+    generator = Generator.load(world.train(refining(4, filling=learned)))
+    assert isinstance(generator, RefinerGenerator) and generator.refiner.filling is not None
+    weight = generator.refiner.filling.weight
+    assert not torch.equal(weight, torch.tensor([[0.0, 1.0, 0.0]] * CHANNELS)), "it did not learn"
+    start = generator.starting_clips(told())
+    ends = told()["keyframes"][:, :, [0, 2]]
+    assert torch.equal(start[:, :, [0, 2]], ends) and not torch.allclose(start[:, :, 1], ends.mean(2))
+    values = refining(filling=learned).model_dump(mode="json")
+    values["regression"]["target"] = "adj"
+    with pytest.raises(ValueError, match=r"learned goes with regression\.target: clean"):
+        DriftingRefinerParams.model_validate(values)
+
+
 def test_what_does_not_fit_is_told_before_anything_is_built(tmp_path: Path) -> None:
     world = World(tmp_path)
     with pytest.raises(StageError, match=r"keyframes: 3 levels from 2 of 3 .*levels from 1 to 1 would do"):
@@ -139,8 +155,13 @@ def test_what_does_not_fit_is_told_before_anything_is_built(tmp_path: Path) -> N
     with pytest.raises(StageError, match=r"do not fill a problem of 20 clips of a class.*lower drift\.group"):
         group = {"clips": 20, "positives": 1, "unconditional": 2, "balance": 0.0}
         world.train(refining(drift={"group": group}, training={"batch_size": 20, "micro_batch": 20}))
+    for problems, needs in (("clip", "per clip with 1 sample"), ("pseudo_class", "per class of 1 clip with 1 sample")):
+        alone = {"problems": {"clip": 0.0, "pseudo_class": 0.0, "pooled": 0.0, problems: 1.0}, "samples": 1}
+        none = {"clips": 1, "positives": 1, "unconditional": 0, "balance": 0.0}
+        with pytest.raises(ValueError, match=needs):
+            refining(drift={**alone, "group": none, "guidance": None})
     features = refining().drift.features.model_dump(mode="json")  # type: ignore[union-attr]
-    with pytest.raises(StageError, match=r"names the layer 'block7'; this latent MAE has block0, block1"):
+    with pytest.raises(StageError, match=r"names the layer 'block7'; this encoder has block0, block1"):
         world.train(refining(drift={"features": {**features, "maps": {**features["maps"], "layers": ["block7"]}}}))
     world.encoder = write_encoder(tmp_path / "narrow", world.latents, channels=2)
     with pytest.raises(StageError, match="an encoder of 2 channels, but these latents have 4"):

@@ -27,9 +27,11 @@ def objective(name: str = "world_model_autoregressive", **changes: Any) -> World
     sizes, memory = values.denoiser.actions, values.memory
     reach = (memory.sink, memory.window) if memory else (0, 1)
     action = {key: getattr(sizes, key) for key in ("hidden", "inner", "heads", "rotary")}
-    inputs = Inputs(CHANNELS, 1, POSITION_CHANNELS, "patches", (0, 1, 2, 3), (4, 5), 4, action, *reach)
+    inputs = Inputs(
+        CHANNELS, 1, POSITION_CHANNELS, "patches", (0, 1, 2, 3), (4, 5), 4, action, *reach, {"width": 8, "blocks": 1}
+    )
     torch.manual_seed(0)
-    model = WorldModel.build(inputs, **values.denoiser.model_dump(exclude={"first_frame", "actions"}))
+    model = WorldModel.build(inputs, **values.denoiser.model_dump(exclude={"first_frame", "actions", "draft"}))
     with torch.no_grad():
         for value in model.parameters():
             value.normal_(std=0.3 if value.ndim > 1 else 0.1)
@@ -79,6 +81,27 @@ def test_a_batch_of_four_is_four_batches_of_one_noise_included() -> None:
     for n in range(4):
         one = Chunked(window.latents[n : n + 1], window.actions[n : n + 1], window.context, window.chunks)
         assert torch.allclose(whole[n : n + 1], wanted.loss_at(one, level[n : n + 1], noise[n : n + 1]).loss, rtol=1e-4)
+
+
+def test_the_error_of_the_draft_is_part_of_the_loss_and_the_velocity_s_stays_what_is_judged() -> None:
+    light, heavy = (objective(own_errors=None, curriculum=None) for _ in range(2))
+    sizes = heavy.params.denoiser.model_dump()
+    heavy.params = params("world_model_autoregressive", own_errors=None, curriculum=None, denoiser=heavier(sizes))
+    outputs = []
+    for wanted in (light, heavy):
+        torch.manual_seed(3)
+        outputs.append(wanted.losses(batch(), 0)["world_model"])
+    one, other = outputs
+    drafted = float(one.metrics["draft"])
+    assert drafted > 0 and float(other.metrics["draft"]) == drafted
+    assert float((other.loss - one.loss).detach().mean()) == pytest.approx(2 * drafted, rel=1e-4)
+    window, level, noise = fixed(light)
+    assert torch.equal(light.loss_at(window, level, noise).loss, heavy.loss_at(window, level, noise).loss)
+
+
+def heavier(denoiser: dict[str, Any]) -> dict[str, Any]:
+    """The same sizes with a draft whose error weighs 3."""
+    return {**denoiser, "patch": list(denoiser["patch"]), "draft": {**denoiser["draft"], "weight": 3.0}}
 
 
 class Listening(torch.nn.Module):

@@ -109,10 +109,11 @@ def params(name: str = "world_model", steps: int = 3, **changes: Any) -> WorldMo
     values = PARAMS[name]
     small = {"heads": 2, "head_dim": 12, "layers": 1, "feed_forward": 32}
     actions = {"hidden": 4, "inner": 16, "heads": 2, "rotary": 4, "history": 1}
+    draft = {"width": 8, "blocks": 1, "weight": 1.0}
     training = {"steps": steps, "batch_size": 8, "micro_batch": 8, "validate_every": steps, "log_every": 1}
     values = {
         **values,
-        "denoiser": {**values["denoiser"], **small, "actions": actions},
+        "denoiser": {**values["denoiser"], **small, "actions": actions, "draft": draft},
         "sampling": {**values["sampling"], "steps": 2},
         "validation": {"clips": 4, "levels": 2, "shown": 2},
         "rollouts": {"clips": 4, "num_frames": 33, "reader_steps": 2, "resamples": 20},

@@ -1,0 +1,258 @@
+"""An object store on this machine (moto's S3 server), and what is written to it, read from it and broken off."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from benchmarks.cluster.jobs import Failed, Row
+from benchmarks.cluster.trainee import REPO
+
+PACKAGES = ("moto[server]==5.2.5", "dvc-s3==3.3.0", "s3fs", "dagster-postgres==0.29.27", "psycopg2-binary==2.9.13")
+SIZES = (120 * 2**20, 2**20, 2**20)
+"""Of shards; the first is uploaded in parts."""
+CUT = """
+import os, signal, sys
+from pathlib import Path
+from pipelines.data import store
+url, folder, name, sha256 = sys.argv[1:]
+one = store.Store(url)
+real = type(one.files)._call_s3
+async def cut(self, method, *words, **more):
+    if method == "upload_part":
+        cut.parts += 1
+        if cut.parts > 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return await real(self, method, *words, **more)
+cut.parts = 0
+type(one.files)._call_s3 = cut
+one.put(Path(folder) / name, name, sha256)
+"""
+"""Uploads a shard in parts, and is killed in the second one."""
+WRITE = """
+import sys
+from pathlib import Path
+from pipelines.data import store
+url, folder, *pairs = sys.argv[1:]
+one = store.Store(url)
+for pair in pairs:
+    name, _, sha256 = pair.partition("=")
+    one.put(Path(folder) / name, name, sha256)
+print(one.moved, one.there)
+"""
+
+
+def environment_with(folder: Path) -> tuple[Path, dict[str, str]]:
+    """A Python that has this environment's packages and those for S3 and Postgres; nothing is installed elsewhere."""
+    place = folder / "venv"
+    python = place / "bin" / "python"
+    if not python.is_file():
+        subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
+        site = next((place / "lib").glob("python*/site-packages"))
+        bases = [path for path in sys.path if path.endswith("site-packages")]
+        (site / "base.pth").write_text("\n".join(bases) + "\n")
+        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES]
+        subprocess.run(command, check=True, capture_output=True)
+    path = f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    return python, {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+
+
+@contextlib.contextmanager
+def server(folder: Path, python: Path) -> Iterator[dict[str, str]]:
+    """S3 on loopback; yields the variables under which clients find it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    log = (folder / "s3.log").open("ab")
+    running = subprocess.Popen([str(python.with_name("moto_server")), "-p", str(port)], stdout=log, stderr=log)
+    try:
+        _wait(address)
+        keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+        yield {**keys, "AWS_ENDPOINT_URL": address}
+    finally:
+        running.terminate()
+        running.wait(10)
+
+
+def _wait(address: str) -> None:
+    until = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=2):
+            return
+        if time.monotonic() > until:
+            raise Failed(f"the S3 server does not answer at {address}")
+        time.sleep(0.2)
+
+
+class Store:
+    """A folder of shards, a bucket, and programs that run with the variables of the server."""
+
+    def __init__(self, folder: Path, python: Path, environment: dict[str, str]) -> None:
+        self.folder, self.python, self.environment = folder, python, {**environment, "PYTHONPATH": str(REPO)}
+        self.run("-c", "import s3fs; s3fs.S3FileSystem().mkdir('lab')")
+
+    def run(self, *words: str, cwd: Path | None = None, code: int | None = 0) -> str:
+        """Run Python; what it prints."""
+        command = [str(self.python), *words]
+        done = subprocess.run(
+            command, env=self.environment, cwd=cwd or self.folder, capture_output=True, text=True, check=False
+        )
+        if code is not None and done.returncode != code:
+            raise Failed(f"{' '.join(words)[:100]}: exit {done.returncode}: {done.stderr[-800:]}")
+        return done.stdout.strip()
+
+
+def cut_uploads(store: Store) -> Row:
+    """An upload is killed in its second part; the same again."""
+    import hashlib
+
+    folder = store.folder / "shards"
+    folder.mkdir()
+    pairs = []
+    for number, size in enumerate(SIZES):
+        path = folder / f"latents-{number:05d}.tar"
+        path.write_bytes(os.urandom(size))
+        pairs.append(f"{path.name}={hashlib.sha256(path.read_bytes()).hexdigest()}")
+    url = "s3://lab/latents"
+    name, _, sha256 = pairs[0].partition("=")
+    store.run("-c", CUT, url, str(folder), name, sha256, code=-9)
+    listing = "import s3fs; print(s3fs.S3FileSystem().find('lab/latents'))"
+    after_cut = store.run("-c", listing)
+    first = store.run("-c", WRITE, url, str(folder), *pairs).split()
+    again = store.run("-c", WRITE, url, str(folder), *pairs).split()
+    is_well = after_cut == "[]" and first == [str(sum(SIZES)), "0"] and again == ["0", str(sum(SIZES))]
+    text = f"no object appeared; the next run moved {int(first[0]) >> 20} MiB, the one after {again[0]} bytes"
+    return Row("kill -9 in the second part of an upload to S3", text, "nothing" if is_well else after_cut, is_well)
+
+
+def remote(store: Store) -> Row:
+    """dvc push; a fresh clone: reel status, dvc pull."""
+    first, clone = store.folder / "first", store.folder / "clone"
+    first.mkdir()
+    (first / "params.yaml").write_text("value: 3\n")
+    (first / "make.py").write_text(
+        "from pathlib import Path\nPath('out').mkdir()\n"
+        "[Path(f'out/{n}').write_bytes(bytes([n]) * 200000) for n in range(20)]\n"
+    )
+    stage = {"cmd": f"{store.python} make.py", "deps": ["make.py"], "params": ["value"], "outs": ["out"]}
+    (first / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"make": stage}}))
+    for words in (
+        ["init", "--no-scm", "-q"],
+        ["remote", "add", "-d", "store", "s3://lab/dvc"],
+        ["repro", "-q"],
+        ["push"],
+    ):
+        said = store.run("-m", "dvc", *words, cwd=first)
+    clone.mkdir()
+    for name in ("dvc.yaml", "dvc.lock", "params.yaml", "make.py"):
+        shutil.copy(first / name, clone / name)
+    (clone / ".dvc").mkdir()
+    shutil.copy(first / ".dvc" / "config", clone / ".dvc" / "config")
+    told = store.run("-m", "dagster_project.cli", "status", cwd=clone)
+    pulled = store.run("-m", "dvc", "pull", cwd=clone)
+    fresh = store.run("-m", "dagster_project.cli", "status", cwd=clone)
+    same = all((clone / "out" / str(n)).read_bytes() == (first / "out" / str(n)).read_bytes() for n in range(20))
+    shown = re.sub(r"\s+", " ", told.splitlines()[-1]) if told else ""
+    is_well = same and "make" in told and "stale" not in fresh.lower()
+    text = f'{said.splitlines()[-1]}; a fresh clone: `reel status` says "{shown}"; {pulled.splitlines()[-1]}'
+    return Row("DVC remote on S3, a fresh clone", text, "nothing" if is_well else fresh, is_well)
+
+
+def footage(store: Store) -> Row:
+    """New objects under a prefix come once, whole."""
+    root = store.folder / "footage"
+    root.mkdir()
+    put = "import s3fs; f = s3fs.S3FileSystem(); [f.pipe(f'lab/in/{n}.mp4', bytes([n]) * 1000000) for n in range(%d)]"
+    fetch = ("-m", "pipelines.footage.fetch", "s3://lab/in", "clips")
+    said = []
+    for count in (3, 3, 4):
+        store.run("-c", put % count) if count != 3 or not said else None
+        said.append(store.run(*fetch, cwd=root))
+    counts = [line.split()[0] for line in said]
+    names = sorted(path.name for path in (root / "clips").iterdir())
+    is_well = counts[:2] == ["3", "0"] and names == [f"{n}.mp4" for n in range(4)]
+    text = "; ".join(said)
+    return Row("footage under a prefix of S3, three times", text, "nothing" if is_well else str(names), is_well)
+
+
+def rows(folder: Path, only: list[str]) -> Iterator[Row]:
+    """What goes wrong with an object store."""
+    wanted = [one for one in (cut_uploads, remote, footage, reading) if not only or one.__name__ in only]
+    if not wanted:
+        return
+    python, environment = environment_with(folder)
+    with server(folder, python) as variables:
+        store = Store(folder, python, environment | variables)
+        for one in wanted:
+            try:
+                yield one(store)
+            except (Failed, OSError, subprocess.SubprocessError) as error:
+                yield Row(one.__name__, str(error)[-600:], "not known", False)
+
+
+READ = """
+import json, sys, time
+from pathlib import Path
+import numpy as np
+from pipelines.data.shards import Shards
+folder = Path(sys.argv[1])
+shards = Shards(folder)
+order = np.random.default_rng(0).permutation(shards.manifest.num_samples)
+shards.read(int(order[0]), ("latents",))
+began = time.monotonic()
+for row in order[1:]:
+    shards.read(int(row), ("latents",))["latents"].max()
+print(json.dumps((len(order) - 1) / (time.monotonic() - began)))
+"""
+BARE = """
+import json, sys, time
+import numpy as np
+import pandas as pd
+import s3fs
+index, files = pd.read_parquet(sys.argv[1]), s3fs.S3FileSystem()
+order = np.random.default_rng(0).permutation(len(index))
+began = time.monotonic()
+for row in index.iloc[order[1:]].itertuples():
+    files.cat_file(f"lab/read/{row.shard}", row.offset, row.offset + row.size)
+print(json.dumps((len(order) - 1) / (time.monotonic() - began)))
+"""
+MAKE = """
+import sys
+from pathlib import Path
+from tests.data import sample_shards
+sample_shards.CHANNELS = 116508
+sample_shards.write_latents(Path(sys.argv[1]), 36, 12)
+"""
+
+
+def reading(store: Store) -> Row:
+    """Samples of 4 MB in random order from the disk, and from the server by byte range."""
+    folder = store.folder / "latents"
+    store.run("-c", MAKE, str(folder))
+    local = json.loads(store.run("-c", READ, str(folder)))
+    store.run("-c", "import s3fs,sys; s3fs.S3FileSystem().put(sys.argv[1], 'lab/read', recursive=True)", str(folder))
+    small = store.folder / "small"
+    shutil.copytree(folder, small, ignore=shutil.ignore_patterns("*.tar"))
+    bare = json.loads(store.run("-c", BARE, str(folder / "index.parquet")))
+    before = dict(store.environment)
+    store.environment |= {"REEL_SHARDS_URL": "s3://lab/read", "REEL_CACHE_GIB": "0", "REEL_CACHE": f"{folder}-cache"}
+    try:
+        there = json.loads(store.run("-c", READ, str(small)).splitlines()[-1])
+    finally:
+        store.environment = before
+    text = (
+        f"{there:.1f} samples/s one after the other, checksums compared; {bare:.1f} by s3fs alone "
+        f"({there / bare:.2f}); {local:.0f} from this disk"
+    )
+    return Row("reading 4 MB samples from S3, no cache", text, "nothing", True)

@@ -1,0 +1,219 @@
+"""A Slurm of one controller and two nodes on this machine, in a temporary folder, and with its own keys and ports.
+
+As root each node is a host of its own on a small network (a network namespace), so that it can be cut off. Slurm comes
+from where it is installed, else from the distribution's packages, unpacked into the folder: nothing is installed.
+"""
+
+import contextlib
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from benchmarks.cluster.network import Network
+
+CONF = """\
+ClusterName=reeltest
+SlurmctldHost={host}({controller})
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/socket,cred_expire=10
+CredType=cred/munge
+SlurmctldPort={port}
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd-%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+ReturnToService=2
+SchedulerType=sched/backfill
+SchedulerParameters=bf_interval=5
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+KillWait=10
+MinJobAge=900
+SlurmdTimeout=30
+SlurmctldTimeout=60
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/linux
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+{plugins}
+NodeName=n1 NodeHostname={host} NodeAddr={first} Port={port1} CPUs=2 RealMemory=2000
+NodeName=n2 NodeHostname={host} NodeAddr={second} Port={port2} CPUs=2 RealMemory=2000
+PartitionName=low Nodes=n1,n2 Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
+PartitionName=high Nodes=n1,n2 PriorityTier=10 PreemptMode=OFF
+"""
+NEEDED = ("slurmctld", "slurmd", "sbatch", "munged")
+
+
+def tools(folder: Path) -> dict[str, str]:
+    """Variables under which Slurm's commands are found; fetches the distribution's packages where they are not here."""
+    if all(shutil.which(name) for name in NEEDED):
+        return {}
+    root = folder / "packages"
+    if not root.is_dir():
+        _unpack(("slurm-wlm", "munge"), root)
+    library = root / "usr" / "lib" / f"{platform.machine()}-linux-gnu"
+    found = [str(root / "usr" / part) for part in ("bin", "sbin")]
+    libraries = [str(library), str(library / "slurm-wlm")]
+    return {
+        "PATH": os.pathsep.join([*found, os.environ["PATH"]]),
+        "LD_LIBRARY_PATH": os.pathsep.join([*libraries, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]),
+    }
+
+
+def _unpack(names: tuple[str, ...], root: Path) -> None:
+    """Download Debian packages, with those that they need and that are not installed, and unpack them."""
+    root.mkdir(parents=True)
+    asked = subprocess.run(
+        ["apt-get", "--simulate", "--no-install-recommends", "install", *names],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    wanted = re.findall(r"^Inst (\S+)", asked.stdout, re.MULTILINE)
+    print(f"fetches {len(wanted)} Debian packages into {root}", flush=True)
+    options = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
+    subprocess.run(["apt-get", *options, "download", *wanted], cwd=root, check=True, capture_output=True)
+    for package in root.glob("*.deb"):
+        subprocess.run(["dpkg", "-x", package.name, "."], cwd=root, check=True)
+        package.unlink()
+
+
+def _ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+class Cluster:
+    """Slurm's daemons, all of them ours."""
+
+    def __init__(self, folder: Path, network: Network | None) -> None:
+        self.folder, self.network = folder, network
+        folder.mkdir(mode=0o755)
+        self.environment = {**os.environ, **tools(folder.parent), "SLURM_CONF": str(folder / "slurm.conf")}
+        self._daemons: list[subprocess.Popen[bytes]] = []
+
+    def _start(self, *words: str) -> None:
+        log = (self.folder / "daemons.log").open("ab")
+        self._daemons.append(subprocess.Popen(words, env=self.environment, stdout=log, stderr=log))
+
+    def _munge(self) -> None:
+        folder = self.folder / "munge"
+        folder.mkdir(mode=0o755)
+        (folder / "key").write_bytes(os.urandom(1024))
+        (folder / "key").chmod(0o400)
+        places = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
+        words = [f"--{name}={folder / place}" for name, place in places.items()]
+        self._start("munged", "--foreground", "--force", "--num-threads=2", *words)
+
+    def _configure(self) -> None:
+        port, port1, port2 = _ports(3)
+        addresses = self.network.addresses if self.network else ("127.0.0.1",) * 3
+        root = self.folder.parent / "packages"
+        library = root / "usr" / "lib" / f"{platform.machine()}-linux-gnu"
+        plugins = f"PluginDir={library / 'slurm-wlm'}" if root.is_dir() else ""
+        text = CONF.format(
+            host=socket.gethostname(),
+            controller=addresses[0],
+            first=addresses[1],
+            second=addresses[2],
+            user=_user(),
+            folder=self.folder,
+            port=port,
+            port1=port1,
+            port2=port2,
+            plugins=plugins,
+        )
+        (self.folder / "slurm.conf").write_text(text)
+
+    def start(self) -> None:
+        """All daemons, until both nodes are idle."""
+        self._configure()
+        self._munge()
+        (self.folder / "state").mkdir()
+        until = time.monotonic() + 20
+        while not (self.folder / "munge" / "socket").exists() and time.monotonic() < until:
+            time.sleep(0.1)
+        self._start("slurmctld", "-D")
+        stepd = self.folder.parent / "packages" / "usr" / "sbin" / "slurmstepd"
+        for number in (1, 2):
+            (self.folder / f"n{number}").mkdir()
+            inside = self.network.inside(number) if self.network else []
+            self._start(*inside, "slurmd", "-D", "-N", f"n{number}", *(["-d", str(stepd)] if stepd.is_file() else []))
+        self.wait_for(lambda: self.say("sinfo", "-h", "-o", "%T") == "idle", "the nodes", 60)
+
+    def say(self, *words: str) -> str:
+        """What one of Slurm's commands prints."""
+        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    def wait_for(self, is_so: "object", what: str, seconds: float) -> None:
+        """Until it is so.
+
+        Raises:
+            RuntimeError: it is not, so long.
+        """
+        until = time.monotonic() + seconds
+        while not is_so():  # type: ignore[operator]
+            if time.monotonic() > until:
+                raise RuntimeError(f"waited {seconds:g} s for {what}; logs in {self.folder}")
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        """End every job, then every daemon."""
+        with contextlib.suppress(OSError):
+            subprocess.run(["scancel", "-u", _user()], env=self.environment, capture_output=True, check=False)
+            time.sleep(2)
+        _end_below(self.folder.parent)
+        for daemon in reversed(self._daemons):
+            daemon.terminate()
+        for daemon in self._daemons:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                daemon.wait(10)
+            if daemon.poll() is None:
+                daemon.kill()
+
+
+def _end_below(folder: Path) -> None:
+    """End what a failed test has left: whatever works in a folder of ours."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if Path(process.cwd()).is_relative_to(folder) and process.pid != os.getpid():
+                process.kill()
+
+
+def _user() -> str:
+    import pwd
+
+    return pwd.getpwuid(os.geteuid()).pw_name
+
+
+@contextlib.contextmanager
+def running(folder: Path, network: Network | None) -> Iterator[Cluster]:
+    """A Slurm that is stopped at the end."""
+    cluster = Cluster(folder, network)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()

@@ -1,0 +1,95 @@
+"""The page of `reel compare`: the table, then pictures and clips of all sides next to one another; one file."""
+
+import base64
+import csv
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from dagster_project.ablation import Judged, Values, words
+from dagster_project.comparison import spread
+from dagster_project.sides import Member
+
+KINDS = {".png": "image/png", ".gif": "image/gif", ".webp": "image/webp", ".jpg": "image/jpeg", ".mp4": "video/mp4"}
+MOST_BYTES = 15 << 20
+"""Of pictures and clips together; what is left out is said."""
+STYLE = """
+:root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }
+body { max-width: 1300px; margin: 0 auto; padding: 20px 14px; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; }
+td, th { text-align: left; padding: 4px 14px 4px 0; border-bottom: 1px solid #8884; white-space: nowrap; }
+.better { color: light-dark(#1a7f37, #57c878); } .worse { color: light-dark(#b42318, #f0776c); }
+.row { display: grid; gap: 14px; grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); }
+figure { margin: 0; min-width: 0; } figcaption { font-size: .85em; overflow-wrap: anywhere; }
+img, video { max-width: 100%; background: #fff; border-radius: 6px; }
+video { width: 260px; image-rendering: pixelated; }
+"""
+
+
+def write(
+    out: Path, sides: Mapping[str, Sequence[Member]], values: Values, names: Sequence[str], judged: Judged
+) -> Path:
+    """Write ``compare.html`` and ``table.csv``; returns the page."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows = list(_rows(values, names, judged))
+    with (out / "table.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([HEADS, *rows])
+    head = "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+    policy = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
+    head += f'<meta http-equiv="Content-Security-Policy" content="{policy}"><title>reel compare</title>'
+    title = escape(" against ".join(sides))
+    body = f"<h1>{title}</h1>{_table(rows)}<p>{escape(NOTE)}</p>{''.join(_pictures(sides))}"
+    (out / "compare.html").write_text(f"{head}<style>{STYLE}</style><body>{body}</body></html>\n", encoding="utf-8")
+    return out / "compare.html"
+
+
+HEADS = ("number", "side", "seeds", "mean ± sd", "difference", "verdict")
+NOTE = (
+    "The first side is the baseline. Over seeds: mean and standard deviation, differences paired by seed with 95 % "
+    "intervals (Student's t). One training says nothing of the next seed; then a verdict, where there is one, is of "
+    "equal prompts alone."
+)
+
+
+def _rows(values: Values, names: Sequence[str], judged: Judged) -> list[list[str]]:
+    rows = []
+    for name in names:
+        for side, told in values.items():
+            found = list(told.get(name, {}).values())
+            ends = words(judged[side][name]) if side in judged else ["", "baseline"]
+            rows.append([name, side, str(len(found)), spread(found), *ends])
+    return rows
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    lines = ["".join(f"<th>{escape(cell)}</th>" for cell in HEADS)]
+    for row in rows:
+        kind = row[-1].partition(" ")[0]
+        *cells, verdict = (f"<td>{escape(cell)}</td>" for cell in row)
+        marked = verdict.replace("<td>", f"<td class={kind}>") if kind in ("better", "worse") else verdict
+        lines.append("".join([*cells, marked]))
+    return f"<div class=scroll><table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table></div>"
+
+
+def _pictures(sides: Mapping[str, Sequence[Member]]) -> list[str]:
+    """What two sides have of the same name, next to one another: the first member of each side."""
+    firsts = {side: members[0].pictures for side, members in sides.items()}
+    every = dict.fromkeys(name for pictures in firsts.values() for name in pictures)
+    shared = [name for name in every if sum(name in pictures for pictures in firsts.values()) > 1]
+    parts, left = [], MOST_BYTES
+    for count, name in enumerate(shared):
+        files = {side: pictures[name] for side, pictures in firsts.items() if name in pictures}
+        left -= sum(file.stat().st_size * 4 // 3 for file in files.values())
+        if left < 0:
+            return [*parts, f"<p>{len(shared) - count} more are left out, to keep the page small.</p>"]
+        shown = "".join(f"<figure><figcaption>{escape(side)}</figcaption>{_media(file)}</figure>"
+                        for side, file in files.items())  # fmt: skip
+        parts.append(f"<h2>{escape(name)}</h2><div class=row>{shown}</div>")
+    return parts
+
+
+def _media(file: Path) -> str:
+    data = f"data:{KINDS[file.suffix]};base64,{base64.b64encode(file.read_bytes()).decode()}"
+    if file.suffix == ".mp4":
+        return f'<video src="{data}" autoplay loop muted playsinline controls></video>'
+    return f'<img src="{data}" alt="{escape(file.stem)}">'
