@@ -21,7 +21,7 @@ from pipelines.training.loop import train
 from pipelines.training.objective import Batch
 from pipelines.training.run import Run
 
-STEPS, BATCH, ROUNDS, WEIGHT = 30, 8, 5, 0.1
+STEPS, BATCH, ROUNDS, WEIGHT = 60, 8, 5, 0.1
 TERMS = Losses.model_validate(
     {**dict.fromkeys(Losses.model_fields), "reconstruction": {"kind": "mse", "weight": 1.0, "warmup": None}}
 )

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.paired import Figure, ratios, seconds
+from benchmarks.paired import Figure, cpu_seconds, ratios
 from pipelines.flow.drift import Problems, drift_loss
 from pipelines.flow.drift_kernel import LEAST_COLUMN
 from pipelines.flow.params import DriftField
@@ -159,11 +159,11 @@ def bounds(setting: Setting) -> str:
         products += 2 * places * count * generated * others * width * (1 + len(TAUS))
         moved += 4 * places * count * others * width
     one = torch.randn(512, 512)
-    rate = 2 * 512**3 / min(seconds(lambda: one @ one) for _ in range(20))
+    rate = 2 * 512**3 / min(cpu_seconds(lambda: one @ one) for _ in range(20))
     big = torch.randn(2**24)
-    bandwidth = 2 * 4 * 2**24 / min(seconds(big.clone) for _ in range(10))
+    bandwidth = 2 * 4 * 2**24 / min(cpu_seconds(big.clone) for _ in range(10))
     made = setting.groups()
-    took = statistics.median(seconds(lambda: ours(made)) for _ in range(7))
+    took = statistics.median(cpu_seconds(lambda: ours(made)) for _ in range(7))
     return (
         f"{took * 1e3:.0f} ms; its products alone {products / rate * 1e3:.1f} ms at {rate / 1e9:.0f} GFLOP/s, reading "
         f"the features once {moved / bandwidth * 1e3:.1f} ms at {bandwidth / 1e9:.1f} GB/s"

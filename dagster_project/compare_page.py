@@ -16,6 +16,7 @@ MOST_BYTES = 15 << 20
 STYLE = """
 :root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }
 body { max-width: 1300px; margin: 0 auto; padding: 20px 14px; }
+h1, h2, p { overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; }
 td, th { text-align: left; padding: 4px 14px 4px 0; border-bottom: 1px solid #8884; white-space: nowrap; }
 .better { color: light-dark(#1a7f37, #57c878); } .worse { color: light-dark(#b42318, #f0776c); }
@@ -34,7 +35,8 @@ def write(
     rows = list(_rows(values, names, judged))
     with (out / "table.csv").open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([HEADS, *rows])
-    head = "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+    head = "<!doctype html><html lang=en><meta charset=utf-8>"
+    head += "<meta name=viewport content='width=device-width, initial-scale=1'>"
     policy = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
     head += f'<meta http-equiv="Content-Security-Policy" content="{policy}"><title>reel compare</title>'
     title = escape(" against ".join(sides))

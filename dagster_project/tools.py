@@ -55,7 +55,7 @@ def told_of_paths(words: Sequence[str]) -> bool:
     named = [word for word in words[1:] if not word.startswith("-")]
     is_help = bool({"-h", "--help"} & set(words))
     return words[:1] in (["diff"], ["audit"], ["reproduce"]) or (
-        words[:1] == ["lineage"] and (is_help or any(Path(word).exists() for word in named))
+        words[:1] == ["lineage"] and (is_help or any("/" in word or Path(word).exists() for word in named))
     )
 
 

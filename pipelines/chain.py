@@ -63,12 +63,12 @@ def carry(out: Path, node: Mapping[str, Any], paths: Mapping[str, Path], places:
 
     ``paths`` are what it was made from and ``places`` what each is called in the project.
     """
-    read, nodes = inputs_of(paths, places)
+    read, read_nodes = inputs_of(paths, places)
     own = digest(out)
-    nodes.setdefault(own, {**node, "inputs": read})  # a copy of what was read is that, whoever made the copy
+    nodes = {own: {**node, "inputs": read}} | read_nodes  # a copy of what was read is that, whoever made the copy
     content = {"version": VERSION, "artifact": own, "nodes": nodes, "files": beside(out)}
     write_json(out / CHAIN, {**content, "sha256": seal(content)})
-    run_facts.leave(out, run_facts.of_inputs(paths))
+    run_facts.leave(out, run_facts.of_inputs(paths, read_nodes))
 
 
 def seal(content: Mapping[str, Any]) -> str:
@@ -105,7 +105,8 @@ def embed(clip: Path, node: Mapping[str, Any], paths: Mapping[str, Path], places
 
     Only content credentials may follow (:mod:`pipelines.standards.content_credentials`), which sign the chain as well.
     """
-    return append(clip, node, inputs_of(paths, places), run_facts.of_inputs(paths))
+    read = inputs_of(paths, places)
+    return append(clip, node, read, run_facts.of_inputs(paths, read[1]))
 
 
 def append(clip: Path, node: Mapping[str, Any], read: Read, runs: Runs | None = None) -> str:

@@ -8,12 +8,10 @@ runs; where neither is at hand they are unknown.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from typing import Any
 from pipelines import run_facts
 from pipelines.chain import NoChain, artifact_folder, carried
 from pipelines.progress import duration
+from pipelines.run_facts import Records
 from pipelines.stage import StageError
 
 SHIPPED = Path(__file__).with_name("shipped.json")
@@ -30,8 +29,6 @@ FORMATS = ("croissant", "in-toto", "openlineage")
 SHORT = 12
 UNKNOWN = "unknown"
 ABSENT = object()
-Records = Sequence[Mapping[str, Any]]
-"""Of finished runs (:mod:`pipelines.record`)."""
 
 
 @dataclass(frozen=True)
@@ -59,40 +56,11 @@ def lineage(path: Path, records: Records | None = None) -> Lineage:
         NoChain: nothing.
     """
     content, now = carried(path)
-    records = list(records_around(path)) if records is None else records
     runs = run_facts.checked(content.get("runs")) if path.is_file() else {}
     folder = artifact_folder(path)
     runs |= run_facts.read(folder) if folder is not None else {}
-    runs |= {digest: found for digest, node in content["nodes"].items() if (found := _run_of(node, records))}
+    runs |= run_facts.by_records(content["nodes"], run_facts.records_around(path) if records is None else records)
     return Lineage(path, content["artifact"], content["nodes"], now, runs)
-
-
-def records_around(path: Path) -> Iterator[dict[str, Any]]:
-    """Records of finished runs of the project around the path, and of the one around the current folder."""
-    starts = [path.absolute(), Path.cwd(), *map(Path, filter(None, [os.environ.get("REEL_PROJECT")]))]
-    roots = [root for start in starts for root in (start, *start.parents) if (root / "dvc.yaml").is_file()]
-    for root in dict.fromkeys(roots):
-        for file in sorted((root / ".work").glob("*/*/record.json")):
-            with contextlib.suppress(OSError, ValueError):
-                record = json.loads(file.read_text(encoding="utf-8"))
-                if record["status"] == "finished":
-                    yield record
-
-
-def _run_of(node: Mapping[str, Any], records: Records) -> dict[str, Any] | None:
-    """The newest run that made what a node tells of: the same stage, code, parameters and inputs."""
-    read = {name: one["digest"] for name, one in node["inputs"].items()}
-    found = []
-    for record in records:
-        header, data = record["header"], record.get("data") or {}
-        same = header["stage"] == node.get("stage") and (header.get("code") or {}).get("identity") == node.get("code")
-        same = same and record.get("params") == node.get("params")
-        if same and all(data[name]["digest"] == digest for name, digest in read.items() if name in data):
-            found.append(record)
-    newest = max(found, key=lambda record: record["header"]["ended_at"] or "", default=None)
-    if newest is None:
-        return None
-    return run_facts.told(newest)
 
 
 # ---- values -------------------------------------------------------------------------------------------------------
@@ -267,6 +235,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if found.now in (None, found.artifact) else 1
 
 
+def answered(command: Callable[[], int]) -> int:
+    """The exit code of a command whose reader may go away, as ``head`` does."""
+    try:
+        code = command()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
+        return 0
+
+
 def ship() -> None:
     """Keep the values of params.yaml, as they are now, as the shipped ones."""
     from pipelines.document import read_document
@@ -276,8 +255,7 @@ def ship() -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # who reads the head only is no error
     if sys.argv[1:] == ["--ship"]:
         ship()
         sys.exit(0)
-    sys.exit(main())
+    sys.exit(answered(main))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from pipelines.chain import NoChain
 from pipelines.code.stages import changed, parts_of
 from pipelines.described import read_json
-from pipelines.provenance import ABSENT, SHORT, Lineage, differing, lineage, printable, text_of
+from pipelines.provenance import ABSENT, SHORT, Lineage, answered, differing, lineage, printable, text_of
 
 MOST_NAMED = 12
 """Clips and definitions that are named in the text; ``--json`` has all."""
@@ -182,5 +181,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # who reads the head only is no error
-    sys.exit(main())
+    sys.exit(answered(main))

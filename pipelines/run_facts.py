@@ -7,9 +7,11 @@ its cache has none; then the project's own records (:mod:`pipelines.record`) tel
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from pipelines.stage import CHAIN, RUNS, write_json
 VERSION = 1
 Runs = dict[str, dict[str, Any]]
 """By content hash, the run that made that artifact."""
+Records = Sequence[Mapping[str, Any]]
+"""Of finished runs (:mod:`pipelines.record`)."""
 
 
 def told(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,9 +38,16 @@ def _holders(path: Path) -> list[Path]:
     return [path] if (path / CHAIN).is_file() else sorted(place.parent for place in path.glob(f"*/{CHAIN}"))
 
 
-def of_inputs(paths: Mapping[str, Path]) -> Runs:
-    """What all that is read tells of its runs."""
-    return {own: run for path in paths.values() for holder in _holders(path) for own, run in read(holder).items()}
+def of_inputs(paths: Mapping[str, Path], nodes: Mapping[str, Mapping[str, Any]]) -> Runs:
+    """The runs of all that is read, ``nodes``: as it tells itself, else as the project around it has recorded them."""
+    found = {own: run for path in paths.values() for holder in _holders(path) for own, run in read(holder).items()}
+    left = {own: node for own, node in nodes.items() if own not in found}
+    return found | (by_records(left, records_around(*paths.values())) if left else {})
+
+
+def by_records(nodes: Mapping[str, Mapping[str, Any]], records: Records) -> Runs:
+    """The newest recorded run of each node that has one."""
+    return {own: found for own, node in nodes.items() if (found := _run_of(node, records))}
 
 
 def leave(folder: Path, runs: Runs) -> None:
@@ -96,3 +107,41 @@ def _is_run(run: Mapping[str, Any]) -> bool:
     seconds = isinstance(run.get("seconds"), int | float | None)
     accepted = lists and all(isinstance(one, Mapping) for one in run["accepted"])
     return texts and maps and accepted and seconds
+
+
+# ---- records of a project ----------------------------------------------------------------------------------------
+
+
+def records_around(*paths: Path) -> list[dict[str, Any]]:
+    """Records of finished runs of the projects around some paths, and of the one around the current folder."""
+    found: list[dict[str, Any]] = []
+    starts = [
+        *(path.absolute() for path in paths),
+        Path.cwd(),
+        *map(Path, filter(None, [os.environ.get("REEL_PROJECT")])),
+    ]
+    roots = [root for start in starts for root in (start, *start.parents) if (root / "dvc.yaml").is_file()]
+    for root in dict.fromkeys(roots):
+        for file in sorted((root / ".work").glob("*/*/record.json")):
+            with contextlib.suppress(OSError, ValueError):
+                record = json.loads(file.read_text(encoding="utf-8"))
+                whole = isinstance(record, dict) and isinstance(record.get("header"), dict)
+                if whole and record.get("status") == "finished":
+                    found.append(record)
+    return found
+
+
+def _run_of(node: Mapping[str, Any], records: Records) -> dict[str, Any] | None:
+    """The newest run that made what a node tells of: the same stage, code, parameters and inputs."""
+    read = {name: one["digest"] for name, one in node["inputs"].items()}
+    found = []
+    for record in records:
+        header, data = record["header"], record.get("data") or {}
+        same = header.get("stage") == node.get("stage") and (header.get("code") or {}).get("identity") == node.get(
+            "code"
+        )
+        same = same and record.get("params") == node.get("params")
+        if same and all(data[name]["digest"] == digest for name, digest in read.items() if name in data):
+            found.append(record)
+    newest = max(found, key=lambda record: record["header"].get("ended_at") or "", default=None)
+    return told(newest) if newest is not None else None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -24,7 +23,7 @@ from pipelines.data.audited import BAD, Item
 from pipelines.data.contract import MANIFEST, ContractError, Manifest
 from pipelines.data.verify import verify
 from pipelines.described import read_json
-from pipelines.provenance import SHORT, printable
+from pipelines.provenance import SHORT, answered, printable
 from pipelines.stage import CHAIN, RUNS, StageError, file_digest
 from pipelines.standards import checking
 
@@ -238,5 +237,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # who reads the head only is no error
-    sys.exit(main())
+    sys.exit(answered(main))

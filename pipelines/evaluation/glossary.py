@@ -46,6 +46,7 @@ MEANINGS: tuple[tuple[str, Meaning], ...] = (
         Meaning("", "frames whose identity (where it can be read) is read as the start's", "higher"),
     ),
     ("rollout/axis_correlation*", Meaning("", "correlation of the mouse as read and as given", "higher")),
+    ("reader/axis_correlation*", Meaning("", "the same on real clips: below 0.5 rollouts are not judged by it")),
     ("rollout/seam_ratio", Meaning("", "change where chunks meet over the change elsewhere", "near 1")),
     ("rollout/error_frozen*", Meaning("", "squared pixel error of standing still, by frame", "")),
     ("rollout/error*", Meaning("", "squared pixel error to the real clip under its actions, by frame", "lower")),

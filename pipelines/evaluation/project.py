@@ -13,7 +13,8 @@ from ruamel.yaml.error import YAMLError
 
 from pipelines.chain import NoChain
 from pipelines.document import load
-from pipelines.provenance import Lineage, Records, lineage
+from pipelines.provenance import Lineage, lineage
+from pipelines.run_facts import Records
 from pipelines.stage import CHAIN, StageError
 
 NOT_MEASURES = {"gates", "unavailable"}

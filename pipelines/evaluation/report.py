@@ -14,7 +14,7 @@ from pipelines.evaluation.project import read_project
 from pipelines.evaluation.samples import read_samples
 from pipelines.evaluation.score_table import Stages
 from pipelines.evaluation.sections import Size
-from pipelines.provenance import records_around
+from pipelines.run_facts import records_around
 
 MOST_BYTES = 20_000_000
 """Of the page: what a mail takes and a telephone opens."""
@@ -45,7 +45,7 @@ def write(
     Raises:
         StageError: the graph has no stages, or a metrics file is not JSON.
     """
-    runs = list(records_around(graph))
+    runs = records_around(graph)
     stages = read_project(graph, metrics_folder, plots_folder, runs)
     for name, one in stages.items():
         if out.absolute() in [(graph.parent / made).absolute() for made in one.outs]:

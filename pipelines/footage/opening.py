@@ -11,7 +11,6 @@ from pipelines.footage.found import Found
 from pipelines.footage.params import Folder, Footage, Lerobot, Recordings, Tars, Vpt, Webdataset
 from pipelines.footage.sources import folder_files, limits_of, recordings
 from pipelines.footage.tars import tar_samples
-from pipelines.footage.webdatasets import webdataset_samples
 from pipelines.stage import file_digest
 
 
@@ -20,6 +19,8 @@ def found_in(params: Footage, frame_rate: float, spool: Path, hashed: Hashed = f
     if isinstance(params, Tars):
         return tar_samples(params, frame_rate, spool)
     if isinstance(params, Webdataset):
+        from pipelines.footage.webdatasets import webdataset_samples  # the library takes a second to import
+
         return webdataset_samples(params, frame_rate, spool)
     return listed(params, frame_rate, hashed)
 

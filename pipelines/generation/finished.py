@@ -45,7 +45,7 @@ def watermark() -> Callable[[np.ndarray], np.ndarray]:
 
 def finish(clip: Path, command: str, params: Mapping[str, Any], read: Mapping[str, Path]) -> None:
     """Put into a written clip where it came from, and content credentials where they are installed."""
-    told = {"stage": command, "path": clip.name, "params": dict(params)}
+    told = {"stage": command, "path": clip.name, "params": dict(params), "environment": origin.environment()}
     made = chain.embed(clip, told, read, {name: origin.inside(path) for name, path in read.items()})
     problem = content_credentials.stamp(clip, made, os.environ.get(WATERMARK) or None)
     if problem is not None:

@@ -140,6 +140,12 @@ def check(section: str, params: GoingOn, places: Places, network: Trainable, fro
     for clips in (places.clips, *places.also.values()):
         clips.require(network.temporal_stride, network.spatial_stride)
     check_losses(section, params.losses, params.adversarial, network.channels)
+    side = int(places.clips.catalog[["height", "width"]].to_numpy().min())
+    if params.discriminator is not None and side < 2**params.discriminator.levels:
+        raise ParamsError(
+            f"{section}.discriminator.levels: {params.discriminator.levels} halvings leave nothing of clips of {side} "
+            f"pixels; at most {side.bit_length() - 1}."
+        )
     if params.adversarial is not None and params.adversarial.balance is not None and "decoder" in frozen:
         raise ParamsError(f"{section}.adversarial.balance: it balances gradients in the decoder, which is frozen.")
 

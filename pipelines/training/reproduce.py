@@ -27,7 +27,7 @@ from pipelines.code.stages import stage_identity
 from pipelines.commands import GRAPH, stage_entries
 from pipelines.document import PARAMS_FILE, read_document, written
 from pipelines.leftovers import WORK
-from pipelines.provenance import SHORT, Lineage, differing, lineage, text_of
+from pipelines.provenance import SHORT, Lineage, answered, differing, lineage, text_of
 from pipelines.recording import earlier_versions, link
 from pipelines.stage import CODE, StageError, digest, path_flags
 from pipelines.starting import WRITTEN, command_line
@@ -288,4 +288,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(answered(main))

@@ -29,7 +29,7 @@ from pipelines.evaluation.report import write
 from pipelines.evaluation.score import score
 from pipelines.footage.raw_video import make
 from pipelines.generation import rectified_flow
-from pipelines.latents import adversarial
+from pipelines.latents import adversarial, decoder
 from pipelines.latents.autoencoder import train as train_autoencoder
 from pipelines.latents.encode import encode
 from pipelines.representation.latent_mae import train as train_mae
@@ -40,7 +40,7 @@ from tests.generation.drifting import test_keypatch, test_refine
 from tests.generation.test_stages import World
 from tests.generation.toy import UNIFIED, anchored, keypatching, rectified, refining
 from tests.generation.world_model import toy as worlds
-from tests.latents import test_adversarial
+from tests.latents import test_adversarial, test_decoder
 from tests.latents import toy as latents
 from tests.representation import toy as representation
 from tests.representation.test_stages import Chain
@@ -197,6 +197,14 @@ def game(root: Path) -> Callable[[], Any]:
     return lambda: adversarial.train(test_adversarial.params(), clips, root / "ae", *places)
 
 
+def larger(root: Path) -> Callable[[], Any]:
+    clips = latents.write_clips(root / "clips")
+    large = latents.write_clips(root / "large", side=2 * latents.SIDE)
+    train_autoencoder(latents.autoencoder_params(), clips, root / "ae", root / "a.json", root / "plots")
+    places = root / "out", root / "m.json", root / "shown"
+    return lambda: decoder.train(test_decoder.params(), clips, large, root / "ae", *places)
+
+
 def refiner(root: Path) -> Callable[[], Any]:
     world = test_refine.World(root)
     return lambda: world.train(refining())
@@ -232,7 +240,8 @@ def autoencoder(root: Path) -> Callable[[], Any]:
 
 
 TOYS: dict[str, Callable[[Path], Callable[[], Any]]] = {
-    "raw_video": lambda root: lambda: make(rendered(8), root / "clips", root / "m.json", root / "plots"),
+    **{name: (lambda root: lambda: make(rendered(8), root / "clips", root / "m.json", root / "plots"))
+       for name in ("raw_video", "raw_video_large")},
     "autoencoder": autoencoder,
     "latent_shards": encoded,
     **{name: (lambda root, name=name: chain(root, name)) for name in ("latent_mae", "pseudo_classes", "diagnostics")},
@@ -240,6 +249,7 @@ TOYS: dict[str, Callable[[Path], Callable[[], Any]]] = {
     **{f"anchored_flow_{part}": (lambda root, part=part: flow(root, f"anchored_flow_{part}"))
        for part in ("identity", "motion", "unified")},
     "autoencoder_adversarial": game,
+    "autoencoder_decoder": larger,
     "drifting_refiner": refiner,
     "keypatch_refiner": pivot,
     **{name: (lambda root, name=name: played(root, name)) for name in ("world_model", "world_model_autoregressive")},

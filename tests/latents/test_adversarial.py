@@ -144,6 +144,7 @@ def test_a_pretrained_autoencoder_is_handed_on_as_it_is(parent: Path, tmp_path: 
     ("changes", "said"),
     [
         ({"freeze": ["encoder", "decoder"]}, "nothing is left to train; one of encoder, decoder, or none"),
+        ({"discriminator": CRITIC | {"levels": 5}}, r"5 halvings leave nothing of clips of 16 pixels; at most 4"),
         ({"freeze": ["decoder"]}, "balances gradients in the decoder, which is frozen"),
         (
             {

@@ -76,7 +76,7 @@ def test_it_hears_strength_level_class_and_prompt() -> None:
 
 def test_a_learned_filling_begins_as_lines_learns_and_never_touches_what_is_given() -> None:
     torch.manual_seed(0)
-    network = Refiner(denoiser(CLASSES), False, filling=3)
+    network = Refiner(denoiser(CLASSES, text_length=4), False, filling=3)
     lines, mask = torch.randn(2, CHANNELS, 5, SIDE, SIDE), torch.tensor([[True, False, False, False, True]] * 2)
     told, silent = (~mask).float(), torch.zeros(2, CHANNELS, 5, SIDE, SIDE)
     assert network.filling is not None
@@ -110,7 +110,7 @@ def test_a_learned_filling_has_the_right_gradient() -> None:
 
 @pytest.mark.parametrize(("gated", "filling"), [(False, None), (True, None), (False, 3)])
 def test_it_comes_back_from_its_files(tmp_path: Path, gated: bool, filling: int | None) -> None:
-    network = moved(Refiner(denoiser(CLASSES), gated, filling))
+    network = moved(Refiner(denoiser(CLASSES, text_length=4), gated, filling))
     network.save_pretrained(tmp_path)
     again = Refiner.from_pretrained(tmp_path)
     if filling:

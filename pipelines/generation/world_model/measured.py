@@ -23,6 +23,8 @@ from pipelines.models.streaming import decoded_in_pieces
 QUARTERS, LEVEL = 4, 0.95
 READABLE = 0.8
 """Share of real frames on which the reader must read a factor before it judges rollouts by it."""
+CORRELATED = 0.5
+"""The same of an axis: least correlation of what is read and held on real frames."""
 MOST_WAYS = 5
 """Counterfactual actions: nothing, and each of the first keys."""
 NAME = "rollout/action_accuracy"
@@ -111,9 +113,10 @@ def _right(found: Read, held: Tensor, reader: Reader) -> Tensor:
 
 def _followed_by_real(found: Measured, reader: Reader, real: Examples, resamples: int) -> None:
     """What the reader reaches on real held-out clips: a rollout can hardly reach more."""
+    told = read(reader, real.latents)
+    _axes(found, "reader", told, real.held, reader)
     if not reader.keys:
         return
-    told = read(reader, real.latents)
     found.interval("reader/action_accuracy", _right(told, real.held, reader).mean(1), resamples)
     found.interval("reader/action_accuracy_shuffled", _right(told, real.held.roll(1, 0), reader).mean(1), resamples)
 
@@ -131,12 +134,22 @@ def _followed(found: Measured, reader: Reader, made: Tensor, held: Tensor, resam
         rows = (held[:, 1:][..., reader.keys] > 0.5).flatten(0, 2)
         _, counts = torch.unique(rows, dim=0, return_counts=True)
         found.numbers[f"{NAME}_chance"] = float(counts.max() / counts.sum())
+    _axes(found, "rollout", told, held, reader)
+    for place in range(len(reader.axes)):
+        real = found.numbers.get(f"reader/axis_correlation/{place}", 0.0)
+        if real < CORRELATED and found.numbers.pop(f"rollout/axis_correlation/{place}", None) is not None:
+            found.unavailable[f"rollout/axis_correlation/{place}"] = f"read with {real:.2f} on real frames only"
+
+
+def _axes(found: Measured, of: str, told: Read, held: Tensor, reader: Reader) -> None:
+    """Correlation of the axes that are read with those that were held."""
     for place, axis in enumerate(reader.axes):
         asked, seen = held[:, 1:, :, axis].flatten().double(), told.axes[..., place].flatten().double()
+        name = f"{of}/axis_correlation/{place}"
         if float(asked.std()) > 0 and float(seen.std()) > 0:
-            found.numbers[f"rollout/axis_correlation/{place}"] = float(torch.corrcoef(torch.stack([asked, seen]))[0, 1])
+            found.numbers[name] = float(torch.corrcoef(torch.stack([asked, seen]))[0, 1])
         else:
-            found.unavailable[f"rollout/axis_correlation/{place}"] = "one of the two does not vary"
+            found.unavailable[name] = "one of the two does not vary"
 
 
 def _ways(
