@@ -19,6 +19,7 @@ TOOLS = {
     "play": ("pipelines.generation.world_model.play", "Roll a world model out under keys and mouse, or drive it live."),
     "profile": ("pipelines.profile", "params.yaml at the size of a published model."),
     "export": ("pipelines.generation.export", "A trained flow as a pipeline folder of diffusers."),
+    "release": ("pipelines.generation.release", "A checkpoint to give away: weights, card, chain, BOM, signature."),
     "import-fluxflow": ("pipelines.fluxflow", "A FluxFlow configuration as a profile of params.yaml."),
     "probe": ("pipelines.latents.denoiser_probe", "How hard the latents of autoencoders are to denoise."),
 }

@@ -24,6 +24,8 @@ from pipelines.stage import BESIDE, CHAIN, digest, file_digest, write_json
 VERSION = 1
 BOX = uuid.UUID("6f0d3b7e-2f7c-5c43-9d0e-3b1f5a7c9e21").bytes
 """Of the ``uuid`` box (ISO/IEC 14496-12, 11.1) that holds the chain of a clip; players pass over it."""
+CREDENTIALS = uuid.UUID("d8fec3d6-1b0e-483c-9297-5828877ec481").bytes
+"""Of the ``uuid`` box that C2PA puts into an mp4, behind its first box: what follows moves by the size of it."""
 MOST_BYTES = 16 << 20
 """Of a chain, packed or not: more is no chain of ours."""
 Nodes = dict[str, dict[str, Any]]
@@ -98,14 +100,17 @@ def _plain_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def embed(clip: Path, node: Mapping[str, Any], paths: Mapping[str, Path], places: Mapping[str, str]) -> None:
-    """Append the chain to an mp4 that a command wrote, with the runs of what it was made from."""
+def embed(clip: Path, node: Mapping[str, Any], paths: Mapping[str, Path], places: Mapping[str, str]) -> str:
+    """Append the chain to an mp4 that a command wrote, with the runs of what it was made from; returns its hash.
+
+    Only content credentials may follow (:mod:`pipelines.standards.content_credentials`), which sign the chain as well.
+    """
     read = inputs_of(paths, places)
-    append(clip, node, read, run_facts.of_inputs(paths, read[1]))
+    return append(clip, node, read, run_facts.of_inputs(paths, read[1]))
 
 
-def append(clip: Path, node: Mapping[str, Any], read: Read, runs: Runs | None = None) -> None:
-    """Append the chain to an mp4, as its last write; equal clips get equal bytes, but for ``runs``.
+def append(clip: Path, node: Mapping[str, Any], read: Read, runs: Runs | None = None) -> str:
+    """Append the chain to an mp4, as its last write; equal clips get equal bytes, but for ``runs``. Returns its hash.
 
     ``read`` is what :func:`inputs_of` gives, which costs more than many clips.
     """
@@ -116,6 +121,7 @@ def append(clip: Path, node: Mapping[str, Any], read: Read, runs: Runs | None = 
     packed = zlib.compress(text.encode(), 9)
     with clip.open("ab") as stream:
         stream.write(struct.pack(">I4s16s", 24 + len(packed), b"uuid", BOX) + packed)
+    return own
 
 
 # ---- read ---------------------------------------------------------------------------------------------------------
@@ -165,9 +171,7 @@ def boxed(clip: Path) -> tuple[dict[str, Any], str] | None:
         if kind != b"uuid" or size < 24 or size > MOST_BYTES:
             continue
         with clip.open("rb") as stream:
-            before = hashlib.sha256()
-            for _ in range(0, at, 1 << 20):
-                before.update(stream.read(min(1 << 20, at - stream.tell())))
+            stream.seek(at)
             if stream.read(24)[8:] != BOX:
                 continue
             try:
@@ -176,8 +180,54 @@ def boxed(clip: Path) -> tuple[dict[str, Any], str] | None:
                 content = json.loads(text) if unpacker.eof else None
             except (zlib.error, ValueError):
                 content = None
-        return _checked(content, clip), before.hexdigest()
+        return _checked(content, clip), _made(clip, at)
     return None
+
+
+def _made(clip: Path, end: int) -> str:
+    """The hash of a clip up to ``end`` as it was before content credentials, if any, were put into it."""
+    parts = [(kind, at, size) for kind, at, size in boxes(clip) if at < end]
+    with clip.open("rb") as stream:
+
+        def starts(at: int, mark: bytes) -> bool:
+            stream.seek(at + 8)
+            return stream.read(16) == mark
+
+        put = next(((at, size) for kind, at, size in parts if kind == b"uuid" and starts(at, CREDENTIALS)), None)
+        found = hashlib.sha256()
+        for kind, at, size in parts:
+            if put is not None and at == put[0]:
+                continue
+            stream.seek(at)
+            if put is not None and kind == b"moov" and size <= MOST_BYTES:
+                found.update(_moved_back(bytearray(stream.read(size)), *put))
+                continue
+            for done in range(0, size, 1 << 20):
+                found.update(stream.read(min(1 << 20, size - done)))
+    return found.hexdigest()
+
+
+HOLDERS = (b"moov", b"trak", b"mdia", b"minf", b"stbl")
+"""Boxes down to the tables that say where in the file each chunk of frames begins (ISO/IEC 14496-12, 8.7.5)."""
+
+
+def _moved_back(moov: bytearray, put_at: int, put_size: int, start: int = 0, end: int | None = None) -> bytearray:
+    """The same box with every place behind what was put in moved back by its size."""
+    at, end = start, len(moov) if end is None else end
+    while at + 8 <= end:
+        size, kind = struct.unpack_from(">I4s", moov, at)
+        if size < 8 or at + size > end:
+            break
+        if kind in HOLDERS:
+            _moved_back(moov, put_at, put_size, at + 8, at + size)
+        elif kind in (b"stco", b"co64"):
+            code, wide = (">Q", 8) if kind == b"co64" else (">I", 4)
+            count = min(struct.unpack_from(">I", moov, at + 12)[0], (size - 16) // wide) if size >= 16 else 0
+            for place in range(at + 16, at + 16 + count * wide, wide):
+                [chunk] = struct.unpack_from(code, moov, place)
+                struct.pack_into(code, moov, place, chunk - put_size if chunk > put_at + put_size - 1 else chunk)
+        at += size
+    return moov
 
 
 def carried(path: Path) -> tuple[dict[str, Any], str | None]:

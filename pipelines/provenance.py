@@ -20,9 +20,12 @@ from pipelines import run_facts
 from pipelines.chain import NoChain, artifact_folder, carried
 from pipelines.progress import duration
 from pipelines.run_facts import Records
+from pipelines.stage import StageError
 
 SHIPPED = Path(__file__).with_name("shipped.json")
 """The values of params.yaml as they are shipped; written by ``python -m pipelines.provenance --ship``."""
+FORMATS = ("croissant", "in-toto", "openlineage")
+"""Standards in which a lineage is told (:mod:`pipelines.standards.told`)."""
 SHORT = 12
 UNKNOWN = "unknown"
 ABSENT = object()
@@ -209,10 +212,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help="all parameters, not only what differs from the shipped")
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw it into a file")
+    parser.add_argument("--format", choices=FORMATS, help="in the words of a standard; openlineage: of a project")
     given = parser.parse_args(argv)
     try:
+        if given.format is not None:
+            from pipelines.standards.told import told
+
+            return print("\n".join(told(given.path, given.format))) or 0
         found = lineage(given.path)
-    except NoChain as error:
+    except (NoChain, StageError) as error:
         print(f"lineage: {error}", file=sys.stderr)
         return 3
     if given.svg is not None:

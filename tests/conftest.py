@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 os.environ.setdefault("MPLBACKEND", "agg")
+SETTINGS = tempfile.TemporaryDirectory(prefix="settings-")
+os.environ["XDG_CONFIG_HOME"] = SETTINGS.name  # keys that a command makes, and DVC's settings, are not the user's own
 
 
 @pytest.fixture(autouse=True)

@@ -67,9 +67,11 @@ def ours(path: Path) -> set[Path]:
 
 
 def rank(path: Path) -> str:
-    """The room or row of a file of pipelines/; what reads the code, and what starts stages, belong to the root."""
+    """The room or row of a file of pipelines/; what reads the code, what starts stages, and what tells
+    facts in the words of standards, belong to the root.
+    """
     inside = path.relative_to(ROOT / "pipelines").parts
-    return inside[0] if len(inside) > 1 and inside[0] not in ("code", "slurm") else "row0"
+    return inside[0] if len(inside) > 1 and inside[0] not in ("code", "slurm", "standards") else "row0"
 
 
 # ---- the graph ----------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from pipelines.data.verify import verify
 from pipelines.described import read_json
 from pipelines.provenance import SHORT, answered, printable
 from pipelines.stage import CHAIN, RUNS, StageError, file_digest
+from pipelines.standards import checking
 
 RECORD = "checkpoint.json"
 SIGNS = (CHAIN, RECORD, MANIFEST, CATALOG)
@@ -53,8 +54,8 @@ def artifacts(root: Path) -> list[Path]:
     return found
 
 
-def audit(root: Path, quick: bool = False) -> Iterator[Item]:
-    """Everything in the folder, item by item.
+def audit(root: Path, quick: bool = False, trusted: Path | None = None) -> Iterator[Item]:
+    """Everything in the folder, item by item; ``trusted`` is the public key that a release must be signed with.
 
     Raises:
         StageError: there is nothing to audit.
@@ -67,6 +68,8 @@ def audit(root: Path, quick: bool = False) -> Iterator[Item]:
         yield from _shards(folder, shown, quick)
         yield from _chain(folder, shown, here)
         yield from audit_clips.audit(folder, shown, quick, is_known=not quick and (root / audit_dvc.LOCK).is_file())
+        for name, verdict, what in checking.items(folder, quick, trusted):
+            yield Item(f"{shown}/{name}", verdict, what)
     if not quick:
         yield from audit_dvc.audit(root)
 
@@ -206,6 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="reel audit", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--quick", action="store_true", help="read no shards and no weights")
+    parser.add_argument("--key", type=Path, metavar="PUB", help="public key (PEM) that a release must be signed with")
     parser.add_argument("--clip", metavar="CLIP", help="only say whether a clip (key, content hash, source) was used")
     parser.add_argument("--json", action="store_true", help="for programs")
     given = parser.parse_args(argv)
@@ -215,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("\n".join(lines) or f"{given.clip}: in no data set in {given.folder}")
             return 1 if lines else 0
         items = []
-        for item in audit(given.folder, given.quick):
+        for item in audit(given.folder, given.quick, given.key):
             items.append(item)
             if not given.json:
                 print(item, flush=True)

@@ -6,18 +6,18 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipelines import chain, origin, stage
 from pipelines.data.contract import Manifest, require_autoencoder
 from pipelines.flow.params import Sampling
 from pipelines.generation import pipeline as own
 from pipelines.generation.clips import load_text_encoder
+from pipelines.generation.diffusers_schedulers import LTX, scheduler, walked
 from pipelines.models.autoencoder import load_autoencoder
 from pipelines.models.denoiser import VideoDenoiser, averaged
 from pipelines.models.lora import merge_lora
@@ -28,7 +28,6 @@ from pipelines.training.generator import FILE, read_description, require_flow
 
 AUTOENCODERS = {"WanTransformer3DModel": "AutoencoderKLWan", "LTXVideoTransformer3DModel": "AutoencoderKLLTXVideo"}
 """What the pipeline of each transformer decodes with."""
-LTX = "LTXVideoTransformer3DModel"
 
 
 class NoPipelineError(StageError):
@@ -89,44 +88,6 @@ def read(folder: Path) -> Parts:
     stated = Sampling.model_validate(phase["sampling"])
     sampling = walked(stated, denoiser.layout.kind)
     return Parts(denoiser, stated, sampling, bool(phase.get("first_frame")), content["latents"])
-
-
-def walked(stated: Sampling, kind: str) -> Sampling:
-    """What a pipeline of diffusers can walk that is nearest to ``stated``, at equal cost.
-
-    No scheduler that the pipelines take makes our two evaluations a step (Heun, midpoint): DPM-Solver++(2M), of the
-    same order, makes twice the steps instead. Wan's pipeline has no rescaled guidance.
-    """
-    values = stated.model_dump()
-    if stated.sampler in ("heun", "midpoint"):
-        values |= {"sampler": "dpm_2m", "steps": 2 * stated.steps}
-    if stated.guidance is not None and kind != LTX:
-        values["guidance"] |= {"rescale": 0.0}
-    return Sampling.model_validate(values)
-
-
-def scheduler(kind: str, sampling: Sampling) -> Any:
-    """A scheduler whose own table, in the pipeline of this transformer, is that of ``sampling``.
-
-    LTX-Video's pipeline hands its scheduler even levels and, for Euler, asks for a shift by resolution; both ends of
-    that line are set to our shift. Wan's hands it a number of steps only, with which FlowMatchEuler shifts twice.
-    UniPC (arXiv:2302.04867) without its corrector is Euler's method at order 1 and DPM-Solver++(2M) at order 2. It
-    tells the network whole timesteps, 1000 sigma cut off; for Wan its levels end at 0.001 instead of 0.
-    """
-    if kind == LTX and sampling.sampler == "euler":
-        from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-
-        shift = math.log(sampling.shift)
-        return FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=shift, max_shift=shift)
-    from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
-
-    return UniPCMultistepScheduler(
-        solver_order=1 if sampling.sampler == "euler" else 2,
-        disable_corrector=list(range(sampling.steps)),
-        prediction_type="flow_prediction",
-        use_flow_sigmas=True,
-        flow_shift=sampling.shift,
-    )
 
 
 def pipeline(parts: Parts, latents: Path, autoencoder: Path) -> Any:
@@ -237,27 +198,54 @@ def export(folder: Path, out: Path, latents: Path, autoencoder: Path | None = No
         raise StageError(f"{out}: exists and is no pipeline folder, so it is not replaced; give another --out.")
     if out.resolve() == folder.resolve():
         raise StageError(f"--out {out}: is the checkpoint itself; give another folder.")
+    checkpoint.read(folder)
+    require_flow(folder, read_description(folder).get("kind", "flow"))
+    autoencoder = autoencoder or own.autoencoder_of(latents)
+    with stage.whole_folder(out) as place:
+        filled = fill(place, folder, latents, autoencoder)
+        (place / "README.md").write_text(filled.card, encoding="utf-8")
+    carry(out, folder, latents, autoencoder)
+    stage.say(filled.note)
+    stage.say(f"{out}: {filled.what}; how to call it: {out}/README.md")
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What was put into a folder.
+
+    Attributes:
+        library: what loads it.
+        card: how to call it.
+        note: what to know of it, a line.
+        what: it is, in a few words.
+        kind: class of its transformer, where diffusers loads it.
+    """
+
+    library: Literal["diffusers", "reelgraph"]
+    card: str
+    note: str
+    what: str
+    kind: str | None = None
+
+
+def fill(place: Path, folder: Path, latents: Path, autoencoder: Path) -> Filled:
+    """Put the whole flow into an empty folder: for diffusers where a pipeline of it can drive the flow, else for us.
+
+    Raises:
+        StageError: it is no flow, or parts do not belong together.
+    """
+    name = checkpoint.read(folder)["stage"]
     try:
         parts = read(folder)
     except NoPipelineError as reason:
-        autoencoder = autoencoder or own.autoencoder_of(latents)
-        own.save(folder, out, latents, autoencoder)
-        carry(out, folder, latents, autoencoder)
-        stage.say(f"{reason} So the folder is one of our own: FlowPipeline.from_pretrained and `reel generate` take it")
-        stage.say(f"{out}: the whole flow with text encoder and autoencoder; how to call it: {out}/README.md")
-        return
-    autoencoder = autoencoder or own.autoencoder_of(latents)
+        own_card = own.fill(place, folder, latents, autoencoder)
+        note = f"{reason} So the folder is one of our own: FlowPipeline.from_pretrained and `reel generate` take it"
+        return Filled("reelgraph", own_card, note, "the whole flow with text encoder and autoencoder")
     made = pipeline(parts, latents, autoencoder)
-    with stage.whole_folder(out) as place:
-        made.save_pretrained(place)
-        (place / "README.md").write_text(card(parts, checkpoint.read(folder)["stage"]), encoding="utf-8")
-    carry(out, folder, latents, autoencoder)
+    made.save_pretrained(place)
     plan = parts.sampling
-    stage.say(sentence(parts))
-    stage.say(
-        f"{out}: {type(made).__name__}, {plan.steps} {plan.sampler} steps, shift {plan.shift:g}, float32; how to call "
-        f"it: {out}/README.md"
-    )
+    what = f"{type(made).__name__}, {plan.steps} {plan.sampler} steps, shift {plan.shift:g}, float32"
+    return Filled("diffusers", card(parts, name), sentence(parts), what, parts.denoiser.layout.kind)
 
 
 def carry(out: Path, folder: Path, latents: Path, autoencoder: Path) -> None:

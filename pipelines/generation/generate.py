@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipelines import chain, origin, stage
+from pipelines import stage
 from pipelines.data.video import Mp4
 from pipelines.flow.params import Guidance
 from pipelines.flow.samplers import SAMPLERS
 from pipelines.generation import contact_sheet
 from pipelines.generation.clips import ClipMaker, Wanted
+from pipelines.generation.finished import finish, watermark
 from pipelines.generation.pipeline import surroundings
 from pipelines.progress import Progress
 from pipelines.stage import StageError
@@ -157,19 +158,13 @@ def write_clips(given: argparse.Namespace) -> None:
     read = {"checkpoint": given.checkpoint, "latents": latents, "autoencoder": autoencoder}
     maker = ClipMaker(generator, latents, autoencoder)
     num_frames, height, width = maker.video_shape(wanted)
-    strips = []
+    mark, strips = watermark(), []
     for number, latents in enumerate(maker.latents_of(prompts, seeds, wanted, given.batch_size)):
         path = given.out if given.prompt is not None else given.out / f"{number:03d}.mp4"
         facts = {"title": prompts[number], "comment": story(generator, seeds[number], wanted)}
         with Mp4(path, (height, width), generator.facts["frame_rate"], facts) as film:
-            shown = write_film(film, maker.frames(latents), num_frames)
-        told = {
-            "stage": "reel generate",
-            "path": path.name,
-            "params": {"prompt": prompts[number], "how": facts["comment"]},
-            "environment": origin.environment(),
-        }
-        chain.embed(path, told, read, {name: origin.inside(one) for name, one in read.items()})
+            shown = write_film(film, map(mark, maker.frames(latents)), num_frames)
+        finish(path, "reel generate", {"prompt": prompts[number], "how": facts["comment"]}, read)
         print(f"{path}: {prompts[number]}", flush=True)
         strips.append(contact_sheet.strip(shown))
     if given.prompts is not None:

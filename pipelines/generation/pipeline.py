@@ -129,26 +129,35 @@ def save(folder: Path, out: Path, latents: Path, autoencoder: Path) -> None:
     Raises:
         StageError: it is no flow, or latents or autoencoder are not those of the checkpoint.
     """
+    with stage.whole_folder(out) as place:
+        (place / "README.md").write_text(fill(place, folder, latents, autoencoder), encoding="utf-8")
+
+
+def fill(place: Path, folder: Path, latents: Path, autoencoder: Path) -> str:
+    """Put everything that sampling a checkpoint needs into an empty folder; returns its card.
+
+    Raises:
+        StageError: latents or autoencoder are not those of the checkpoint.
+    """
     record, description = checkpoint.read(folder), read_description(folder)
     require_flow(folder, description.get("kind", "flow"))
     manifest = Manifest.read(latents)
     require_autoencoder(manifest, autoencoder)
     require_same_makers(manifest, description["latents"], latents)
-    with stage.whole_folder(out) as place:
-        for name in {phase["network"] for phase in description["phases"]}:
-            denoiser = VideoDenoiser.from_pretrained(averaged(folder / name), base_weights="fp32")
-            if denoiser.base is not None:
-                merge_lora(denoiser.transformer)
-                denoiser.base = None
-            denoiser.save_pretrained(place / name)
-        shutil.copytree(autoencoder, place / AUTOENCODER)
-        (place / LATENTS).mkdir()
-        for name in (MANIFEST, EMPTY_PROMPT):
-            shutil.copy2(latents / name, place / LATENTS / name)
-        shutil.copytree(latents / TEXT_ENCODER, place / LATENTS / TEXT_ENCODER)
-        (place / FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        stage.write_json(place / "checkpoint.json", {**record, "weights": checkpoint.weights(place)})
-        (place / "README.md").write_text(card(record["stage"], description, manifest), encoding="utf-8")
+    for name in {phase["network"] for phase in description["phases"]}:
+        denoiser = VideoDenoiser.from_pretrained(averaged(folder / name), base_weights="fp32")
+        if denoiser.base is not None:
+            merge_lora(denoiser.transformer)
+            denoiser.base = None
+        denoiser.save_pretrained(place / name)
+    shutil.copytree(autoencoder, place / AUTOENCODER)
+    (place / LATENTS).mkdir()
+    for name in (MANIFEST, EMPTY_PROMPT):
+        shutil.copy2(latents / name, place / LATENTS / name)
+    shutil.copytree(latents / TEXT_ENCODER, place / LATENTS / TEXT_ENCODER)
+    (place / FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    stage.write_json(place / "checkpoint.json", {**record, "weights": checkpoint.weights(place)})
+    return card(record["stage"], description, manifest)
 
 
 def require_same_makers(manifest: Manifest, facts: dict[str, Any], latents: Path) -> None:

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 
-from pipelines import chain, origin, stage
+from pipelines import stage
 from pipelines.data.video import write_mp4
 from pipelines.generation import storyboard
 from pipelines.generation.clips import ClipMaker, Wanted
+from pipelines.generation.finished import finish, watermark
 from pipelines.generation.generate import check_out, whole_number
 from pipelines.generation.generate import size as pixels
 from pipelines.generation.pipeline import surroundings
@@ -79,17 +80,15 @@ def write_clip(given: argparse.Namespace) -> None:
     known = read_given(given)
     refiner = load(given)
     latents, autoencoder = surroundings(given.checkpoint, given.latents, given.autoencoder)
-    maker = ClipMaker(refiner, latents, autoencoder)
+    maker, mark = ClipMaker(refiner, latents, autoencoder), watermark()
     wanted = Wanted(num_frames=known.length or given.num_frames, size=given.size)
     frames, places = maker.from_keyframes(known, given.prompt, given.seed, wanted, given.interpolate)
     how = f"keyframes filled in ({refiner.filling.mode})" if given.interpolate else refiner.story
     comment = f"seed {given.seed}, {how}, latent frames given: {' '.join(map(str, places))}, {refiner.name}"
     facts = {"title": given.prompt, "comment": comment}
-    write_mp4(given.out, frames, refiner.facts["frame_rate"], metadata=facts)
-    told = {"stage": "reel refine", "path": given.out.name, "params": {"prompt": given.prompt, "how": comment}}
-    told |= {"environment": origin.environment()}
+    write_mp4(given.out, mark(frames), refiner.facts["frame_rate"], metadata=facts)
     read = {"checkpoint": given.checkpoint, "latents": latents, "autoencoder": autoencoder}
-    chain.embed(given.out, told, read, {name: origin.inside(one) for name, one in read.items()})
+    finish(given.out, "reel refine", {"prompt": given.prompt, "how": comment}, read)
     print(f"{given.out}: {len(frames)} frames, latent frames given: {' '.join(map(str, places))}", flush=True)
 
 

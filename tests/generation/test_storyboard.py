@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipelines.chain import carried
 from pipelines.data.video import read_clip, write_mp4
 from pipelines.generation import refine as command
 from pipelines.generation import storyboard
@@ -49,6 +50,8 @@ def test_pictures_become_a_clip_and_the_words_say_how(world: Path, capsys: pytes
     assert "9 frames, latent frames given: 0 2" in capsys.readouterr().out
     refined = read_clip(world / "out.mp4")
     assert refined.shape == (9, 32, 32, 3)
+    content, now = carried(world / "out.mp4")
+    assert content["nodes"][now]["inputs"]["checkpoint"]["digest"] == digest(world / "refiner")
     assert run(world, "--keyframes", "a.png@0", "b.png@8", "--interpolate", out="plain.mp4") == 0
     plain = read_clip(world / "plain.mp4")
     assert np.abs(refined[0].astype(int) - plain[0]).mean() < 3, "a keyframe was changed"

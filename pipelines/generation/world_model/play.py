@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipelines import chain, origin
 from pipelines.data import action_plans
 from pipelines.data.actions import ActionError
 from pipelines.data.contract import ActionFacts, find_autoencoder
 from pipelines.data.video import Mp4
 from pipelines.flow.samplers import SAMPLERS
+from pipelines.generation.finished import finish, watermark
 from pipelines.generation.world_model.overlay import Overlay
 from pipelines.generation.world_model.player import Player, load_world
 from pipelines.stage import StageError
@@ -122,14 +122,14 @@ def write(player: Player, held: np.ndarray, out: Path, seed: int) -> float:
         part = held[start : min(stop, frames)]
         return np.concatenate([part, np.repeat(held[-1:], max(0, stop - max(start, frames)), 0)])
 
-    done, began = 0, time.perf_counter()
+    done, began, mark = 0, time.perf_counter(), watermark()
     try:
         with (
             Mp4(parts[out], size, player.frame_rate, facts) as plain,
             Mp4(parts[keys], (overlay.height, overlay.width), player.frame_rate, facts) as drawn,
         ):
             for made in player.play(rows, seed):
-                for pixels in made[: frames - done]:
+                for pixels in mark(made)[: frames - done]:
                     plain.add(pixels)
                     drawn.add(overlay.draw(pixels, held[done]))
                     done += 1
@@ -160,11 +160,9 @@ def run(given: argparse.Namespace) -> None:
     held, out = planned(given, player.facts, player.frame_rate), Path(str(given.out))
     rate = write(player, held, out, given.seed)
     keys, log = check_out(out)
-    told = {"stage": "reel play", "path": out.name, "params": {"image": given.image.name, "seed": given.seed}}
-    told |= {"environment": origin.environment()}
     read = {"checkpoint": given.checkpoint, "autoencoder": given.autoencoder, "actions": log}
     for clip in (out, keys):
-        chain.embed(clip, told, read, {name: origin.inside(one) for name, one in read.items()})
+        finish(clip, "reel play", {"image": given.image.name, "seed": given.seed}, read)
     print(f"{out}: {len(held)} frames, made and written at {rate:.1f} a second; with keys: {keys}; actions: {log}")
 
 
