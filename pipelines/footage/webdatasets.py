@@ -16,8 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from webdataset.tariterators import base_plus_ext, group_by_keys
-
 from pipelines.data.limits import Limits, VideoError
 from pipelines.footage.archive import DAMAGED, unpacked
 from pipelines.footage.captions import MAX_BYTES, Told, sidecar_in
@@ -41,6 +39,8 @@ def webdataset_samples(params: Webdataset, frame_rate: float, spool: Path) -> It
     Raises:
         StageError: a tar cannot be opened or read.
     """
+    from webdataset.tariterators import group_by_keys
+
     limits, urls, count = limits_of(params), expand(params.urls, KEY), itertools.count()
     read = 0
     for place, url in enumerate(urls):
@@ -65,6 +65,8 @@ def members(stream: io.BufferedReader, params: Webdataset, limits: Limits) -> It
     Raises:
         DAMAGED: it is no tar, or ends early.
     """
+    from webdataset.tariterators import base_plus_ext
+
     most = {params.media.lower(): limits.max_bytes, (params.captions or "").lower(): MAX_BYTES}
     with tarfile.open(fileobj=unpacked(stream), mode="r|") as tar:
         for member in tar:

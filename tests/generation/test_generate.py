@@ -178,7 +178,7 @@ def test_mistakes_are_told_in_a_line(world, capsys):
     assert run(world, "--prompt", "blue", "--out", str(world / "x.mp4")) == 2
     assert "knows none of the words of 'blue'" in capsys.readouterr().err
     assert run(world, "--prompt", "red red red red", "--out", str(world / "x.mp4")) == 2
-    assert "a prompt has 5 tokens, this denoiser takes 3" in capsys.readouterr().err
+    assert "a prompt has 5 tokens, this denoiser takes 4" in capsys.readouterr().err
     torch.manual_seed(1)
     StackedAutoencoder(frames=4, patch=1, width=8, latent_channels=CHANNELS, blocks=1).save_pretrained(world / "other")
     assert run(world, "--prompt", "red", "--out", str(world / "x.mp4"), autoencoder="other") == 2
