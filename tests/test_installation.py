@@ -17,8 +17,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 OURS = {"assets", "benchmarks", "dagster_dvc", "dagster_project", "pipelines", "tests"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OPTIONAL = {"bitsandbytes", "c2pa-python", "umap-learn", "faiss-cpu", "torchcodec", "torchmetrics", "scikit-image"}
-"""Imported only where the extra is installed, or by a benchmark that names it as a peer."""
+OPTIONAL = {"bitsandbytes", "c2pa-python", "umap-learn", "faiss-cpu", "torchcodec", "torchmetrics", "skimage"}
+"""Imported only where the extra is installed, or where a benchmark or a script names it as a peer."""
 
 
 def declared(*extras: str) -> set[str]:

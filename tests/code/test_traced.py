@@ -284,7 +284,17 @@ print(json.dumps([sorted(labels(code)) for code in found if is_function(code)]))
 """
 
 
-@pytest.mark.parametrize("stage", ["report", "raw_video", "anchored_flow_identity", "diagnostics", "evaluation"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "report",
+        "raw_video",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("anchored_flow_identity", "diagnostics", "evaluation")
+        ),
+    ],
+)
 def test_what_runs_while_a_stage_is_imported_is_part_of_its_identity_too(stage: str) -> None:
     """Comprehensions in assignments that nobody reads, too: they run."""
     entry, source = stage_entries(HERE.parent / "dvc.yaml")[stage], Source(HERE.parent)
