@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.util
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -29,13 +30,22 @@ def grace_seconds() -> float:
     Raises:
         SystemExit: the variable is no number of seconds.
     """
-    stated = os.environ.get(GRACE) or str(DEFAULT_GRACE)
+    return stated_seconds(GRACE, DEFAULT_GRACE, lambda seconds: 0 <= seconds < math.inf)
+
+
+def stated_seconds(variable: str, default: float, is_allowed: Callable[[float], bool]) -> float:
+    """Seconds that an environment variable states, or the default.
+
+    Raises:
+        SystemExit: it is no number that is allowed; NaN never is.
+    """
+    stated = os.environ.get(variable) or str(default)
     try:
         seconds = float(stated)
     except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise SystemExit(f"{GRACE} is {stated!r}; write seconds, such as {DEFAULT_GRACE:g}.")
+        seconds = math.nan
+    if not is_allowed(seconds):
+        raise SystemExit(f"{variable} is {stated!r}; write seconds, such as {default:g}.")
     return seconds
 
 

@@ -10,6 +10,8 @@ import re
 import socket
 from datetime import timedelta
 
+from pipelines.machine import stated_seconds
+
 SECONDS, DEFAULT_SECONDS = "REEL_PEER_SECONDS", 600.0
 LOST_CODE = 76
 """Exit code of a process that lost the others: nothing is wrong with it."""
@@ -28,14 +30,7 @@ def patience() -> timedelta:
     Raises:
         SystemExit: the variable is no number of seconds.
     """
-    stated = os.environ.get(SECONDS) or str(DEFAULT_SECONDS)
-    try:
-        seconds = float(stated)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < 1e9:
-        raise SystemExit(f"{SECONDS} is {stated!r}; write seconds, such as {DEFAULT_SECONDS:g}.")
-    return timedelta(seconds=seconds)
+    return timedelta(seconds=stated_seconds(SECONDS, DEFAULT_SECONDS, lambda seconds: 0 < seconds < 1e9))
 
 
 def lost(error: BaseException) -> str | None:

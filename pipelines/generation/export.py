@@ -198,8 +198,7 @@ def export(folder: Path, out: Path, latents: Path, autoencoder: Path | None = No
         raise StageError(f"{out}: exists and is no pipeline folder, so it is not replaced; give another --out.")
     if out.resolve() == folder.resolve():
         raise StageError(f"--out {out}: is the checkpoint itself; give another folder.")
-    checkpoint.read(folder)
-    require_flow(folder, read_description(folder).get("kind", "flow"))
+    require_flow(folder, read_description(folder).get("kind", "flow"))  # before a word on latents
     autoencoder = autoencoder or own.autoencoder_of(latents)
     with stage.whole_folder(out) as place:
         filled = fill(place, folder, latents, autoencoder)

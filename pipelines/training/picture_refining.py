@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,11 @@ from torch import Tensor
 
 from pipelines.flow import patches
 from pipelines.flow.filling import alike, level_share
-from pipelines.flow.params import Guidance, PatchFilling
+from pipelines.flow.params import PatchFilling
 from pipelines.flow.sampling import seeded_noise
 from pipelines.models.denoiser import averaged
-from pipelines.models.refiner import Refiner, refined
-from pipelines.training.generator import Generator
-from pipelines.training.refining import told_of
+from pipelines.models.refiner import Refiner
+from pipelines.training.refining import OneStep, told_of
 
 FRAME_SEEDS = 0x85EBCA6B
 """Between the seeds of the masks of a clip's frames."""
@@ -30,27 +29,18 @@ def by_frame(clips: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class KeypatchGenerator(Generator):
+class KeypatchGenerator(OneStep):
     """A refiner of pictures and how it is asked.
 
     Attributes:
         space: what it refines: latents or pixels.
         side: of a given patch.
         filling: what stands in missing patches before it sees them.
-        levels: numbers of patches K_0 … K_L that it was trained with.
-        clamp: whether given patches come out as they went in.
-        noise_std, alpha, steps: as of :class:`pipelines.training.refining.RefinerGenerator`.
     """
 
-    refiner: Refiner
     space: str
     side: int
     filling: PatchFilling
-    levels: tuple[int, ...]
-    clamp: bool
-    noise_std: float
-    alpha: float
-    steps: int
 
     @classmethod
     def read(cls, folder: Path, content: Mapping[str, Any], device: torch.device | str) -> KeypatchGenerator:
@@ -70,29 +60,9 @@ class KeypatchGenerator(Generator):
         )
 
     @property
-    def networks(self) -> list[Any]:
-        """The refiner."""
-        return [self.refiner]
-
-    @property
-    def evaluations(self) -> int:
-        """One, or one per level."""
-        return self.steps
-
-    @property
     def story(self) -> str:
         """Filling and steps."""
         return f"patches filled in ({self.filling.mode}) and refined in {self.steps} step{'s' * (self.steps > 1)}"
-
-    def with_sampling(
-        self, steps: int | None = None, guidance: Guidance | None = None, sampler: str | None = None
-    ) -> KeypatchGenerator:
-        """The same refiner told another guidance strength."""
-        return self if guidance is None else replace(self, alpha=guidance.scale)
-
-    def without_guidance(self) -> KeypatchGenerator:
-        """The same refiner told a strength of 1."""
-        return replace(self, alpha=1.0)
 
     def drawn_mask(self, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
         """Which elements are given of clips [C, T, H, W], one per seed: bool [B, T, H, W].
@@ -145,7 +115,5 @@ class KeypatchGenerator(Generator):
         told = told_of(conditions, count, self.alpha, self.refiner, self.device)
         told = {name: part.repeat_interleave(frames, 0) for name, part in told.items()}
         unsure, kept = alike(level_share(mask, self.levels), mask) * (~mask).to(filled), mask if self.clamp else None
-        for left in range(self.steps, 0, -1):  # as sparse as what is left to do
-            share = left / self.steps
-            filled = refined(self.refiner, filled, unsure * share, mask, noise * share, told, kept)
+        filled = self.corrected(filled, unsure, mask, noise, told, kept)
         return filled[:, :, 0].unflatten(0, (count, frames)).transpose(1, 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -19,25 +19,70 @@ from pipelines.training.generator import Generator
 
 
 @dataclass(frozen=True)
-class RefinerGenerator(Generator):
-    """A refiner and how it is asked.
+class OneStep(Generator):
+    """A refiner of clips or of pictures: what is given of them is filled in, and corrected.
 
     Attributes:
-        filling: what stands between keyframes before it sees them.
-        levels: numbers of keyframes K_0 … K_L that it was trained with.
-        clamp: whether given frames come out as they went in.
-        noise_std: of the noise in missing frames.
+        levels: numbers of what is given, K_0 … K_L, that it was trained with.
+        clamp: whether what is given comes out as it went in.
+        noise_std: of the noise in what is missing.
         alpha: guidance strength that it is told.
         steps: evaluations; 1, or one per level where it was trained to give the next finer level.
     """
 
     refiner: Refiner
-    filling: Filling
     levels: tuple[int, ...]
     clamp: bool
     noise_std: float
     alpha: float
     steps: int
+
+    @property
+    def networks(self) -> list[Any]:
+        """The refiner."""
+        return [self.refiner]
+
+    @property
+    def evaluations(self) -> int:
+        """One, or one per level."""
+        return self.steps
+
+    def with_sampling(
+        self, steps: int | None = None, guidance: Guidance | None = None, sampler: str | None = None
+    ) -> Self:
+        """The same refiner told another guidance strength: of steps and samplers it has none to choose from."""
+        return self if guidance is None else replace(self, alpha=guidance.scale)
+
+    def without_guidance(self) -> Self:
+        """The same refiner told a strength of 1."""
+        return replace(self, alpha=1.0)
+
+    def corrected(
+        self, filled: Tensor, unsure: Tensor, mask: Tensor, noise: Tensor, told: dict[str, Tensor], kept: Tensor | None
+    ) -> Tensor:
+        """``filled`` after all steps, each told it is as sparse as what is left to do.
+
+        Args:
+            filled, noise: [B, C, T, H, W].
+            unsure: of the sparsest level, as :func:`refined` is told it.
+            mask: bool, what is given.
+            kept: bool, what comes out as it went in; None: nothing.
+        """
+        for left in range(self.steps, 0, -1):
+            share = left / self.steps
+            filled = refined(self.refiner, filled, unsure * share, mask, noise * share, told, kept)
+        return filled
+
+
+@dataclass(frozen=True)
+class RefinerGenerator(OneStep):
+    """A refiner of clips and how it is asked.
+
+    Attributes:
+        filling: what stands between keyframes before it sees them.
+    """
+
+    filling: Filling
 
     @classmethod
     def read(cls, folder: Path, content: Mapping[str, Any], device: torch.device | str) -> RefinerGenerator:
@@ -56,29 +101,9 @@ class RefinerGenerator(Generator):
         )
 
     @property
-    def networks(self) -> list[Any]:
-        """The refiner."""
-        return [self.refiner]
-
-    @property
-    def evaluations(self) -> int:
-        """One, or one per level."""
-        return self.steps
-
-    @property
     def story(self) -> str:
         """Interpolation and steps."""
         return f"keyframes filled in ({self.filling.mode}) and refined in {self.steps} step{'s' * (self.steps > 1)}"
-
-    def with_sampling(
-        self, steps: int | None = None, guidance: Guidance | None = None, sampler: str | None = None
-    ) -> RefinerGenerator:
-        """The same refiner told another guidance strength: of steps and samplers it has none to choose from."""
-        return self if guidance is None else replace(self, alpha=guidance.scale)
-
-    def without_guidance(self) -> RefinerGenerator:
-        """The same refiner told a strength of 1."""
-        return replace(self, alpha=1.0)
 
     def _require(self, conditions: Mapping[str, Any]) -> None:
         """Check that keyframes and their mask are there and fit.
@@ -131,10 +156,7 @@ class RefinerGenerator(Generator):
             sure = sure * conditions["keyframe_confidence"].to(filled)
         unsure = alike(level_share(mask, self.levels), mask) * (1.0 - sure)
         kept = sure >= 1.0 if self.clamp else None
-        for left in range(self.steps, 0, -1):  # as sparse as what is left to do
-            share = left / self.steps
-            filled = refined(self.refiner, filled, unsure * share, mask, noise * share, told, kept)
-        return filled
+        return self.corrected(filled, unsure, mask, noise, told, kept)
 
 
 def told_of(
