@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.cluster import database, jobs, objects
-from benchmarks.cluster.jobs import Row
 from benchmarks.cluster.network import network
 from benchmarks.cluster.slurm import running
+from benchmarks.cluster.training import Failed, Row
 
 BEGIN, END = "<!-- cluster: by `make cluster-test` -->", "<!-- /cluster -->"
 
@@ -35,7 +35,7 @@ def slurm_rows(folder: Path, only: list[str]) -> Iterator[Row]:
                 continue
             try:
                 yield fault(cluster, reference)
-            except (jobs.Failed, RuntimeError, AssertionError) as error:
+            except (Failed, RuntimeError, AssertionError) as error:
                 yield Row(fault.__name__, str(error), "not known", False)
 
 

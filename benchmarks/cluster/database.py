@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.cluster.jobs import Failed, Row
 from benchmarks.cluster.objects import environment_with
+from benchmarks.cluster.training import Failed, Row
 from tests.dagster_dvc import toy
 
 UNPRIVILEGED = "nobody"

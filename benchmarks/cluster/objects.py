@@ -15,8 +15,8 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.cluster.jobs import Failed, Row
 from benchmarks.cluster.trainee import REPO
+from benchmarks.cluster.training import Failed, Row
 
 PACKAGES = ("moto[server]==5.2.5", "dvc-s3==3.3.0", "s3fs", "dagster-postgres==0.29.27", "psycopg2-binary==2.9.13")
 SIZES = (120 * 2**20, 2**20, 2**20)

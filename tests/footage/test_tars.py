@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import http.server
 import io
 import json
 import random
 import tarfile
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
@@ -45,20 +42,6 @@ def mp4(tmp_path: Path, seed: int) -> bytes:
 
 def tars(urls: list[str], **block: object) -> RawVideoParams:
     return footage("tars", **{"urls": urls, "max_samples": None, **block})
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None: ...
-
-    handler = functools.partial(Quiet, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
-        thread = threading.Thread(target=web.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{web.server_address[1]}"
-        web.shutdown()
-        thread.join()
 
 
 def test_tars_are_read_from_disk_and_by_url_with_the_same_keys(tmp_path: Path, server: str) -> None:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import io
 import json
 import tarfile
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,21 +72,6 @@ def params(urls: list[str], **changes_: Any) -> RawVideoParams:
 def run(section: RawVideoParams, place: Path) -> Path:
     make(section, place / "clips", place / "m.json", place / "plots")
     return place / "clips"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            """Nothing."""
-
-    handler = functools.partial(Quiet, directory=tmp_path)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
-        thread = threading.Thread(target=web.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{web.server_address[1]}"
-        web.shutdown()
-        thread.join()
 
 
 def test_pictures_and_their_prompts_are_found_by_the_names_that_are_stated(tmp_path: Path, server: str) -> None:

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from pipelines.data import validation_clips
+from pipelines.data.catalog import TRAIN
 from pipelines.data.contract import require_autoencoder
 from pipelines.generation.drifting import measuring, pictures
-from pipelines.generation.drifting.measuring import HeldOut
-from pipelines.generation.drifting.params import RefinerGates
+from pipelines.generation.drifting.features import FeatureSpaces
+from pipelines.generation.drifting.measuring import HeldOut, Independent
+from pipelines.generation.drifting.params import DriftingRefinerParams, KeypatchRefinerParams, RefinerGates
 from pipelines.generation.latents import Latents
 from pipelines.models.autoencoder import load_autoencoder
 from pipelines.models.refiner import Refiner
@@ -68,6 +70,37 @@ def gates(params: RefinerGates, numbers: Mapping[str, float]) -> list[dict[str, 
         gate = {"name": name, "value": value, "threshold": threshold, "comparison": comparison, "reason": reason}
         found.append({**gate, "verdict": verdict})
     return found
+
+
+def sampling(params: DriftingRefinerParams | KeypatchRefinerParams, levels: int) -> dict[str, Any]:
+    """How a refiner of so many levels is asked, for ``generator.json``."""
+    return {
+        "noise_std": params.noise_std * params.sampling.noise_scale,
+        "alpha": params.sampling.alpha,
+        "steps": 1 if params.regression.target == "clean" else levels,
+    }
+
+
+def final_numbers(
+    params: DriftingRefinerParams | KeypatchRefinerParams,
+    data: Latents,
+    held: HeldOut,
+    made: Tensor,
+    features: FeatureSpaces | None,
+) -> dict[str, float]:
+    """Errors, gain, motion ratio (of clips), distances in a space that no loss looks at, and the field's numbers."""
+    resamples, first = params.validation.resamples, slice(0, held.clips)
+    numbers = measuring.errors(held, made) | measuring.gain(held, made, resamples)
+    space = Independent.of(data.evenly(TRAIN, measuring.REFERENCE, made.device))
+    compared = {"": made[0, first], "_interpolation": held.filled[first], "_real": held.latents[first]}
+    are_clips = held.latents.shape[2] > 1
+    for name, clips in compared.items():
+        numbers |= measuring.named(f"distance{name}", space.distance(clips, resamples))
+        if name != "_real" and are_clips:
+            numbers |= measuring.named(f"motion_ratio{name}", measuring.motion(held, clips, resamples))
+    if features is not None and params.drift is not None:
+        numbers |= measuring.field_numbers(features, params.drift.field, held, made[0, first], held.filled[first])
+    return numbers
 
 
 class Shown:

@@ -16,15 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.data.catalog import TRAIN
 from pipelines.data.contract import require_autoencoder
 from pipelines.flow import keyframes, patches
 from pipelines.flow.filling import alike, level_share
 from pipelines.generation.classes import gate, read_classes
 from pipelines.generation.drifting import draws, measuring, pictures
 from pipelines.generation.drifting.features import Encoder, FeatureSpaces
-from pipelines.generation.drifting.finishing import Shown, finish
-from pipelines.generation.drifting.measuring import HeldOut, Independent
+from pipelines.generation.drifting.finishing import Shown, final_numbers, finish, sampling
+from pipelines.generation.drifting.measuring import HeldOut
 from pipelines.generation.drifting.objective import DriftingRefiner, Start
 from pipelines.generation.drifting.params import KeypatchRefinerParams, ResNetFolder
 from pipelines.generation.drifting.refine import batches, load_encoder, new_refiner, require_latents_of
@@ -130,28 +129,9 @@ def description(params: KeypatchRefinerParams, data: Latents) -> dict[str, Any]:
         "filling": params.filling.model_dump(mode="json"),
         "levels": counts,
         "clamp": params.clamp_keypatches,
-        "sampling": {
-            "noise_std": params.noise_std * params.sampling.noise_scale,
-            "alpha": params.sampling.alpha,
-            "steps": 1 if params.regression.target == "clean" else params.keypatches.levels,
-        },
+        "sampling": sampling(params, params.keypatches.levels),
         "latents": data.facts(),
     }
-
-
-def numbers_of(
-    params: KeypatchRefinerParams, data: Latents, held: HeldOut, made: Tensor, features: FeatureSpaces | None
-) -> dict[str, float]:
-    """Errors, gain, distances in principal directions of pictures (no loss looks at them), and the field's numbers."""
-    resamples, first = params.validation.resamples, slice(0, held.clips)
-    numbers = measuring.errors(held, made) | measuring.gain(held, made, resamples)
-    space = Independent.of(data.evenly(TRAIN, measuring.REFERENCE, made.device))
-    compared = {"": made[0, first], "_interpolation": held.filled[first], "_real": held.latents[first]}
-    for name, clips in compared.items():
-        numbers |= measuring.named(f"distance{name}", space.distance(clips, resamples))
-    if features is not None and params.drift is not None:
-        numbers |= measuring.field_numbers(features, params.drift.field, held, made[0, first], held.filled[first])
-    return numbers
 
 
 def train(
@@ -212,5 +192,5 @@ def train(
         pictures.draw_pictures(seen, run.name, run.plots / "samples.png")
 
     run_training(objective, batches(params, data, classes), run, validate)
-    measure = partial(numbers_of, params, data, held, features=features)
+    measure = partial(final_numbers, params, data, held, features=features)
     finish(run, held, refiner, params.gates, measure, draw, description(params, data))

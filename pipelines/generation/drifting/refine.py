@@ -21,8 +21,8 @@ from pipelines.flow import keyframes
 from pipelines.generation.classes import gate, read_classes
 from pipelines.generation.drifting import measuring
 from pipelines.generation.drifting.features import FeatureSpaces
-from pipelines.generation.drifting.finishing import Shown, finish
-from pipelines.generation.drifting.measuring import HeldOut, Independent
+from pipelines.generation.drifting.finishing import Shown, final_numbers, finish, sampling
+from pipelines.generation.drifting.measuring import HeldOut
 from pipelines.generation.drifting.objective import DriftingRefiner
 from pipelines.generation.drifting.params import DriftingRefinerParams, KeypatchRefinerParams
 from pipelines.generation.latents import Latents
@@ -117,11 +117,7 @@ def description(params: DriftingRefinerParams, data: Latents) -> dict[str, Any]:
         "filling": params.filling.model_dump(mode="json"),
         "levels": counts,
         "clamp": params.clamp_keyframes,
-        "sampling": {
-            "noise_std": params.noise_std * params.sampling.noise_scale,
-            "alpha": params.sampling.alpha,
-            "steps": 1 if params.regression.target == "clean" else how.levels,
-        },
+        "sampling": sampling(params, how.levels),
         "latents": {**data.facts(), "num_keyframes": counts[-1]},
     }
 
@@ -177,20 +173,3 @@ def train(
     run_training(objective, batches(params, data, classes), run, validate)
     measure = partial(final_numbers, params, data, held, features=features)
     finish(run, held, refiner, params.gates, measure, draw, description(params, data))
-
-
-def final_numbers(
-    params: DriftingRefinerParams, data: Latents, held: HeldOut, made: Tensor, features: FeatureSpaces | None
-) -> dict[str, float]:
-    """Errors, gain, motion ratio, distances in the independent space, and the field's numbers."""
-    resamples, first = params.validation.resamples, slice(0, held.clips)
-    numbers = measuring.errors(held, made) | measuring.gain(held, made, resamples)
-    space = Independent.of(data.evenly(TRAIN, measuring.REFERENCE, made.device))
-    compared = {"": made[0, first], "_interpolation": held.filled[first], "_real": held.latents[first]}
-    for name, clips in compared.items():
-        numbers |= measuring.named(f"distance{name}", space.distance(clips, resamples))
-        if name != "_real":
-            numbers |= measuring.named(f"motion_ratio{name}", measuring.motion(held, clips, resamples))
-    if features is not None and params.drift is not None:
-        numbers |= measuring.field_numbers(features, params.drift.field, held, made[0, first], held.filled[first])
-    return numbers
