@@ -97,13 +97,17 @@ class Finished:
     """
 
     def __init__(self, out: Path | None, steps: int) -> None:
-        self.out, self.steps, self.rows = out, steps, {}
+        self.out, self.steps = out, steps
+        self.rows: dict[str, list[Found]] = {}
         if out is None or not out.is_file():
             return
-        known = json.loads(out.read_text(encoding="utf-8"))
-        if known.get("steps") != steps:
-            raise SystemExit(f"{out}: of {known.get('steps')} updates, this is of {steps}; name another --out.")
-        self.rows: dict[str, list[Found]] = known["rows"]
+        try:
+            known = json.loads(out.read_text(encoding="utf-8"))
+            before, self.rows = known["steps"], dict(known["rows"])
+        except (ValueError, KeyError, TypeError):
+            raise SystemExit(f"{out}: no table of this command; name another --out.") from None
+        if before != steps:
+            raise SystemExit(f"{out}: of {before} updates, this is of {steps}; name another --out.")
 
     def once(self, row: str, seed: int, make: Callable[[], Found]) -> Found:
         """What ``make`` gave for this row and seed when it was first asked for; seeds come in order."""
@@ -113,7 +117,9 @@ class Finished:
             if self.out is not None:
                 text = json.dumps({"steps": self.steps, "rows": self.rows}, indent=1)
                 self.out.parent.mkdir(parents=True, exist_ok=True)
-                self.out.write_text(text, encoding="utf-8")
+                part = self.out.with_name(f"{self.out.name}.part")
+                part.write_text(text, encoding="utf-8")
+                part.replace(self.out)
         return runs[seed]
 
 
