@@ -167,8 +167,8 @@ class WorldModel(nn.Module):
         rotary = self._rotary(min(frames, self.reach.sink + self.reach.window + max(chunks)), grid, x.device)
         for number, (block, action) in enumerate(zip(self.transformer.blocks, self.actions, strict=True)):
             again = torch.is_grad_enabled() and self.transformer.gradient_checkpointing
-            found = (None, None) if again else (leveled, shared)  # what is computed again must find nothing done
-            parts = (block, action, number, tokens, heard, levels, actions, chunks, past, *found, rotary, new)
+            kept, once = (None, None) if again else (leveled, shared)  # what is computed again must find nothing done
+            parts = (block, action, number, tokens, heard, levels, actions, chunks, past, kept, once, rotary, new)
             tokens = (
                 self.transformer._gradient_checkpointing_func(self._block, *parts) if again else self._block(*parts)
             )
