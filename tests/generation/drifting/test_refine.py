@@ -134,6 +134,12 @@ def test_regression_alone_is_a_refiner_too(tmp_path: Path, target: str) -> None:
     assert not any(name.startswith("drift/") for name in world.numbers())
 
 
+def test_a_drift_that_never_begins_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    world = World(tmp_path)
+    world.train(refining(2, drift={"begin": 2}))
+    assert "drift.begin 2 is not below training.steps 2: it is regression alone" in "".join(capsys.readouterr())
+
+
 @pytest.mark.parametrize("made", [wan, ltx])
 def test_an_adapter_of_a_pretrained_video_transformer_is_a_refiner(tmp_path: Path, made: Callable[[], Any]) -> None:
     """Regression, then drifting; it begins as the interpolation, learns beside a base that stays, and is read again."""
