@@ -75,6 +75,7 @@ def rows(steps: int) -> dict[str, Row]:
         "regression, then drifting": {**begin, **squared},
         "energy score, then drifting": begin,
         "… per clip only": {**begin, **problems(1.0, 0.0, 0.0)},
+        "… pooled only": {**begin, **problems(0.0, 0.0, 1.0)},
         "… maps only": {**begin, **only(MAPS)},
         "… statistics only": {**begin, **only(STATISTICS)},
         "… raw latents only": {**begin, **only(LATENTS)},
@@ -178,9 +179,17 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return statistics.mean(values), STUDENT.get(len(values), 1.96 if len(values) > 1 else math.inf) * spread
 
 
+def quoted(values: Sequence[float]) -> str:
+    """Mean and interval; of one seed its number."""
+    middle, half = interval(values)
+    return f"{middle:.3f} ± {half:.3f}" if len(values) > 1 else f"{middle:.3f}"
+
+
 def decision(own: Sequence[float], baseline: Sequence[float]) -> str:
-    """What a row's distances say beside the baseline's, seed by seed."""
-    middle, half = interval([one - other for one, other in zip(own, baseline, strict=True)])
+    """What a row's distances say beside the baseline's, seed by seed; those of the first seeds where it has fewer."""
+    middle, half = interval([one - other for one, other in zip(own, baseline, strict=False)])
+    if len(own) < 2:
+        return f"one seed ({middle:+.2f})"
     verdict = "keep" if middle + half < 0 else "drop" if middle - half > 0 else "no difference shown"
     return f"{verdict} ({middle:+.2f} ± {half:.2f})"
 
@@ -196,7 +205,7 @@ def table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
     lines.append(f"| interpolation alone | 0 | {start} | 0 | |")
     base = [one["distance"] for one in found[BASELINE]]
     for name, runs in found.items():
-        shown = ["{:.3f} ± {:.3f}".format(*interval([run[number] for run in runs])) for number in NUMBERS]
+        shown = [quoted([run[number] for run in runs]) for number in NUMBERS]
         judged = "" if name == BASELINE else decision([run["distance"] for run in runs], base)
         lines.append(f"| {name} | {' | '.join(shown)} | {judged} |")
     return [*lines, f"Real validation clips have a distance of {first['distance_real']:.2f}."]

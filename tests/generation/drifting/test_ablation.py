@@ -16,7 +16,7 @@ def test_every_row_trains_and_goes_on_from_what_is_finished(tmp_path: Path, monk
     world = World(tmp_path)
     project = ablation.Project(world.latents, world.encoder, world.classes, world.gates)
     section, wanted = refining().model_dump(mode="json"), ablation.rows(2)
-    assert len(wanted) == 17
+    assert len(wanted) == 18
     chosen = {name: wanted[name] for name in (ablation.BASELINE, "… shuffled classes")}
     out = tmp_path / "found.json"
     found = ablation.measured(section, chosen, 2, 2, project, out)
@@ -52,5 +52,6 @@ def test_a_verdict_needs_an_interval_beside_zero() -> None:
     assert ablation.decision([1.0, 1.1, 0.9], [2.0, 2.1, 1.9]).startswith("keep (-1.00 ± 0.00)")
     assert ablation.decision([2.0, 2.1, 1.9], [1.0, 1.1, 0.9]).startswith("drop (+1.00")
     assert ablation.decision([1.0, 3.0, 2.0], [2.0, 2.1, 1.9]).startswith("no difference shown")
-    assert ablation.decision([1.0], [2.0]).startswith("no difference shown"), "one seed decides nothing"
+    assert ablation.decision([1.0], [2.0, 2.0]) == "one seed (-1.00)", "one seed decides nothing"
+    assert ablation.quoted([1.0]) == "1.000" and ablation.quoted([1.0, 1.0]) == "1.000 ± 0.000"
     assert math.isinf(ablation.interval([1.0])[1])
