@@ -13,6 +13,7 @@ from torch import Tensor
 from pipelines import stage
 from pipelines.data.catalog import COMPOSITION, TEST, TRAIN, VALIDATION
 from pipelines.data.shards import Shards
+from pipelines.data.subset import subset
 from pipelines.evaluation.params import EvaluationParams
 
 
@@ -33,7 +34,8 @@ def parts_of(shards: Shards, params: EvaluationParams, latents: Path) -> tuple[d
     """What is sampled of each split (``test`` first), the reference rows, and why the test split is another if it is.
 
     Every other test clip (of footage: of every other file) is asked for; those between are the reference, so that the
-    real clips of the prompts are measured as samples are.
+    real clips of the prompts are measured as samples are. Of more than ``max_train_clips``, so many are drawn by the
+    seed.
 
     Raises:
         StageError: there are fewer than four clips to judge by.
@@ -44,8 +46,8 @@ def parts_of(shards: Shards, params: EvaluationParams, latents: Path) -> tuple[d
         why = "the data set has no test split; the validation split, by which models were chosen, stands in for it"
     if len(judged) < 4:
         raise stage.StageError(f"{latents}: {len(judged)} held-out clips; an evaluation needs at least four.")
-    asked, reference = _halves(shards, judged)
-    asked = asked[: params.num_prompts]
+    asked, between = _halves(shards, judged)
+    asked, reference = asked[: params.num_prompts], subset(between, params.max_train_clips, params.seeds[0])
     parts = {TEST: Part(asked, params.seeds)}
     if why is None:
         parts[VALIDATION] = Part(shards.rows(VALIDATION).tolist()[: params.validation_prompts], params.seeds[:1])

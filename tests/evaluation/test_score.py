@@ -13,7 +13,7 @@ from pipelines.data.shards import Shards
 from pipelines.data.video import read_clip
 from pipelines.evaluation.judge import Scores, chance, grouped
 from pipelines.evaluation.params import KnownFactors
-from pipelines.evaluation.parts import real_latents
+from pipelines.evaluation.parts import parts_of, real_latents
 from pipelines.evaluation.probe import Labels, Probe, train_clip_reader, train_frame_reader
 from pipelines.evaluation.resampling import Estimate
 from pipelines.evaluation.score import compared_systems, score
@@ -260,3 +260,12 @@ def test_a_factor_in_two_groups_is_refused(tmp_path: Path) -> None:
     path.write_text("factors: {identity: [color], motion: [color], scene: []}\n")
     with pytest.raises(ParamsError, match="a factor stands in two groups"):
         parse_section(KnownFactors, "factors", path)
+
+
+def test_the_reference_of_a_large_test_split_is_bounded_and_drawn_by_the_seed(scored: dict[str, Path]) -> None:
+    shards = Shards(scored["latents"])
+    _, every, _ = parts_of(shards, toy.params(), scored["latents"])
+    few = toy.params(max_train_clips=4)
+    _, reference, _ = parts_of(shards, few, scored["latents"])
+    assert len(every) > len(reference) == 4 and set(reference) < set(every)
+    assert reference == parts_of(shards, few, scored["latents"])[1]
