@@ -97,7 +97,7 @@ def test_a_record_that_cannot_be_written_is_one_warning(tmp_path: Path, capsys: 
 def test_a_training_ends_well_whose_curves_cannot_be_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "plots/training.csv").mkdir(parents=True)
+    (tmp_path / "plots/toy/training.csv").mkdir(parents=True)
     run(tmp_path, params(steps=3))
     assert len(warnings_in(capsys.readouterr().out)) == 1
     assert json.loads((tmp_path / "out/checkpoint.json").read_text())["step"] == 3

@@ -40,9 +40,9 @@ def parts_of(shards: Shards, params: EvaluationParams, latents: Path) -> tuple[d
     Raises:
         StageError: there are fewer than four clips to judge by.
     """
-    why, judged = None, shards.rows(TEST).tolist()
+    why, judged = None, _rows(shards, TEST)
     if not judged:
-        judged = shards.rows(VALIDATION).tolist()
+        judged = _rows(shards, VALIDATION)
         why = "the data set has no test split; the validation split, by which models were chosen, stands in for it"
     if len(judged) < 4:
         raise stage.StageError(f"{latents}: {len(judged)} held-out clips; an evaluation needs at least four.")
@@ -50,9 +50,14 @@ def parts_of(shards: Shards, params: EvaluationParams, latents: Path) -> tuple[d
     asked, reference = asked[: params.num_prompts], subset(between, params.max_train_clips, params.seeds[0])
     parts = {TEST: Part(asked, params.seeds)}
     if why is None:
-        parts[VALIDATION] = Part(shards.rows(VALIDATION).tolist()[: params.validation_prompts], params.seeds[:1])
-    parts[COMPOSITION] = Part(shards.rows(COMPOSITION).tolist()[: params.composition_prompts], params.seeds[:1])
+        parts[VALIDATION] = Part(_rows(shards, VALIDATION)[: params.validation_prompts], params.seeds[:1])
+    parts[COMPOSITION] = Part(_rows(shards, COMPOSITION)[: params.composition_prompts], params.seeds[:1])
     return {name: part for name, part in parts.items() if len(part.rows) > 1}, reference, why
+
+
+def _rows(shards: Shards, split: str) -> list[int]:
+    """Rows of a split, none where the data set does not have it: footage of one's own has no compositions."""
+    return shards.rows(split).tolist() if split in shards.splits else []
 
 
 def _halves(shards: Shards, rows: list[int]) -> tuple[list[int], list[int]]:

@@ -1,6 +1,7 @@
 """Old observations go; the newest, those that lineage points at, and every materialization stay."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -31,7 +32,7 @@ def versions(instance: dg.DagsterInstance) -> list[str]:
 
 
 @pytest.fixture
-def instance(tmp_path: Path) -> dg.DagsterInstance:
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
     """On disk, as a user's: five observations, of which a materialization read the second."""
     with dg.instance_for_test(temp_dir=str(tmp_path)) as made:
         numbers = [observe(made, str(number)) for number in range(5)]
@@ -59,9 +60,9 @@ def test_of_old_ones_the_newest_stays_and_what_lineage_points_at(
     assert purge_observations(instance).gone == 0
     event = instance.get_latest_materialization_event(MADE)
     assert event is not None and event.asset_materialization is not None
-    tags = {DATA_VERSION: "5"}
+    tags, read = {DATA_VERSION: "5"}, event.asset_materialization.tags or {}
     assert instance.fetch_observations(
-        dg.AssetRecordsFilter(SOURCE, storage_ids=[int(event.asset_materialization.tags[INPUT_POINTER + "source"])]),
+        dg.AssetRecordsFilter(SOURCE, storage_ids=[int(read[INPUT_POINTER + "source"])]),
         limit=1,
     ).records
     instance.report_runless_asset_event(dg.AssetObservation(SOURCE, tags=tags))

@@ -180,6 +180,9 @@ def test_other_splits_stand_beside_the_test_split(scored: dict[str, Path], tmp_p
     table = pd.read_parquet(index)
     table["split"] = table["split"].replace({"test": "train", "composition": "train"})
     table.to_parquet(latents / "index.parquet")
+    manifest = json.loads((latents / "manifest.json").read_text())
+    manifest["splits"] = {name: int(count) for name, count in table["split"].value_counts().items()}
+    (latents / "manifest.json").write_text(json.dumps(manifest))
     paths = {**scored, "latents": latents, "out": tmp_path / "out", "metrics": tmp_path / "metrics.json"}
     score(toy.params(), **{**paths, "plots": tmp_path / "plots"})
     without = json.loads(paths["metrics"].read_text())
