@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-GRACE, DEFAULT_GRACE = "REEL_GRACE_SECONDS", 8.0
+GRACE, DEFAULT_GRACE = "REEL_GRACE_SECONDS", 6.0
 """The one setting of how long a stage that is asked to stop may save; every supervisor above it waits as long."""
 
 

@@ -193,6 +193,7 @@ def record_time(project: DvcProject, stage: str, seconds: float) -> None:
         fcntl.flock(stream, fcntl.LOCK_EX)
         stream.seek(0)
         known = _json(stream.read())
+        known = {name: took for name, took in known.items() if isinstance(took, list)}
         known[stage] = [*known.get(stage, []), round(seconds, 1)][-5:]
         stream.truncate(0)
         stream.write(json.dumps(known, indent=1, sort_keys=True))
@@ -202,7 +203,7 @@ def recorded_seconds(project: DvcProject) -> dict[str, float]:
     """Stage -> seconds of its last run that really ran."""
     file = project.root / ".work" / "times.json"
     known = _json(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return {stage: times[-1] for stage, times in known.items() if times}
+    return {stage: times[-1] for stage, times in known.items() if times and isinstance(times, list)}
 
 
 def expected_seconds(project: DvcProject) -> dict[str, float]:
@@ -212,9 +213,10 @@ def expected_seconds(project: DvcProject) -> dict[str, float]:
 
 def _json(text: str) -> dict[str, Any]:
     try:
-        return json.loads(text or "{}")
+        found = json.loads(text or "{}")
     except ValueError:
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from assets.stages import TRANSLATOR, stage_assets
+from dagster_dvc.history import build_history_sensor
 from dagster_dvc.project import DvcProject
 from dagster_dvc.resource import DvcResource
 from dagster_dvc.sensors import build_lock_sensor, build_reload_sensor
@@ -39,7 +40,8 @@ def build_definitions(project: DvcProject) -> dg.Definitions:
     for problem in project.problems:
         dg.get_dagster_logger("dvc").warning(str(problem))
     jobs = build_jobs(project)
-    sensors: list[Any] = [build_lock_sensor(project, translator=TRANSLATOR), build_reload_sensor(project), AUTOMATION]
+    sensors: list[Any] = [build_lock_sensor(project, translator=TRANSLATOR), build_reload_sensor(project)]
+    sensors += [AUTOMATION, build_history_sensor()]
     if STAGE in project.stages and "refresh_data" in jobs:
         sensors.append(build_clips_sensor(project, jobs["refresh_data"]))
     promotion = build_promotion_job(project)

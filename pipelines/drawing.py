@@ -10,6 +10,8 @@ import warnings
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from pipelines.stage import bookkeeping
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -36,16 +38,29 @@ def _families() -> list[str]:
     return ["DejaVu Sans", *(name for name in FURTHER_FONTS if name in installed)]
 
 
+@cache
+def _kind() -> type[Figure]:
+    from matplotlib.figure import Figure
+
+    class Saved(Figure):
+        """A figure that cannot be written is a warning: the numbers behind it are results, it is none."""
+
+        def savefig(self, fname: Any, **how: Any) -> None:
+            with bookkeeping(f"the picture {fname}"):
+                super().savefig(fname, **how)
+
+    return Saved
+
+
 def new_figure(**how: Any) -> Figure:
-    """A figure to be saved as a file; ``how`` as of matplotlib's ``Figure``."""
+    """A figure to be saved as a file, or told in a line where that cannot be; ``how`` as of matplotlib's ``Figure``."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
     mpl.rcParams["text.parse_math"] = False  # read when a text is made, so it stays
     mpl.rcParams["font.family"] = _families()
     warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")  # it is drawn as a box
-    figure = Figure(**how)
+    figure = _kind()(**how)
     FigureCanvasAgg(figure)
     return figure
 

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 GRACE, JOBS, THREADS = "REEL_GRACE_SECONDS", "REEL_JOBS", "OMP_NUM_THREADS"
-DEFAULT_GRACE, DEFAULT_JOBS = 8.0, 2
+DEFAULT_GRACE, DEFAULT_JOBS = 6.0, 2
 DRIVERS = (("libcuda.so.1", "cuInit", "cuDeviceGetCount"), ("libamdhip64.so", "hipInit", "hipGetDeviceCount"))
 """The driver's own libraries and how they are asked: they are there in containers and WSL2 too, and heed
 ``CUDA_VISIBLE_DEVICES``."""

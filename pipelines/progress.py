@@ -44,6 +44,12 @@ def _open_pipes() -> Messages | None:
         return None
 
 
+def _print(text: str) -> None:
+    """A line for whoever looks; a terminal or pipe that is gone ends no work."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, flush=True)
+
+
 class Progress:
     """Throttled progress of one stage: at most one line every few seconds, with the time that is left."""
 
@@ -57,7 +63,7 @@ class Progress:
         """One line now."""
         if os.environ.get("RANK", "0") != "0":
             return
-        print(f"{self.stage}: {text}", flush=True)
+        _print(f"{self.stage}: {text}")
         if self.pipes is not None:
             with contextlib.suppress(Exception):
                 self.pipes.log.info(text)
@@ -79,7 +85,7 @@ class Progress:
         if left and done < total:
             parts.append(f"about {duration(left)} left")
         if os.environ.get("RANK", "0") == "0":
-            print(f"{self.stage}: {', '.join(parts)}", flush=True)
+            _print(f"{self.stage}: {', '.join(parts)}")
         if self.pipes is not None:
             payload = {"done": done, "total": total, "unit": unit, "seconds_left": left, "numbers": numbers}
             with contextlib.suppress(Exception):

@@ -138,6 +138,7 @@ class Experiment:
     def __init__(self, path: Path | None = None) -> None:
         self.path: Path | None = None
         self.content: dict[str, Any] = {}
+        self._is_told = False
         self.settle(path)
 
     def settle(self, path: Path | None) -> None:
@@ -164,7 +165,12 @@ class Experiment:
         for name, value in sections.items():
             known = self.content.get(name)
             self.content[name] = {**known, **value} if isinstance(known, dict) and isinstance(value, dict) else value
-        stage.write_json(self.path, self.content)
+        try:
+            stage.write_json(self.path, self.content)
+        except OSError as error:  # the run does not need it
+            if not self._is_told:
+                stage.say(f"warning: the run's record {self.path} is not written ({error.strerror or error})")
+            self._is_told = True
 
     def begin(self, header: Mapping[str, Any], **sections: Any) -> None:
         """Before the first step. A run that resumes keeps when it began, and lists when it was taken up again."""

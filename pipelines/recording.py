@@ -51,8 +51,9 @@ def _note(stage: str, seconds: float) -> None:
         fcntl.flock(stream, fcntl.LOCK_EX)
         stream.seek(0)
         known: dict[str, list[float]] = {}
-        with contextlib.suppress(ValueError):  # half written by a machine that lost its power
-            known = json.loads(stream.read())
+        with contextlib.suppress(ValueError, AttributeError):  # half written when a machine lost its power, or by hand
+            found = json.loads(stream.read())
+            known = {name: took for name, took in found.items() if isinstance(took, list)}
         known[stage] = [*known.get(stage, []), round(seconds, 1)][-KEPT_TIMES:]
         stream.truncate(0)
         stream.write(json.dumps(known, indent=1, sort_keys=True))

@@ -131,6 +131,15 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     partial.replace(path)
 
 
+@contextlib.contextmanager
+def bookkeeping(what: str) -> Iterator[None]:
+    """Inside, what is beside the work is written: where it cannot be, that is one warning, and the work goes on."""
+    try:
+        yield
+    except OSError as error:
+        say(f"warning: {what} is not written ({error.strerror or error})")
+
+
 def write_metrics(path: Path, content: Mapping[str, Any]) -> None:
     """The stage's metrics file: finite numbers, ``gates``, ``unavailable: {name: reason}``, and how long it took."""
     context = current()

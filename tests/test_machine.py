@@ -176,8 +176,14 @@ def test_a_folder_of_locks_that_is_a_link_is_not_used(four: list[str], tmp_path:
         pass
 
 
+def test_what_ignores_every_signal_is_gone_in_ten_seconds_unless_somebody_asks_for_more() -> None:
+    """A supervisor waits the grace time after SIGINT and a third of it after SIGTERM (docs/reliability.md)."""
+    assert machine.DEFAULT_GRACE == dvc_environment.DEFAULT_GRACE
+    assert machine.DEFAULT_GRACE * 4 / 3 <= 9
+
+
 def test_one_setting_of_the_grace_time_is_read_alike_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    for stated, seconds in ((None, 8.0), ("300", 300.0), ("", 8.0), ("0", 0.0)):
+    for stated, seconds in ((None, 6.0), ("300", 300.0), ("", 6.0), ("0", 0.0)):
         monkeypatch.delenv("REEL_GRACE_SECONDS", raising=False)
         if stated is not None:
             monkeypatch.setenv("REEL_GRACE_SECONDS", stated)
@@ -185,7 +191,7 @@ def test_one_setting_of_the_grace_time_is_read_alike_everywhere(monkeypatch: pyt
     for wrong in ("soon", "-1", "nan", "inf"):
         monkeypatch.setenv("REEL_GRACE_SECONDS", wrong)
         for read in (machine.grace_seconds, dvc_environment.grace_seconds):
-            with pytest.raises(SystemExit, match=r"REEL_GRACE_SECONDS is .*; write seconds, such as 8\."):
+            with pytest.raises(SystemExit, match=r"REEL_GRACE_SECONDS is .*; write seconds, such as 6\."):
                 read()
 
 

@@ -38,14 +38,22 @@ class Definition(Named):
     """A function, class or assigned name: its digest, and what it leads to.
 
     ``annotations``: what a function says of its arguments, which only matters of a stage's own; ``bases``: of a class,
-    as chains; ``has_hook``: a class runs code of its own when another derives from it.
+    as chains; ``has_hook``: a class runs code of its own when another derives from it; ``nodes``: its statements.
     """
 
     texts: list[str] = field(default_factory=list)
     annotations: Named = field(default_factory=Named)
     bases: list[tuple[str, ...]] = field(default_factory=list)
     has_hook: bool = False
+    nodes: list[ast.stmt] = field(default_factory=list)
     digest: str = ""
+
+    def said(self) -> str:
+        """Docstrings and annotations, of all that is defined inside too: they count where somebody reads them."""
+        inside = [part for node in self.nodes for part in ast.walk(node)]
+        docs = [ast.get_docstring(part) for part in inside if isinstance(part, Defining)]
+        shown = [getattr(part, name, None) for part in inside for name in ("annotation", "returns")]
+        return ascii([*docs, *(ast.unparse(part) for part in shown if part is not None)])
 
 
 @dataclass
@@ -165,13 +173,31 @@ def _import(module: Module, node: ast.Import | ast.ImportFrom) -> None:
 
 def _define(module: Module, name: str, node: ast.stmt) -> None:
     definition = module.definition(name)
-    definition.texts.append(syntax.text(node))
+    definition.texts.append(syntax.text(node) + (_order(module, node) if name != AT_IMPORT else ""))
+    definition.nodes.append(node)
     Reader(module.package, module.bound, definition).visit(node)
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         said = Reader(module.package, module.bound, definition.annotations)
         for part in signature(node):
             said.visit(part)
             said.annotation(part)
+
+
+def _order(module: Module, node: ast.stmt) -> str:
+    """Of a value or class made at import: what came before it and may decide what it is.
+
+    Statements that do something (``torch.set_default_dtype``), and earlier values of names that it names: one that is
+    assigned again is another from there on.
+    """
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return ""
+    parts = [*node.bases, *node.decorator_list, *node.body] if isinstance(node, ast.ClassDef) else [node]
+    nodes = list(own_nodes(parts))
+    before = {part.id for part in nodes if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load)}
+    before |= {AT_IMPORT} if any(isinstance(part, ast.Call) for part in nodes) else set()
+    times = {name: len(module.definitions[name].texts) for name in sorted(before) if name in module.definitions}
+    least = {name: number for name, number in times.items() if number > (name != AT_IMPORT)}
+    return f"after {least}" if least else ""
 
 
 def _note_class(module: Module, node: Defining) -> None:
@@ -195,7 +221,7 @@ def _idle_imports(module: Module, used: set[str]) -> None:
 def _is_never_run(test: ast.expr) -> bool:
     """``if TYPE_CHECKING`` and ``if __name__ == "__main__"``: not when a stage imports the module."""
     if isinstance(test, ast.Compare):
-        return chain(test.left) == ("__name__",) and isinstance(test.ops[0], ast.Eq)
+        return ast.unparse(test) in {"__name__ == '__main__'", "'__main__' == __name__"}
     return chain(test)[-1] == "TYPE_CHECKING"
 
 

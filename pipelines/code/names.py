@@ -9,9 +9,13 @@ from dataclasses import dataclass, field
 from pipelines.code.syntax import is_idle, keeps_annotations
 
 LOOKUPS = frozenset({"globals", "eval", "exec", "__import__"})
-LOOKUP_MODULES = ("importlib", "pkgutil", "runpy", "sys.modules")
+LOOKUP_MODULES = ("importlib", "pkgutil", "pydoc", "runpy", "sys.modules")
 NO_LOOKUPS = ("importlib.metadata", "importlib.resources", "importlib.util.find_spec")
 """Names at run time: code that uses one of these may reach anything in its module."""
+IMPORTERS = frozenset({"import_module", "__import__", "locate", "resolve_name", "run_module"})
+"""Functions that import the module whose name they are given."""
+SAID = frozenset({"getdoc", "getsource", "getsourcelines", "get_type_hints", "get_annotations"})
+"""Functions that read the docstring or the annotations of what they are given."""
 NO_FORWARD = frozenset({"Literal", "Float", "Int", "Integer", "UInt", "Bool", "Num", "Shaped", "Real", "Complex"})
 """What is subscripted with words that are no names: literals, and jaxtyping's shapes."""
 MOST_OF_A_WORD = 200
@@ -145,8 +149,7 @@ class Reader:
         elif isinstance(node, FUNCTIONS):
             self._function(node, scopes)
         elif isinstance(node, COMPREHENSIONS):
-            inner: Bound = {name: () for part in node.generators for name in assigned([part.target])}
-            self._children(node, (*scopes, inner))
+            self._comprehension(node, scopes)
         elif isinstance(node, ast.ClassDef) and not keeps_annotations(node):
             for part in node.body:
                 self.visit(_unannotated(part), scopes)
@@ -164,6 +167,16 @@ class Reader:
             elif isinstance(node, ast.AnnAssign):
                 self.annotation(node.annotation, scopes)
             self._children(node, scopes)
+
+    def _comprehension(self, node: ast.AST, scopes: Scopes) -> None:
+        """What a comprehension goes through first is looked up outside of it: ``[rate for rate in rate()]``."""
+        assert isinstance(node, COMPREHENSIONS)
+        inner: Bound = {name: () for part in node.generators for name in assigned([part.target])}
+        first, *others = node.generators
+        self.visit(first.iter, scopes)
+        results = [child for child in ast.iter_child_nodes(node) if child not in node.generators]
+        for part in [first.target, *first.ifs, *others, *results]:
+            self.visit(part, (*scopes, inner))
 
     def _children(self, node: ast.AST, scopes: Scopes) -> None:
         for child in ast.iter_child_nodes(node):
@@ -229,13 +242,22 @@ class Reader:
             self.into.looks_up = True
         elif function == "getattr" and len(node.args) > 1 and isinstance(first, ast.Name | ast.Attribute):
             self._getattr(chain(first), node.args[1], scopes)
-        elif function in {"import_module", "__import__"} and first is not None:
-            begins = first.left if isinstance(first, ast.BinOp) else first
-            begins = begins.values[0] if isinstance(begins, ast.JoinedStr) and begins.values else begins
-            if isinstance(begins, ast.Constant) and isinstance(begins.value, str):
-                whole = begins is first
-                self.into.targets |= {(begins.value, "*")} if whole else set()
-                self.into.prefixes |= set() if whole else {begins.value}
+        elif function in IMPORTERS and first is not None:
+            self._import_of(first)
+        elif function in SAID and isinstance(first, ast.Name | ast.Attribute):
+            self._use((*chain(first), "__doc__"), scopes)
+
+    def _import_of(self, name: ast.expr) -> None:
+        """A module that is imported by name, or all whose names begin so where the rest is made at run time."""
+        begins = _beginning(name)
+        if begins.startswith("."):  # as Python resolves it, from the package of this module
+            levels = len(begins) - len(begins.lstrip("."))
+            above = self.package.split(".")[: len(self.package.split(".")) - levels + 1]
+            begins = ".".join([*above, begins.lstrip(".")])
+        if begins and isinstance(name, ast.Constant):
+            self.into.targets.add((begins, "*"))
+        elif begins:
+            self.into.prefixes.add(begins)
 
     def _getattr(self, words: tuple[str, ...], name: ast.expr, scopes: Scopes) -> None:
         targets, _ = self._targets(words[0], scopes)
@@ -248,6 +270,22 @@ class Reader:
 def _unannotated(node: ast.stmt) -> ast.stmt:
     """A statement without its annotation, where nothing reads that."""
     return ast.Assign([node.target], node.value or ast.Constant(None)) if isinstance(node, ast.AnnAssign) else node
+
+
+def _beginning(node: ast.expr) -> str:
+    """What a text that is put together at run time begins with, as far as the code says."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else ""
+    if isinstance(node, ast.BinOp):
+        return _beginning(node.left).split("%")[0]
+    if isinstance(node, ast.JoinedStr) and node.values:
+        return _beginning(node.values[0])
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        if node.func.attr == "format":
+            return _beginning(node.func.value).split("{")[0]
+        if node.func.attr == "join" and node.args and isinstance(node.args[0], ast.List | ast.Tuple):
+            return next(map(_beginning, node.args[0].elts), "")
+    return ""
 
 
 def _is_within(name: str, places: Iterable[str]) -> bool:

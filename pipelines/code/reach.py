@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -12,6 +13,9 @@ Key = tuple[str, str]
 """A module's name and a definition's; of a file that is no Python, its path below the package and nothing."""
 FALLBACK = "__getattr__"
 NO_SOURCE = frozenset({".py", ".pyc", ".pyi", ".pyo", ".typed", ".orig", ".rej"})
+SAID = frozenset({"__doc__", "__annotations__"})
+MODULE_NAME = re.compile(r"\w+(\.\w+)+(:\w+)?")
+"""A literal that may be the name of a module, or of something in one: ``python -m pipelines.training.fit``."""
 LOOKUP_ATTRIBUTES = frozenset({"__dict__", "__path__", "__all__"})
 
 
@@ -42,6 +46,8 @@ class Source:
         for path in (place / "__init__.py", place.with_suffix(".py")):
             if path.is_file():
                 return read_module(name, path, path.relative_to(self.root).as_posix())
+        if any(place.glob("**/*.py")):  # a package without __init__.py, as Python takes it
+            return Module(name, place / "__init__.py", place.relative_to(self.root).as_posix())
         return None
 
     def submodules(self, name: str) -> list[str]:
@@ -100,9 +106,10 @@ class Reach:
 
     # ---- definitions ----
 
-    def _add(self, module: Module, name: str) -> None:
+    def _add(self, module: Module, name: str, attributes: Iterable[str] = ()) -> None:
         definition = module.definitions[name]
         self._led_to.add(f"{name} {definition.digest}")
+        self._led_to |= set() if SAID.isdisjoint(attributes) else {f"{name} says {definition.said()}"}
         if (module.name, name) not in self.found:
             self.found[module.name, name] = self.own[module.name, name] = definition.digest
             self._waiting.append((module, name))
@@ -119,6 +126,10 @@ class Reach:
             self._led_to = set()
             self._target(target, tuple(attributes))
             lines += [f"{target.rpartition(':')[2]}: {found}" for found in sorted(self._led_to)]
+        for word in sorted(filter(MODULE_NAME.fullmatch, definition.words)):
+            self._led_to = set()
+            self._named(word)
+            lines += [f"{word}: {found}" for found in sorted(self._led_to)]
         self.found[module.name, name] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
         self._imports(module, definition.imports)
         for prefix in definition.prefixes:
@@ -128,12 +139,18 @@ class Reach:
         if definition.looks_up:
             self._whole(module.name)
 
+    def _named(self, word: str) -> None:
+        """Follow a literal that is the name of a module, or of a definition in one (``module:name``)."""
+        place, _, member = word.partition(":")
+        if self.source.is_ours(place) and self.source.find(place) is not None:
+            self._target(word if member else place, () if member else ("*",))
+
     def _reach(self, module: Module, words: tuple[str, ...]) -> bool:
         """Follow a name of a module with its attributes; False where the module has no such name."""
         name, *attributes = words
         self._enter(module)
         if name in module.definitions:
-            self._add(module, name)
+            self._add(module, name, attributes)
         for target in module.bound.get(name, ()):
             self._target(target, tuple(attributes))
         if name in module.definitions or name in module.bound:
@@ -152,6 +169,9 @@ class Reach:
         name, _, member = target.partition(":")
         words = (member, *attributes) if member else attributes
         module = self.source.find(name)
+        while module is None and "." in name and self.source.is_ours(name):  # `module.name` as one text
+            name, _, last = name.rpartition(".")
+            module, words = self.source.find(name), (last, *words)
         if module is None:
             return
         while words:
@@ -159,7 +179,9 @@ class Reach:
             if self._reach(module, words) and below is None:
                 return
             if below is None:
-                if words[0] in LOOKUP_ATTRIBUTES | {"*"}:
+                if words[0] == "__doc__":
+                    self._led_to.add(f"doc {module.doc}")
+                elif words[0] in LOOKUP_ATTRIBUTES | {"*"}:
                     self._whole(module.name, words[0] == "__path__")
                 elif not words[0].startswith("__"):
                     self._whole(module.name)  # an attribute that somebody sets at run time
@@ -267,7 +289,7 @@ class Reach:
         return module.definitions[key[1]].words if module is not None else set()
 
     def _words_beside(self, folder: Path) -> set[str]:
-        """Literals of all modules of a folder: a file that none of them names is read by one that we cannot tell."""
+        """Literals of a folder's modules: a file that none of them names is read by one that we cannot tell."""
         package = ".".join(folder.relative_to(self.source.root).parts)
         modules = map(self.source.find, self.source.submodules(package))
         return {word for m in modules if m is not None for d in m.definitions.values() for word in d.words}

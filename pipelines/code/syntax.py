@@ -58,6 +58,8 @@ def _write_node(node: ast.AST, into: list[str], bare: bool) -> None:
     elif bare and isinstance(node, ast.AnnAssign) and node.value is not None:
         node = ast.Assign([node.target], node.value)
         kind = "Assign"
+    elif isinstance(node, ast.Delete):  # `del (a, b)` and `del a, b`: a formatter makes one of the other
+        node = ast.Delete([part for target in node.targets for part in getattr(target, "elts", [target])])
     into.append(f"{kind}(")
     for name in sorted(node._fields):
         value = getattr(node, name, None)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from pipelines import stage
 from pipelines.data.video import read_clip, write_mp4
 from pipelines.drawing import one_line
 
@@ -78,4 +79,5 @@ def draw_steps(folder: Path, path: Path) -> None:
         whole.paste(page, (left, 0))
         left += page.width + 6
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole.save(path, optimize=True)
+    with stage.bookkeeping(f"the picture {path}"):
+        whole.save(path, optimize=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from pipelines import stage
 from pipelines.data.catalog import COMPOSITION, TEST, TRAIN, VALIDATION
 from pipelines.data.shards import Shards
+from pipelines.data.subset import subset
 from pipelines.evaluation.params import EvaluationParams
 
 
@@ -33,24 +34,30 @@ def parts_of(shards: Shards, params: EvaluationParams, latents: Path) -> tuple[d
     """What is sampled of each split (``test`` first), the reference rows, and why the test split is another if it is.
 
     Every other test clip (of footage: of every other file) is asked for; those between are the reference, so that the
-    real clips of the prompts are measured as samples are.
+    real clips of the prompts are measured as samples are. Of more than ``max_train_clips``, so many are drawn by the
+    seed.
 
     Raises:
         StageError: there are fewer than four clips to judge by.
     """
-    why, judged = None, shards.rows(TEST).tolist()
+    why, judged = None, _rows(shards, TEST)
     if not judged:
-        judged = shards.rows(VALIDATION).tolist()
+        judged = _rows(shards, VALIDATION)
         why = "the data set has no test split; the validation split, by which models were chosen, stands in for it"
     if len(judged) < 4:
         raise stage.StageError(f"{latents}: {len(judged)} held-out clips; an evaluation needs at least four.")
-    asked, reference = _halves(shards, judged)
-    asked = asked[: params.num_prompts]
+    asked, between = _halves(shards, judged)
+    asked, reference = asked[: params.num_prompts], subset(between, params.max_train_clips, params.seeds[0])
     parts = {TEST: Part(asked, params.seeds)}
     if why is None:
-        parts[VALIDATION] = Part(shards.rows(VALIDATION).tolist()[: params.validation_prompts], params.seeds[:1])
-    parts[COMPOSITION] = Part(shards.rows(COMPOSITION).tolist()[: params.composition_prompts], params.seeds[:1])
+        parts[VALIDATION] = Part(_rows(shards, VALIDATION)[: params.validation_prompts], params.seeds[:1])
+    parts[COMPOSITION] = Part(_rows(shards, COMPOSITION)[: params.composition_prompts], params.seeds[:1])
     return {name: part for name, part in parts.items() if len(part.rows) > 1}, reference, why
+
+
+def _rows(shards: Shards, split: str) -> list[int]:
+    """Rows of a split, none where the data set does not have it: footage of one's own has no compositions."""
+    return shards.rows(split).tolist() if split in shards.splits else []
 
 
 def _halves(shards: Shards, rows: list[int]) -> tuple[list[int], list[int]]:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from pipelines import stage
 from pipelines.drawing import new_figure, one_line
 
 COLOURS = {
@@ -62,7 +63,8 @@ def contact_sheet(clips: Mapping[str, Tensor], prompts: Sequence[str], path: Pat
             if column == 0:
                 draw.text((left, y + 2), one_line(prompts[number], 140), fill=QUIET, font=font)
             sheet.paste(_strip(videos[number], scale), (left, y + line))
-    sheet.save(path, optimize=True)  # in full colour: a palette turns yellow sprites brown
+    with stage.bookkeeping(f"the picture {path}"):
+        sheet.save(path, optimize=True)  # in full colour: a palette turns yellow sprites brown
 
 
 # ---- scores -------------------------------------------------------------------------------------------------------

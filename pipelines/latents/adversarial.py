@@ -16,6 +16,7 @@ from torch import nn
 
 from pipelines import stage
 from pipelines.data import validation_clips
+from pipelines.data.subset import subset
 from pipelines.latents import adversarial_figures, pictures
 from pipelines.latents.clips import Clips
 from pipelines.latents.loss_params import LpipsFeatures, Perceptual
@@ -23,7 +24,7 @@ from pipelines.latents.measures import evaluate
 from pipelines.latents.networks import batches, require_posterior, trained_before, write_windows
 from pipelines.latents.objectives import Autoencoding, check_losses
 from pipelines.latents.params import AdversarialGates, AutoencoderAdversarialParams, DiscriminatorParams, GoingOn
-from pipelines.latents.quality import latent_statistics, normalise_again
+from pipelines.latents.quality import MOST_HELD_OUT_CLIPS, MOST_STATISTICS_CLIPS, latent_statistics, normalise_again
 from pipelines.models.autoencoder import Autoencoder, Trainable, load_autoencoder
 from pipelines.models.discriminator import PatchDiscriminator
 from pipelines.models.halves import Half, modules_of
@@ -34,7 +35,6 @@ from pipelines.training import checkpoint
 from pipelines.training.loop import train as run_training
 from pipelines.training.run import Run
 
-MOST_STATISTICS_CLIPS = 2048
 VALIDATION_CLIPS = 16
 
 
@@ -151,13 +151,18 @@ def check(section: str, params: GoingOn, places: Places, network: Trainable, fro
 
 
 def everywhere(
-    shown: Autoencoder, places: Places, run: Run, own: EncoderFeatures | None, distance: nn.Module | None
+    shown: Autoencoder, places: Places, run: Run, own: EncoderFeatures | None, distance: nn.Module | None, seed: int
 ) -> dict[str, Any]:
-    """What is measured on the held-out clips that are trained on, and under their names on the others."""
+    """What is measured on held-out clips of those that are trained on, and under their names on the others'.
+
+    Of more than :data:`MOST_HELD_OUT_CLIPS`, as many are drawn by the seed.
+    """
     shown.eval()
     sources = {"": places.clips, **places.also}
     found = {
-        name: evaluate(shown, clips, clips.rows("validation"), run.device, own, distance)
+        name: evaluate(
+            shown, clips, subset(clips.rows("validation"), MOST_HELD_OUT_CLIPS, seed), run.device, own, distance
+        )
         for name, clips in sources.items()
     }
     return {**found.pop(""), **found}
@@ -190,7 +195,8 @@ def go_on(
     own = EncoderFeatures(began) if isinstance(began, StackedAutoencoder) else None
     perceptual = perceptual_of(section, params.losses.perceptual, own)
     objective = Autoencoding(network, params.losses, params.adversarial, critic, perceptual)
-    rows, held_out = source.rows("train"), source.rows("validation")
+    rows, seed = source.rows("train"), params.training.seed
+    held_out = subset(source.rows("validation"), MOST_HELD_OUT_CLIPS, seed)
     groups = batches(network, source, rows, params.training, params.augmentation)
     some, distance = held_out[:VALIDATION_CLIPS], perceptual or own
     if distance is not None:
@@ -204,14 +210,15 @@ def go_on(
             found = evaluate(network.eval(), source, some, run.device, own, distance)
             return {name: value for name, value in found.items() if isinstance(value, float)}
 
-    before = everywhere(began, places, run, own, distance)
+    before = everywhere(began, places, run, own, distance, seed)
     run_training(objective, groups, run, validate)
     with run.ema_weights("autoencoder"):
         if not run.is_main:
             return
         if "encoder" not in frozen:
-            normalise_again(network, *latent_statistics(network, source, rows[:MOST_STATISTICS_CLIPS], run.device))
-        after = everywhere(network, places, run, own, distance)
+            some_rows = subset(rows, MOST_STATISTICS_CLIPS, seed)
+            normalise_again(network, *latent_statistics(network, source, some_rows, run.device))
+        after = everywhere(network, places, run, own, distance, seed)
         found = judge(before, after)
         adversarial_figures.draw(before, after, places.plots / "before_after.png")
         validation_clips.draw_steps(run.shown, places.plots / "validation.png")

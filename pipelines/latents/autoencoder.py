@@ -13,6 +13,7 @@ import torch
 
 from pipelines import hub, stage
 from pipelines.data import validation_clips
+from pipelines.data.subset import subset
 from pipelines.latents import pictures
 from pipelines.latents.clips import Clips
 from pipelines.latents.loss_params import LpipsFeatures, Perceptual
@@ -20,6 +21,8 @@ from pipelines.latents.networks import batches, new_network, write_windows
 from pipelines.latents.objectives import Autoencoding, check_losses
 from pipelines.latents.params import AutoencoderGates, AutoencoderParams, PretrainedAutoencoderParams
 from pipelines.latents.quality import (
+    MOST_HELD_OUT_CLIPS,
+    MOST_STATISTICS_CLIPS,
     PatchPCA,
     latent_statistics,
     linear_baselines,
@@ -36,7 +39,6 @@ from pipelines.training import checkpoint
 from pipelines.training.loop import train as run_training
 from pipelines.training.run import Run
 
-MOST_STATISTICS_CLIPS = 2048
 """Most training clips over which mean and standard deviation of the latents are taken."""
 VALIDATION_CLIPS = 16
 """Held-out clips measured during the training; the result is measured on all."""
@@ -87,8 +89,10 @@ def measured(
     plots: Path,
 ) -> dict[str, Any]:
     """Numbers and pictures of a finished autoencoder beside a linear code; a trained one gets its statistics here."""
-    train, held_out = clips.rows("train"), clips.rows("validation")
-    mean, std = latent_statistics(autoencoder, clips, train[:MOST_STATISTICS_CLIPS], device)
+    seed = params.training.seed
+    train = subset(clips.rows("train"), MOST_STATISTICS_CLIPS, seed)
+    held_out = subset(clips.rows("validation"), MOST_HELD_OUT_CLIPS, seed)
+    mean, std = latent_statistics(autoencoder, clips, train, device)
     if isinstance(autoencoder, Trainable):
         normalise_again(autoencoder, mean, std)
     quality = reconstruction_quality(autoencoder, clips, held_out, device)

@@ -48,7 +48,8 @@ def draw_reconstructions(
     path: Path,
 ) -> None:
     """Held-out clips from the best to the worst: some frames as decoded, and below them their reconstruction."""
-    order = sorted(clips.rows("validation"), key=lambda row: -quality.per_clip[clips.key(row)])
+    measured = [row for row in clips.rows("validation") if clips.key(row) in quality.per_clip]
+    order = sorted(measured, key=lambda row: -quality.per_clip[clips.key(row)])
     chosen = [order[index] for index in _spread(len(order), 4)]
     figure = new_figure(figsize=(10.5, 0.9 + 2.75 * -(-len(chosen) // 2)), layout="constrained")
     grid = figure.subplots(-(-len(chosen) // 2), 2, squeeze=False).ravel()

@@ -15,6 +15,8 @@ from pipelines.latents.clips import Clips
 from pipelines.models.autoencoder import Autoencoder, Trainable
 from pipelines.models.stacked_autoencoder import stack, unstack
 
+MOST_STATISTICS_CLIPS, MOST_HELD_OUT_CLIPS = 2048, 512
+"""Most clips that the statistics of latents are taken from, and that are measured; of more, as many are drawn."""
 MOST_PATCH_VALUES = 32_000_000
 """Most numbers in the matrix of patches that the principal components are fitted to."""
 

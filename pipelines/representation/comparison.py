@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score
 
+from pipelines import stage
 from pipelines.drawing import new_figure
 from pipelines.representation.diagnostics_figures import scatter
 from pipelines.representation.mae_figures import save
@@ -211,7 +212,8 @@ def _beside(pictures: Mapping[str, Path], path: Path, height: int = 34) -> Path:
         draw.text((left + 12, top + 6), label, fill="black", font=ImageFont.load_default(20))
         canvas.paste(picture, (left, top + height))
         left, top = (left, top + height + picture.height) if below else (left + picture.width, top)
-    canvas.quantize(256).save(path, optimize=True)
+    with stage.bookkeeping(f"the picture {path}"):
+        canvas.quantize(256).save(path, optimize=True)
     return path
 
 

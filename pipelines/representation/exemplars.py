@@ -11,6 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from PIL import Image, ImageDraw, ImageFont
 
+from pipelines import stage
 from pipelines.data.shards import Shards
 from pipelines.drawing import new_figure
 from pipelines.models.autoencoder import load_autoencoder
@@ -116,7 +117,8 @@ def write_page(tiles: list[tuple[str, np.ndarray]], path: Path) -> None:
             picture = Image.fromarray((255 * frame).round().astype(np.uint8))
             canvas.paste(picture, (left + place * (TILE_SIDE + 2), top + 16))
     path.parent.mkdir(parents=True, exist_ok=True)
-    canvas.quantize(256).save(path, optimize=True)
+    with stage.bookkeeping(f"the picture {path}"):
+        canvas.quantize(256).save(path, optimize=True)
 
 
 def played(clips: np.ndarray) -> np.ndarray:
@@ -146,7 +148,8 @@ def write_playing(rows: list[tuple[str, np.ndarray]], seconds: float, path: Path
     palette = frames[count // 2].quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, kmeans=3)
     first, *rest = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
     each = round(1000 * seconds / count)
-    first.save(path, save_all=True, append_images=rest, duration=each, loop=0, disposal=1)
+    with stage.bookkeeping(f"the picture {path}"):
+        first.save(path, save_all=True, append_images=rest, duration=each, loop=0, disposal=1)
 
 
 def _grid(rows: list[tuple[str, np.ndarray]], columns: int, title: str, path: Path) -> None:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from pipelines import stage
 from pipelines.drawing import new_figure
 
 BLUE, ORANGE, GREEN, PINK, AMBER, SKY, GREY = (
@@ -37,7 +38,8 @@ def save(figure: Figure, path: Path, dpi: int = 90) -> None:
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     path.parent.mkdir(parents=True, exist_ok=True)
     few = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
-    few.save(path, optimize=True)
+    with stage.bookkeeping(f"the picture {path}"):
+        few.save(path, optimize=True)
 
 
 def false_colour(*clips: np.ndarray) -> list[np.ndarray]:

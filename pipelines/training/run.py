@@ -289,11 +289,11 @@ class Run:
             write_rows([without_machine(row) for row in rows], folder / "metrics.jsonl")
             checkpoint.write_record(folder, self.record(results), origin.inside(self.out))
         self.conclude(results)
-        write_table(rows, self.plots / "training.csv")
         try:
+            write_table(rows, self.plots / "training.csv")
             diagrams.draw(rows, self.name, self.plots / "training")
-        except Exception as error:  # the checkpoint is written and the table has the numbers: a picture less
-            stage.say(f"warning: the curves are not drawn ({type(error).__name__}: {error})")
+        except Exception as error:  # the checkpoint is written and has the rows: a picture less
+            stage.say(f"warning: the curves are not written ({type(error).__name__}: {error})")
         resume.tidy(self.work)
         if self.wandb is not None:
             self.wandb.close()

@@ -138,6 +138,22 @@ LOOKUPS = {
     "an import by name": "import importlib\ndef make(x): return importlib.import_module('pipelines.kinds')\n",
     "an import by a name's beginning": "from importlib import import_module\n"
     "def make(x): return import_module(f'pipelines.k{x}').one()\n",
+    "an import by a format": "import importlib\n"
+    "def make(x): return importlib.import_module('pipelines.{}'.format(x)).one()\n",
+    "an import by joined words": "import importlib\n"
+    "def make(x): return importlib.import_module('.'.join(['pipelines', x])).one()\n",
+    "an import by per cent": "import importlib\n"
+    "def make(x): return importlib.import_module('pipelines.%s' % x).one()\n",
+    "a relative import by name": "from importlib import import_module\n"
+    "def make(x): return import_module(f'.{x}', __package__).one()\n",
+    "an import by a constant": "import importlib\nNAME = 'pipelines.kinds'\n"
+    "def make(x): return importlib.import_module(NAME).one()\n",
+    "a place looked up by its name": "import pydoc\ndef make(x): return pydoc.locate('pipelines.kinds.one')()\n",
+    "a name with its module": "import pkgutil\ndef make(x): return pkgutil.resolve_name('pipelines.kinds:one')()\n",
+    "the table of modules": "import sys, pipelines.kinds\n"
+    "def make(x): return getattr(sys.modules['pipelines.kinds'], x)()\n",
+    "a process of its own": "import subprocess, sys\n"
+    "def make(x): subprocess.run([sys.executable, '-m', 'pipelines.kinds'])\n",
     "all names": "from pipelines.kinds import *\ndef make(x): return one()\n",
 }
 
@@ -154,6 +170,70 @@ def test_a_module_that_looks_into_itself_counts_whole(tmp_path: Path) -> None:
     files = {"__init__.py": "", "main.py": "def make(x): return globals()[x]()\ndef a(): return 1\n"}
     before = value(written(tmp_path, files))
     edited(tmp_path, "main.py", "return 1", "return 2")
+    assert value(tmp_path) != before
+
+
+ORDERS = {
+    "a value before and after its name is assigned again": ("A = 1\nB = A + 1\nA = 2\n", "A = 1\nA = 2\nB = A + 1\n"),
+    "a value before and after a setting": (
+        "import torch\nB = torch.tensor(0.1)\ntorch.set_default_dtype(torch.float64)\n",
+        "import torch\ntorch.set_default_dtype(torch.float64)\nB = torch.tensor(0.1)\n",
+    ),
+    "a class before and after": (
+        "A = 1\nclass B:\n    x = A\nA = 2\n",
+        "A = 1\nA = 2\nclass B:\n    x = A\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ORDERS)
+def test_the_order_of_what_a_module_does_counts_where_it_decides_a_value(tmp_path: Path, what: str) -> None:
+    one, other = (f"{text}def make(x): return B\n" for text in ORDERS[what])
+    before = value(written(tmp_path, {"__init__.py": "", "main.py": one}))
+    assert value(written(tmp_path, {"main.py": other})) != before
+
+
+def test_the_order_of_functions_and_of_independent_values_counts_for_nothing(tmp_path: Path) -> None:
+    one = "A = 1\nB = max(1, 2)\ndef make(x): return A + B + g()\ndef g(): return 1\n"
+    other = "def g(): return 1\nB = max(1, 2)\ndef make(x): return A + B + g()\nA = 1\n"
+    before = value(written(tmp_path, {"__init__.py": "", "main.py": one}))
+    assert value(written(tmp_path, {"main.py": other})) == before
+
+
+READ = {
+    "a docstring": ("def make(x): return K.__doc__\n", "one", "two"),
+    "a docstring by inspect": ("import inspect\ndef make(x): return inspect.getdoc(K)\n", "one", "two"),
+    "annotations": ("import typing\ndef make(x): return typing.get_type_hints(K)\n", "y: int", "y: str"),
+    "what a comprehension goes through": ("def make(x): return [K for K in K.z]\n", "z = 1", "z = 2"),
+    "a module that runs only under its own name": ("def make(x): return N\n", "N = 3", "N = 4"),
+}
+KIND = (
+    "class K:\n    'one'\n    z = 1\n    def m(self, y: int): pass\n    y: int\n"
+    "N = 2\nif __name__ == 'pipelines.main':\n    N = 3\n"
+)
+
+
+@pytest.mark.parametrize("how", READ)
+def test_what_code_reads_of_itself_counts(tmp_path: Path, how: str) -> None:
+    make, old, new = READ[how]
+    before = value(written(tmp_path, {"__init__.py": "", "main.py": KIND + make}))
+    edited(tmp_path, "main.py", old, new)
+    assert value(tmp_path) != before
+
+
+NAMESPACE = {
+    "import pipelines.ns.x as x": "x.g",
+    "from pipelines.ns import x": "x.g",
+    "import pipelines.ns.x": "pipelines.ns.x.g",
+}
+
+
+@pytest.mark.parametrize("how", NAMESPACE)
+def test_a_package_without_init_is_one(tmp_path: Path, how: str) -> None:
+    main = f"{how}\ndef make(y): return {NAMESPACE[how]}()\n"
+    files = {"__init__.py": "", "main.py": main, "ns/x.py": "def g(): return 1\n"}
+    before = value(written(tmp_path, files))
+    edited(tmp_path, "ns/x.py", "1", "2")
     assert value(tmp_path) != before
 
 

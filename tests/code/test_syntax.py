@@ -87,6 +87,7 @@ SAME = [
     ("def f():\n    y = 1", "def f():\n    z: int\n    y: int = 1"),
     ("class A:\n    x: int = 1\n    y: str", "class A:\n    x = 1"),
     ("def f():\n    import b\n    import a", "def f():\n    import a, b"),
+    ("del (a, b)", "del a, b"),
 ]
 DIFFER = [
     ("x = 1", "x = 1.0"),

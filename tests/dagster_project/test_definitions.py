@@ -40,7 +40,8 @@ def test_the_code_location_of_this_project_is_light_and_complete() -> None:
     assert situations <= set(jobs)
     assert schedules == ["nightly_data_refresh", "weekly_retraining"]
     assert set(statuses) == {"STOPPED"}
-    assert sensors == ["automation", "follow_dvc_lock", "follow_dvc_yaml", "new_clips", "promote_after_retraining"]
+    followers = ["follow_dvc_lock", "follow_dvc_yaml", "forget_observations"]
+    assert sensors == ["automation", *followers, "new_clips", "promote_after_retraining"]
 
 
 def test_every_stage_has_a_group_and_a_description() -> None:

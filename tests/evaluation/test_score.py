@@ -13,7 +13,7 @@ from pipelines.data.shards import Shards
 from pipelines.data.video import read_clip
 from pipelines.evaluation.judge import Scores, chance, grouped
 from pipelines.evaluation.params import KnownFactors
-from pipelines.evaluation.parts import real_latents
+from pipelines.evaluation.parts import parts_of, real_latents
 from pipelines.evaluation.probe import Labels, Probe, train_clip_reader, train_frame_reader
 from pipelines.evaluation.resampling import Estimate
 from pipelines.evaluation.score import compared_systems, score
@@ -180,6 +180,9 @@ def test_other_splits_stand_beside_the_test_split(scored: dict[str, Path], tmp_p
     table = pd.read_parquet(index)
     table["split"] = table["split"].replace({"test": "train", "composition": "train"})
     table.to_parquet(latents / "index.parquet")
+    manifest = json.loads((latents / "manifest.json").read_text())
+    manifest["splits"] = {name: int(count) for name, count in table["split"].value_counts().items()}
+    (latents / "manifest.json").write_text(json.dumps(manifest))
     paths = {**scored, "latents": latents, "out": tmp_path / "out", "metrics": tmp_path / "metrics.json"}
     score(toy.params(), **{**paths, "plots": tmp_path / "plots"})
     without = json.loads(paths["metrics"].read_text())
@@ -260,3 +263,12 @@ def test_a_factor_in_two_groups_is_refused(tmp_path: Path) -> None:
     path.write_text("factors: {identity: [color], motion: [color], scene: []}\n")
     with pytest.raises(ParamsError, match="a factor stands in two groups"):
         parse_section(KnownFactors, "factors", path)
+
+
+def test_the_reference_of_a_large_test_split_is_bounded_and_drawn_by_the_seed(scored: dict[str, Path]) -> None:
+    shards = Shards(scored["latents"])
+    _, every, _ = parts_of(shards, toy.params(), scored["latents"])
+    few = toy.params(max_train_clips=4)
+    _, reference, _ = parts_of(shards, few, scored["latents"])
+    assert len(every) > len(reference) == 4 and set(reference) < set(every)
+    assert reference == parts_of(shards, few, scored["latents"])[1]

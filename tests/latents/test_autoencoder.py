@@ -11,6 +11,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from PIL import Image
 
+from pipelines.latents import autoencoder
 from pipelines.latents.autoencoder import train
 from pipelines.latents.clips import Clips, FrameGroups, as_frames, as_video
 from pipelines.latents.objectives import Autoencoding
@@ -55,6 +56,26 @@ def test_a_trained_autoencoder_leaves_checkpoint_numbers_and_pictures(tmp_path: 
     clips = Clips(tmp_path / "clips")
     mean, std = latent_statistics(load_autoencoder(out), clips, clips.rows("train"), torch.device("cpu"))
     assert torch.allclose(mean, torch.zeros(4), atol=1e-3) and torch.allclose(std, torch.ones(4), atol=1e-3)
+
+
+def test_a_large_held_out_split_is_measured_on_a_bounded_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(autoencoder, "MOST_HELD_OUT_CLIPS", 1)
+    monkeypatch.setattr(autoencoder, "MOST_STATISTICS_CLIPS", 3)
+    asked: list[int] = []
+    read = Clips.videos
+
+    def counted(clips: Clips, rows: list[int], size: int) -> object:
+        asked.append(len(rows))
+        return read(clips, rows, size)
+
+    network = StackedAutoencoder(4, 8, 8, 4, 1)
+    clips = Clips(write_clips(tmp_path / "clips"))
+    linear = autoencoder.patch_pca_of(clips, clips.rows("train"), (4, 8), 4)
+    monkeypatch.setattr(Clips, "videos", counted)
+    found = autoencoder.measured(autoencoder_params(), network, clips, linear, torch.device("cpu"), tmp_path)
+    assert found["num_held_out"] == 1 < len(clips.rows("validation")) and set(asked) <= {1, 2, 3}
 
 
 def test_a_pretrained_autoencoder_is_taken_as_it_is_and_measured(tmp_path: Path) -> None:

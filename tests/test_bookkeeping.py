@@ -1,0 +1,133 @@
+"""What is written beside the work never ends it: a note, picture, record, line or row for wandb is one warning."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dagster_dvc.project import DvcProject
+from dagster_dvc.repro import record_time, recorded_seconds
+from pipelines import recording
+from pipelines.drawing import new_figure
+from pipelines.params import Wandb
+from pipelines.progress import Progress
+from pipelines.record import Experiment
+from pipelines.training.tracking import WandbRun
+from tests.dagster_dvc import toy as project
+from tests.training.toy import params, run
+
+
+def warnings_in(text: str) -> list[str]:
+    return [line for line in text.splitlines() if "warning" in line.lower()]
+
+
+class Gone(io.StringIO):
+    """A terminal that has gone away."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_a_line_that_nobody_can_read_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Progress("train")
+    for terminal in (Gone(), closed()):
+        monkeypatch.setattr(sys, "stdout", terminal)
+        told.say("a line")
+        told.report(1, 1)
+
+
+def closed() -> io.StringIO:
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+def test_a_time_that_cannot_be_noted_is_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(recording.TIMED_ABOVE, raising=False)
+    Path(".work").write_text("a file lies here")
+    recording.note_time("train", 1.5)
+    assert len(warnings_in(capsys.readouterr().out)) == 1
+
+
+@pytest.mark.parametrize("held", ["[]", '{"train": 3, "other": [1.0]}', "nonsense", '{"train": nul'])
+def test_a_note_of_times_that_is_none_is_written_anew(
+    held: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.make(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(recording.TIMED_ABOVE, raising=False)
+    recording.TIMES.parent.mkdir(exist_ok=True)
+    recording.TIMES.write_text(held)
+    assert "train" not in recorded_seconds(DvcProject(tmp_path))
+    recording.note_time("train", 1.5)
+    assert json.loads(recording.TIMES.read_text())["train"] == [1.5]
+    recording.TIMES.write_text(held)
+    record_time(DvcProject(tmp_path), "train", 2.5)
+    assert recorded_seconds(DvcProject(tmp_path))["train"] == 2.5
+
+
+def test_a_picture_that_cannot_be_written_is_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "curve.png").mkdir()
+    figure = new_figure()
+    figure.savefig(tmp_path / "curve.png")
+    told = warnings_in(capsys.readouterr().out)
+    assert len(told) == 1 and "curve.png is not written (Is a directory)" in told[0]
+    figure.savefig(tmp_path / "other.png")
+    assert (tmp_path / "other.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_record_that_cannot_be_written_is_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs").write_text("a file lies here")
+    record = Experiment(tmp_path / "runs/run.json")
+    record.begin({"stage": "train"})
+    record.put(model={})
+    record.end("finished")
+    assert len(warnings_in(capsys.readouterr().out)) == 1
+
+
+def test_a_training_ends_well_whose_curves_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "plots/toy/training.csv").mkdir(parents=True)
+    run(tmp_path, params(steps=3))
+    assert len(warnings_in(capsys.readouterr().out)) == 1
+    assert json.loads((tmp_path / "out/checkpoint.json").read_text())["step"] == 3
+
+
+class Broken:
+    """A wandb that fails at one of its calls."""
+
+    step = 0
+
+    def __init__(self, at: str) -> None:
+        self.at = at
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*_: object, **__: object) -> Any:
+            if name == self.at:
+                raise ConnectionError("the server is gone")
+            return self
+
+        return call
+
+
+@pytest.mark.parametrize("at", ["init", "log", "finish", "Video"])
+def test_an_error_of_wandb_is_one_warning(
+    at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = Broken(at)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=broken.init, Video=broken.Video, Settings=dict))
+    tracked = WandbRun(Wandb(project="p", mode="offline"), "train", "id", {}, tmp_path / "wandb", [{"step": 1}])
+    tracked.log({"step": 2, "loss/net": 1.0})
+    tracked.clip("clip", tmp_path / "x.mp4", 2)
+    tracked.close()
+    assert len(warnings_in(capsys.readouterr().out)) == 1
