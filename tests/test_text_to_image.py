@@ -75,6 +75,15 @@ def test_a_prompt_becomes_a_picture(world: Path) -> None:
     prompt = ["--prompt", "style plain. a red square", "--out", str(out), "--steps", "2"]
     assert generate.main([*map(str, words), *prompt]) == 0
     assert read_clip(out).shape == (1, 32, 32, 3)
+    picture = world / "one.png"
+    assert generate.main([*map(str, words), *prompt[:2], "--out", str(picture), "--steps", "2"]) == 0
+    with Image.open(picture) as shown:
+        assert shown.size == (32, 32) and shown.info["Title"] == "style plain. a red square"
+        assert shown.info["Comment"].startswith("seed 0, 2 euler steps")
+    (world / "prompts.txt").write_text("a red square\na blue square\n")
+    many = ["--prompts", str(world / "prompts.txt"), "--out", str(world / "many"), "--steps", "1"]
+    assert generate.main([*map(str, words), *many]) == 0
+    assert {path.name for path in (world / "many").iterdir()} == {"000.png", "001.png", "contact_sheet.png"}
 
 
 def test_the_game_on_pictures_ends_with_what_could_not_be_measured_named(world: Path, tmp_path: Path) -> None:
