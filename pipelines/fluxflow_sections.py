@@ -45,10 +45,21 @@ class Import:
         self.placed: dict[str, list[str]] = {}
         self.parent = "checkpoints/autoencoder"
         self.flow: str | None = None
-        if any(key in config.top for key in ("data_path", "use_webdataset")):
+        if self._has_source(config.top):
             self.sections["raw_video"] = self._source()
         for step in config.steps:
             self._step(step)
+
+    def _has_source(self, top: Mapping[str, Any]) -> bool:
+        """Whether it is said where the pictures are; what cannot be is left out."""
+        url = str(top.get("webdataset_url") or "")
+        if not top.get("use_webdataset"):
+            return "data_path" in top
+        if not url:
+            self.left_out["use_webdataset"] = "the guide's own data set stands nowhere in it: state webdataset_url"
+        if "*" in url:
+            self.left_out["webdataset_url: *"] = "no folder is listed at an address: write a range, {000..012}"
+        return bool(url)
 
     def _source(self) -> dict[str, Any]:
         top = self.config.top
@@ -69,8 +80,6 @@ class Import:
             },
         }
         if top.get("use_webdataset"):
-            if not top.get("webdataset_url"):
-                raise ParamsError("webdataset_url: use_webdataset reads tars, and no address of them is given.")
             tars = {
                 "urls": [str(top["webdataset_url"])],
                 "max_samples": None,

@@ -229,6 +229,14 @@ def test_words_that_say_nothing_are_told_in_a_line(
     assert said in capsys.readouterr().err
 
 
+def test_tars_without_an_address_or_with_a_pattern_are_named(tmp_path: Path) -> None:
+    for data, named in (({}, "use_webdataset"), ({"webdataset_url": "hf://datasets/a/b/c_*.tar"}, "webdataset_url: *")):
+        content = load(EVERY)
+        content["data"] = {"use_webdataset": True, **data}
+        sections, left_out, *_ = made(tmp_path, content)
+        assert named in left_out and ("raw_video" in sections) == bool(data)
+
+
 def test_truth_is_read_as_the_guides_program_reads_it(tmp_path: Path) -> None:
     content = load(EVERY)
     content["training"]["pipeline"]["steps"][1]["gan_training"] = "no"  # YAML 1.2 leaves it text, which is true
