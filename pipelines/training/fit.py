@@ -89,7 +89,7 @@ def one(name: str, changes: dict[str, Any], steps: int) -> dict[str, float]:
     values = parse_section(kind, section).model_dump()
     changes, absent = dict(changes), changes.get("absent", [])
     changes.pop("absent", None)
-    values = fit_blocks.without(section, values, absent)
+    values = fit_blocks.at_full_weight(fit_blocks.without(section, values, absent))
     values["training"] |= {**changes, "steps": steps + 2, "save_every": NEVER, "validate_every": NEVER}
     params = kind.model_validate(values)
     with tempfile.TemporaryDirectory(prefix="reel-fit-") as folder:

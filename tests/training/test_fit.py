@@ -78,6 +78,14 @@ def test_blocks_are_added_one_after_the_other() -> None:
     assert lines[2] == ["+", "adversarial+discriminator", "1.50", "+0.50", "0.5"] and lines[3][3] == "+0.25"
 
 
+def test_a_trial_has_every_loss_at_its_whole_weight() -> None:
+    late = {"weight": 1, "warmup": {"shape": "linear", "start": 40, "steps": 40}}
+    values = {"losses": {"kl": late}, "adversarial": {**late, "r1": {"every": 8}}, "training": {"warmup_steps": 3}}
+    tried = fit_blocks.at_full_weight(values)
+    assert tried["losses"]["kl"] == {"weight": 1, "warmup": None} and tried["adversarial"]["warmup"] is None
+    assert tried["training"] == {"warmup_steps": 3} and values["losses"]["kl"] is late
+
+
 @pytest.mark.parametrize(
     ("block", "said"),
     [
