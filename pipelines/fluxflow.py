@@ -61,6 +61,8 @@ def profile_text(made: Import, params: Path) -> str:
     present, _ = read_document(params)
     sections = dict(made.sections)
     for name, kind in made.kinds.items():
+        if name in present and name != kind:
+            raise ParamsError(f"step {name}: there is a stage {name} already; give the step another name.")
         if name not in present:  # a stage of its own has a whole section
             sections[name] = merged(present[kind], sections[name])
     known = {name: section for name, section in sections.items() if name in present}
@@ -68,10 +70,11 @@ def profile_text(made: Import, params: Path) -> str:
     for name in sections.keys() - known.keys():  # dvc.yaml has no stage of that name yet: by the rules of its kind
         _check({made.kinds[name]: sections[name]}, params)
     notes = ["# Imported from a FluxFlow configuration. To be saved as profiles/NAME.yaml; then `reel profile NAME`."]
+    notes += [f"# Step {step}: {' and '.join(stages)}." for step, stages in made.placed.items()]
     if made.left_out:
         notes += ["# Without an equivalent:", *(f"#   {key}: {reason}" for key, reason in made.left_out.items())]
     if made.stages:
-        notes.append("# Stages to add to dvc.yaml:")
+        notes.append("# Stages to add to dvc.yaml, each with a page docs/NAME.md:")
         notes += [f"#   {line}" for stage in made.stages for line in stage.splitlines()]
     return "\n".join(notes) + "\n" + written(sections)
 

@@ -127,7 +127,7 @@ def test_the_command_line_is_one_step(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_what_is_printed_is_a_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, text = imported(tmp_path, capsys, DATA + MODEL + INLINE)
     (tmp_path / "mine.yaml").write_text(text)
-    assert "vae_spade_gan" not in profile.complete("mine", tmp_path)
+    assert "\nvae_spade_gan:" not in profile.complete("mine", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipelines.data.video import read_clip
 from pipelines.generation import generate, rectified_flow
+from pipelines.latents import adversarial
 from pipelines.latents.autoencoder import train as train_autoencoder
 from pipelines.latents.clips import Clips, FrameGroups
 from pipelines.latents.encode import encode
@@ -19,6 +20,7 @@ from pipelines.models.denoiser import VideoDenoiser, averaged
 from pipelines.stage import StageError
 from tests.footage.footage import CLIP, CUTTING, folder, footage, run, video
 from tests.generation.toy import rectified
+from tests.latents.test_adversarial import params as game
 from tests.latents.toy import autoencoder_params, shards_params
 
 DENOISER = {"heads": 2, "head_dim": 12, "layers": 1, "feed_forward": 32, "patch": [1, 2, 2], "text_length": 8}
@@ -73,6 +75,26 @@ def test_a_prompt_becomes_a_picture(world: Path) -> None:
     prompt = ["--prompt", "style plain. a red square", "--out", str(out), "--steps", "2"]
     assert generate.main([*map(str, words), *prompt]) == 0
     assert read_clip(out).shape == (1, 32, 32, 3)
+    picture = world / "one.png"
+    assert generate.main([*map(str, words), *prompt[:2], "--out", str(picture), "--steps", "2"]) == 0
+    with Image.open(picture) as shown:
+        assert shown.size == (32, 32) and shown.info["Title"] == "style plain. a red square"
+        assert shown.info["Comment"].startswith("seed 0, 2 euler steps")
+    (world / "prompts.txt").write_text("a red square\na blue square\n")
+    many = ["--prompts", str(world / "prompts.txt"), "--out", str(world / "many"), "--steps", "1"]
+    assert generate.main([*map(str, words), *many]) == 0
+    assert {path.name for path in (world / "many").iterdir()} == {"000.png", "001.png", "contact_sheet.png"}
+
+
+def test_the_game_on_pictures_ends_with_what_could_not_be_measured_named(world: Path, tmp_path: Path) -> None:
+    changes = {"freeze": [], "discriminator": {"dimensions": 2, "width": 4, "levels": 2, "condition": "latents"}}
+    section = game(steps=2, **changes)
+    adversarial.train(
+        section, world / "clips", world / "vae", tmp_path / "out", tmp_path / "m.json", tmp_path / "plots"
+    )
+    gates = {gate["name"]: gate for gate in json.loads((tmp_path / "m.json").read_text())["gates"]}
+    assert gates["flicker"]["verdict"] == "warn" and "value" not in gates["flicker"]
+    assert "gate flicker: not available" in (tmp_path / "out/README.md").read_text()
 
 
 def test_pictures_and_clips_train_in_one_run(tmp_path: Path) -> None:

@@ -18,19 +18,19 @@ import pyarrow.parquet as pq
 
 from pipelines.data.endings import PICTURES as IMAGES
 from pipelines.data.endings import VIDEOS
-from pipelines.footage.captions import captions_from_files, sidecars_of
+from pipelines.footage.captions import Table, captions_from_files, sidecars_of
 from pipelines.footage.files import find_media
 from pipelines.footage.lerobot import INFO, cameras_of, read_info
 from pipelines.footage.places import written
 from pipelines.footage.recordings import NAME
 from pipelines.footage.tables import FORMATS, LISTS, read_rows
+from pipelines.footage.tars import counted
 from pipelines.stage import StageError
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 LIKELY = ("metadata", "prompts", "prompt", "captions", "caption", "dataset", "videos", "train", "data")
 """Names of tables, the likeliest first."""
 HUB = re.compile(r"[\w.-]+/[\w.-]+")
-NUMBERED = re.compile(r"^(.*?)(\d+)(\D*)$")
 UNWATCHED = (
     "DVC does not look at addresses: where the server states an ETag, add the tars to deps of raw_video; else "
     "`reel run raw_video --force` reads a changed tar"
@@ -136,19 +136,28 @@ def _captioned(root: Path, files: Sequence[Path], chosen: Sequence[Path], media:
     if best is not None and most >= beside:
         words = f"a folder of {what}, {most} of {len(names)} captioned by {best}"
         return Layout(words, "folder", {**base, "captions": best}, (root.as_posix(),))
+    if best is None and not beside:
+        near = [one for one in root.parent.glob("*.*") if one.is_file() and one.stem.lower() in (*LIKELY, root.name)]
+        outside, count = _best_table(root, near, names)
+        if outside is not None:
+            words = f"a folder of {what}, {count} of {len(names)} captioned by {outside} beside it"
+            return Layout(words, "folder", {**base, "captions": outside}, (root.as_posix(), outside))
     words = f"a folder of {what}, {beside} of {len(names)} with a text beside it"
     return Layout(words, "folder", {**base, "captions": None}, (root.as_posix(),), captioned=beside > 0)
 
 
 def _best_table(root: Path, files: Sequence[Path], names: Sequence[str]) -> tuple[str | None, int]:
-    """The table, or the pattern of equally named tables in folders, that captions most, and how many."""
+    """The table, or the pattern of equally named tables in folders, that captions most, and how many.
+
+    A table outside of the folder is named as its path stands.
+    """
     tables = [file for file in files if file.suffix.lower() in FORMATS and file.name not in LISTS]
     beside = {(root / name).with_suffix("") for name in names}
     tables = [file for file in tables if file.with_suffix("") not in beside]
     groups: dict[str, list[Path]] = {}
     for table in tables:
         groups.setdefault(table.name, []).append(table)
-    tried = [(many[0].relative_to(root).as_posix(), many[:1]) for many in groups.values()]
+    tried = [(_inside(many[0], root), many[:1]) for many in groups.values()]
     tried += [(f"**/{name}", many) for name, many in groups.items() if len(many) > 1]
     tried.sort(key=lambda one: LIKELY.index(Path(one[0]).stem) if Path(one[0]).stem in LIKELY else len(LIKELY))
     best: tuple[str | None, int] = (None, 0)
@@ -163,6 +172,17 @@ def _best_table(root: Path, files: Sequence[Path], names: Sequence[str]) -> tupl
     return best
 
 
+def _inside(table: Path, root: Path) -> str:
+    """As a source names a table: relative to its folder where it lies in it."""
+    return (table.relative_to(root) if table.is_relative_to(root) else table).as_posix()
+
+
+def _common(table: Table, root: Path) -> Path:
+    """Where a table lies in the project's root, the folder that all its files lie in: the project is no data set."""
+    inside = os.path.commonpath([Path(name).parent for name in table.told])
+    return root / inside if root.resolve() == Path.cwd() and inside else root
+
+
 def _table(path: Path) -> Layout:
     """A table: its videos are in its folder, or where its names say."""
     roots = [path.parent]
@@ -174,10 +194,12 @@ def _table(path: Path) -> Layout:
         if chosen:
             names = [file.relative_to(root).as_posix() for file in chosen]
             (table,) = captions_from_files([path], root, names, path.name)
-            inside = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+            root = _common(table, root)
+            inside = _inside(path, root)
             media = "videos" if videos else "images"
             what = "cuts of videos" if any(one.span for many in table.told.values() for one in many) else media
-            words = f"a table of {table.rows} {what}; {len(table.told)} of {len(names)} files here are in it"
+            held = sum(file.is_relative_to(root) for file in chosen)
+            words = f"a table of {table.rows} {what}; {len(table.told)} of {held} files here are in it"
             watched = (root.as_posix(),) if path.is_relative_to(root) else (root.as_posix(), path.as_posix())
             values = {"path": root.as_posix(), "media": media, "captions": inside}
             return Layout(words, "folder", values, watched)
@@ -273,16 +295,3 @@ def _nothing(root: Path, files: Sequence[Path]) -> str:
     endings = Counter(file.suffix.lower() or "no ending" for file in files).most_common(4)
     held = ", ".join(f"{count} {ending}" for ending, count in endings) or "nothing"
     return f"{root}: holds no video, picture or tar that is known here ({held})."
-
-
-def counted(urls: Sequence[str]) -> list[str]:
-    """``a-000.tar``, ``a-001.tar`` as ``a-{000..001}.tar``, where numbers follow one another; else the names."""
-    found = [NUMBERED.match(url) for url in urls]
-    if len(urls) > 1 and all(found):
-        parts = [match.groups() for match in found if match]
-        numbers = [int(number) for _, number, _ in parts]
-        same = len({(before, len(number), after) for before, number, after in parts}) == 1
-        if same and numbers == list(range(numbers[0], numbers[0] + len(numbers))):
-            before, first, after = parts[0]
-            return [f"{before}{{{first}..{parts[-1][1]}}}{after}"]
-    return list(urls)

@@ -29,6 +29,7 @@ from pipelines.textfile import storable_text
 
 KEY = "raw_video.source.tars.urls"
 COUNTED = re.compile(r"\{(\d+)\.\.(\d+)\}")
+NUMBERED = re.compile(r"^(.*?)(\d+)(\D*)$")
 
 
 def expand(urls: Sequence[str], key: str = KEY) -> list[str]:
@@ -48,6 +49,19 @@ def expand(urls: Sequence[str], key: str = KEY) -> list[str]:
         for chosen in itertools.product(*counts):
             found.append("".join(itertools.chain(*itertools.zip_longest(parts, chosen, fillvalue=""))))
     return found
+
+
+def counted(urls: Sequence[str]) -> list[str]:
+    """``a-000.tar``, ``a-001.tar`` as ``a-{000..001}.tar``, where numbers follow one another; else the names."""
+    found = [NUMBERED.match(url) for url in urls]
+    if len(urls) > 1 and all(found):
+        parts = [match.groups() for match in found if match]
+        numbers = [int(number) for _, number, _ in parts]
+        same = len({(before, len(number), after) for before, number, after in parts}) == 1
+        if same and numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+            before, first, after = parts[0]
+            return [f"{before}{{{first}..{parts[-1][1]}}}{after}"]
+    return list(urls)
 
 
 def tar_name(url: str) -> str:

@@ -1,4 +1,4 @@
-"""From prompts to mp4 files with any flow checkpoint, refined where asked: ``reel generate --help``."""
+"""From prompts to mp4 files, or pictures, with any flow checkpoint, refined where asked: ``reel generate --help``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from pipelines import stage
 from pipelines.data.video import Mp4
@@ -26,6 +28,7 @@ from pipelines.textfile import TextError, lines_of, one_line, read_text
 from pipelines.training.generator import Generator
 
 SHEET = "contact_sheet.png"
+PICTURE = ".png"
 
 
 def size(text: str) -> tuple[int, int]:
@@ -66,7 +69,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument("--prompt", help="one prompt")
     what.add_argument("--prompts", type=Path, help="text file, a prompt on each line")
     parser.add_argument(
-        "--out", type=Path, required=True, help=f"an mp4; with --prompts a folder, which gets a {SHEET}"
+        "--out",
+        type=Path,
+        required=True,
+        help=f"an mp4, or of one frame a png; with --prompts a folder, which gets a {SHEET}",
     )
     parser.add_argument("--negative", metavar="PROMPT", help="what guidance leads away from; default: the empty prompt")
     parser.add_argument("--image", type=Path, help="a picture to start from (flows trained with a first_frame_share)")
@@ -130,23 +136,26 @@ def load(given: argparse.Namespace) -> Generator:
     return generator.without_guidance() if given.guidance == 1.0 else generator
 
 
-def story(generator: Generator, seed: int, wanted: Wanted) -> str:
-    """What an mp4 says of how it was made."""
+def story(generator: Generator, seed: int, wanted: Wanted, ending: str) -> str:
+    """What a file says of how it was made."""
     parts = [f"seed {seed}", generator.story]
     parts += [f"negative prompt {wanted.negative!r}"] * (wanted.negative is not None)
     parts += [f"first frame {wanted.image.name}"] if wanted.image is not None else []
     parts += [f"{wanted.refiner.story} by {wanted.refiner.name}"] if wanted.refiner is not None else []
-    return ", ".join([*parts, f"{generator.facts['frame_rate']:g} frames/s", "h264", generator.name])
+    parts += [f"{generator.facts['frame_rate']:g} frames/s", "h264"] if ending != PICTURE else []
+    return ", ".join([*parts, generator.name])
 
 
 def check_out(given: argparse.Namespace) -> None:
     """Make the folder that clips go to, before anything is sampled for it.
 
     Raises:
-        StageError: one clip is to go to a file that is no mp4. OSError: the folder cannot be made or written.
+        StageError: one clip is to go to a file that is no mp4 or png. OSError: the folder cannot be made or written.
     """
-    if given.prompt is not None and given.out.suffix.lower() != ".mp4":
-        raise StageError(f"--out {given.out}: one clip is written as an mp4; end the name in .mp4.")
+    if given.prompt is not None and given.out.suffix.lower() not in (".mp4", PICTURE):
+        raise StageError(
+            f"--out {given.out}: one clip is written as an mp4; end the name in .mp4 (or .png, where it is one frame)."
+        )
     folder = given.out.parent if given.prompt is not None else given.out
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
@@ -165,18 +174,34 @@ def write_clips(given: argparse.Namespace) -> None:
     read = {"checkpoint": given.checkpoint, "latents": latents, "autoencoder": autoencoder}
     maker = ClipMaker(generator, latents, autoencoder)
     num_frames, height, width = maker.video_shape(wanted)
+    if given.prompt is not None and given.out.suffix.lower() == PICTURE and num_frames > 1:
+        raise StageError(f"--out {given.out}: a png is one frame, and this clip has {num_frames}; end it in .mp4.")
     mark, strips = watermark(), []
+    ending = PICTURE if num_frames == 1 else ".mp4"
     for number, latents in enumerate(maker.latents_of(prompts, seeds, wanted, given.batch_size)):
-        path = given.out if given.prompt is not None else given.out / f"{number:03d}.mp4"
-        facts = {"title": prompts[number], "comment": story(generator, seeds[number], wanted)}
-        with Mp4(path, (height, width), generator.facts["frame_rate"], facts) as film:
-            shown = write_film(film, map(mark, maker.frames(latents)), num_frames)
-        finish(path, "reel generate", {"prompt": prompts[number], "how": facts["comment"]}, read)
+        path = given.out if given.prompt is not None else given.out / f"{number:03d}{ending}"
+        facts = {"title": prompts[number], "comment": story(generator, seeds[number], wanted, path.suffix.lower())}
+        pieces = map(mark, maker.frames(latents))
+        if path.suffix.lower() == PICTURE:
+            shown = write_picture(path, pieces, facts)
+        else:
+            with Mp4(path, (height, width), generator.facts["frame_rate"], facts) as film:
+                shown = write_film(film, pieces, num_frames)
+            finish(path, "reel generate", {"prompt": prompts[number], "how": facts["comment"]}, read)
         print(f"{path}: {prompts[number]}", flush=True)
         strips.append(contact_sheet.strip(shown))
     if given.prompts is not None:
         for page in contact_sheet.draw(strips, prompts, given.out / SHEET):
             print(f"{page}: {len(prompts)} prompts", flush=True)
+
+
+def write_picture(path: Path, pieces: Iterable[np.ndarray], facts: Mapping[str, str]) -> np.ndarray:
+    """Write a clip of one frame, uint8 [1, H, W, 3], without loss; ``facts`` stand in its text chunks."""
+    shown, told = np.concatenate(list(pieces)), PngInfo()
+    for name, text in facts.items():
+        told.add_itxt(name.title(), text)
+    Image.fromarray(shown[0]).save(path, "PNG", pnginfo=told)
+    return shown
 
 
 def write_film(film: Mp4, pieces: Iterable[np.ndarray], num_frames: int) -> np.ndarray:

@@ -147,8 +147,7 @@ class Autoencoding:
     def _coder(self, batch: Batch, step: int) -> LossOutput:
         video = batch["video"]
         made, codes, logvar = self._reconstructed(batch)
-        error = (made.detach() - video).square().mean()
-        logged: dict[str, Tensor] = {"train/psnr": 10 * torch.log10(4 / error)}
+        logged: dict[str, Tensor] = {}
         monitors: dict[str, Tensor] = {}
         total = made.new_zeros(len(video))
 
@@ -162,6 +161,9 @@ class Autoencoding:
 
         for name, (term, value) in self._compared(made, video).items():
             add(name, value(), term.weight * grown(term.warmup, step))
+        is_mse = getattr(self.terms.reconstruction, "kind", None) == "mse"
+        error = logged["reconstruction"] if is_mse else (made.detach() - video).square().mean()
+        logged["train/psnr"] = 10 * torch.log10(4 / error)
         if (block := self.terms.kl) is not None:
             assert logvar is not None
             weight = block.weight * grown(block.warmup, step)

@@ -11,6 +11,8 @@ from pipelines.params import BelowOne, Count, NonNegative, Params, Positive, Rea
 
 
 def _tuple(value: Any) -> Any:
+    if isinstance(value, str):
+        raise ValueError(f"it is a list: [{value}]")
     return tuple(value) if isinstance(value, list) else value
 
 

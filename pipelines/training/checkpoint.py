@@ -107,8 +107,8 @@ def card(record: Mapping[str, Any], loading: Sequence[str] = ()) -> str:
     numbers = [(name, value) for name, value in record["results"].items() if isinstance(value, (int, float))]
     lines += [f"- {name}: {value:.4g}" for name, value in numbers]
     for gate in record["results"].get("gates", ()):
-        judged = f"{gate['value']:.4g} {gate['comparison']} {gate['threshold']:g}"
-        lines.append(f"- gate {gate['name']}: {judged}: {gate['verdict']}")
+        value = f"{gate['value']:.4g}" if "value" in gate else "not available"
+        lines.append(f"- gate {gate['name']}: {value} {gate['comparison']} {gate['threshold']:g}: {gate['verdict']}")
     lines += ["", "## Make it again", "", f"    dvc repro {stage}", ""]
     return "\n".join(lines)
 

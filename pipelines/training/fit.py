@@ -14,10 +14,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
+import torch
 
 from pipelines import stage
 from pipelines.commands import stage_commands, stage_words
@@ -27,18 +31,25 @@ from pipelines.progress import Progress
 from pipelines.stage import StageError
 from pipelines.starting import WRITTEN
 from pipelines.training import fit_blocks
+from pipelines.training.precision import chosen_device
 
 NEVER = 10**9
+LOOK_SECONDS = 0.003
+"""Between two looks at the memory of the process; a layer of a network that fills a machine takes longer."""
 RESULT = "reel-fit-result "
 KNOBS = ("micro_batch", "gradient_checkpointing", "precision")
 
 
 class Trial(Progress):
-    """Counts steps instead of printing them, and asks the stage to stop after enough; the first is not timed."""
+    """Counts steps instead of printing them, and asks the stage to stop after enough.
+
+    The first is neither timed nor is its memory: what a stage measures before it trains is often larger than a step.
+    """
 
     def __init__(self, name: str, steps: int) -> None:
         super().__init__(name)
         self.steps, self.times, self.peak = steps, [], 0.0
+        self.over, self.on_gpu = threading.Event(), chosen_device().type == "cuda"
 
     def say(self, text: str) -> None:
         """Nothing."""
@@ -47,9 +58,30 @@ class Trial(Progress):
         """Note the time of a step."""
         if unit == "step":
             self.times.append(time.perf_counter())
-            self.peak = peak_gib()
+            if len(self.times) == 1:
+                self._watch()
+            if self.on_gpu:
+                self.peak = peak_gib()
             if len(self.times) > self.steps:
+                self.over.set()
                 stage.current().stop.set()
+
+    def _watch(self) -> None:
+        """From now on the peak counts: the device's own, or what this process holds, looked at again and again."""
+        if self.on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+            return
+        process = psutil.Process()
+
+        def look() -> None:
+            self.peak = max(self.peak, process.memory_info().rss / 2**30)
+
+        def keep_looking() -> None:
+            while not self.over.wait(LOOK_SECONDS):
+                look()
+
+        look()
+        threading.Thread(target=keep_looking, daemon=True).start()
 
     @property
     def step_seconds(self) -> float:
@@ -89,7 +121,7 @@ def one(name: str, changes: dict[str, Any], steps: int) -> dict[str, float]:
     values = parse_section(kind, section).model_dump()
     changes, absent = dict(changes), changes.get("absent", [])
     changes.pop("absent", None)
-    values = fit_blocks.without(section, values, absent)
+    values = fit_blocks.at_full_weight(fit_blocks.without(section, values, absent))
     values["training"] |= {**changes, "steps": steps + 2, "save_every": NEVER, "validate_every": NEVER}
     params = kind.model_validate(values)
     with tempfile.TemporaryDirectory(prefix="reel-fit-") as folder:

@@ -33,6 +33,13 @@ def _copied(value: Any) -> Any:
     return {name: _copied(one) for name, one in value.items()} if isinstance(value, Mapping) else value
 
 
+def at_full_weight(values: Any) -> Any:
+    """The same with every term of a loss from the first update on: a few steps would end before a ``warmup`` begins."""
+    if not isinstance(values, Mapping):
+        return values
+    return {name: None if name == "warmup" else at_full_weight(value) for name, value in values.items()}
+
+
 def steps(now: Mapping[str, Any], blocks: Sequence[str]) -> list[dict[str, Any]]:
     """The choices: none of the blocks, then one more each time."""
     return [{**now, "absent": list(blocks[count:])} for count in range(len(blocks) + 1)]

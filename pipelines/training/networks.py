@@ -42,6 +42,7 @@ class Networks:
     Attributes:
         own: the stage's networks by name.
         optimizers: of each.
+        weights: of each, those that are trained; found once, for a walk through the layers takes as long as a layer.
     """
 
     def __init__(self, objective: Objective, run: Run, found: Mapping[str, Any] | None) -> None:
@@ -67,6 +68,7 @@ class Networks:
         self.optimizers = {
             name: NetworkOptimizer(net, blocks[name].optimizer, run.precision) for name, net in self.own.items()
         }
+        self.weights = {name: [p for p in net.parameters() if p.requires_grad] for name, net in self.own.items()}
         if run.training.ema is not None:
             run.emas = {name: Ema(net, run.training.ema) for name, net in self.own.items()}
         if found is not None:
@@ -97,16 +99,16 @@ class Networks:
         """
         others = [other for other in self.own if other != name]
         called = {other: getattr(objective, other) for other in others}
-        frozen = [p for other in others for p in self.own[other].parameters() if p.requires_grad]
+        frozen = [parameter for other in others for parameter in self.weights[other]]
         for parameter in frozen:
-            parameter.requires_grad_(False)
+            parameter.requires_grad = False
         for other in others:
             setattr(objective, other, self.own[other])
         try:
             yield
         finally:
             for parameter in frozen:
-                parameter.requires_grad_(True)
+                parameter.requires_grad = True
             for other, network in called.items():
                 setattr(objective, other, network)
                 if other in self.skeletons:  # it was called, and no backward pass follows

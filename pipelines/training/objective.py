@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -71,13 +72,19 @@ class Batches(Protocol):
         ...
 
 
+@functools.lru_cache(maxsize=16)
+def _by_network(losses: Callable[..., Any]) -> bool:
+    """Whether losses are asked for one network; looked up once, for it takes as long as a small kernel."""
+    return "network" in inspect.signature(losses).parameters
+
+
 def ask(objective: Objective, batch: Batch, step: int, network: str) -> dict[str, LossOutput]:
     """What the objective answers for one network: its loss, or nothing.
 
     Raises:
         TypeError: it answers for another network, or several are trained and it cannot be asked for one.
     """
-    if "network" in inspect.signature(objective.losses).parameters:
+    if _by_network(getattr(objective.losses, "__func__", objective.losses)):
         outputs = objective.losses(batch, step, network)
     elif len(objective.trained) == 1:
         outputs = objective.losses(batch, step)

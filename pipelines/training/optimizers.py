@@ -87,8 +87,8 @@ class NetworkOptimizer:
     """
 
     def __init__(self, network: nn.Module, block: Optimizer, precision: str = "fp32") -> None:
-        self.network = network
         named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+        self.trained = [p for _, p in named]
         self.views: list[tuple[nn.Parameter, nn.Parameter]] = []
         self.optimizers: list[torch.optim.Optimizer] = []
         if isinstance(block, Muon):
@@ -118,7 +118,7 @@ class NetworkOptimizer:
 
         Returns what it was; None where no weight has a gradient.
         """
-        reached = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
+        reached = [parameter for parameter in self.trained if parameter.grad is not None]
         if not reached:
             return None
         self.share_gradients()

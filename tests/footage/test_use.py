@@ -16,8 +16,9 @@ import yaml
 from PIL import Image
 
 from pipelines.data.video import write_mp4
-from pipelines.footage.layouts import counted, recognise
+from pipelines.footage.layouts import recognise
 from pipelines.footage.source_block import with_deps, with_source
+from pipelines.footage.tars import counted
 from pipelines.footage.use import main
 from pipelines.stage import StageError
 from tests.footage.footage import frames, video
@@ -237,6 +238,23 @@ def test_what_all_clips_cost_and_the_classes_and_gate_that_fit_them_are_told(
     values["pseudo_classes"]["num_classes"] = 2
     Path("params.yaml").write_text(yaml.safe_dump(values))
     assert main(["mine"]) == 0 and "too many" not in capsys.readouterr().out
+
+
+def test_captions_beside_a_folder_of_pictures_are_found_from_the_folder_and_from_the_table(project: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (project / "pictures").mkdir(exist_ok=True)
+        Image.new("RGB", (80, 72), "red").save(project / "pictures" / name)
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(
+        text.replace("num_frames: 17", "num_frames: 1", 1)
+    )  # pictures are clips of one frame
+    Path("captions.txt").write_text("a.png\ta red wall\npictures/b.png\tanother\n")
+    Path("plots").mkdir()
+    Image.new("RGB", (80, 72), "red").save(project / "plots/own.png")
+    wanted = {"kind": "folder", "path": "pictures", "media": "images", "captions": "captions.txt"}
+    for named in ("pictures", "captions.txt"):
+        assert used(named) == wanted
+        assert set(deps()) == {"pictures", "captions.txt"}
 
 
 @pytest.mark.parametrize("deps", ["deps: [old]", "deps: [\n      old]", "deps:\n      - old", "deps:\n    - old"])

@@ -140,7 +140,11 @@ def test_a_negative_prompt_no_guidance_and_another_sampler_are_other_clips(world
 
 def test_a_place_that_cannot_be_written_is_told_before_anything_is_sampled(world, capsys):
     (world / "a file").write_text("")
-    for out, told in (("clip.gif", "end the name in .mp4"), ("a file/clip.mp4", "a file")):
+    for out, told in (
+        ("clip.gif", "end the name in .mp4"),
+        ("clip.png", "a png is one frame, and this clip has 9"),
+        ("a file/clip.mp4", "a file"),
+    ):
         assert run(world, "--prompt", "red", "--out", str(world / out)) == 2
         said = capsys.readouterr()
         assert told in said.err and "evaluation" not in said.out

@@ -12,7 +12,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from PIL import Image
 from pydantic import ValidationError
 
-from pipelines.latents.adversarial import train
+from pipelines.latents.adversarial import gates, train
 from pipelines.latents.autoencoder import train as train_autoencoder
 from pipelines.latents.params import AutoencoderAdversarialParams, PretrainedAutoencoderParams
 from pipelines.models.autoencoder import load_autoencoder
@@ -162,6 +162,13 @@ def test_blocks_that_contradict_each_other_stop_before_training(
     with pytest.raises(ParamsError, match=said):
         run(parent, tmp_path, params(**changes))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_gate_on_what_could_not_be_measured_warns_with_the_reason() -> None:
+    found = {gate["name"]: gate for gate in gates(params().gates, {"psnr": 30.0}, {"psnr": 29.5})}
+    assert found["psnr_fall"]["verdict"] == "pass"
+    assert found["flicker"]["verdict"] == "warn" and "value" not in found["flicker"]
+    assert "a picture is one frame" in found["flicker"]["reason"]
 
 
 def test_a_discriminator_without_an_adversarial_block_is_refused() -> None:

@@ -117,6 +117,22 @@ def test_the_histogram_is_that_of_hard_bins_within_a_bin_and_has_a_gradient() ->
     assert float(losses.histogram(target, target.flip(-1), 64)[0]) == pytest.approx(0.0, abs=1e-6)
 
 
+@given(seed=st.integers(0, 2**16), bins=st.integers(1, 9))
+@settings(max_examples=30, deadline=None)
+def test_a_value_is_below_an_edge_to_the_share_of_its_box_that_is(seed: int, bins: int) -> None:
+    values = torch.randn(2, 50, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    values[0, :3] = torch.tensor([-1.0, 1.0, 1e9])  # on the first and last edge, and far outside
+    width = 2 / bins
+    edges = torch.linspace(-1, 1, bins + 1, dtype=torch.float64)[1:]
+    shares = ((edges[:, None, None] - values) / width + 0.5).clamp(0, 1)
+    torch.testing.assert_close(losses.cumulative(values, bins), shares.mean(dim=2).T)
+
+
+def test_a_histogram_of_what_is_no_number_is_none() -> None:
+    broken = torch.full((1, 3, 1, 4, 4), math.nan)
+    assert math.isnan(float(losses.histogram(broken, torch.zeros_like(broken), 8)[0]))
+
+
 DIFFERENTIABLE = {
     "frequency": lambda p, t: losses.frequency(p, t, 0.5),
     "contrast": losses.contrast,

@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 import yaml
 
+from pipelines import stage
 from pipelines.params import ParamsError
 from pipelines.training import fit_blocks
-from pipelines.training.fit import choices, parser, table
+from pipelines.training.fit import Trial, choices, parser, table
 from tests.training.toy import ADAMW, params
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +79,23 @@ def test_blocks_are_added_one_after_the_other() -> None:
     found = [{"peak_gib": peak, "step_seconds": 0.5} for peak in (1.0, 1.5, 1.75)]
     lines = [line.split() for line in fit_blocks.table("coder", blocks, found).splitlines()]
     assert lines[2] == ["+", "adversarial+discriminator", "1.50", "+0.50", "0.5"] and lines[3][3] == "+0.25"
+
+
+def test_what_was_held_before_the_first_step_is_not_its_peak(tmp_path: Path) -> None:
+    trial = Trial("toy", 2)
+    stage.enter(stage.Context("toy", tmp_path, progress=trial))
+    np.ones(1 << 26).sum()  # half a GiB, given back
+    for done in (1, 2, 3):
+        trial.report(done, 9)
+    assert stage.current().stop.is_set() and 0.01 < trial.peak < psutil.Process().memory_info().rss / 2**30 + 0.25
+
+
+def test_a_trial_has_every_loss_at_its_whole_weight() -> None:
+    late = {"weight": 1, "warmup": {"shape": "linear", "start": 40, "steps": 40}}
+    values = {"losses": {"kl": late}, "adversarial": {**late, "r1": {"every": 8}}, "training": {"warmup_steps": 3}}
+    tried = fit_blocks.at_full_weight(values)
+    assert tried["losses"]["kl"] == {"weight": 1, "warmup": None} and tried["adversarial"]["warmup"] is None
+    assert tried["training"] == {"warmup_steps": 3} and values["losses"]["kl"] is late
 
 
 @pytest.mark.parametrize(
