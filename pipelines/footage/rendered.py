@@ -10,11 +10,11 @@ from pathlib import Path
 from pipelines import stage
 from pipelines.data.catalog import COMPOSITION, TEST, TRAIN, VALIDATION
 from pipelines.footage import factors
-from pipelines.footage.clips import Cut, Made, content_hash, store
 from pipelines.footage.factors import Factors, Series
 from pipelines.footage.params import Clip, Rendered, Splits
 from pipelines.footage.render import VERSION, Scene, actions, render, scene
 from pipelines.footage.splits import check_filled, even_share
+from pipelines.footage.storing import Cut, Made, content_hash, store
 
 
 def cut(drawn: Scene, clip: Clip) -> Cut:
