@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.paired import Figure, cpu_seconds, ratios
-from pipelines.flow.drift import Problems, drift_loss
+from pipelines.flow.drift import Problems, drift_pull
 from pipelines.flow.drift_kernel import LEAST_COLUMN
 from pipelines.flow.params import DriftField
 
@@ -65,7 +65,7 @@ LARGE = Setting(64, 16, 64, 16, places=8)
 
 def ours(groups: Sequence[Problems]) -> Tensor:
     """Sum over features of the mean over classes, with gradients."""
-    loss = torch.stack([drift_loss(group, FIELD).mean(1).sum() for group in groups]).sum()
+    loss = torch.stack([drift_pull(group, FIELD).loss.mean(1).sum() for group in groups]).sum()
     loss.backward()
     return loss.detach()
 
@@ -178,7 +178,7 @@ def memory() -> float:
         "for width in d.WIDTHS:\n"
         "    for places in (16, 15):\n"
         "        f = [torch.randn(places, 64, n, width, generator=draw) for n in (64, 64, 32)]\n"
-        "        f[0].requires_grad_(); d.drift_loss(d.Problems(*f), d.FIELD).sum().backward()\n"
+        "        f[0].requires_grad_(); d.drift_pull(d.Problems(*f), d.FIELD).loss.sum().backward()\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
