@@ -24,7 +24,7 @@ def used(tree: ast.AST) -> Iterator[str]:
 
 
 AWAITED = {"ranked_by_level", "ranked_from"}
-"""Selections of keyframes (scores per level, a given set) that no stage offers yet; a name goes from here once one does."""
+"""Selections of keyframes (scores per level, a given set) that no stage offers yet; once one does, its name goes."""
 
 
 def idle(sources: dict[str, str], told: str) -> list[str]:
@@ -35,10 +35,12 @@ def idle(sources: dict[str, str], told: str) -> list[str]:
     found = []
     for place, tree in trees.items():
         for node in tree.body if place.startswith("pipelines") else []:
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                own = sum(name == node.name for name in used(node))
-                if not node.name.startswith("_") and counts[node.name] <= own and node.name not in words:
-                    found.append(f"{place}: {node.name}")
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                continue
+            if node.name.startswith("_") or node.name in words:
+                continue
+            if counts[node.name] <= sum(name == node.name for name in used(node)):
+                found.append(f"{place}: {node.name}")
     return found
 
 
