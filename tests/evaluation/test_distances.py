@@ -94,6 +94,8 @@ def test_copies_of_training_clips_are_found_though_their_distance_is_that_of_rea
     assert training.copies(copies).all()
     assert distance(copies, reference) < distance(held_out, reference) + 0.3, "the distance alone would let them win"
     assert training.copies(train[:96]).all(), "the clips themselves too"
+    assert training.nearest(train[:96]).max() < 1e-9 < 0.2 * training.nearest(held_out).mean()
+    assert training.nearest(copies).mean() < 0.05 * training.nearest(held_out).mean()
 
 
 def test_clips_that_lie_where_training_clips_are_dense_are_no_copies() -> None:
