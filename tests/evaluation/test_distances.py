@@ -151,5 +151,10 @@ def test_near_one_counts_from_both_sides() -> None:
     high, low, right = (Estimate(value, value + draws) for value in (1.5, 0.6, 1.0))
     assert compared(right, high, "near 1")["verdict"] == "better"
     assert compared(low, high, "near 1")["verdict"] == "worse"
+    noisy = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.05
+    real = Estimate(1.0, torch.ones(400, dtype=torch.float64))
+    for value, verdict in ((1.01, "within noise"), (0.99, "within noise"), (0.7, "worse"), (1.4, "worse")):
+        found = compared(Estimate(value, value + noisy), real, "near 1")
+        assert found["verdict"] == verdict and found["low"] < found["difference"] < found["high"]
     pairs = all_compared({"a": {"ratio": right}, "b": {"ratio": low}, "c": {}}, {"ratio": "near 1"})
     assert pairs["a against b"]["ratio"]["verdict"] == "better" and pairs["a against c"] == {}
