@@ -18,7 +18,8 @@ verdict]`` and ``gate NAME: verdict (value >= threshold;`` of that stage is a cl
 ``docs/numbers/RUN.json`` holds the run (commit, machine, day) and the numbers that pages quote, no others.
 ``python -m benchmarks.claims take demo FOLDER`` reads a finished demo in a folder, ``take RUN ablation.json`` the table
 of ``reel ablate``; both write that file and every marked number, and print the lines that changed: words around them
-may be untrue now. Without ``take`` nothing is written, and the exit status says whether all agree.
+may be untrue now. A file that holds what ``reel demo`` printed may follow: the times of stages are then taken from it.
+Without ``take`` nothing is written, and the exit status says whether all agree.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.marks import Book, ClaimError, Numbers, corrected
+from benchmarks.marks import Book, ClaimError, Numbers, corrected, with_times
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMBERS = Path("docs") / "numbers"
@@ -124,7 +125,7 @@ def _differing(page: Path, before: str, after: str) -> list[str]:
     return [f"{page}:{row}: {one}\n    the run says: {two}" for row, (one, two) in enumerate(pairs, 1) if one != two]
 
 
-def take(root: Path, run: str, source: Path) -> list[str]:
+def take(root: Path, run: str, source: Path, transcript: Path | None = None) -> list[str]:
     """Write a run's numbers and every marked number of the pages; the lines that changed.
 
     Raises:
@@ -133,10 +134,11 @@ def take(root: Path, run: str, source: Path) -> list[str]:
     facts, numbers = of_ablation(source) if source.is_file() else of_project(source)
     book = Book({**stated(root), run: numbers})
     texts: dict[Path, tuple[str, str]] = {}
+    printed = transcript.read_text(encoding="utf-8") if transcript else ""
     for page in pages(root):
         text = page.read_text(encoding="utf-8")
         try:
-            texts[page] = text, corrected(text, book)
+            texts[page] = text, with_times(corrected(text, book), printed)
         except ClaimError as error:
             raise ClaimError(f"{page.relative_to(root)}: {error}") from None
     (root / NUMBERS).mkdir(parents=True, exist_ok=True)
@@ -150,12 +152,12 @@ def take(root: Path, run: str, source: Path) -> list[str]:
 def main(words: list[str], root: Path = ROOT) -> int:
     """Check, or take; the exit status."""
     try:
-        if len(words) == 3 and words[0] == "take":
-            told = take(root, words[1], Path(words[2]))
+        if len(words) in (3, 4) and words[0] == "take":
+            told = take(root, words[1], *map(Path, words[2:]))
             print("\n".join([*told, f"{len(told)} lines changed; read the words around them, then commit."]))
             return 0
         if words:
-            raise ClaimError("python -m benchmarks.claims [take RUN FOLDER|ablation.json]")
+            raise ClaimError("python -m benchmarks.claims [take RUN FOLDER|ablation.json [TRANSCRIPT]]")
         told = mistakes(root)
         print("\n".join(told) if told else "Every marked number is that of its run.")
         return 1 if told else 0

@@ -151,6 +151,23 @@ def in_lines(text: str, book: Book) -> str:
     return LINES.sub(block, text)
 
 
+def with_times(text: str, transcript: str) -> str:
+    """A page whose marked output has the times of a transcript: of every stage that it says is done, and of all."""
+    times = dict(re.findall(r"^(\w+) +done +(\S.*?)(?:  |$)", transcript, re.MULTILINE))
+    whole = re.search(r"^\d+ stages in .+$", transcript, re.MULTILINE)
+
+    def row(found: re.Match[str]) -> str:
+        name, between, old, gap = found.groups()
+        return f"{name}{between}{times.get(name, old):<{len(old + gap) - 2}}  "
+
+    def block(found: re.Match[str]) -> str:
+        body = re.sub(r"^(\w+)( +done +)(\S.*?)(  +)", row, found["body"], flags=re.MULTILINE)
+        body = re.sub(r"^\d+ stages in .+$", whole[0] if whole else r"\g<0>", body, flags=re.MULTILINE)
+        return found[0].replace(found["body"], body)
+
+    return LINES.sub(block, text)
+
+
 def _line(line: str, run: str, book: Book) -> str:
     stage = re.match(r"\w*", line)[0]  # pyright: ignore[reportOptionalSubscript]
 

@@ -151,6 +151,21 @@ def test_a_mark_that_cannot_be_read_is_told_and_nothing_is_written(
     assert claims.main(["take", "demo", str(folder)], folder) == 1
 
 
+def test_times_of_stages_come_from_what_the_demo_printed(tmp_path: Path) -> None:
+    page = PAGE.replace("judge  done  2.6 s  data  ", "judge  done     2 min 6 s  data  ").replace(
+        "```\n", "\n2 stages in 9 s\n```\n"
+    )
+    folder = project(tmp_path, page)
+    printed = (
+        "stage  outcome  time   made\njudge  done     3.1 s  data  share 0.12\nother  done     1 s\n\n2 stages in 4 s\n"
+    )
+    (tmp_path / "demo.txt").write_text(printed)
+    assert claims.main(["take", "demo", str(folder), str(tmp_path / "demo.txt")], folder) == 0
+    assert page_of(folder) == page.replace("2 min 6 s  data", "3.1 s      data").replace(
+        "stages in 9 s", "stages in 4 s"
+    )
+
+
 def test_a_number_that_no_page_quotes_any_more_is_told(tmp_path: Path) -> None:
     folder = project(tmp_path)
     claims.take(folder, "demo", folder)
