@@ -132,7 +132,7 @@ def take(root: Path, run: str, source: Path, transcript: Path | None = None) -> 
         ClaimError: the run lacks a number that a page quotes; nothing is written then.
     """
     facts, numbers = of_ablation(source) if source.is_file() else of_project(source)
-    book = Book({**stated(root), run: numbers})
+    book = Book({run: numbers}, only=run)
     texts: dict[Path, tuple[str, str]] = {}
     printed = transcript.read_text(encoding="utf-8") if transcript else ""
     for page in pages(root):

@@ -29,10 +29,15 @@ class ClaimError(Exception):
 
 @dataclass
 class Book:
-    """Numbers of every run, and which of them were asked for."""
+    """Numbers of the runs, and which of them were asked for; marks of a run that is ``left`` stay as they are."""
 
     runs: Mapping[str, Numbers]
+    only: str | None = None
     asked: dict[str, Numbers] = field(default_factory=dict)
+
+    def left(self, run: str) -> bool:
+        """Whether marks of that run are not looked at."""
+        return self.only not in (None, run)
 
     def has(self, run: str, stage: str, name: str) -> bool:
         """Whether the run has that number."""
@@ -82,6 +87,8 @@ def inline(text: str, book: Book) -> str:
     pieces, place = [], 0
     for mark in MARK.finditer(text):
         run, stage, name = mark.groups()
+        if book.left(run):
+            continue
         with_line = _at(text, mark.start())
         before = text[place : mark.start()]
         try:
@@ -105,6 +112,8 @@ def in_tables(text: str, book: Book) -> str:
     """A page with every cell right of the tables that have a comment above them."""
 
     def table(found: re.Match[str]) -> str:
+        if book.left(found["run"]):
+            return found[0]
         columns, rows = found["columns"].split(", "), found["rows"].split(", ")
         head, rule, *body = found["body"].splitlines()
         where = _at(text, found.start())
@@ -145,6 +154,8 @@ def in_lines(text: str, book: Book) -> str:
     """A page with the output of commands as the run would print it."""
 
     def block(found: re.Match[str]) -> str:
+        if book.left(found["run"]):
+            return found[0]
         made = "".join(_line(line, found["run"], book) for line in found["body"].splitlines(keepends=True))
         return found[0].replace(found["body"], made)
 

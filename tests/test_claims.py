@@ -166,6 +166,14 @@ def test_times_of_stages_come_from_what_the_demo_printed(tmp_path: Path) -> None
     )
 
 
+def test_taking_one_run_leaves_the_marks_of_another_to_its_own(tmp_path: Path) -> None:
+    folder = project(tmp_path, PAGE.replace("12 %<!--= demo judge", "99 %<!--= later judge"))
+    assert claims.take(folder, "demo", folder) == []
+    assert claims.mistakes(folder) == ["docs/page.md: line 3: docs/numbers/later.json has no judge share"]
+    claims.take(folder, "later", folder)
+    assert "12 %<!--= later judge" in page_of(folder) and claims.mistakes(folder) == []
+
+
 def test_a_number_that_no_page_quotes_any_more_is_told(tmp_path: Path) -> None:
     folder = project(tmp_path)
     claims.take(folder, "demo", folder)
