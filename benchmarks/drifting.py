@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.paired import Figure, cpu_seconds, ratios
-from pipelines.flow.drift import Problems, drift_loss
+from pipelines.flow.drift import Problems, drift_pull
 from pipelines.flow.drift_kernel import LEAST_COLUMN
 from pipelines.flow.params import DriftField
 
@@ -69,7 +69,7 @@ LARGE = Setting(64, 16, 64, 16, share=0.25)
 
 def ours(groups: Sequence[Problems]) -> Tensor:
     """Sum over features of the mean over classes, with gradients."""
-    loss = torch.stack([drift_loss(group, FIELD).mean(1).sum() for group in groups]).sum()
+    loss = torch.stack([drift_pull(group, FIELD).loss.mean(1).sum() for group in groups]).sum()
     loss.backward()
     return loss.detach()
 

@@ -59,9 +59,9 @@ def test_a_profile_carries_the_published_values_and_not_the_toys(name):
     for section in sections.values():
         training = section["training"]
         assert training["ema"]["decay"] == 0.9999 and 1000 <= training["schedule"]["warmup_steps"] <= 5000
+        assert training["optimizer"]["learning_rate"] * training["schedule"]["floor"] == pytest.approx(1e-6)
     first, second = (sections[f"anchored_flow_{stage}"]["training"] for stage in ("identity", "motion"))
     peak = first["optimizer"]["learning_rate"]
-    assert peak * first["schedule"]["floor"] == pytest.approx(1e-6)
     assert second["optimizer"]["learning_rate"] == 0.5 * peak
     assert second["steps"] + first["steps"] == sections["anchored_flow_unified"]["training"]["steps"]
     sampled, drawn = sections["rectified_flow"]["sampling"]["shift"], sections["rectified_flow"]["draw"]

@@ -160,14 +160,6 @@ def _noted(film: Film, seen: Seen, hold_seconds: float) -> Iterator[tuple[float,
             yield seconds + shown - 0.5 / (film.rate or 1), picture
 
 
-def sample_frames(
-    path: Path, frame_rate: float, size: tuple[int, int], limits: Limits | None = None
-) -> Iterator[np.ndarray | None]:
-    """As :func:`sample_pictures`, resized to cover ``size`` (height, width) and cropped: uint8 [height, width, 3]."""
-    for picture in sample_pictures(path, frame_rate, limits):
-        yield None if picture is None else picture.cover(*size)
-
-
 def read_clip(path: Path, limits: Limits | None = None) -> np.ndarray:
     """All frames of a (short) video: uint8 [T, H, W, 3], RGB, upright.
 

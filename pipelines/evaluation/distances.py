@@ -100,6 +100,10 @@ class Training:
         found = cls(features, among.amin(1), 0.0)
         return cls(features, found.apart, HALF * float(torch.quantile(found.relative(held_out), RARE)))
 
+    def nearest(self, features: Tensor) -> Tensor:
+        """Distance [N] to the nearest training clip."""
+        return distances_between(features, self.features).amin(1)
+
     def relative(self, features: Tensor) -> Tensor:
         """Distance [N] to the nearest training clip, over that clip's distance to its own nearest."""
         nearest, which = distances_between(features, self.features).min(1)

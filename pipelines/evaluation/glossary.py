@@ -60,6 +60,7 @@ MEANINGS: tuple[tuple[str, Meaning], ...] = (
     ("*kernel_distance*", Meaning("", "unbiased kernel distance to real test clips: 0 as real, may be below", "lower")),
     ("*variety*", Meaning("", "spread of the samples in feature space over that of real clips", "near 1")),
     ("*copied_share*", Meaning("", "samples that are nearly a training clip; real held-out clips are not", "lower")),
+    ("*nearest_training*", Meaning("", "distance to the nearest training clip in feature space; as for real clips")),
     ("*frechet_motion*", Meaning("", "Fréchet distance to real clips in features of motion alone", "lower")),
     ("*frechet*", Meaning("", "Fréchet distance to real clips in the latent MAE's feature space", "lower")),
     (
@@ -128,6 +129,7 @@ SCORES = {
     "motion_ratio": "motion ratio",
     "variety": "variety",
     "copied_share": "copied",
+    "nearest_training": "to a training clip",
     "frechet": "Fréchet distance",
     "frechet_motion": "Fréchet, motion",
     "psnr": "PSNR",

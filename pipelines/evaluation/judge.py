@@ -227,6 +227,7 @@ class Judge:
             real = self._real_features[name]
             found["variety"] = self.resamples.estimate(lambda weights: spread_ratio(features, real, weights))
             found["copied_share"] = self.resamples.mean(space.training.copies(features))
+            found["nearest_training"] = self.resamples.mean(space.training.nearest(features))
         return found
 
     @cached_property

@@ -103,10 +103,12 @@ def _estimated(score: Callable[..., float], sides: Sequence[Resamples]) -> Estim
 def compared(one: Estimate, other: Estimate, better: Better) -> dict[str, Any]:
     """``one`` against ``other``: difference, its interval over equal resamples, and "better", "worse", "within noise".
 
-    For a target of 1 the distances from it on a logarithmic scale are compared.
+    For a target of 1 the distances from it on a logarithmic scale are compared. A resample on the other side of 1 than
+    the value counts as nearer than 1 itself: else what is noise around 1 would always lie away from it, and be worse
+    than real clips, which have 1 exactly.
     """
     if better == "near 1":
-        sizes = [(_from_one(estimate.value), _from_one(estimate.draws)) for estimate in (one, other)]
+        sizes = [_from_one(estimate) for estimate in (one, other)]
     else:
         sizes = [(torch.tensor(estimate.value), estimate.draws) for estimate in (one, other)]
     difference = float(sizes[0][0] - sizes[1][0])
@@ -117,8 +119,12 @@ def compared(one: Estimate, other: Estimate, better: Better) -> dict[str, Any]:
     return {"difference": difference, "low": moved.low, "high": moved.high, "verdict": verdict}
 
 
-def _from_one(value: float | Tensor) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.float64).clamp(min=1e-6).log().abs()
+def _from_one(estimate: Estimate) -> tuple[Tensor, Tensor]:
+    """Distance of the value from 1 on a logarithmic scale, and of the resamples on the side of the value."""
+    value, draws = (
+        torch.as_tensor(size, dtype=torch.float64).clamp(min=1e-6).log() for size in (estimate.value, estimate.draws)
+    )
+    return value.abs(), value.sign() * draws
 
 
 def all_compared(

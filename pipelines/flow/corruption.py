@@ -61,12 +61,3 @@ def annealed(sure: Tensor, level: Tensor, levels: int, kind: Literal["linear", "
     lam = 1.0 - share if kind == "linear" else 0.5 * (1.0 + torch.cos(math.pi * share))
     lam = lam.view(-1, *[1] * (sure.dim() - 1))
     return sure + (1.0 - sure) * lam
-
-
-def trusted_error(squares: Tensor, sure: Tensor, width: int, keyframe_weight: float) -> Tensor:
-    """Mean squared error [] of squares summed over ``width`` elements, [B, T, ...]: what is sure counts less.
-
-    w = 1 + (keyframe_weight - 1) confidence.
-    """
-    weight = 1.0 + (keyframe_weight - 1.0) * sure
-    return (weight * squares).sum() / (weight.sum() * width + 1e-8)

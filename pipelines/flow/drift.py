@@ -252,8 +252,3 @@ def drift_pull(problems: Problems, field: DriftField, chunk: int = CHUNK) -> Pul
         ValueError: as :func:`drift`.
     """
     return Pull(*_Loss.apply(problems.generated, problems, field, chunk))  # type: ignore[misc]
-
-
-def drift_loss(problems: Problems, field: DriftField, chunk: int = CHUNK) -> Tensor:
-    """The loss [L, P] of :func:`drift_pull` alone."""
-    return drift_pull(problems, field, chunk).loss

@@ -141,13 +141,3 @@ def distance_share(mask: Tensor) -> Tensor:
     share = 2.0 * torch.minimum(place - before, after - place) / (after - before).clamp(min=1)
     outside = (before < 0) | (after >= mask.shape[1])
     return torch.where(outside, torch.where(mask, 0.0, 1.0), share.clamp(0.0, 1.0))
-
-
-def frame_features(mask: Tensor) -> Tensor:
-    """[B, T, 5]: t / (T - 1), is a keyframe, (t - l) / (r - l), (r - l) / (T - 1), and :func:`distance_share`."""
-    before, after = neighbours(mask)
-    total = mask.shape[1]
-    place = torch.arange(total, device=mask.device).expand_as(mask)
-    left, right = before.clamp(min=0), after.clamp(max=total - 1)
-    gap, whole = (right - left).clamp(min=1), max(1, total - 1)
-    return torch.stack([place / whole, mask.float(), (place - left) / gap, gap / whole, distance_share(mask)], dim=2)

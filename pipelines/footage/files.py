@@ -91,14 +91,6 @@ def check_folder(root: Path, key: str) -> None:
         raise StageError(f"{key}: {root}: {'is not a folder' if root.exists() else 'no such folder'}; {hint}")
 
 
-def linked_folders(root: Path) -> list[str]:
-    """Folders of a tree that are links: DVC does not look into them."""
-    found = []
-    for folder, inside, _ in _walk(root):
-        found += [Path(folder, name).relative_to(root).as_posix() for name in inside if Path(folder, name).is_symlink()]
-    return sorted(found)
-
-
 def _names(root: Path) -> Iterator[str]:
     for folder, _, files in _walk(root):
         for name in files:

@@ -29,6 +29,8 @@ from pipelines.training.loop import train as run_training
 from pipelines.training.objective import Batch, LossOutput
 from pipelines.training.run import Run
 
+FORMULA = "afm_baseline/explained_by_formula"
+"""What the formula that knows no data explains of the motion phase."""
 RATIO_SAMPLES = 24
 """Validation prompts whose samples ``local_vs_global_ratio`` is measured on, once, at the end."""
 
@@ -240,8 +242,9 @@ def train(
         real, sampled, _ = preview(data, walked, run.device, size, RATIO_SAMPLES)
         numbers = departure() | motion_ratio(sampled, real, "local_vs_global_ratio")
         if not params.has_identity:
-            numbers["afm_baseline/explained_by_formula"] = fixed.numbers(*error(None, fixed))["explained"]
+            numbers[FORMULA] = fixed.numbers(*error(None, fixed))["explained"]
         return numbers
 
     run_training(objective, data.batches(objective.reads, params.training, params.class_balance), run, validate)
-    finish(run, data, denoiser, walked, fixed, error, at_the_end, others)
+    rivals = {FORMULA: "a formula without weights, prompt or data"}
+    finish(run, data, denoiser, walked, fixed, error, at_the_end, others, rivals)

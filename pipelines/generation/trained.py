@@ -19,7 +19,7 @@ from pipelines.models.denoiser import VideoDenoiser
 from pipelines.models.lora import add_lora
 from pipelines.models.pretrained_denoiser import Origin
 from pipelines.record import baseline
-from pipelines.stage import write_json
+from pipelines.stage import say, write_json
 from pipelines.training.generator import CLOCKS
 from pipelines.training.run import Run
 
@@ -107,8 +107,10 @@ def finish(
     error: Error,
     extra: Callable[[], Mapping[str, float]] = dict,
     others: Mapping[str, VideoDenoiser] | None = None,
+    rivals: Mapping[str, str] | None = None,
 ) -> None:
-    """Held-out numbers of raw and averaged weights, pictures, checkpoint. ``extra`` gives further held-out numbers."""
+    """Held-out numbers of raw and averaged weights, pictures, checkpoint. ``extra`` gives further held-out numbers, of
+    which ``rivals`` (name: whose it is) are what something without a network explains: the network has to beat it."""
     if run.is_main:
         with run.computing():
             results: dict[str, Any] = {"validation/loss_raw_weights": float(error(denoiser, fixed)[0].mean())}
@@ -120,7 +122,12 @@ def finish(
             results |= {name if name in monitors else f"validation/{name}": value for name, value in numbers.items()}
             results |= dict(extra())
             explained = results["validation/explained"]
-            results["baselines"] = [baseline("validation/explained", explained, ">", 0.0, "predicting no velocity")]
+            bars = [(0.0, "predicting no velocity")]
+            bars += [(results[name], whose) for name, whose in (rivals or {}).items() if name in results]
+            results["baselines"] = [baseline("validation/explained", explained, ">", bar, why) for bar, why in bars]
+            for one in results["baselines"]:
+                said = "" if one["verdict"] == "pass" else "; WARNING: the baseline wins"
+                say(f"validation/explained {explained:.3f}, {one['reason']} {one['threshold']:.3f}{said}")
             validation_clips.draw_steps(run.shown, run.plots / "validation.png")
             shown = preview(data, phases, run.device, run.training.micro_batch)
             pictures.draw_samples(*shown, run.name, run.plots / "samples.png")

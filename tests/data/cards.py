@@ -10,7 +10,7 @@ from typing import Any
 import av
 import numpy as np
 
-from pipelines.data.video import sample_frames
+from tests.data.sampled import sample_frames
 
 COLORS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)]
 X264 = {"crf": "4", "preset": "veryfast"}

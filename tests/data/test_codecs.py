@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.data.video import Limits, VideoError, probe, read_clip, read_frames, sample_frames, write_mp4
+from pipelines.data.video import Limits, VideoError, probe, read_clip, read_frames, write_mp4
+from tests.data.sampled import sample_frames
 from tests.data.test_video import blocks, reason, write_at
 
 

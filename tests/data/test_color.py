@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from pipelines.data import color
 from pipelines.data.limits import VideoError
 from pipelines.data.upright import ALL, nearest
-from pipelines.data.video import probe, read_clip, read_frames, sample_frames, write_mp4
+from pipelines.data.video import probe, read_clip, read_frames, write_mp4
 from tests.data.cards import card, number, psnr, smooth, write
+from tests.data.sampled import sample_frames
 
 
 def test_soft_colours_survive_the_way_from_source_to_clip_to_reader(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from pipelines.data.video import Limits, VideoError, probe, read_clip, read_frames, sample_frames, write_mp4
+from pipelines.data.video import Limits, VideoError, probe, read_clip, read_frames, write_mp4
+from tests.data.sampled import sample_frames
 
 
 def blocks(num_frames: int, height: int = 32, width: int = 48) -> np.ndarray:

@@ -10,9 +10,10 @@ import pytest
 
 from pipelines.data.containers import holds_video
 from pipelines.data.limits import Limits, VideoError
-from pipelines.data.video import Seen, probe, read_clip, read_frames, sample_frames, sample_pictures
+from pipelines.data.video import Seen, probe, read_clip, read_frames, sample_pictures
 from pipelines.data.whole import missing_end
 from tests.data.cards import CARDS, WANTED, WITH_B, copied, numbers, write
+from tests.data.sampled import sample_frames
 
 KINDS = [
     *[(f"a.{ending}", "libx264", "yuv420p", WITH_B) for ending in ("mp4", "mov", "mkv", "avi", "ts", "flv", "f4v")],

@@ -94,6 +94,8 @@ def test_copies_of_training_clips_are_found_though_their_distance_is_that_of_rea
     assert training.copies(copies).all()
     assert distance(copies, reference) < distance(held_out, reference) + 0.3, "the distance alone would let them win"
     assert training.copies(train[:96]).all(), "the clips themselves too"
+    assert training.nearest(train[:96]).max() < 1e-9 < 0.2 * training.nearest(held_out).mean()
+    assert training.nearest(copies).mean() < 0.05 * training.nearest(held_out).mean()
 
 
 def test_clips_that_lie_where_training_clips_are_dense_are_no_copies() -> None:
@@ -149,5 +151,10 @@ def test_near_one_counts_from_both_sides() -> None:
     high, low, right = (Estimate(value, value + draws) for value in (1.5, 0.6, 1.0))
     assert compared(right, high, "near 1")["verdict"] == "better"
     assert compared(low, high, "near 1")["verdict"] == "worse"
+    noisy = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.05
+    real = Estimate(1.0, torch.ones(400, dtype=torch.float64))
+    for value, verdict in ((1.01, "within noise"), (0.99, "within noise"), (0.7, "worse"), (1.4, "worse")):
+        found = compared(Estimate(value, value + noisy), real, "near 1")
+        assert found["verdict"] == verdict and found["low"] < found["difference"] < found["high"]
     pairs = all_compared({"a": {"ratio": right}, "b": {"ratio": low}, "c": {}}, {"ratio": "near 1"})
     assert pairs["a against b"]["ratio"]["verdict"] == "better" and pairs["a against c"] == {}

@@ -44,6 +44,7 @@ def test_every_system_and_reference_has_every_score(scored: dict[str, Path]) -> 
         "kernel_distance_motion",
         "variety",
         "copied_share",
+        "nearest_training",
         "frechet",
         "frechet_motion",
         "motion_ratio",

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipelines.flow.drift import Problems, drift, drift_loss
+from pipelines.flow.drift import Problems, drift, drift_pull
 from pipelines.flow.drift_kernel import FAR, affinities, coefficients, distances
 from pipelines.flow.drift_statistics import (
     drawn_strength,
@@ -111,7 +111,7 @@ def log_by_hand(given: Problems, mode: str) -> tuple[Tensor, Tensor]:
 
 def loss_and_gradient(given: Problems, field: DriftField, **chunk: int) -> tuple[Tensor, Tensor]:
     x = given.generated.clone().requires_grad_()
-    loss = drift_loss(Problems(x, given.positives, given.negatives, given.weights, given.present), field, **chunk)
+    loss = drift_pull(Problems(x, given.positives, given.negatives, given.weights, given.present), field, **chunk).loss
     loss.sum().backward()
     assert x.grad is not None
     return loss.detach(), x.grad
@@ -238,7 +238,7 @@ def test_samples_follow_the_field_to_the_data() -> None:
     before, first = sample_statistics(given), drift(given, field)
     for _ in range(200):
         optimizer.zero_grad()
-        drift_loss(given, field).sum().backward()
+        drift_pull(given, field).loss.sum().backward()
         optimizer.step()
         schedule.step()
     after, last = sample_statistics(given), drift(given, field)

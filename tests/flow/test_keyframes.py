@@ -88,5 +88,3 @@ def test_frames_know_their_keyframes() -> None:
     before, after = keyframes.neighbours(mask)
     assert before.tolist() == [[-1, -1, 2, 2, 2, 2, 6, 6, 6]] and after.tolist() == [[2, 2, 2, 6, 6, 6, 6, 9, 9]]
     assert keyframes.distance_share(mask).tolist() == [[1, 1, 0, 0.5, 1, 0.5, 0, 1, 1]]
-    features = keyframes.frame_features(mask)
-    assert features.shape == (1, 9, 5) and features[0, 3].tolist() == [0.375, 0, 0.25, 0.5, 0.5]

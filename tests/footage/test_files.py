@@ -17,7 +17,7 @@ from pipelines.data.limits import Limits, VideoError
 from pipelines.data.stills import animation, read_picture
 from pipelines.data.video import read_clip
 from pipelines.footage import ingest
-from pipelines.footage.files import find_media, linked_folders
+from pipelines.footage.files import find_media
 from pipelines.stage import StageError
 from tests.data.cards import WANTED, WITH_B, card, copied, number, numbers, write
 from tests.footage.footage import CUTTING, folder, refused, run, video
@@ -77,7 +77,6 @@ def test_linked_folders_are_followed_once_and_links_to_nothing_are_a_row(tmp_pat
     assert metrics["not_used"] == {"passed_over": 1, "passed_over.mp4": 2}
     rows = {row["file"]: row["detail"] for row in read_rejected(tmp_path / "clips").to_dict("records")}
     assert rows["gone.mp4"] == rows["gone"] == "is a link to nothing" and rows["pipe.mp4"] == "is no regular file"
-    assert linked_folders(videos) == ["loop", "part1"]
 
 
 @pytest.mark.parametrize(

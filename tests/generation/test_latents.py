@@ -12,11 +12,22 @@ import pytest
 import torch
 
 from pipelines.generation import rectified_flow
+from pipelines.generation.classes import read_classes
 from pipelines.generation.latents import Latents, token_counter
 from pipelines.stage import StageError
 from pipelines.training.generator import Generator
 from tests.generation import toy
-from tests.generation.toy import CHANNELS, FRAMES, SIDE, SMALL, anchored, rectified, write_latents
+from tests.generation.toy import (
+    CHANNELS,
+    CLASSES,
+    FRAMES,
+    SIDE,
+    SMALL,
+    anchored,
+    rectified,
+    write_classes,
+    write_latents,
+)
 
 
 def write_two_shapes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -82,3 +93,15 @@ def test_a_reader_of_one_shape_says_what_to_change(tmp_path: Path, monkeypatch: 
         shards.manifest.require_one_shape("latents", "latent_mae")
     with pytest.raises(StageError, match=r"have different shapes, and this stage compares clips of one"):
         shards.load([0, 1], "latents")
+
+
+def test_held_out_clips_are_told_the_class_of_their_prompt_and_not_their_own(tmp_path):
+    """Their own class is computed from the very clip that is to be made."""
+    latents = write_latents(tmp_path / "latents")
+    folder = write_classes(tmp_path / "classes", latents)
+    table = pd.read_parquet(folder / "assignments.parquet")
+    own = np.where(np.arange(16) % 4 == 3, (table["pseudo_class"] + 1) % CLASSES, table["pseudo_class"])
+    table.assign(pseudo_class=own).to_parquet(folder / "assignments.parquet")
+    classes, _ = read_classes(folder, latents)
+    told = Latents(latents, classes).held_out(4)["pseudo_class"].tolist()
+    assert told == [number % CLASSES for number in (3, 7, 11, 15)], "what training clips of that prompt have"

@@ -102,6 +102,22 @@ def test_identity_stands_still_and_motion_follows_from_its_anchor(tmp_path):
     assert "afm/stage_transition" not in rows[1] and "afm_loss/local_raw" in rows[0]
 
 
+@pytest.mark.parametrize(("tau", "verdict"), [(0.5, "pass"), (0.0, "fail")])
+def test_a_formula_without_weights_is_a_baseline_that_wins_on_the_literal_path(tmp_path, capsys, tau, verdict):
+    """What it explains there is no credit: its samples stand still, and a network that explains less is told so."""
+    world = World(tmp_path)
+    anchor = {**anchored().anchor.model_dump(), "noise_std": 0.0, "frame_noise_std": tau}
+    identity = world.anchored(anchored(steps=1, anchor=anchor), "identity")
+    world.anchored(anchored("motion", anchor=anchor), "motion", identity)
+    found = numbers(world, "motion")
+    (rival,) = [one for one in found["baselines"] if "formula" in one["reason"]]
+    assert rival["threshold"] == found["afm_baseline/explained_by_formula"] and rival["verdict"] == verdict
+    assert (rival["threshold"] > 0.1) == (tau == 0.0), "with noise of the frames' own it explains nothing"
+    said = capsys.readouterr().out
+    assert f"a formula without weights, prompt or data {rival['threshold']:.3f}" in said
+    assert ("WARNING: the baseline wins" in said.split("a formula")[1]) == (verdict == "fail")
+
+
 def test_unified_mode_trains_and_samples_both_phases_with_one_network(tmp_path):
     world = World(tmp_path)
     folder = world.anchored(anchored(**UNIFIED), "unified")

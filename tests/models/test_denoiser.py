@@ -104,9 +104,7 @@ def test_an_unknown_class_is_no_class():
 @pytest.mark.parametrize("length", [4, TEXT - 1])
 def test_a_class_starts_at_zero_as_if_there_were_none(length):
     """In the place of padding it changes nothing at all: a pretrained network starts with its own velocities."""
-    plain, knows = build(num_classes=None), build()
-    assert knows.class_embedding is not None
-    torch.nn.init.zeros_(knows.class_embedding.weight)
+    plain, knows = build(num_classes=None), build(zero=True)
     knows.transformer.load_state_dict(plain.transformer.state_dict())
     given = inputs(length)
     told = given.pop("pseudo_class")
