@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.data.endings import VIDEOS
+
 CLIPS_PER_CLASS = 20
 """Fewer than the rendered clips have in each of their classes (37), and enough for ten neighbours."""
 OVER_EVEN = (0.12, 0.37)
@@ -57,6 +59,18 @@ def fitted(values: Mapping[str, Any], clips: int, wordless: str | None) -> Itera
     yield from _of_fallback(values, num, train)
     yield from _of_diagnostics(values, num, train)
     yield from _of_few_queries(values, clips)
+
+
+def forms_with_pictures(media: str, values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Buckets with a form of one frame for pictures, beside that of clips where there are videos too; None where
+    none is needed.
+    """
+    clip = _at(values, "raw_video", "clip") or {}
+    frames, height, width = (clip.get(name) for name in ("num_frames", "height", "width"))
+    if frames == 1 or f".{media}".endswith(VIDEOS) or not isinstance(frames, int):
+        return None
+    sizes = [[frames, height, width]] if media == "both" else []
+    return {"fold": 8 if frames % 8 == 1 else 4, "sizes": [*sizes, [1, height, width]]}
 
 
 def _at(values: Any, *key: str) -> Any:

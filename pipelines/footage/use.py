@@ -18,12 +18,11 @@ from typing import Any, cast
 import av
 
 from pipelines import stage
-from pipelines.data.endings import VIDEOS
 from pipelines.data.limits import VideoError
 from pipelines.data.video import Seen, read_frames
 from pipelines.document import PARAMS_FILE, ParamsError, edited, load
 from pipelines.footage.captions import NotHere
-from pipelines.footage.fitting import fitted
+from pipelines.footage.fitting import fitted, forms_with_pictures
 from pipelines.footage.found import Found
 from pipelines.footage.ingest import cut_file
 from pipelines.footage.layouts import Layout, recognise
@@ -174,19 +173,9 @@ def chosen(layout: Layout, params: str) -> dict[str, Any]:
     if not layout.captioned:
         shared["quality"] = {**shared["quality"], "caption": None}
     if layout.values.get("media", "videos") != "videos" and shared["cutting"].get("buckets") is None:
-        shared["cutting"] = {**shared["cutting"], "buckets": _with_pictures(layout, load(params))}
+        shared["cutting"] = {**shared["cutting"], "buckets": forms_with_pictures(layout.values["media"], load(params))}
     values = {**layout.values, **shared}
     return {name: values[name] for name in [*layout.values, *SHARED]}
-
-
-def _with_pictures(layout: Layout, values: dict[str, Any]) -> dict[str, Any] | None:
-    """Forms of one frame for pictures, beside that of clips where there are videos too; None where clips have one."""
-    clip = values.get("raw_video", {}).get("clip") or {}
-    frames, height, width = (clip.get(name) for name in ("num_frames", "height", "width"))
-    if frames == 1 or f".{layout.values['media']}".endswith(VIDEOS) or not isinstance(frames, int):
-        return None
-    sizes = [[frames, height, width]] if layout.values["media"] == "both" else []
-    return {"fold": 8 if frames % 8 == 1 else 4, "sizes": [*sizes, [1, height, width]]}
 
 
 def _parsed(text: str) -> RawVideoParams:
