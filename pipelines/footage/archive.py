@@ -17,7 +17,7 @@ import os
 import shutil
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -71,6 +71,17 @@ def unpacked(stream: io.BufferedReader) -> BinaryIO:
     return stream if opener is None else cast(BinaryIO, opener(stream))
 
 
+def not_downloaded(texts: Iterable[bytes]) -> NotHere | None:
+    """What video2dataset and img2dataset write of a file that they could not get; None where no text says so."""
+    for content in texts:
+        with contextlib.suppress(ValueError, RecursionError):
+            said = json.loads(content)
+            if isinstance(said, dict) and (said.get("error_message") or said.get("status") not in (None, "success")):
+                text = " ".join(str(said[name]) for name in ("status", "error_message") if said.get(name))
+                return NotHere("not_downloaded", storable_text(text)[:300])
+    return None
+
+
 @dataclass
 class _Member:
     """One member as it was read: texts in memory, videos in a file of their own until they are closed."""
@@ -95,20 +106,8 @@ class Sample:
 
     def told(self) -> Told:
         if self.plan.refusal is not None:
-            raise self._not_downloaded() or self.plan.refusal
+            raise not_downloaded(self.texts.values()) or self.plan.refusal
         return together(self.texts)
-
-    def _not_downloaded(self) -> NotHere | None:
-        """What video2dataset and img2dataset write of a file that they could not get."""
-        for content in self.texts.values():
-            with contextlib.suppress(ValueError, RecursionError):
-                said = json.loads(content)
-                if isinstance(said, dict) and (
-                    said.get("error_message") or said.get("status") not in (None, "success")
-                ):
-                    text = " ".join(str(said[name]) for name in ("status", "error_message") if said.get(name))
-                    return NotHere("not_downloaded", storable_text(text)[:300])
-        return None
 
     def digest(self) -> str:
         with self._held().open("rb") as stream:

@@ -11,10 +11,10 @@ from typing import Any
 from pipelines.data.limits import VideoError
 from pipelines.footage.columns import (
     CAPTIONS,
-    FILES,
     Span,
     column_of,
     cuts_of,
+    file_column,
     metadata_of,
     plain,
     texts_of,
@@ -51,10 +51,14 @@ class NotHere(VideoError):
 
 @dataclass
 class Table:
-    """What a captions file says: by video; of rows that cannot be used, by their places; of videos elsewhere."""
+    """What a captions file says: by video; of rows that cannot be used, by their places; of videos elsewhere.
+
+    ``companions``: videos that rows of others name in further columns (masks, control videos), with that column.
+    """
 
     file: Path
     told: dict[str, list[Told]] = field(default_factory=dict)
+    companions: dict[str, str] = field(default_factory=dict)
     bad: dict[int, VideoError] = field(default_factory=dict)
     rows: int = 0
     elsewhere: int = 0
@@ -196,7 +200,7 @@ def _names(file: Path) -> Iterator[str]:
 
 
 def _name(row: Row) -> str | None:
-    column = column_of(tuple(row.values), FILES)
+    column = file_column(tuple(row.values))
     value = row.values[column] if column else None
     if isinstance(value, dict):  # the video column of a Hugging Face data set: {"path": …, "bytes": …}
         value = value.get("path")
@@ -227,6 +231,7 @@ def _matched(file: Path, places: Places) -> Table:
             sure.add(video)
         for told in _told(row, file.name):
             _add(table, video, told, (row.place, where))
+        table.companions |= places.companions(row.values, name)
     return table
 
 
@@ -244,7 +249,7 @@ def _add(table: Table, video: str, told: Told, places: tuple[int, dict[tuple[str
 
 
 def _nameless(row: Row) -> VideoError:
-    column = column_of(tuple(row.values), FILES)
+    column = file_column(tuple(row.values))
     if column is not None:
         return VideoError("bad_row", f"{column} is {type(row.values[column]).__name__}, not the name of a video")
     columns = ", ".join(map(str, row.values)) or "none"
@@ -255,7 +260,7 @@ def _told(row: Row, file: str) -> list[Told]:
     """What a row says of its video: one for each of its cuts."""
     values, where = row.values, f"{file}:{row.place}"
     columns = tuple(values)
-    name, caption = column_of(columns, FILES), column_of(columns, CAPTIONS)
+    name, caption = file_column(columns), column_of(columns, CAPTIONS)
     try:
         spans, timed, listed = cuts_of(values)
         texts = texts_of(values[caption] if caption else None, len(spans or [None]), listed)

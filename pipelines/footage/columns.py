@@ -19,12 +19,14 @@ from typing import Any
 
 from pipelines.data.limits import VideoError
 
-FILES = (
+NAMES = (
     *("file_name", "filename", "file", "media_path", "media_file", "media", "video_path", "video_file", "video_name"),
     *("videopath", "file_path", "filepath", "path", "image_path", "clip_path", "clip_name", "video", "image", "vid"),
-    *("relpath", "relative_path", "video_id", "videoid", "youtube_id", "youtubeid", "clip_id", "clipid", "key", "id"),
+    *("relpath", "relative_path", "video_file_name"),
 )
-"""Names of the column that says which video, the surest first."""
+IDS = ("video_id", "videoid", "youtube_id", "youtubeid", "clip_id", "clipid", "key", "id")
+"""Names of the column that says which video, the surest first: by its file's name, by an id. Between the two stands any
+``…_file_name``, as Hugging Face's folders name their columns of files."""
 CAPTIONS = (
     *("caption", "prompt", "text", "captions", "prompts", "description", "video_caption", "long_caption", "cap"),
     *("dense_caption", "refined_caption", "recaption", "detailed_caption", "short_caption", "sentence", "title"),
@@ -35,6 +37,14 @@ SPANS = (
     *(("start_seconds", "end_seconds"), ("start_sec", "end_sec"), ("start_s", "end_s"), ("t_start", "t_end")),
 )
 """Pairs of columns that hold where a cut begins and ends in its video."""
+DURATIONS = ("duration", "duration_seconds", "duration_sec", "duration_s")
+"""Columns that hold how long a cut is, where one says where it begins and none where it ends."""
+FRAMES = (("start_frame", "end_frame"), ("frame_start", "frame_end"), ("begin_frame", "end_frame"))
+RATES = ("fps", "frame_rate", "framerate", "video_fps")
+"""Pairs of columns that hold a cut as numbers of frames, and the column that makes them seconds."""
+BETWEEN = re.compile(r"\s*([\d:.]*\d)\s*(?:-->|->|–|—|-|~|to|,|;|\s)\s*(\d[\d:.]*)\s*")
+"""Two times in one text, as people and subtitles write them."""
+INNERMOST = re.compile(r"[\[(]([^\[\]()]*)[\])]")
 BOTH = ("timestamp", "timestamps", "time_span", "segment", "segments")
 """Columns that hold both times of a cut, or those of several."""
 Span = tuple[float, float]
@@ -48,6 +58,13 @@ def plain(name: str) -> str:
 def names_a_column(name: str, known: Sequence[str]) -> bool:
     """Whether a column's name is one of those."""
     return plain(name) in known
+
+
+@lru_cache(maxsize=256)
+def file_column(columns: tuple[str, ...]) -> str | None:
+    """The column that says which video; None where there is none."""
+    others = tuple(name for name in map(plain, columns) if name.endswith("_file_name"))
+    return column_of(columns, (*NAMES, *others, *IDS))
 
 
 @lru_cache(maxsize=256)
@@ -93,18 +110,58 @@ def cuts_of(values: Mapping[str, Any]) -> tuple[list[Span] | None, set[str], boo
         VideoError: ``bad_row``: there are such columns, and what they hold are no times.
     """
     columns = tuple(values)
-    for pair in SPANS:
+    pairs = (*SPANS, *((begin, length) for begin, _ in SPANS for length in DURATIONS), *FRAMES)
+    for pair in pairs:
         names = [column_of(columns, (name,)) for name in pair]
         if None not in names and all(values[str(name)] is not None for name in names):
-            return [_span([values[str(name)] for name in names])], {str(name) for name in names}, False
+            times, used = [values[str(name)] for name in names], {str(name) for name in names}
+            if pair in FRAMES:
+                times = _of_frames(times, values)
+            elif pair not in SPANS:
+                times = _with_length(times)
+            return [_span(times)], used, False
     name = column_of(columns, BOTH)
     if name is None or values[name] is None:
         return None, set(), False
-    found = _listed(values[name])
+    found = _times(values[name])
     if not isinstance(found, (list, tuple)):
         return None, set(), False  # one time alone says when, not from where to where
     listed = bool(found) and isinstance(found[0], (list, tuple))
     return [_span(one) for one in (found if listed else [found])], {name}, listed
+
+
+def _times(value: Any) -> Any:
+    """Times in a list, or in a text as one: ``[0:00:01, 0:00:04]`` without quotes, ``0:01 - 0:04``; else as it is."""
+    found = _listed(value)
+    if not isinstance(found, str):
+        return found
+    groups = [[part.strip(" '\"") for part in group.split(",")] for group in INNERMOST.findall(found)]
+    if groups:
+        return groups if re.match(r"\s*[\[(]\s*[\[(]", found) else groups[0]
+    pair = BETWEEN.fullmatch(found)
+    return list(pair.groups()) if pair else found
+
+
+def _with_length(times: list[Any]) -> list[Any]:
+    """Begin and end, of a begin and a length."""
+    try:
+        begin, length = map(seconds, times)
+    except ValueError as error:
+        raise VideoError("bad_row", f"{times!r} are no begin and length of a cut ({error})") from None
+    return [begin, begin + length]
+
+
+def _of_frames(frames: list[Any], values: Mapping[str, Any]) -> list[Any]:
+    """Begin and end in seconds, of numbers of frames and the rate that stands in the same row."""
+    column = column_of(tuple(values), RATES)
+    try:
+        if column is None:
+            raise ValueError("no column fps says how long a frame is")
+        rate = seconds(values[column])
+        return [seconds(frame) / rate for frame in frames]
+    except (ValueError, ZeroDivisionError) as error:
+        text = f"the cut is told in frames ({frames[0]} to {frames[1]}): {error}; state its seconds as start and end"
+        raise VideoError("bad_row", text) from None
 
 
 def _span(times: Any) -> Span:

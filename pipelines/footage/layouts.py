@@ -7,10 +7,9 @@ import difflib
 import json
 import os
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,18 @@ import pyarrow.parquet as pq
 
 from pipelines.data.endings import PICTURES as IMAGES
 from pipelines.data.endings import VIDEOS
+from pipelines.footage import trainer_configs
 from pipelines.footage.captions import Table, captions_from_files, sidecars_of
 from pipelines.footage.files import find_media
-from pipelines.footage.lerobot import INFO, cameras_of, read_info
+from pipelines.footage.lerobot import INFO, cameras_of, is_depth, read_info
 from pipelines.footage.places import written
 from pipelines.footage.recordings import NAME
 from pipelines.footage.tables import FORMATS, LISTS, read_rows
-from pipelines.footage.tars import counted
+from pipelines.footage.tar_kinds import pictures_in
+from pipelines.footage.tars import counted, expand
 from pipelines.stage import StageError
 
-TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tzst")
 LIKELY = ("metadata", "prompts", "prompt", "captions", "caption", "dataset", "videos", "train", "data")
 """Names of tables, the likeliest first."""
 HUB = re.compile(r"[\w.-]+/[\w.-]+")
@@ -58,7 +59,7 @@ def recognise(path: str) -> Layout:
         StageError: nothing is there, or nothing that is read here; the message names the remedy.
     """
     if "://" in path:
-        return Layout("a tar by URL, streamed", "tars", {"urls": [path], "max_samples": None}, (), notes=(UNWATCHED,))
+        return _tars("a tar by URL, streamed", [path], expand([path])[0], (), (UNWATCHED,))
     place = Path(path)
     if place.is_dir():
         return _folder(place)
@@ -77,9 +78,13 @@ def recognise(path: str) -> Layout:
 
 def _file(path: Path) -> Layout:
     if path.name.lower().endswith(TARS):
-        return Layout("a tar", "tars", {"urls": [path.as_posix()], "max_samples": None}, (path.as_posix(),))
-    if path.suffix.lower() == ".toml":
-        return _musubi(path)
+        return _tars("a tar", [path.as_posix()], path.as_posix(), (path.as_posix(),))
+    pointed = trainer_configs.of_toml(path) if path.suffix.lower() == ".toml" else None
+    pointed = trainer_configs.of_json(path) if path.suffix.lower() == ".json" else pointed
+    if pointed is not None:
+        layout = recognise(pointed.place.as_posix())
+        words = f"a data set of {pointed.program}: {layout.words}"
+        return replace(layout, words=words, notes=(*pointed.notes, *layout.notes))
     if path.suffix.lower() in FORMATS:
         return _table(path)
     kind = "one video" if path.suffix.lower() in VIDEOS else "a file that is no table, tar or folder"
@@ -104,7 +109,7 @@ def _folder(root: Path) -> Layout:
     if tars and not videos:
         urls = counted([tar.as_posix() for tar in tars])
         words = f"{len(tars)} tar{'s' * (len(tars) > 1)}"
-        return Layout(words, "tars", {"urls": urls, "max_samples": None}, (root.as_posix(),))
+        return _tars(words, urls, tars[0].as_posix(), (root.as_posix(),))
     if any(NAME.fullmatch(image.name) for image in images) and not videos:
         return _recordings(root, files)
     if not videos and not images:
@@ -130,7 +135,7 @@ def _captioned(root: Path, files: Sequence[Path], chosen: Sequence[Path], media:
     """A folder of videos or pictures with its captions: the table that names most, or a text beside each."""
     names = [file.relative_to(root).as_posix() for file in chosen]
     beside = sum(bool(sidecars_of(file)) for file in chosen)
-    best, most = _best_table(root, files, names)
+    best, most, notes = _best_table(root, files, names)
     what = {"videos": "videos", "images": "pictures", "both": "videos and pictures"}[media]
     base = {"path": root.as_posix(), "media": media}
     if best is not None and most >= beside:
@@ -138,16 +143,18 @@ def _captioned(root: Path, files: Sequence[Path], chosen: Sequence[Path], media:
         return Layout(words, "folder", {**base, "captions": best}, (root.as_posix(),))
     if best is None and not beside:
         near = [one for one in root.parent.glob("*.*") if one.is_file() and one.stem.lower() in (*LIKELY, root.name)]
-        outside, count = _best_table(root, near, names)
+        outside, count, _ = _best_table(root, near, names)
         if outside is not None:
             words = f"a folder of {what}, {count} of {len(names)} captioned by {outside} beside it"
             return Layout(words, "folder", {**base, "captions": outside}, (root.as_posix(), outside))
     words = f"a folder of {what}, {beside} of {len(names)} with a text beside it"
-    return Layout(words, "folder", {**base, "captions": None}, (root.as_posix(),), captioned=beside > 0)
+    notes = () if beside else notes
+    return Layout(words, "folder", {**base, "captions": None}, (root.as_posix(),), beside > 0, notes)
 
 
-def _best_table(root: Path, files: Sequence[Path], names: Sequence[str]) -> tuple[str | None, int]:
-    """The table, or the pattern of equally named tables in folders, that captions most, and how many.
+def _best_table(root: Path, files: Sequence[Path], names: Sequence[str]) -> tuple[str | None, int, tuple[str, ...]]:
+    """The table, or the pattern of equally named tables in folders, that captions most, and how many; why others do
+    not.
 
     A table outside of the folder is named as its path stands.
     """
@@ -161,15 +168,19 @@ def _best_table(root: Path, files: Sequence[Path], names: Sequence[str]) -> tupl
     tried += [(f"**/{name}", many) for name, many in groups.items() if len(many) > 1]
     tried.sort(key=lambda one: LIKELY.index(Path(one[0]).stem) if Path(one[0]).stem in LIKELY else len(LIKELY))
     best: tuple[str | None, int] = (None, 0)
+    notes: list[str] = []
     for name, many in tried[:TRIED]:
         try:
             told = captions_from_files(many, root, names)
-        except StageError:
+        except StageError as error:
+            notes.append(f"not taken for captions: {str(error).splitlines()[0].rstrip('.')}")
             continue
+        lacking = [one.refusal for table in told for every in table.told.values() for one in every if one.refusal]
+        notes += [f"not taken for captions: {lacking[0]}"] if lacking else []
         count = len({video for table in told for video, all_told in table.told.items() if all_told[0].caption})
         if count > best[1]:
             best = (name, count)
-    return best
+    return best[0], best[1], tuple(notes[:3])
 
 
 def _inside(table: Path, root: Path) -> str:
@@ -214,30 +225,14 @@ def _first_name(path: Path) -> str | None:
     return None
 
 
-def _musubi(path: Path) -> Layout:
-    """The data sets of musubi-tuner's toml: folders with a text beside each file, or jsonl tables."""
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise StageError(f"{path}: is no toml ({error}).") from None
-    wanted = ("video_jsonl_file", "video_directory", "image_jsonl_file", "image_directory")
-    sets = [one[name] for one in found.get("datasets", ()) if isinstance(one, dict) for name in wanted if name in one]
-    if not sets:
-        raise StageError(f"{path}: has no [[datasets]] with {' or '.join(wanted[:2])}.")
-    if len(sets) > 1:
-        raise StageError(f"{path}: holds {len(sets)} data sets; use one of them: {', '.join(map(str, sets))}.")
-    place = Path(str(sets[0]))
-    near = path.parent / place
-    if not place.exists() and near.exists():
-        place = near
-    if not place.exists():
-        raise StageError(f"{path}: {place}: no such file or folder; mend the path, or name the folder itself.")
-    layout = recognise(place.as_posix())
-    return Layout(f"a data set of musubi-tuner: {layout.words}", *_rest(layout))
-
-
-def _rest(layout: Layout) -> tuple[Any, ...]:
-    return layout.block, layout.values, layout.watched, layout.captioned, layout.notes
+def _tars(words: str, urls: list[str], first: str, watched: tuple[str, ...], notes: tuple[str, ...] = ()) -> Layout:
+    """Tars of videos, or of pictures where the first one holds pictures alone."""
+    pictures = pictures_in(first)
+    values: dict[str, Any] = {"urls": urls, "max_samples": None}
+    if pictures is None:
+        return Layout(words, "tars", values, watched, notes=notes)
+    values |= {"media": pictures.media, "captions": pictures.captions, "caption": None}
+    return Layout(f"{words} of pictures", "webdataset", values, watched, pictures.captions is not None, notes)
 
 
 def _lerobot(root: Path) -> Layout:
@@ -248,7 +243,8 @@ def _lerobot(root: Path) -> Layout:
             f"{root}: a LeRobot data set without videos; its pictures stand in parquet files, not read here."
         )
     action = "action" if "action" in info["features"] else None
-    values = {"path": root.as_posix(), "camera": cameras[0], "action": action}
+    colours = [name for name in cameras if not is_depth(info["features"][name])]
+    values = {"path": root.as_posix(), "camera": (colours or cameras)[0], "action": action}
     notes = (f"cameras: {', '.join(cameras)}; `camera` in params.yaml chooses one",) if len(cameras) > 1 else ()
     words = f"a LeRobot data set: {info.get('total_episodes', '?')} episodes, {info['fps']} frames per second"
     return Layout(words, "lerobot", values, (root.as_posix(),), True, notes)
@@ -272,7 +268,7 @@ def _is_vpt(videos: Sequence[Path]) -> bool:
         if log.is_file():
             try:
                 with log.open(encoding="utf-8-sig") as stream:
-                    first = json.loads(stream.readline())
+                    first = json.loads(next((line for line in stream if line.strip()), "null"))
                 return isinstance(first, dict) and {"mouse", "keyboard"} <= set(first)
             except (OSError, ValueError, RecursionError):
                 return False

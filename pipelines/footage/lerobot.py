@@ -77,6 +77,12 @@ def cameras_of(info: dict[str, Any]) -> list[str]:
     return [name for name, feature in info["features"].items() if feature.get("dtype") == "video"]
 
 
+def is_depth(feature: dict[str, Any]) -> bool:
+    """Whether a video's grey levels are distances."""
+    told = {**feature, **(feature.get("info") or feature.get("video_info") or {})}
+    return any(bool(value) for name, value in told.items() if str(name).rpartition(".")[2] == "is_depth_map")
+
+
 def _feature(params: Lerobot, info: dict[str, Any]) -> None:
     """Check that the named features are there.
 
@@ -148,6 +154,11 @@ def _episode(
         return refused(
             name, *progress, VideoError("bad_row", f"meta/episodes or {INFO}: {type(error).__name__} {error}")
         )
+    if not 0 <= span[0] < span[1] < math.inf:
+        text = (
+            f"meta/episodes: it stands from {span[0]:g} s to {span[1]:g} s of {video.name}, which is no stretch of it"
+        )
+        return refused(name, *progress, VideoError("bad_row", text))
     if not (video.resolve().is_relative_to(root.resolve()) and table.resolve().is_relative_to(root.resolve())):
         return refused(name, *progress, VideoError("bad_row", f"{INFO}: a path leaves the data set"))
     told = partial(_told, row)

@@ -7,9 +7,12 @@ import os
 import posixpath
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from pipelines.data.endings import VIDEOS
 
 
 def written(name: str) -> str:
@@ -55,6 +58,16 @@ class Places:
             if len(found) == 1:
                 return next(iter(found)), False
         return None, False
+
+    def companions(self, values: Mapping[str, Any], own: str) -> dict[str, str]:
+        """Other videos that a row names by their whole path, and in which of its columns."""
+        found = {}
+        for column, value in values.items():
+            if isinstance(value, str) and value != own and value.lower().endswith(VIDEOS):
+                video, exact = self.find(value)
+                if video is not None and exact:
+                    found[video] = column
+        return found
 
     def _candidates(self, name: str) -> Iterable[str]:
         yield name

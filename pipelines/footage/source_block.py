@@ -98,21 +98,21 @@ def block_lines(block: str, values: Mapping[str, Any], indent: int) -> list[str]
     lines = [f"{' ' * indent}{block}:"]
     for name, value in values.items():
         comment = f"  # {COMMENTS[name]}" if name in COMMENTS else ""
-        text = f"{' ' * (indent + 2)}{name}: {_flow(value)}"
+        text = f"{' ' * (indent + 2)}{name}: {flow(value)}"
         if len(text) <= WIDTH or not isinstance(value, Mapping):
             lines.append(text + comment)
             continue
         lines.append(f"{' ' * (indent + 2)}{name}:{comment}")
-        lines += [f"{' ' * (indent + 4)}{one}: {_flow(held)}" for one, held in value.items()]
+        lines += [f"{' ' * (indent + 4)}{one}: {flow(held)}" for one, held in value.items()]
     return lines
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
     """A value in one line of YAML that YAML 1.1 and 1.2 read alike."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{name}: {_flow(one)}" for name, one in value.items()) + "}"
+        return "{" + ", ".join(f"{name}: {flow(one)}" for name, one in value.items()) + "}"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_flow, value)) + "]"
+        return "[" + ", ".join(map(flow, value)) + "]"
     if isinstance(value, str):
         return scalar(value)
     if isinstance(value, float):

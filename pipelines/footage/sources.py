@@ -83,6 +83,12 @@ def noted(tables: list[Table], total: int) -> Iterator[Found]:
             yield refused(table.file.name, total, total, elsewhere)
 
 
+def companions(tables: list[Table]) -> dict[str, str]:
+    """Videos that only stand beside others in the tables, such as masks and control videos, and in which column."""
+    told = {name for table in tables for name in table.told}
+    return {name: one for table in tables for name, one in table.companions.items() if name not in told}
+
+
 def absent(params: Folder | Recordings | Vpt, name: str) -> str:
     """Where a caption was looked for."""
     if params.captions:
@@ -111,6 +117,8 @@ def folder_files(params: Folder, frame_rate: float, hashed: Hashed = file_digest
     tree = find_media(root, params.media, "raw_video.source.folder.path")
     names, stills = tree.media, set(tree.pictures)
     tables = tables_of(params, names, "folder")
+    beside = companions(tables)
+    names = [name for name in names if name not in beside]
     listed = [(name, told) for name in names for told in told_of(params, tables, name)]
     digest_of = cache(partial(_file_digest, limits=limits, hashed=hashed))  # several cuts are of one file
     for place, (name, told) in enumerate(listed, 1):
@@ -125,6 +133,9 @@ def folder_files(params: Folder, frame_rate: float, hashed: Hashed = file_digest
             cut, opened = partial(cut_digest, whole, span), partial(cut_reel, path, span, frame_rate, limits)
             yield Found(cut_name(storable_text(name), span), place, len(listed), False, told, lacks, cut, whole, opened)
     yield from noted(tables, len(listed))
+    for name, column in beside.items():
+        reason = NotHere("companion", f"belongs to another video: it stands in the column {column} of that one's row")
+        yield refused(storable_text(name), len(listed), len(listed), reason)
     for name, why in tree.passed.items():
         reason = NotHere(f"passed_over{ending(name)}", why)
         yield refused(storable_text(name), len(listed), len(listed), reason)

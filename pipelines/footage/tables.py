@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.data.limits import VideoError
-from pipelines.footage.columns import CAPTIONS, FILES, names_a_column
+from pipelines.footage.columns import CAPTIONS, file_column, names_a_column
 from pipelines.stage import StageError
 from pipelines.textfile import TextError, lines_in, lines_of, read_text
 
@@ -149,7 +149,7 @@ def _separator(lines: Sequence[str], usual: str) -> str:
 def _columns(cells: Sequence[str]) -> list[str] | None:
     """The names of the columns, where the first row is a header; None where it is not."""
     names = [cell.strip() for cell in cells]
-    if any(names_a_column(name, FILES) for name in names):
+    if file_column(tuple(names)) is not None:
         return names
     captioned = any(names_a_column(name, CAPTIONS) for name in names)
     return names if captioned and not any(PATH.search(name) for name in names) else None

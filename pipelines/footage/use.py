@@ -20,13 +20,15 @@ import av
 from pipelines import stage
 from pipelines.data.limits import VideoError
 from pipelines.data.video import Seen, read_frames
-from pipelines.document import PARAMS_FILE, ParamsError, read_document
+from pipelines.document import PARAMS_FILE, ParamsError, edited, load
+from pipelines.footage.captions import NotHere
+from pipelines.footage.fitting import fitted, forms_with_pictures
 from pipelines.footage.found import Found
 from pipelines.footage.ingest import cut_file
 from pipelines.footage.layouts import Layout, recognise
 from pipelines.footage.opening import found_in
 from pipelines.footage.params import Folder, Footage, RawVideoParams
-from pipelines.footage.source_block import SHARED, paths_of, shared_values, with_deps, with_source
+from pipelines.footage.source_block import SHARED, flow, paths_of, shared_values, with_deps, with_source
 from pipelines.footage.sources import limits_of
 from pipelines.params import check, parse_section
 from pipelines.progress import duration
@@ -39,10 +41,7 @@ COUNTED = 2000
 """Files whose captions are looked at."""
 MEASURED = 200
 """Files whose stated lengths are read."""
-CLIPS_PER_CLASS = 20
-"""As many as the rendered clips have in each of their classes."""
-OVER_EVEN = (0.12, 0.37)
-"""By how much of all clips the fullest class may exceed its even part, to warn and to fail: as of 32 classes."""
+LAST = "Next: reel check, reel plan raw_video, reel run raw_video; then look at plots/raw_video."
 FRAMES = 48
 """Frames that are read of each to tell its size and rate."""
 
@@ -53,6 +52,9 @@ class Glance:
 
     files: int = 0
     captioned: int = 0
+    lacking: int = 0
+    captions: set[str] = field(default_factory=set)
+    passed: set[str] = field(default_factory=set)
     refused: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
     sizes: list[tuple[int, int]] = field(default_factory=list)
@@ -61,9 +63,16 @@ class Glance:
     bytes: list[int] = field(default_factory=list)
     lengths: list[float] = field(default_factory=list)
 
+    @property
+    def wordless(self) -> str | None:
+        """Why captions tell no clips apart; None where they do."""
+        if self.captioned == 0:
+            return "there are no captions"
+        return "all captions are the same" if self.captioned > 1 and len(self.captions) == 1 else None
+
     def refuse(self, name: str, error: VideoError) -> None:
-        """Note why a file, or its first clip, cannot be used."""
-        self.refused[error.reason] += 1
+        """Note why a file, or its first clip, cannot be used, or why it is none of the source's."""
+        self.refused[error.reason] += error.count if isinstance(error, NotHere) else 1
         self.first.setdefault(error.reason, f"{name}: {error}")
 
 
@@ -80,12 +89,19 @@ def look(params: RawVideoParams, spool: Path) -> Glance:
             if told.refusal is not None:
                 raise told.refusal
             seen.captioned += bool(told.caption)
+            seen.lacking += not told.caption
+            seen.captions |= {told.caption} if told.caption else set()
             if seen.files <= MEASURED:
                 seen.lengths += stated_seconds(found)
             if opened < TRIED:
                 opened += 1
                 _open(params, found, seen, spool / f"cut-{opened}")
+        except NotHere as error:
+            seen.files -= 1
+            seen.passed.add(error.reason)
+            seen.refuse(found.name, error)
         except VideoError as error:
+            seen.lacking += error.reason == "no_caption"
             seen.refuse(found.name, error)
         finally:
             if found.close is not None:
@@ -146,7 +162,8 @@ def described(layout: Layout, seen: Glance, params: RawVideoParams) -> Iterator[
             f"set raw_video.clip.frame_rate to {min(slow):.3g} or less."
         )
     for reason, count in seen.refused.most_common():
-        yield f"Not usable: {count} {reason}, as {seen.first[reason]}."
+        what = "Passed over" if reason in seen.passed else "Not usable"
+        yield f"{what}: {count} {reason}, as {seen.first[reason].rstrip('.?')}."
     yield from (f"{note[0].upper()}{note[1:]}." for note in layout.notes)
 
 
@@ -155,6 +172,8 @@ def chosen(layout: Layout, params: str) -> dict[str, Any]:
     shared = shared_values(params)
     if not layout.captioned:
         shared["quality"] = {**shared["quality"], "caption": None}
+    if layout.values.get("media", "videos") != "videos" and shared["cutting"].get("buckets") is None:
+        shared["cutting"] = {**shared["cutting"], "buckets": forms_with_pictures(layout.values["media"], load(params))}
     values = {**layout.values, **shared}
     return {name: values[name] for name in [*layout.values, *SHARED]}
 
@@ -195,17 +214,21 @@ def use(path: str, only_look: bool) -> None:
         seen = look(params, Path(spool))
     for line in described(layout, seen, params):
         print(line)
-    if seen.files == seen.refused.total() - seen.refused["no_caption"]:
+    refused = sum(count for reason, count in seen.refused.items() if reason not in (*seen.passed, "no_caption"))
+    if seen.files == refused:
         raise StageError(f"{path}: nothing in it can be used, so nothing was written.")
     if only_look:
         print("Nothing was written. Next: reel use", path)
         return
+    clips = _clips(params, seen)
+    text, changed = (text, []) if clips is None else fit(text, clips, seen)
+    _parsed(text)
     PARAMS_FILE.write_text(text, encoding="utf-8")
     GRAPH.write_text(graph, encoding="utf-8")
     print(f"{PARAMS_FILE}: raw_video.source is now `{layout.block}`; the earlier source stands there as a comment.")
     if layout.watched:
         print(f"{GRAPH}: raw_video depends on {', '.join(layout.watched)}.")
-    for line in _next(params, seen):
+    for line in (*_next(params, seen), *changed, LAST):
         print(line)
 
 
@@ -219,27 +242,13 @@ def _clips(params: RawVideoParams, seen: Glance) -> int | None:
     return round(sum(each) / len(each) * seen.files)
 
 
-def _classes(clips: int) -> Iterator[str]:
-    """How many classes so many clips are enough for, and the gate that depends on their number: a class of a few holds
-    more of all clips than one of many.
-    """
-    values, _ = read_document(PARAMS_FILE)
-    stated = values.get("pseudo_classes", {}).get("num_classes")
-    fitting = max(2, clips // CLIPS_PER_CLASS)
-    if not isinstance(stated, int) or fitting >= stated:
-        return
-    smaller = max(2, fitting // 2)
-    yield (
-        f"For about {clips} clips, {stated} classes are too many: set pseudo_classes.num_classes to {fitting} "
-        f"and fallback.num_classes to {smaller} ({CLIPS_PER_CLASS} clips per class)."
-    )
-    gate = (values.get("diagnostics", {}).get("gates") or {}).get("largest_share")
-    warn, fail = (min(0.98, round(1 / smaller + over, 2)) for over in OVER_EVEN)
-    if isinstance(gate, dict) and isinstance(gate.get("warn"), float) and gate["warn"] < 1.5 / smaller:
-        yield (
-            f"Of {smaller} classes even the fullest of equal ones holds {1 / smaller:.0%}: set "
-            f"diagnostics.gates.largest_share to {{warn: {warn:g}, fail: {fail:g}}}."
-        )
+def fit(text: str, clips: int, seen: Glance) -> tuple[str, list[str]]:
+    """params.yaml with classes and gates that fit so many clips, and a line for each change."""
+    values, lines = load(text), []
+    for change in fitted(values, clips, seen.wordless):
+        text = edited(text, change.nested)
+        lines.append(f"{PARAMS_FILE}: {'.'.join(change.key)} is now {flow(change.value)} ({change.reason}).")
+    return text, lines
 
 
 def _costs(clips: int, seen: Glance) -> Iterator[str]:
@@ -255,8 +264,7 @@ def _next(params: RawVideoParams, seen: Glance) -> Iterator[str]:
     if clips is not None:
         yield f"About {clips} clips, by the lengths that {len(seen.lengths)} files state."
         yield from _costs(clips, seen)
-        yield from _classes(clips)
-    lacking = seen.files - seen.captioned
+    lacking = seen.lacking
     quality = params.source.footage.quality if params.source.footage else None
     if lacking and quality is not None and quality.caption is not None:
         files = "1 file has" if lacking == 1 else f"{lacking} files have"
@@ -264,7 +272,6 @@ def _next(params: RawVideoParams, seen: Glance) -> Iterator[str]:
     footage = params.source.footage
     if isinstance(footage, Folder) and footage.media != "videos":
         yield "Pictures are clips of one frame; docs/raw_video.md (buckets) says how they go with videos."
-    yield "Next: reel check, reel plan raw_video, reel run raw_video; then look at plots/raw_video."
 
 
 def main(argv: Sequence[str] | None = None) -> int:

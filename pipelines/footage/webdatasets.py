@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.data.limits import Limits, VideoError
-from pipelines.footage.archive import DAMAGED, unpacked
-from pipelines.footage.captions import MAX_BYTES, Told, sidecar_in
+from pipelines.footage.archive import DAMAGED, not_downloaded, unpacked
+from pipelines.footage.captions import MAX_BYTES, NotHere, Told, sidecar_in
 from pipelines.footage.columns import metadata_of
 from pipelines.footage.found import Found, Reel, refused
 from pipelines.footage.members import is_wanted
@@ -67,7 +67,7 @@ def members(stream: io.BufferedReader, params: Webdataset, limits: Limits) -> It
     """
     from webdataset.tariterators import base_plus_ext
 
-    most = {params.media.lower(): limits.max_bytes, (params.captions or "").lower(): MAX_BYTES}
+    most = {"json": MAX_BYTES, params.media.lower(): limits.max_bytes, (params.captions or "").lower(): MAX_BYTES}
     with tarfile.open(fileobj=unpacked(stream), mode="r|") as tar:
         for member in tar:
             key, field = base_plus_ext(member.name)
@@ -99,7 +99,8 @@ def _found(
     content = sample.get(params.media.lower())
     if content is None:
         fields = ", ".join(sorted(name for name in sample if not name.startswith("__")))
-        content = VideoError("not_video", f"the sample has no field {params.media}; it has {fields}")
+        lacking = VideoError("not_video", f"the sample has no field {params.media}; it has {fields}")
+        content = not_downloaded([one for one in sample.values() if isinstance(one, bytes)]) or lacking
     if isinstance(content, bytes):
         path.write_bytes(content)
     place = f"{tar}/{sample['__key__']}.{params.media}"
@@ -117,6 +118,8 @@ def _found(
         return open_file(whole(), params.still, frame_rate, limits, known)
 
     told = partial(_told, sample.get((params.captions or "").lower()), params, place)
+    if isinstance(content, NotHere):
+        return refused(storable_text(place), *progress, content)
     absent = f"no field {params.captions} in the sample" if params.captions else "captions is null"
     size = len(content) if isinstance(content, bytes) else 0
     close = partial(path.unlink, missing_ok=True)

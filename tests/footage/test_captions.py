@@ -191,6 +191,23 @@ KOALA = (
             "path,text,start,end\n--MWDCsu.mp4,A man.,5.005,10.01\n--MWDCsu.mp4,A dog.,60,62.5\n",
             [("A man.", {}), ("A dog.", {})],
         ),
+        (
+            "video,timestamp,caption\n"
+            '--MWDCsu,"[0:00:05.005, 0:00:10.010]",A man.\n--MWDCsu,"(00:01:00, 00:01:02.5)",A dog.\n',
+            [("A man.", {}), ("A dog.", {})],
+        ),
+        (
+            "video,segment,caption\n--MWDCsu,0:00:05.005 - 0:00:10.010,A man.\n--MWDCsu,01:00 --> 01:02.5,A dog.\n",
+            [("A man.", {}), ("A dog.", {})],
+        ),
+        (
+            "video,start,duration,caption\n--MWDCsu,5.005,5.005,A man.\n--MWDCsu,1:00,2.5,A dog.\n",
+            [("A man.", {}), ("A dog.", {})],
+        ),
+        (
+            "video,start_frame,end_frame,fps,caption\n--MWDCsu,1001,2002,200,A man.\n--MWDCsu,1500,1562.5,25,A dog.\n",
+            [("A man.", {"fps": "200"}), ("A dog.", {"fps": "25"})],
+        ),
     ],
 )
 def test_time_stamps_are_cuts_with_captions_of_their_own(tmp_path: Path, text: str, wanted: list[Any]) -> None:
@@ -204,6 +221,17 @@ def test_time_stamps_are_cuts_with_captions_of_their_own(tmp_path: Path, text: s
 def test_times_that_are_none_are_a_bad_row(tmp_path: Path, times: str) -> None:
     found = table(tmp_path, "c.csv", f"path,text,start,end\na.mp4,A man.,{times}\n")
     assert reasons(found) == {"a.mp4": "bad_row"}
+
+
+def test_a_cut_told_in_frames_without_a_rate_names_what_is_missing(tmp_path: Path) -> None:
+    found = table(tmp_path, "c.csv", "path,text,start_frame,end_frame\na.mp4,A man.,30,60\n")
+    assert reasons(found) == {"a.mp4": "bad_row"} and "no column fps" in str(only(found).refusal)
+
+
+def test_columns_of_files_by_huggingface_name_the_video_and_what_belongs_to_it(tmp_path: Path) -> None:
+    text = "caption,clip_file_name,mask_file_name,id\na cat,a.mp4,b.mp4,7\n"
+    found = table(tmp_path, "c.csv", text, ("a.mp4", "b.mp4"))
+    assert only(found).caption == "a cat" and found.companions == {"b.mp4": "mask_file_name"}
 
 
 # ---- names --------------------------------------------------------------------------------------------------------

@@ -14,8 +14,10 @@ import pytest
 
 from pipelines.data.catalog import read_decisions
 from pipelines.data.video import read_clip, write_mp4
+from pipelines.footage.captions import NotHere
 from pipelines.footage.forecast import forecast
-from pipelines.footage.params import RawVideoParams
+from pipelines.footage.params import Folder, RawVideoParams
+from pipelines.footage.sources import folder_files
 from pipelines.stage import StageError
 from tests.footage.footage import QUALITY, folder, footage, frames, refused, run, video
 
@@ -58,6 +60,21 @@ def test_a_table_gives_captions_metadata_rows_of_its_mistakes_and_a_count_of_the
     assert read_decisions(tmp_path / "clips")["metadata"].notna().all()
     told = forecast(params, tmp_path / "clips")
     assert told is not None and told.startswith("0 of 5 files are new by their names, 0 are gone")
+
+
+def test_control_videos_that_a_table_names_beside_others_are_counted_and_no_clips(tmp_path: Path) -> None:
+    for number, name in enumerate(("a", "b", "control/a")):
+        video(tmp_path / f"in/{name}.mp4", num_frames=20, seed=number, caption=None)
+    (tmp_path / "in/m.csv").write_text(
+        "video_path,control_path,caption\na.mp4,control/a.mp4,words\nb.mp4,a.mp4,others\n"
+    )
+    source = folder(tmp_path / "in", captions="m.csv").source.folder
+    assert isinstance(source, Folder)
+    names = {found.name: found for found in folder_files(source, 8.0)}
+    assert [names[name].told().caption for name in ("a.mp4", "b.mp4")] == ["words", "others"]
+    with pytest.raises(NotHere, match="column control_path") as error:
+        names["control/a.mp4"].told()
+    assert error.value.reason == "companion"
 
 
 def test_several_tables_by_a_pattern_name_the_files_beside_them(tmp_path: Path) -> None:
