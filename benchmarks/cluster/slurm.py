@@ -91,6 +91,15 @@ def _unpack(names: tuple[str, ...], root: Path) -> None:
     for package in root.glob("*.deb"):
         subprocess.run(["dpkg", "-x", package.name, "."], cwd=root, check=True)
         package.unlink()
+    _name(root / "usr")
+
+
+def _name(usr: Path) -> None:
+    """Give unpacked programs the names that installing would: Debian's alternatives make ``slurmd`` of ``slurmd-wlm``."""
+    for program in (*usr.glob("bin/*-wlm"), *usr.glob("sbin/*-wlm")):
+        plain = program.with_name(program.name.removesuffix("-wlm"))
+        if not plain.exists():
+            plain.symlink_to(program.name)
 
 
 def _ports(count: int) -> list[int]:
