@@ -17,7 +17,7 @@ from pipelines.data.video import Mp4
 from pipelines.flow.params import Guidance
 from pipelines.flow.samplers import SAMPLERS
 from pipelines.generation import contact_sheet
-from pipelines.generation.clips import ClipMaker, Wanted
+from pipelines.generation.clip_maker import ClipMaker, Wanted
 from pipelines.generation.finished import finish, watermark
 from pipelines.generation.pipeline import surroundings
 from pipelines.progress import Progress
@@ -40,6 +40,13 @@ def whole_number(text: str) -> int:
     """A number from 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def seed_number(text: str) -> int:
+    """A number from 0, of at most 63 bits: generators of random numbers take no other."""
+    if not text.isdecimal() or int(text) >= 1 << 63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
     return int(text)
 
 
@@ -68,7 +75,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--num-frames", type=whole_number, help="frames of the video; default: as in training")
     parser.add_argument("--size", type=size, metavar="HEIGHTxWIDTH", help="pixels; default: as in training")
-    parser.add_argument("--seed", type=int, default=0, help="of the first clip; the next ones count on")
+    parser.add_argument("--seed", type=seed_number, default=0, help="of the first clip; the next ones count on")
     parser.add_argument("--steps", type=whole_number, help="default: as the checkpoint states, like the next two")
     parser.add_argument("--guidance", type=_guidance, help="scale; 1: none")
     parser.add_argument("--sampler", choices=SAMPLERS)

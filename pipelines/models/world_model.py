@@ -290,7 +290,7 @@ class WorldModel(nn.Module):
         if "inputs" not in facts:
             raise StageError(f"{folder / CONDITIONING}.json: not of a world model; start from one that is.")
         stated = {**facts["inputs"], "keys": tuple(facts["inputs"]["keys"]), "axes": tuple(facts["inputs"]["axes"])}
-        model = cls(WanTransformer3DModel.from_pretrained(folder), Inputs(**stated))
+        model = cls(WanTransformer3DModel.from_pretrained(folder, use_safetensors=True), Inputs(**stated))
         model.actions.load_state_dict(load_file(folder / ACTIONS_FILE))
         if model.draft is not None:
             model.draft.load_state_dict(load_file(folder / DRAFT_FILE))

@@ -22,6 +22,7 @@ from pipelines.data.contract import ActionFacts, find_autoencoder
 from pipelines.data.video import Mp4
 from pipelines.flow.samplers import SAMPLERS
 from pipelines.generation.finished import finish, watermark
+from pipelines.generation.generate import seed_number
 from pipelines.generation.world_model.overlay import Overlay
 from pipelines.generation.world_model.player import Player, load_world
 from pipelines.stage import StageError
@@ -55,7 +56,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=Path, help="an mp4; NAME-keys.mp4 and NAME.csv are written beside it")
     add("--live", action="store_true", help="drive it in the browser instead, with keyboard and mouse")
     add("--port", type=_port, default=8765, help="of --live, on this machine alone; 0: any free one")
-    add("--seed", type=int, default=0, help="of the noise, and of random actions")
+    add("--seed", type=seed_number, default=0, help="of the noise, and of random actions")
     add("--steps", type=_count, help="levels per chunk; default: as the checkpoint states")
     add("--sampler", choices=SAMPLERS)
     add("--autoencoder", type=Path, help="of the latents it was trained on; default: found in checkpoints/")

@@ -108,7 +108,7 @@ def test_a_picture_of_another_size_is_scaled_and_said(toy: Toy, capsys: pytest.C
         (["--actions", "none.csv"], "none.csv: cannot be read (No such file or directory)"),
         (["--actions", "forward", "--image", "none.png"], "none.png: cannot be read as a picture"),
         (["--actions", __file__], "a log is a csv whose name ends in .csv"),
-        (["--actions", "forward", "--image", __file__], "no picture of a kind that is known here"),
+        (["--actions", "forward", "--image", __file__], "cannot be read as a picture (is no picture known here)"),
         (["--actions", "forward", "--device", "cudda"], "device cudda: not on this machine, which has cpu"),
         (["--actions", "forward", "--device", "xpu"], "device xpu: not on this machine"),
         (["--actions", "forward", "--out", "demo.avi"], "end the name in .mp4"),

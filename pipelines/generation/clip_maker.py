@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from av.video.frame import VideoFrame
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from pipelines import stage
@@ -22,7 +21,7 @@ from pipelines.data.contract import TEXT_ENCODER, Manifest, read_empty_prompt, r
 from pipelines.data.picture import Picture
 from pipelines.flow.corruption import REPLACED
 from pipelines.flow.keyframes import uniform
-from pipelines.generation.storyboard import Given, held, latent_places
+from pipelines.generation.storyboard import Given, held, latent_places, pixels
 from pipelines.models.autoencoder import load_autoencoder, require_lone_first_frame
 from pipelines.models.geometry import latent_frames
 from pipelines.models.streaming import decoded_in_pieces
@@ -75,14 +74,8 @@ def read_image(path: Path, height: int, width: int) -> Tensor:
     Raises:
         StageError: the file is no picture.
     """
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except UnidentifiedImageError:
-        raise StageError(f"{path}: no picture of a kind that is known here; give a PNG or JPEG.") from None
-    except OSError as error:
-        raise StageError(f"{path}: cannot be read as a picture ({error.strerror or error}).") from None
-    covered = Picture(VideoFrame.from_ndarray(pixels, format="rgb24")).cover(height, width)
+    whole = Picture(VideoFrame.from_ndarray(np.ascontiguousarray(pixels(path)), format="rgb24"))
+    covered = whole.cover(height, width)
     return torch.from_numpy(covered).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1.0
 
 
