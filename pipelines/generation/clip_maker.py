@@ -18,6 +18,7 @@ from torch import Tensor
 from pipelines import stage
 from pipelines.data.batches import pad
 from pipelines.data.contract import TEXT_ENCODER, Manifest, read_empty_prompt, require_autoencoder
+from pipelines.data.limits import VideoError
 from pipelines.data.picture import Picture
 from pipelines.flow.corruption import REPLACED
 from pipelines.flow.keyframes import uniform
@@ -72,10 +73,13 @@ def read_image(path: Path, height: int, width: int) -> Tensor:
     """A picture as one frame of video [1, 3, 1, H, W] in [-1, 1]: upright, resized to cover the size, cropped.
 
     Raises:
-        StageError: the file is no picture.
+        StageError: the file is no picture, or far longer than the size asks for.
     """
     whole = Picture(VideoFrame.from_ndarray(np.ascontiguousarray(pixels(path)), format="rgb24"))
-    covered = whole.cover(height, width)
+    try:
+        covered = whole.cover(height, width)
+    except VideoError as error:
+        raise StageError(f"{path}: {error}: little of it would be left; crop it nearer to that shape.") from None
     return torch.from_numpy(covered).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1.0
 
 

@@ -152,7 +152,8 @@ def run(given: argparse.Namespace) -> None:
     device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     world = load_world(given.checkpoint, device, given.steps, given.sampler)
     made_by = world.facts["autoencoder"]["digest"]
-    player = Player(world, given.autoencoder or find_autoencoder(made_by, Path("checkpoints")), given.image)
+    autoencoder = given.autoencoder or find_autoencoder(made_by, Path("checkpoints"))
+    player = Player(world, autoencoder, given.image)
     if given.live:
         from pipelines.generation.world_model.live import serve
 
@@ -161,7 +162,7 @@ def run(given: argparse.Namespace) -> None:
     held, out = planned(given, player.facts, player.frame_rate), Path(str(given.out))
     rate = write(player, held, out, given.seed)
     keys, log = check_out(out)
-    read = {"checkpoint": given.checkpoint, "autoencoder": given.autoencoder, "actions": log}
+    read = {"checkpoint": given.checkpoint, "autoencoder": autoencoder, "actions": log}
     for clip in (out, keys):
         finish(clip, "reel play", {"image": given.image.name, "seed": given.seed}, read)
     print(f"{out}: {len(held)} frames, made and written at {rate:.1f} a second; with keys: {keys}; actions: {log}")
