@@ -210,6 +210,7 @@ def _measured(project: DvcProject, stage: Stage, new: str, old: str) -> dict[str
     for name, hash_ in ((NEW, new), (OLD, old)):
         _copied(project, hash_, folder / "checkpoints" / name)
     _same_latents(folder)
+    _bring_the_rest(project, folder / "checkpoints")
     import subprocess  # here: no other command waits for it
 
     done = subprocess.run(
@@ -226,6 +227,14 @@ def _measured(project: DvcProject, stage: Stage, new: str, old: str) -> dict[str
     found = json.loads((folder / "out" / COMPARED).read_text(encoding="utf-8"))
     shutil.rmtree(folder, ignore_errors=True)
     return found.get(f"{NEW} against {OLD}", {})
+
+
+def _bring_the_rest(project: DvcProject, place: Path) -> None:
+    """The networks that decode and judge lie beside the generators; those two are the only generators in ``place``."""
+    words = str(project.stage(JUDGE).cmd).split()
+    for one in sorted((project.root / words[words.index("--checkpoints") + 1]).iterdir()):
+        if one.is_dir() and not (one / "generator.json").is_file() and not (place / one.name).exists():
+            (place / one.name).symlink_to(one.resolve(), target_is_directory=True)
 
 
 def _same_latents(folder: Path) -> None:

@@ -66,9 +66,8 @@ def tools(folder: Path) -> dict[str, str]:
     root = folder / "packages"
     if not root.is_dir():
         _unpack(("slurm-wlm", "munge"), root)
-    library = root / "usr" / "lib" / f"{platform.machine()}-linux-gnu"
     found = [str(root / "usr" / part) for part in ("bin", "sbin")]
-    libraries = [str(library), str(library / "slurm-wlm")]
+    libraries = [str(_plugins(root).parent), str(_plugins(root))]
     return {
         "PATH": os.pathsep.join([*found, os.environ["PATH"]]),
         "LD_LIBRARY_PATH": os.pathsep.join([*libraries, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]),
@@ -91,6 +90,20 @@ def _unpack(names: tuple[str, ...], root: Path) -> None:
     for package in root.glob("*.deb"):
         subprocess.run(["dpkg", "-x", package.name, "."], cwd=root, check=True)
         package.unlink()
+    name_programs(root / "usr")
+
+
+def name_programs(usr: Path) -> None:
+    """Give unpacked programs the names that installing would: Debian makes ``slurmd`` of ``slurmd-wlm``."""
+    for program in (*usr.glob("bin/*-wlm"), *usr.glob("sbin/*-wlm")):
+        plain = program.with_name(program.name.removesuffix("-wlm"))
+        if not plain.exists():
+            plain.symlink_to(program.name)
+
+
+def _plugins(root: Path) -> Path:
+    """Where Debian puts Slurm's plugins; some may be installed while the rest is unpacked."""
+    return root / "usr" / "lib" / f"{platform.machine()}-linux-gnu" / "slurm-wlm"
 
 
 def _ports(count: int) -> list[int]:
@@ -130,8 +143,8 @@ class Cluster:
         port, port1, port2 = _ports(3)
         addresses = self.network.addresses if self.network else ("127.0.0.1",) * 3
         root = self.folder.parent / "packages"
-        library = root / "usr" / "lib" / f"{platform.machine()}-linux-gnu"
-        plugins = f"PluginDir={library / 'slurm-wlm'}" if root.is_dir() else ""
+        places = [place for place in map(_plugins, (root, Path("/"))) if place.is_dir()]  # Slurm refuses others
+        plugins = f"PluginDir={':'.join(map(str, places))}" if root.is_dir() else ""
         text = CONF.format(
             host=socket.gethostname(),
             controller=addresses[0],

@@ -40,6 +40,9 @@ JUDGE = '''
 import json, sys
 from pathlib import Path
 flags = dict(zip(sys.argv[3::2], sys.argv[4::2]))
+there = Path(flags["--checkpoints"])
+assert (there / "autoencoder" / "weights").read_text() == "of the project", "what decodes lies beside the two"
+assert sorted(path.parent.name for path in there.glob("*/generator.json")) == ["candidate", "released"]
 one, other = (int((Path(flags["--checkpoints"]) / n / "value").read_text()) for n in ("candidate", "released"))
 verdict = "within noise" if abs(one - other) <= 2 else "better" if one > other else "worse"
 found = {"difference": one - other, "low": one - other - 2, "high": one - other + 2, "verdict": verdict}
@@ -52,6 +55,9 @@ Path(flags["--out"]).mkdir(parents=True)
 def project(tmp_path: Path) -> Path:
     """A real DVC project with one generator, and a judge in the place of `python -m pipelines`."""
     root = toy.make(tmp_path / "project", dvc_yaml=GRAPH, **{"make.py": MAKE, "params.yaml": "value: 1\n"})
+    for name, file, text in (("autoencoder", "weights", "of the project"), ("other", "generator.json", "{}")):
+        (root / "checkpoints" / name).mkdir(parents=True)
+        (root / "checkpoints" / name / file).write_text(text)
     (root / "pipelines").mkdir()
     (root / "pipelines" / "__init__.py").touch()
     (root / "pipelines" / "__main__.py").write_text(JUDGE)
@@ -80,6 +86,7 @@ def test_the_pointer_moves_to_what_is_not_worse_stays_otherwise_and_moves_back(p
     assert [entry["hash"] for entry in released(now)["flow"]] == [first]
     promoting.copy(now, "flow", project / "copied")
     assert (project / "copied" / "value").read_text() == "5"
+    assert (project / "checkpoints" / "autoencoder" / "weights").is_file(), "what was lent is not cleared away"
     undo(now, "flow")
     with pytest.raises(Refused, match="nothing of it is released"):
         undo(now, "flow")
