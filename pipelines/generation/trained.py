@@ -120,7 +120,8 @@ def finish(
             results |= {name if name in monitors else f"validation/{name}": value for name, value in numbers.items()}
             results |= dict(extra())
             explained = results["validation/explained"]
-            results["baselines"] = [baseline("validation/explained", explained, ">", 0.0, "predicting no velocity")]
+            judged = ("validation/explained", explained, ">", 0.0, "predicting no velocity", fixed.num_clips)
+            results["baselines"] = [baseline(*judged)]
             validation_clips.draw_steps(run.shown, run.plots / "validation.png")
             shown = preview(data, phases, run.device, run.training.micro_batch)
             pictures.draw_samples(*shown, run.name, run.plots / "samples.png")

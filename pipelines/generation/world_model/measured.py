@@ -32,8 +32,9 @@ NAME = "rollout/action_accuracy"
 
 @dataclass
 class Measured:
-    """Numbers by name, those that are undefined with the reason, and what is drawn."""
+    """Numbers by name, over how many clips, those that are undefined with the reason, and what is drawn."""
 
+    count: int
     numbers: dict[str, float] = field(default_factory=dict)
     unavailable: dict[str, str] = field(default_factory=dict)
     rollout: np.ndarray = field(default_factory=lambda: np.zeros((0, 1, 1, 1, 3), np.uint8))
@@ -59,12 +60,12 @@ class Measured:
 
 def measure(data: Latents, objective: WorldModelObjective, decoder: Autoencoder, device: torch.device) -> Measured:
     """All of it, with the network as it is."""
-    asked, found = objective.params.rollouts, Measured()
+    asked = objective.params.rollouts
     assert asked is not None
     reader, known = trained_reader(data.shards, asked.reader_steps, device)
     rows = data.shards.rows("validation")
     chosen = rows[np.linspace(0, len(rows) - 1, min(asked.clips, len(rows))).round().astype(int)]
-    real = Examples.of(data.shards, chosen, known.words)
+    real, found = Examples.of(data.shards, chosen, known.words), Measured(len(chosen))
     _followed_by_real(found, reader, real, asked.resamples)
     made, held = _rollouts(data, objective, real, asked.num_frames, device)
     _followed(found, reader, made, held, asked.resamples)
