@@ -19,7 +19,7 @@ from PIL import Image
 
 from pipelines.data.catalog import FACTOR_PREFIX, JUDGED, SPLITS, TRAIN, factor_names
 from pipelines.data.video import read_clip
-from pipelines.drawing import new_figure, one_line
+from pipelines.drawing import new_figure, one_line, palette
 from pipelines.footage.clips import Made
 from pipelines.footage.factors import MOTION, STEERED
 
@@ -97,8 +97,7 @@ def _save(figure: Figure, path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="rgba")
     picture = Image.frombytes("RGBA", FigureCanvasAgg(figure).get_width_height(), buffer.getvalue()).convert("RGB")
-    palette = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
-    palette.save(path, optimize=True)
+    palette(picture).save(path, optimize=True)
 
 
 def _figure(width: float, height: float, title: str) -> Figure:
