@@ -6,7 +6,6 @@ interface is ``sample(conditions, seeds, shape)`` with conditions by name (:data
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from pipelines.flow.params import Guidance
 from pipelines.stage import StageError
+from pipelines.written import read_json
 
 FILE = "generator.json"
 CONDITIONS = {
@@ -56,7 +56,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     if not path.is_file():
         raise StageError(f"{path}: no such file, so {folder} is no checkpoint of a generator.")
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     if content.get("kind", "flow") not in KINDS:
         raise StageError(f"{path}: kind {content['kind']!r}; this program knows {', '.join(KINDS)}.")
     parts = [(phase["start"], phase["end"]) for phase in content.get("phases", ())]
@@ -145,7 +145,7 @@ class Generator(ABC):
     def name(self) -> str:
         """Stage and run that made the checkpoint, as its record states them."""
         path = self.folder / "checkpoint.json"
-        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        record = read_json(path) if path.is_file() else {}
         return f"{record.get('stage', self.folder.name)} {record.get('run_id', '')}".strip()
 
     @property
