@@ -1,4 +1,7 @@
-"""`python -m benchmarks [NAME…]`: all figures, or those of the named modules; rows also go to .work/bench.json."""
+"""`python -m benchmarks [NAME…]`: all figures, or those of the named modules; rows also go to .work/bench.json.
+
+`python -m benchmarks against COMMIT` is `python -m benchmarks.against COMMIT`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import benchmarks
+from benchmarks import against
 
 
 def names() -> list[str]:
@@ -20,6 +24,8 @@ def names() -> list[str]:
 
 def main() -> None:
     """Measure and print, one line per figure."""
+    if sys.argv[1:2] == ["against"]:
+        raise SystemExit(against.main(sys.argv[2:]))
     rows = []
     for name in sys.argv[1:] or names():
         module = importlib.import_module(f"benchmarks.{name}")

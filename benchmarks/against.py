@@ -1,8 +1,16 @@
 """`python -m benchmarks.against COMMIT [ROW…]`: this commit and an earlier one, in turn, on one machine.
 
-Each commit gets a worktree and an environment of its own under ``.work/against``. A row is a command (``status``,
-``check``, ``help``) or a stage of the lineage, run anew in both trees alternately; stated are processor seconds of the
-command and all its children, wall seconds, and the memory of its largest process. ``stages`` are all that both have.
+Each commit gets a worktree and an environment of its own under ``.work/against``. Rows are run in both trees in turn:
+
+- ``help``, ``status``, ``check``: commands of `reel`, seven rounds;
+- ``stages``, or the name of a stage: the stages that both have, by ``dvc repro --single-item --force``, each once
+  unless ``--rounds`` says more, on what the stages before them made in the same tree;
+- ``muon``: an update of Muon at the shapes of the tree's own ``checkpoints/rectified_flow``, 30 times in seven rounds;
+- ``demo``: everything made away, then ``reel demo``;
+- ``test``: ``make test``.
+
+Stated are processor seconds of the command and all its children, wall seconds, and the memory of its largest process.
+With ``--markdown PAGE`` the rows replace their namesakes between the page's markers.
 """
 
 from __future__ import annotations
@@ -10,21 +18,51 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 import yaml
 
 ROOT = Path(__file__).parents[1]
 PLACE = ROOT / ".work" / "against"
-COMMANDS = {"help": ["--help"], "status": ["status"], "check": ["check"]}
+COMMANDS = ("help", "status", "check")
+LONG = {"demo": ["reel", "demo"], "test": ["make", "test"]}
 TIMES = 7
-"""Rounds of a command; stages run ``--rounds`` times."""
+"""Rounds of a command; stages run ``--rounds`` times, what takes ten minutes once."""
+MADE = ("data", "checkpoints", "metrics", "plots", "report", ".dvc/cache", ".dvc/tmp", "dvc.lock", "code.json")
+HEAD = (
+    "| row | processor s, base | here | ratio (spread) | wall s, base | here | GiB, base | here |\n" + "|---" * 8 + "|"
+)
+UPDATES = """
+import pathlib, resource, time, torch
+from safetensors import safe_open
+from pipelines.training import muon
+torch.set_num_threads(1)
+torch.manual_seed(0)
+with safe_open(next(pathlib.Path("checkpoints/rectified_flow").rglob("*.safetensors")), "pt") as file:
+    shapes = [file.get_slice(name).get_shape() for name in sorted(file.keys())]
+matrices = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes if len(shape) == 2 and min(shape) > 16]
+half = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+optimizer = (getattr(muon, "BFloat16Muon", muon.Float32Muon) if half else muon.Float32Muon)(matrices, lr=1e-3)
+for one in matrices:
+    one.grad = torch.randn_like(one)
+optimizer.step()
+began, spent = time.perf_counter(), time.process_time()
+for _ in range(30):
+    optimizer.step()
+memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+print(time.process_time() - spent, time.perf_counter() - began, memory)
+"""
+"""What the row ``muon`` runs in a tree: it knows the names that Muon had in each."""
+BEGIN, END = "<!-- against -->", "<!-- end -->"
 
 
 @dataclass(frozen=True)
@@ -34,6 +72,9 @@ class Cost:
     processor: float
     wall: float
     memory: float
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.processor + other.processor, self.wall + other.wall, max(self.memory, other.memory))
 
 
 def git(*words: str) -> str:
@@ -53,18 +94,19 @@ def tree(commit: str) -> Path:
 
 
 def cost(place: Path, words: Sequence[str]) -> Cost:
-    """Of ``reel WORDS`` in a tree, measured by a process of its own whose only child it is.
+    """Of a command in a tree, with the tree's own programs, measured by a process whose only child it is.
 
     Raises:
         SystemExit: the command failed; its last lines say why.
     """
     script = "import sys; from benchmarks.against import measured; measured(sys.argv[1:])"
-    reel = place / ".venv" / "bin" / "reel"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{reel.parent}:{os.environ['PATH']}"}
-    command = [sys.executable, "-c", script, str(place), str(reel), *words]
+    programs = place / ".venv" / "bin"
+    kept = {name: value for name, value in os.environ.items() if name not in {"VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE"}}
+    environment = {**kept, "PYTHONPATH": str(ROOT), "PATH": f"{programs}:{os.environ['PATH']}"}
+    command = [sys.executable, "-c", script, str(place), *words]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
-        raise SystemExit(f"{place}: reel {' '.join(words)}: {done.stderr.strip()[-2000:]}")
+        raise SystemExit(f"{place}: {' '.join(words)}: {done.stderr.strip()[-2000:]}")
     processor, wall, memory = map(float, done.stdout.split()[-3:])
     return Cost(processor, wall, memory)
 
@@ -88,57 +130,101 @@ def stages(place: Path) -> list[str]:
     return [name for name in found if name != "code"]
 
 
-def wanted(rows: Sequence[str], base: Path, here: Path) -> Iterator[tuple[str, list[str], bool]]:
-    """Name, words for ``reel`` and whether it is a stage, of every row asked for; commands first.
+def muon(place: Path) -> Cost:
+    """Of 30 updates of Muon; its own start is left out."""
+    python = place / ".venv" / "bin" / "python"
+    environment = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "VIRTUAL_ENV"}}
+    done = subprocess.run(
+        [python, "-c", UPDATES], cwd=place, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"{place}: {done.stderr.strip()[-2000:]}")
+    return Cost(*map(float, done.stdout.split()))
+
+
+def one(name: str, place: Path) -> Cost:
+    """One round of a row in a tree."""
+    if name == "muon":
+        return muon(place)
+    if name == "demo":
+        for path in (place / made for made in MADE):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if name in LONG:
+        return cost(place, LONG[name])
+    if name in COMMANDS:
+        return cost(place, ["reel", "--help" if name == "help" else name])
+    return cost(place, ["dvc", "repro", "--single-item", "--force", name])
+
+
+def wanted(rows: Sequence[str], base: Path, here: Path) -> list[str]:
+    """The rows asked for, commands first, stages in the order of the lineage.
 
     Raises:
         SystemExit: a row is neither a command nor a stage of both.
     """
     common = [name for name in stages(here) if name in stages(base)]
+    known = [*COMMANDS, *common, "muon", *LONG]
     asked = [name for row in rows for name in (common if row == "stages" else [row])]
-    unknown = [name for name in asked if name not in COMMANDS and name not in common]
+    unknown = [name for name in asked if name not in known]
     if unknown:
-        raise SystemExit(f"{', '.join(unknown)}: no row; known are {', '.join([*COMMANDS, 'stages', *common])}.")
-    for name, words in COMMANDS.items():
-        if name in asked:
-            yield name, words, False
-    for name in common:
-        if name in asked:
-            yield name, ["run", name, "--force"], True
+        raise SystemExit(f"{', '.join(unknown)}: no row; known are stages, {', '.join(known)}.")
+    return [name for name in known if name in asked]
 
 
 def line(name: str, base: Sequence[Cost], here: Sequence[Cost]) -> str:
     """One row of the table: medians, and the ratio of processor seconds pair by pair with its spread."""
-    ratios = [one.processor / other.processor for one, other in zip(here, base, strict=True)]
-    before, after = (statistics.median(one.processor for one in costs) for costs in (base, here))
-    most = [max(one.memory for one in costs) for costs in (base, here)]
-    spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-    return (
-        f"| {name} | {before:.2f} s | {after:.2f} s | **{statistics.median(ratios):.2f}** | {spread} "
-        f"| {most[0]:.2f} | {most[1]:.2f} |"
+    ratios = [ours.processor / theirs.processor for ours, theirs in zip(here, base, strict=True)]
+    spread = f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else ""
+    processor, wall = (
+        [statistics.median(getattr(cost, what) for cost in costs) for costs in (base, here)]
+        for what in ("processor", "wall")
     )
+    most = [max(cost.memory for cost in costs) for costs in (base, here)]
+    return (
+        f"| {name} | {processor[0]:.2f} | {processor[1]:.2f} | **{statistics.median(ratios):.2f}**{spread} "
+        f"| {wall[0]:.1f} | {wall[1]:.1f} | {most[0]:.2f} | {most[1]:.2f} |"
+    )
+
+
+def table(names: Sequence[str], base: Path, here: Path, rounds: int) -> Iterator[str]:
+    """The rows, each as soon as it is measured, and the sum of the stages."""
+    sums: list[tuple[Cost, Cost]] = []
+    subprocess.run([here / ".venv/bin/dvc", "repro", "--quiet", "code"], cwd=here, check=True)
+    for name in names:
+        is_stage = name not in (*COMMANDS, "muon", *LONG)
+        times = 1 if name in LONG else rounds if is_stage else TIMES
+        pairs = [(one(name, base), one(name, here)) for _ in range(times)]
+        yield line(name, [first for first, _ in pairs], [second for _, second in pairs])
+        sums += pairs[:1] if is_stage else []
+    if len(sums) > 1:
+        both = [reduce(add, part) for part in zip(*sums, strict=True)]
+        yield line(f"these {len(sums)} stages", both[:1], both[1:])
+
+
+def write(page: Path, rows: Sequence[str]) -> None:
+    """Replace the rows of the same names between the page's markers, and add the others."""
+    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
+    present, after = rest.split(END)
+    kept = {row.split("|")[1]: row for row in [*present.strip().splitlines()[2:], *rows]}
+    page.write_text("\n".join([f"{before}{BEGIN}", HEAD, *kept.values(), f"{END}{after}"]), encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.against", description=__doc__)
     parser.add_argument("commit")
-    parser.add_argument("rows", nargs="*", default=["help", "status", "check", "stages"])
+    parser.add_argument("rows", nargs="*", default=[*COMMANDS, "stages", "muon"])
     parser.add_argument("--rounds", type=int, default=1, help="of every stage")
+    parser.add_argument("--markdown", type=Path, help="the page whose table gets the rows")
     asked = parser.parse_args(argv)
     if git("status", "--porcelain", "--untracked-files=no"):
         print("note: uncommitted changes are not measured; the last commit is.", flush=True)
     base, here = tree(asked.commit), tree("HEAD")
-    print("| row | processor, base | here | ratio | spread | GiB, base | GiB, here |\n|---|---|---|---|---|---|---|")
-    total: list[tuple[Cost, Cost]] = []
-    for name, words, is_stage in wanted(asked.rows, base, here):
-        pairs = [(cost(base, words), cost(here, words)) for _ in range(asked.rounds if is_stage else TIMES)]
-        print(line(name, [one for one, _ in pairs], [other for _, other in pairs]), flush=True)
-        total += pairs[:1] if is_stage else []
-    if len(total) > 1:
-        sums = [Cost(sum(c.processor for c in part), sum(c.wall for c in part), max(c.memory for c in part))
-                for part in zip(*total, strict=True)]  # fmt: skip
-        print(line("all these stages", sums[:1], sums[1:]), flush=True)
+    print(HEAD)
+    for row in table(wanted(asked.rows, base, here), base, here, asked.rounds):
+        print(row, flush=True)
+        if asked.markdown:
+            write(asked.markdown, [row])
     return 0
 
 

@@ -7,7 +7,9 @@ from typing import Any
 import dagster as dg
 
 from dagster_dvc.checks import check_specs
+from dagster_dvc.graph import chains
 from dagster_dvc.lock import read_lock
+from dagster_dvc.meta import stated_seconds
 from dagster_dvc.names import identifier
 from dagster_dvc.project import DvcProject, Problem, ProjectError, Stage
 from dagster_dvc.resource import DvcResource
@@ -84,6 +86,7 @@ def build_schedule_from_dvc_selection(
 def _stage_assets(assets: Assets, stage: Stage, retry_policy: dg.RetryPolicy | None) -> dg.AssetsDefinition:
     translator, project = assets.translator, assets.project
     version, deps = _version(project, stage), list(assets.upstream(stage))
+    chain = chains(project.upstream, stated_seconds(project.stages.values()))[stage.name]
     specs = [
         translator.get_asset_spec(project, stage, out, deps, version).replace_attributes(key=key)
         for out, key in assets.of_stage(stage).items()
@@ -97,7 +100,7 @@ def _stage_assets(assets: Assets, stage: Stage, retry_policy: dg.RetryPolicy | N
         pool=translator.get_pool(stage),
         retry_policy=translator.get_retry_policy(stage) or retry_policy,
         config_schema={"force": dg.Field(bool, default_value=False, description="Run even if nothing changed.")},
-        op_tags={"dvc/stage": identifier(stage.name)},
+        op_tags={"dvc/stage": identifier(stage.name), "dagster/priority": str(round(chain))},
     )
     def run_stage(context: dg.AssetExecutionContext, dvc: DvcResource) -> Iterator[Any]:
         yield from dvc.repro(context, assets, stage, force=context.op_execution_context.op_config["force"])

@@ -42,6 +42,20 @@ def ordered(upstream: Mapping[str, set[str]]) -> list[str]:
     return result
 
 
+def chains(upstream: Mapping[str, set[str]], seconds: Mapping[str, float]) -> dict[str, float]:
+    """Name -> seconds of the longest chain that begins with it. What is not known counts as the mean of what is.
+
+    Who starts the longest chain first ends early: the others fill the places beside it.
+    """
+    usual = sum(seconds.values()) / len(seconds) if seconds else 1.0
+    longest = dict.fromkeys(upstream, 0.0)
+    for name in reversed(ordered(upstream)):
+        longest[name] += seconds.get(name, usual)
+        for before in upstream[name] & upstream.keys():
+            longest[before] = max(longest[before], longest[name])
+    return longest
+
+
 def closure(start: Iterable[str], edges: Mapping[str, set[str]]) -> set[str]:
     """`start` and everything reachable from it along `edges`."""
     seen, todo = set(), list(start)

@@ -6,7 +6,7 @@ A mistake takes out only what it is in: the stage is there, without the owner th
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,7 @@ class Meta:
     automation: str | None = None
     checks: list[Check] = field(default_factory=list)
     headline: list[str] = field(default_factory=list)
+    seconds: float | None = None
     mistakes: list[str] = field(default_factory=list)
 
 
@@ -65,7 +66,13 @@ def read(stage: Stage) -> Meta:
     _retries(block, found)
     _automation(block, found)
     _checks(block, found)
+    _seconds(block, found)
     return found
+
+
+def stated_seconds(stages: Iterable[Stage]) -> dict[str, float]:
+    """Stage -> what it usually takes, of those that say so."""
+    return {stage.name: seconds for stage in stages if (seconds := read(stage).seconds) is not None}
 
 
 def complaints(stage: Stage) -> list[str]:
@@ -129,6 +136,16 @@ def _automation(block: Mapping[str, Any], found: Meta) -> None:
         found.automation = said
     elif said is not None:
         found.mistakes.append(f"meta.dagster.automation: unknown word {said!r}; use {' or '.join(AUTOMATIONS)}")
+
+
+def _seconds(block: Mapping[str, Any], found: Meta) -> None:
+    said = block.get("seconds")
+    if isinstance(said, int | float) and not isinstance(said, bool) and 0 < said < math.inf:
+        found.seconds = float(said)
+    elif said is not None:
+        found.mistakes.append(
+            f"meta.dagster.seconds: {said!r} is no time; write what the stage usually takes, such as 90"
+        )
 
 
 def _checks(block: Mapping[str, Any], found: Meta) -> None:

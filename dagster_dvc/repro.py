@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from dagster_dvc import meta
 from dagster_dvc.environment import GRACE, environment, grace_seconds
 from dagster_dvc.guard import Guard
 from dagster_dvc.locks import release_dead
@@ -202,6 +203,11 @@ def recorded_seconds(project: DvcProject) -> dict[str, float]:
     file = project.root / ".work" / "times.json"
     known = _json(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return {stage: times[-1] for stage, times in known.items() if times}
+
+
+def expected_seconds(project: DvcProject) -> dict[str, float]:
+    """Stage -> seconds of its last run here, else what its ``meta.dagster.seconds`` says; absent without either."""
+    return meta.stated_seconds(project.stages.values()) | recorded_seconds(project)
 
 
 def _json(text: str) -> dict[str, Any]:

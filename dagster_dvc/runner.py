@@ -1,4 +1,4 @@
-"""Run many stages through DVC, producers first, independent ones side by side. No Dagster needed."""
+"""Run many stages through DVC: producers first, the longest chain before others, side by side. No Dagster needed."""
 
 import queue
 import threading
@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dagster_dvc.environment import grace_seconds
+from dagster_dvc.graph import chains
 from dagster_dvc.lock import read_lock
 from dagster_dvc.project import DvcProject
 from dagster_dvc.refresh import options, prepared
-from dagster_dvc.repro import Repro, Result, checkout
+from dagster_dvc.repro import Repro, Result, checkout, expected_seconds
 from dagster_dvc.status import reasons
 
 
@@ -59,7 +60,8 @@ class Runner:
         chosen = set(names)
         self.project = project
         self.options = options or Options()
-        self.waiting = [name for name in project.stages if name in chosen]
+        length = chains(project.upstream, expected_seconds(project))
+        self.waiting = sorted((name for name in project.stages if name in chosen), key=length.__getitem__, reverse=True)
         self.running: dict[str, Repro | None] = {}
         self.summary = Summary()
         self._on_line = on_line

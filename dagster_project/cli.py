@@ -206,16 +206,11 @@ def plan(project: DvcProject, arguments: argparse.Namespace) -> int:
     if not found:
         print(tables.nothing_to_do(project))
         return 1 if project.problems else 0
-    seconds = repro.recorded_seconds(project)
-    print(tables.plan(found, seconds))
+    seconds, measured = repro.expected_seconds(project), repro.recorded_seconds(project)
+    print(tables.plan(found, seconds, measured))
     for line in tools.forecasts(found, project.root):
         print(f"\n{line}", end="")
-    known = [seconds[name] for name in found if name in seconds]
-    unknown = len(found) - len(known)
-    print(
-        f"\n{len(found)} stages, about {tables.duration(sum(known))} of work"
-        + (f", {unknown} without a recorded time" if unknown else "")
-    )
+    print(tables.work(found, seconds, measured))
     print("A stage that ran before with the same inputs comes back from DVC's run cache in a second.")
     return 0
 

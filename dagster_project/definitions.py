@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.lineage import TRANSLATOR, lineage
+from assets.stages import TRANSLATOR, stage_assets
 from dagster_dvc.project import DvcProject
 from dagster_dvc.resource import DvcResource
 from dagster_dvc.sensors import build_lock_sensor, build_reload_sensor
@@ -46,7 +46,7 @@ def build_definitions(project: DvcProject) -> dg.Definitions:
     if JUDGE in project.stages and "everything" in jobs:
         sensors.append(build_promotion_sensor(jobs["everything"], promotion))
     return dg.Definitions(
-        assets=lineage(project),
+        assets=stage_assets(project),
         jobs=[*jobs.values(), promotion],
         schedules=build_schedules(jobs),
         sensors=sensors,

@@ -7,7 +7,7 @@ import sys
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from assets.lineage import TRANSLATOR
+from assets.stages import TRANSLATOR
 from dagster_dvc.assets import build_dvc_asset_selection
 from dagster_dvc.project import DvcProject, ProjectError
 from dagster_project.promoting import released

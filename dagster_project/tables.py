@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dagster_dvc.project import DvcProject
@@ -120,10 +120,19 @@ def stale(reasons: Mapping[str, list[Reason]], project: DvcProject, running: Map
     return table(rows, ["stage", "state", "why"])
 
 
-def plan(reasons: Mapping[str, list[Reason]], seconds: Mapping[str, float]) -> str:
-    """What would run, how long it took last time, and why."""
+def work(names: Collection[str], seconds: Mapping[str, float], measured: Collection[str]) -> str:
+    """How many stages that is and how much work, and where the times are from."""
+    known = [name for name in names if name in seconds]
+    said = f", about {duration(sum(seconds[name] for name in known))} of work" if known else ""
+    unknown = f", {len(names) - len(known)} of unknown length" if len(known) < len(names) else ""
+    about = '\n"about": what dvc.yaml says of the shipped settings; after the first run it is what this machine took.'
+    return f"\n{len(names)} stages{said}{unknown}{'' if set(known) <= set(measured) else about}"
+
+
+def plan(reasons: Mapping[str, list[Reason]], seconds: Mapping[str, float], measured: Container[str]) -> str:
+    """What would run, how long it took here or is said to take, and why."""
     rows = []
     for name, why in reasons.items():
-        took = duration(seconds[name]) if name in seconds else "unknown"
+        took = ("" if name in measured else "about ") + duration(seconds[name]) if name in seconds else "unknown"
         rows.append([name, took, "; ".join(str(reason) for reason in why[:2])])
-    return table(rows, ["stage", "last time", "why"])
+    return table(rows, ["stage", "time", "why"])

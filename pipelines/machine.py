@@ -79,7 +79,7 @@ def threads(stage: str, entries: Mapping[str, Mapping[str, Any]], processes: int
 
 
 def is_alone(stage: str, entries: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether every other stage of the graph comes before this one or after it."""
+    """Whether all other stages come before this one or after it; those that run on request only do not count."""
     if stage not in entries:
         return False
     reads = {name: _paths(entry.get("deps")) for name, entry in entries.items()}
@@ -91,7 +91,11 @@ def is_alone(stage: str, entries: Mapping[str, Mapping[str, Any]]) -> bool:
     before = {name: {other for other, ones in after.items() if name in ones} for name in entries}
     related = {stage, *_reached(stage, after), *_reached(stage, before)}
     launched = {name for name, entry in entries.items() if "pipelines.launch" in str(entry.get("cmd", ""))}
-    return launched <= related
+    return {name for name in launched if not _is_optional(entries[name])} <= related
+
+
+def _is_optional(entry: Mapping[str, Any]) -> bool:
+    return bool(((entry.get("meta") or {}).get("dagster") or {}).get("optional"))
 
 
 def _paths(values: Any) -> list[PurePosixPath]:

@@ -61,6 +61,18 @@ def test_a_stage_beside_which_none_can_run_gets_all_cores(monkeypatch: pytest.Mo
     assert machine.threads("not in the graph", GRAPH) == 2
 
 
+def test_a_stage_that_runs_on_request_only_takes_no_cores_from_the_others() -> None:
+    beside = entry(["data/clips"], ["more"])
+    assert not machine.is_alone("score", {**GRAPH, "beside": beside})
+    assert machine.is_alone("score", {**GRAPH, "beside": {**beside, "meta": {"dagster": {"optional": True}}}})
+
+
+def test_the_shipped_stages_with_nothing_beside_them_have_all_cores() -> None:
+    entries = stage_entries(ROOT / "dvc.yaml")
+    alone = {"raw_video", "autoencoder", "latent_shards", "evaluation", "report"}
+    assert alone <= {name for name in entries if machine.is_alone(name, entries)}
+
+
 def test_no_command_of_the_graph_states_a_fact_of_the_machine() -> None:
     assert not [name for name, one in stage_entries(ROOT / "dvc.yaml").items() if "--threads" in str(one["cmd"])]
     with pytest.raises(StageError, match="threads is a fact of the machine"):

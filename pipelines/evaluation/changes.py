@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.evaluation.glossary import meaning
 from pipelines.evaluation.markup import Html, join, shortened, tag
-from pipelines.evaluation.project import Stage, flat
+from pipelines.evaluation.outcomes import Outcome, flat
 from pipelines.evaluation.sections import number, table
 from pipelines.provenance import ABSENT, differing, text_of
 
@@ -29,7 +29,7 @@ class Change:
     numbers: tuple[tuple[str, float, float], ...]
 
 
-def changes(stages: Mapping[str, Stage], records: Records) -> list[Change]:
+def changes(stages: Mapping[str, Outcome], records: Records) -> list[Change]:
     """Of every stage that has run at least twice with a difference, in the order of the graph."""
     found = []
     for name, stage in stages.items():
@@ -43,7 +43,7 @@ def _ended(record: Mapping[str, Any]) -> str:
     return str(record["header"].get("ended_at") or "")
 
 
-def _change(stage: Stage, before: Mapping[str, Any], after: Mapping[str, Any]) -> Change:
+def _change(stage: Outcome, before: Mapping[str, Any], after: Mapping[str, Any]) -> Change:
     return Change(
         stage.name, _ended(before), _ended(after), tuple(_causes(before, after)), tuple(_numbers(stage, before, after))
     )
@@ -66,7 +66,7 @@ def _said(value: Any) -> str:
     return "none" if value in (ABSENT, None) else text_of(value)
 
 
-def _numbers(stage: Stage, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[tuple[str, float, float]]:
+def _numbers(stage: Outcome, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[tuple[str, float, float]]:
     """The stage's headline, as dvc.yaml names it, else its first numbers."""
     one, other = (_plain(flat(run.get("results") or {})) for run in (before, after))
     shared = [name for name in other if name in one and name != "seconds"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.evaluation.markup import Html, join, tag
-from pipelines.evaluation.project import Stage
+from pipelines.evaluation.outcomes import Outcome
 from pipelines.evaluation.sections import RAN_ON, folded, number, table
 from pipelines.progress import duration
 from pipelines.provenance import SHORT, Lineage, set_values, text_of
@@ -14,7 +14,7 @@ from pipelines.provenance import SHORT, Lineage, set_values, text_of
 Row = tuple[object, object]
 
 
-def origin(stage: Stage) -> Html | None:
+def origin(stage: Outcome) -> Html | None:
     """Code, commit, machine, inputs, seeds, what is not as shipped and the decision; what is unknown is said to be."""
     if stage.lineage is not None:
         rows = _told(stage.lineage)
@@ -63,7 +63,7 @@ def _source(one: Mapping[str, Any], found: Lineage) -> Html:
     return join([tag("code", one.get("path", "")), " ", tag("code", str(one.get("digest", ""))[:SHORT]), by])
 
 
-def _recorded(stage: Stage) -> list[Row]:
+def _recorded(stage: Outcome) -> list[Row]:
     """Of a checkpoint from before chains."""
     record, measured = stage.record, stage.metrics or {}
     rows: list[Row] = [("steps", number(record.get("step", "–"))), ("seed", str(record.get("seed", "–")))]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from pipelines.evaluation import lineage
+from pipelines.evaluation import graph
 from pipelines.evaluation.changes import Change
 from pipelines.evaluation.changes import section as change_section
 from pipelines.evaluation.glossary import HEADLINES, SCORES, Headline, meaning
@@ -17,7 +17,7 @@ from pipelines.evaluation.origins import origin
 from pipelines.evaluation.pairs import beside_splits, pair_table
 from pipelines.evaluation.params import ReportParams
 from pipelines.evaluation.samples import Sample, clip_rows
-from pipelines.evaluation.score_table import Stages, named, score_table, scores_of
+from pipelines.evaluation.score_table import Outcomes, named, score_table, scores_of
 from pipelines.evaluation.sections import Size, gate_table, references, stage_section, word
 from pipelines.progress import duration
 
@@ -40,7 +40,7 @@ def _card(label: str, value: float, unit: str, below: str, stage: str) -> Html:
     return tag("a", *parts, class_="card", href=f"#stage-{stage}")
 
 
-def _headline(stages: Stages, headline: Headline) -> Html | None:
+def _headline(stages: Outcomes, headline: Headline) -> Html | None:
     metrics = stages[headline.stage].metrics if headline.stage in stages else None
     for pattern in headline.patterns:
         for name, value in (metrics or {}).items():
@@ -52,11 +52,11 @@ def _headline(stages: Stages, headline: Headline) -> Html | None:
     return None
 
 
-def _times(stages: Stages) -> Html | None:
+def _times(stages: Outcomes) -> Html | None:
     seconds = {name: stage.seconds for name, stage in stages.items() if stage.seconds is not None}
     if not seconds:
         return None
-    most, colour = max(seconds.values()) or 1.0, lineage.colours(stages.values())
+    most, colour = max(seconds.values()) or 1.0, graph.colours(stages.values())
     rows = []
     for name, value in seconds.items():
         bar = tag("span", class_="bar", style=f"width:{max(0.4, 100 * value / most):.1f}%")
@@ -67,7 +67,7 @@ def _times(stages: Stages) -> Html | None:
     return tag("section", tag("h2", "Time"), total, *rows, id="time", class_="panel")
 
 
-def _gates(stages: Stages) -> Html | None:
+def _gates(stages: Outcomes) -> Html | None:
     gates = [{**gate, "stage": stage.name} for stage in stages.values() for gate in stage.gates]
     if not gates:
         return None
@@ -83,7 +83,7 @@ LISTED = {
 }
 
 
-def _list_card(stages: Stages, score: str, text: str) -> Html | None:
+def _list_card(stages: Outcomes, score: str, text: str) -> Html | None:
     """A card with one score of every system, and of real clips and chance where they have it."""
     scored, beside = scores_of(stages, "systems"), scores_of(stages, "references")
     rows = {named(name): row[score] for name, row in scored.items() if score in row}
@@ -109,7 +109,7 @@ def _next() -> Html:
     return tag("section", tag("h2", "Next"), *rows, id="next", class_="panel")
 
 
-def _hero(title: str, stages: Stages) -> Html:
+def _hero(title: str, stages: Outcomes) -> Html:
     done = sum(stage.has_run for stage in stages.values())
     verdicts = [str(gate.get("verdict")) for stage in stages.values() for gate in stage.gates]
     facts = [f"{done} of {len(stages)} stages have run"]
@@ -126,8 +126,8 @@ def _hero(title: str, stages: Stages) -> Html:
 PLACES = {"summary": "top", "samples": "samples", "changes": "changes"}
 
 
-def _navigation(stages: Stages) -> Html:
-    colour = lineage.colours(stages.values())
+def _navigation(stages: Outcomes) -> Html:
+    colour = graph.colours(stages.values())
     links = [
         tag("a", "summary", href="#top"),
         tag("a", "samples", href="#samples"),
@@ -139,7 +139,7 @@ def _navigation(stages: Stages) -> Html:
     return tag("nav", tag("div", *links), aria_label="sections")
 
 
-def _samples(samples: list[Sample] | None, folder: Path, stages: Stages, pixels: int, most: int) -> Html:
+def _samples(samples: list[Sample] | None, folder: Path, stages: Outcomes, pixels: int, most: int) -> Html:
     parts = [tag("h2", "Samples and scores")]
     if scores_of(stages, "systems"):
         parts.append(score_table(stages, lambda name: "/" not in name))
@@ -159,7 +159,7 @@ def _samples(samples: list[Sample] | None, folder: Path, stages: Stages, pixels:
 
 def page(
     params: ReportParams,
-    stages: Stages,
+    stages: Outcomes,
     samples: list[Sample] | None,
     folder: Path,
     changed: Sequence[Change],
@@ -167,10 +167,10 @@ def page(
 ) -> Html:
     """The whole document, self-contained: pictures, clips, style and script are inside."""
     style, script = beside("page.css"), beside("page.js")
-    colour = lineage.colours(stages.values())
+    colour = graph.colours(stages.values())
     cards = [card for headline in HEADLINES if (card := _headline(stages, headline)) is not None]
     lists = [card for score, text in LISTED.items() if (card := _list_card(stages, score, text)) is not None]
-    graph = tag("section", lineage.draw(stages), lineage.draw(stages, down=True), class_="graph", id="graph")
+    drawn = tag("section", graph.draw(stages), graph.draw(stages, down=True), class_="graph", id="graph")
     sections = [stage_section(stage, colour[stage.group], size, origin(stage)) for stage in stages.values()]
     head = tag(
         "head",
@@ -187,7 +187,7 @@ def page(
         _navigation(stages),
         tag(
             "main",
-            graph,
+            drawn,
             tag("div", *cards, class_="cards") if cards else None,
             tag("div", *lists, class_="cards") if lists else None,
             _samples(samples, folder, stages, params.clip_pixels, size.prompts),

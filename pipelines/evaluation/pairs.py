@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.evaluation.glossary import SCORES
 from pipelines.evaluation.markup import Html, tag
-from pipelines.evaluation.score_table import Stages, named, scores_of, with_interval
+from pipelines.evaluation.score_table import Outcomes, named, scores_of, with_interval
 from pipelines.evaluation.sections import folded, table
 
 GROUPS = ("agreement/all_identity", "agreement/all_motion")
@@ -41,7 +41,7 @@ def _verdict(found: Mapping[str, Any]) -> Html:
     return tag("span", tag("b", str(found["verdict"])), tag("small", f" {size}"))
 
 
-def beside_splits(stages: Stages) -> list[Html]:
+def beside_splits(stages: Outcomes) -> list[Html]:
     """A table of the validation split, by which models were chosen, and one of combinations never seen together."""
     titles = {
         "validation": "On the validation split, by which models were chosen",

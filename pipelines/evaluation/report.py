@@ -8,11 +8,11 @@ from pathlib import Path
 
 from pipelines import stage
 from pipelines.evaluation.changes import Change, changes
+from pipelines.evaluation.outcomes import read_project
 from pipelines.evaluation.page import page
 from pipelines.evaluation.params import ReportParams
-from pipelines.evaluation.project import read_project
 from pipelines.evaluation.samples import read_samples
-from pipelines.evaluation.score_table import Stages
+from pipelines.evaluation.score_table import Outcomes
 from pipelines.evaluation.sections import Size
 from pipelines.run_facts import records_around
 
@@ -22,7 +22,7 @@ SIZES = ((10_000, 5, 10_000), (8, 3, 12), (4, 2, 8), (2, 1, 4), (1, 0, 2), (0, 0
 """Prompts with clips, validations of a training and pictures of a stage, from all of them to none."""
 
 
-def fitting(params: ReportParams, stages: Stages, evaluation: Path, changed: Sequence[Change]) -> str:
+def fitting(params: ReportParams, stages: Outcomes, evaluation: Path, changed: Sequence[Change]) -> str:
     """The page with as much in it as :data:`MOST_BYTES` allow; what is left out is said on it."""
     samples, document = read_samples(evaluation), ""
     for prompts, validations, pictures in SIZES:

@@ -18,7 +18,7 @@ from pipelines.data.catalog import COMPOSITION, TEST, TRAIN, VALIDATION
 from pipelines.data.contract import find_autoencoder, require_autoencoder
 from pipelines.data.shards import Shards
 from pipelines.data.video import write_mp4
-from pipelines.evaluation import figures
+from pipelines.evaluation import score_figures
 from pipelines.evaluation.distances import COPIED
 from pipelines.evaluation.interpolations import interpolations
 from pipelines.evaluation.judge import (
@@ -180,8 +180,8 @@ def score(
         stage.write_json(folder / "comparisons.json", pairs)
     plots.mkdir(parents=True, exist_ok=True)
     prompts = table["prompt"].tolist()[: min(params.num_shown, len(test.rows))]
-    figures.contact_sheet({name: one.video for name, one in shown.items()}, prompts, plots / "contact_sheet.png")
-    figures.draw_scores(results, plots / "scores.png")
+    score_figures.contact_sheet({name: one.video for name, one in shown.items()}, prompts, plots / "contact_sheet.png")
+    score_figures.draw_scores(results, plots / "scores.png")
     stage.write_metrics(metrics, {**results, "seconds": round(time.monotonic() - began, 1)})
 
 
@@ -289,6 +289,6 @@ def write_clips(folder: Path, table: pd.DataFrame, shown: Mapping[str, Clips], c
         for number, row in enumerate([row for row, system in enumerate(names) if system == name][:count]):
             file = f"clips/{number:02d}-{name}.mp4"
             said = {"title": str(prompts[row]), "comment": f"{name}, seed {seeds[row]}"}
-            write_mp4(folder / file, figures.frames_of(clips.video[number]), frame_rate, said)
+            write_mp4(folder / file, score_figures.frames_of(clips.video[number]), frame_rate, said)
             files[row] = file
     table["file"] = files

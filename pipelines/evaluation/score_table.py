@@ -7,13 +7,13 @@ from typing import Any
 
 from pipelines.evaluation.glossary import NAMES, SCORES, meaning
 from pipelines.evaluation.markup import Html, join, tag
-from pipelines.evaluation.project import Stage
+from pipelines.evaluation.outcomes import Outcome
 from pipelines.evaluation.sections import number, table
 
-Stages = Mapping[str, Stage]
+Outcomes = Mapping[str, Outcome]
 
 
-def scores_of(stages: Stages, kind: str) -> dict[str, dict[str, Any]]:
+def scores_of(stages: Outcomes, kind: str) -> dict[str, dict[str, Any]]:
     """Scores of the evaluation (``<kind>/<name>/<score>``) by name; a split is a kind too; none before it ran."""
     metrics = (stages["evaluation"].metrics or {}) if "evaluation" in stages else {}
     found: dict[str, dict[str, Any]] = {}
@@ -29,7 +29,7 @@ ENDS = ("_spread", "_low", "_high")
 """Of numbers that say how sure another number is."""
 
 
-def score_table(stages: Stages, is_shown: Callable[[str], bool]) -> Html:
+def score_table(stages: Outcomes, is_shown: Callable[[str], bool]) -> Html:
     """Systems, and quieter below them the references; a column per score."""
     scored, beside = scores_of(stages, "systems"), scores_of(stages, "references")
     every = dict.fromkeys([*SCORES, *(name for row in (*scored.values(), *beside.values()) for name in row)])

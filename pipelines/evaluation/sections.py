@@ -13,7 +13,7 @@ from PIL import Image
 from pipelines.evaluation import curves
 from pipelines.evaluation.glossary import CHANCE_WORDS, meaning
 from pipelines.evaluation.markup import Html, data_uri, join, player, shortened, tag
-from pipelines.evaluation.project import Stage
+from pipelines.evaluation.outcomes import Outcome
 from pipelines.progress import duration
 
 VERDICTS = {"pass": "✓ pass", "warn": "! warn", "fail": "✗ fail"}
@@ -97,7 +97,7 @@ def references(metrics: Mapping[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
-def metric_table(stage: Stage) -> Html:
+def metric_table(stage: Outcome) -> Html:
     """Every number with its unit, what stands beside it and what it means."""
     metrics = dict(stage.metrics or {})
     beside = {other for name in metrics for other in references(metrics, name)}
@@ -166,7 +166,7 @@ def values(params: Mapping[str, Any], prefix: str = "") -> list[tuple[Html, str]
 # ---- the section --------------------------------------------------------------------------------------------------
 
 
-def stage_section(stage: Stage, colour: int, size: Size, origin: Html | None) -> Html:
+def stage_section(stage: Outcome, colour: int, size: Size, origin: Html | None) -> Html:
     """Everything about one stage; what is not there is named as missing."""
     seconds = stage.seconds
     if not stage.has_run:
@@ -185,12 +185,12 @@ def stage_section(stage: Stage, colour: int, size: Size, origin: Html | None) ->
     return tag("section", head, *body, id=f"stage-{stage.name}", class_=f"stage group-{colour}")
 
 
-def _absent(stage: Stage) -> Html:
+def _absent(stage: Outcome) -> Html:
     command = tag("code", f"dvc repro {stage.name}")
     return tag("p", "This stage has not run, so there are no numbers of it. ", command, " runs it.", class_="absent")
 
 
-def _validations(stage: Stage, most: int) -> Html:
+def _validations(stage: Outcome, most: int) -> Html:
     """The clips of some validations, evenly spread from the first to the last."""
     count = min(most, len(stage.clips))
     chosen = [stage.clips[round(place * (len(stage.clips) - 1) / max(1, count - 1))] for place in range(count)]
@@ -201,7 +201,7 @@ def _validations(stage: Stage, most: int) -> Html:
     return tag("div", *shown, class_="clips", style=f"--clip:{CLIP_PIXELS}px")
 
 
-def _body(stage: Stage, size: Size) -> list[Html | None]:
+def _body(stage: Outcome, size: Size) -> list[Html | None]:
     pictures = [picture(path, size.picture_kilobytes) for path in stage.pictures[: size.pictures]]
     left_out = len(stage.pictures) - len(pictures)
     rows = len(stage.metrics or {}) + len(stage.unavailable)

@@ -17,7 +17,6 @@ from pipelines.data.limits import VideoError
 from pipelines.data.video import Seen
 from pipelines.footage.ahead import in_order, processors
 from pipelines.footage.captions import NotHere, with_prefix
-from pipelines.footage.clips import Cut, Made, content_hash, store
 from pipelines.footage.cutting import cut, forms, told_of
 from pipelines.footage.digests import Digests
 from pipelines.footage.found import Found, file_of
@@ -27,6 +26,7 @@ from pipelines.footage.quality import judge, measure
 from pipelines.footage.reels import VideoReel
 from pipelines.footage.reuse import Reuse, emptied
 from pipelines.footage.splits import split
+from pipelines.footage.storing import Cut, Made, content_hash, store
 from pipelines.recording import link
 from pipelines.stage import StageError, refused_by_disk
 

@@ -20,8 +20,8 @@ from PIL import Image
 from pipelines.data.catalog import FACTOR_PREFIX, JUDGED, SPLITS, TRAIN, factor_names
 from pipelines.data.video import read_clip
 from pipelines.drawing import new_figure, one_line, palette
-from pipelines.footage.clips import Made
 from pipelines.footage.factors import MOTION, STEERED
+from pipelines.footage.storing import Made
 
 SHEET = 30
 SHOWN_MOTIONS = (

@@ -8,10 +8,10 @@ from pipelines import stage
 from pipelines.data.catalog import JUDGEMENTS, write_catalog, write_decisions
 from pipelines.document import load
 from pipelines.footage import overview
-from pipelines.footage.clips import Made
 from pipelines.footage.ingest import ingest
 from pipelines.footage.params import RawVideoParams
 from pipelines.footage.rendered import make_clips
+from pipelines.footage.storing import Made
 
 
 def make(params: RawVideoParams, out: Path, metrics: Path, plots: Path) -> None:

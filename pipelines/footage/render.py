@@ -180,15 +180,32 @@ def background(scene: Scene) -> np.ndarray:
     return dark + (light - dark) * mix
 
 
+REACH = 1.37
+"""Radii from a sprite's centre within which all of every shape lies: the triangle points to 1.36."""
+
+
+def _windows(centre: np.ndarray, radius: np.ndarray, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Rows [T, h, 1] and columns [T, 1, w] that hold a sprite with its soft edge, as many in every frame."""
+    half = REACH * float(radius.max()) * scene.width + EDGE
+    found = []
+    for middle, length in ((centre[:, 1], scene.height), (centre[:, 0], scene.width)):
+        most = min(length, int(2 * half) + 2)
+        first = np.clip(np.floor(middle * scene.width - half), 0, length - most).astype(int)
+        found.append(first[:, None] + np.arange(most))
+    return found[0][:, :, None], found[1][:, None, :]
+
+
 def render(scene: Scene) -> np.ndarray:
     """The clip: uint8 [T, H, W, 3], RGB. An off-centre dot in a darker shade shows the spin of a plain circle.
 
-    Edges are as soft as two pixels: what an 8 x 8 x 4 patch of the demo's autoencoder can hold.
+    Edges are as soft as two pixels: what an 8 x 8 x 4 patch of the demo's autoencoder can hold. Painted is only what
+    lies about the sprite.
     """
     factors = scene.factors
-    centre, angle, radius = (part[:, None, None] for part in poses(scene))
-    row, column = np.mgrid[: scene.height, : scene.width] + 0.5
-    dx, dy = column / scene.width - centre[..., 0], row / scene.width - centre[..., 1]
+    centre, angle, radius = poses(scene)
+    rows, columns = _windows(centre, radius, scene)
+    centre, angle, radius = (part[:, None, None] for part in (centre, angle, radius))
+    dx, dy = (columns + 0.5) / scene.width - centre[..., 0], (rows + 0.5) / scene.width - centre[..., 1]
     cos, sin = np.cos(angle), np.sin(angle)
     x, y = (cos * dx + sin * dy) / radius, (cos * dy - sin * dx) / radius
     pixels = radius * scene.width
@@ -202,4 +219,7 @@ def render(scene: Scene) -> np.ndarray:
     dot = _coverage((np.hypot(x, y + 0.4) - 0.22) * pixels)
     paint = paint + (0.4 * color - paint) * dot
     scenery = background(scene)
-    return np.clip(scenery + (paint - scenery) * inside + 0.5, 0, 255).astype(np.uint8)
+    video = np.broadcast_to(np.clip(scenery + 0.5, 0, 255).astype(np.uint8), (scene.num_frames, *scenery.shape)).copy()
+    behind, frame = scenery[rows, columns], np.arange(scene.num_frames)[:, None, None]
+    video[frame, rows, columns] = np.clip(behind + (paint - behind) * inside + 0.5, 0, 255).astype(np.uint8)
+    return video

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pipelines import stage
 from pipelines.data.catalog import COMPOSITION, TEST, TRAIN, VALIDATION
 from pipelines.footage import factors
-from pipelines.footage.clips import Cut, Made, content_hash, store
+from pipelines.footage.ahead import in_order, processors
 from pipelines.footage.factors import Factors, Series
 from pipelines.footage.params import Clip, Rendered, Splits
 from pipelines.footage.render import VERSION, Scene, actions, render, scene
 from pipelines.footage.splits import check_filled, even_share
+from pipelines.footage.storing import Cut, Made, content_hash, store
 
 
 def cut(drawn: Scene, clip: Clip) -> Cut:
@@ -71,9 +74,13 @@ def make_clips(params: Rendered, clip: Clip, splits: Splits, folder: Path) -> Ma
     wanted = list(drawn(params, splits))
     check_filled([split for split, *_ in wanted], "raw_video.source.rendered", "Raise num_clips or the shares")
     made = Made(num_files=len(wanted))
-    for place, (split, values, series, index) in enumerate(wanted, 1):
-        one = scene(values, series, index, clip.num_frames, (clip.height, clip.width))
-        row, fidelity = store(cut(one, clip), clip, folder)
+
+    def stored(one: Drawn) -> tuple[dict[str, Any], float]:
+        _, values, series, index = one
+        return store(cut(scene(values, series, index, clip.num_frames, (clip.height, clip.width)), clip), clip, folder)
+
+    done = in_order(stored, wanted, processors(), threading.Event())
+    for place, ((split, *_), (row, fidelity)) in enumerate(done, 1):
         made.clips.append({**row, "split": split})
         made.fidelity.append(fidelity)
         stage.report(place, len(wanted), unit="clip")

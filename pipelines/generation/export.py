@@ -17,7 +17,7 @@ from pipelines import chain, origin, stage
 from pipelines.data.contract import Manifest, require_autoencoder
 from pipelines.flow.params import Sampling
 from pipelines.generation import pipeline as own
-from pipelines.generation.clips import load_text_encoder
+from pipelines.generation.clip_maker import load_text_encoder
 from pipelines.generation.diffusers_schedulers import LTX, scheduler, walked
 from pipelines.models.autoencoder import load_autoencoder
 from pipelines.models.denoiser import VideoDenoiser, averaged

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipelines.data import validation_clips
 from pipelines.data.contract import require_autoencoder
-from pipelines.generation.clips import embed
+from pipelines.generation.clip_maker import embed
 from pipelines.generation.latents import Latents
 from pipelines.generation.pictures import false_colour
 from pipelines.generation.trained import Named, samples

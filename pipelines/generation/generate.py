@@ -17,7 +17,7 @@ from pipelines.data.video import Mp4
 from pipelines.flow.params import Guidance
 from pipelines.flow.samplers import SAMPLERS
 from pipelines.generation import contact_sheet
-from pipelines.generation.clips import ClipMaker, Wanted
+from pipelines.generation.clip_maker import ClipMaker, Wanted
 from pipelines.generation.finished import finish, watermark
 from pipelines.generation.pipeline import surroundings
 from pipelines.progress import Progress

@@ -29,7 +29,7 @@ from pipelines.data.contract import (
     require_autoencoder,
 )
 from pipelines.flow.params import Guidance
-from pipelines.generation.clips import ClipMaker, Wanted
+from pipelines.generation.clip_maker import ClipMaker, Wanted
 from pipelines.models.denoiser import VideoDenoiser, averaged
 from pipelines.models.lora import merge_lora
 from pipelines.stage import StageError

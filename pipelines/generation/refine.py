@@ -16,7 +16,7 @@ import torch
 from pipelines import stage
 from pipelines.data.video import write_mp4
 from pipelines.generation import storyboard
-from pipelines.generation.clips import ClipMaker, Wanted
+from pipelines.generation.clip_maker import ClipMaker, Wanted
 from pipelines.generation.finished import finish, watermark
 from pipelines.generation.generate import check_out, whole_number
 from pipelines.generation.generate import size as pixels

@@ -18,7 +18,7 @@ import pandas as pd
 from pipelines import stage
 from pipelines.params import ParamsError, parse_section
 from pipelines.representation import comparison, encoder_choices
-from pipelines.representation.figures import check_layout, layouts
+from pipelines.representation.diagnostics_figures import check_layout, layouts
 from pipelines.representation.params import DiagnosticsParams, PseudoClassesParams
 from pipelines.stage import StageError
 

@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score
 
 from pipelines.drawing import new_figure
-from pipelines.representation.figures import scatter
+from pipelines.representation.diagnostics_figures import scatter
 from pipelines.representation.mae_figures import save
 from pipelines.stage import StageError
 

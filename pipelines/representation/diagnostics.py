@@ -16,7 +16,7 @@ from pipelines import stage
 from pipelines.data.catalog import SEEN, TEST, TRAIN
 from pipelines.data.contract import require_autoencoder
 from pipelines.data.shards import Shards
-from pipelines.representation import codebook, exemplars, figures, kernel
+from pipelines.representation import codebook, diagnostics_figures, exemplars, kernel
 from pipelines.representation.class_figures import draw_occupancy
 from pipelines.representation.gates import judge, over
 from pipelines.representation.held_out import crossed
@@ -49,13 +49,13 @@ def diagnose(
     shards, stored = Shards(latents, SEEN), stored.of(np.asarray(shards.index["split"].isin(SEEN)))
     require_autoencoder(shards.manifest, autoencoder)
     checkpoint.read(autoencoder)
-    figures.check_layout(params.layout)
+    diagnostics_figures.check_layout(params.layout)
     data = sample(params, shards, latent_mae, stored)
     results = measure(params, shards, data, stored)
     results["gates"] = over(judge(params.gates, results), *counts(params, data))
     results["test"], missing = tested(params, whole, everything, results)
     results["unavailable"] |= missing
-    planes = figures.layouts(np.asarray(data.h[data.queries]), params.layout, params.seed)
+    planes = diagnostics_figures.layouts(np.asarray(data.h[data.queries]), params.layout, params.seed)
     draw(params, shards, data, stored, results, planes, autoencoder, plots)
     with stage.whole_folder(out) as folder:
         stage.write_json(folder / "gates.json", {"gates": results["gates"]})
@@ -125,18 +125,18 @@ def draw(
     names = [name for name in (*params.known_factors.identity, *params.known_factors.motion) if name in data.factors]
     best = sorted(names, key=lambda name: -results["agreement"][name]["nmi"])[:2]
     colourings = {name: index[f"factor_{name}"].astype(str).to_numpy() for name in best}
-    colourings["prompt family"] = figures.prompt_families(prompts, index["prompt"].tolist(), params.seed)
+    colourings["prompt family"] = diagnostics_figures.prompt_families(prompts, index["prompt"].tolist(), params.seed)
     for name, plane in planes.items():
-        title = f"The joint embedding: {figures.LAYOUTS[name]}"
+        title = f"The joint embedding: {diagnostics_figures.LAYOUTS[name]}"
         file = "projection.png" if name == "pca" else f"projection_{name}.png"
-        figures.draw_projection(plane, labels, colourings, title, plots / file)
+        diagnostics_figures.draw_projection(plane, labels, colourings, title, plots / file)
     if "kernel" in results:
         labels, places = data.labels[rows], data.in_pool(rows)
         sides = {
             name: kernel.pooled(kernel.class_distances(data.features[name][places], labels, params.kernel, params.seed))
             for name in results["kernel"]
         }
-        figures.draw_kernel(sides, params.kernel.taus, results["kernel"], plots / "kernel.png")
+        diagnostics_figures.draw_kernel(sides, params.kernel.taus, results["kernel"], plots / "kernel.png")
     decoder = exemplars.Decoder(shards, autoencoder)
     seen = decoder, data.h, data.labels, stored.codebook.centroids
     exemplars.draw_exemplars(*seen, params.seed, plots / "exemplars.png")

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from dagster_dvc.graph import chains
+from dagster_dvc.meta import complaints
 from dagster_dvc.project import DvcProject
-from dagster_dvc.repro import Repro, recorded_seconds
+from dagster_dvc.repro import Repro, expected_seconds, recorded_seconds
 from dagster_dvc.runner import Options, Runner, Summary
 from dagster_dvc.running import running
 from dagster_dvc.status import stale
@@ -52,6 +54,39 @@ def test_independent_stages_run_side_by_side(root: Path) -> None:
     runner = Runner(project, ["left", "right"], Options(jobs=2), on_line=note)
     assert outcomes(runner.run()) == {"left": "executed", "right": "executed"}
     assert {"left", "right"} in together
+
+
+CHAINS = """
+stages:
+  alone: {cmd: date > alone, outs: [alone], meta: {dagster: {seconds: 30}}}
+  short: {cmd: date > short, outs: [short], meta: {dagster: {seconds: 20}}}
+  first: {cmd: date > first, outs: [first], meta: {dagster: {seconds: 10}}}
+  second: {cmd: cat first > second, deps: [first], outs: [second], meta: {dagster: {seconds: 25}}}
+"""
+
+
+def test_the_longest_chain_starts_first_by_what_stages_say_and_then_by_what_they_took(root: Path) -> None:
+    (root / "dvc.yaml").write_text(CHAINS)
+    (root / "dvc.lock").unlink()
+    assert list(run(root, jobs=1).results) == ["first", "alone", "second", "short"]
+    (root / ".work/times.json").write_text('{"short": [7.0, 99.0], "second": [1.0]}')
+    assert expected_seconds(DvcProject(root)) == {"alone": 30, "short": 99, "first": 10, "second": 1}
+    assert list(run(root, jobs=1, force=True).results) == ["short", "alone", "first", "second"]
+
+
+def test_what_is_not_known_of_a_chain_counts_as_the_mean_of_what_is() -> None:
+    upstream = {"a": set[str](), "b": {"a"}, "c": {"a", "b"}, "d": set[str]()}
+    assert chains(upstream, {}) == {"a": 3, "b": 2, "c": 1, "d": 1}
+    assert chains(upstream, {"b": 10, "d": 2}) == {"a": 22, "b": 16, "c": 6, "d": 2}
+
+
+@pytest.mark.parametrize("said", ["soon", "-1", "0", "true", ".inf", ".nan", "[3]"])
+def test_a_usual_time_that_is_none_is_left_out_and_told(said: str, root: Path) -> None:
+    (root / "dvc.yaml").write_text(CHAINS.replace("seconds: 25", f"seconds: {said}"))
+    project = DvcProject(root)
+    assert expected_seconds(project).keys() == {"alone", "short", "first"}
+    [line] = complaints(project.stage("second"))
+    assert "meta.dagster.seconds" in line and "such as 90" in line
 
 
 def test_a_failure_says_why_starts_nothing_after_it_and_leaves_the_earlier_result(root: Path) -> None:

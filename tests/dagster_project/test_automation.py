@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 import yaml
 
-from assets.lineage import lineage
+from assets.stages import stage_assets
 from dagster_dvc.project import DvcProject
 from dagster_dvc.resource import DvcResource
 from dagster_project.jobs import build_jobs
@@ -55,7 +55,7 @@ def repository(root: Path) -> dg.RepositoryDefinition:
     project = DvcProject(root)
     jobs = build_jobs(project)
     return dg.Definitions(
-        assets=lineage(project),
+        assets=stage_assets(project),
         jobs=list(jobs.values()),
         schedules=build_schedules(jobs),
         sensors=[build_clips_sensor(project, jobs["refresh_data"])],

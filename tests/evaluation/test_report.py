@@ -20,7 +20,7 @@ from pipelines.chain import carry
 from pipelines.data import validation_clips
 from pipelines.data.video import write_mp4
 from pipelines.document import read_document
-from pipelines.evaluation import figures
+from pipelines.evaluation import score_figures
 from pipelines.evaluation.params import ReportParams
 from pipelines.evaluation.report import write
 from pipelines.evaluation.sections import picture
@@ -269,7 +269,7 @@ def test_no_caption_does_harm_to_the_page_or_to_pictures(tmp_path: Path, caption
     Page(text)
     assert len(text) < 300_000 and "<img src=x" not in text and not {"\x00", "\x07", "\x1b", "\u202e"} & set(text)
     clips = np.zeros((1, 5, 16, 16, 3), np.uint8)
-    figures.contact_sheet({"a": torch.zeros(1, 3, 5, 16, 16)}, [caption], tmp_path / "sheet.png")
+    score_figures.contact_sheet({"a": torch.zeros(1, 3, 5, 16, 16)}, [caption], tmp_path / "sheet.png")
     validation_clips.write(tmp_path / "validation", 1, clips, [caption], 8.0)
     contact_sheet.draw([contact_sheet.strip(clips[0])], [caption], tmp_path / "page.png")
     for path in ("sheet.png", "page.png", "validation/step-000001.png"):

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from pipelines.flow.params import Guidance
 from pipelines.flow.sampling import seeded_noise
 from pipelines.generation import export, rectified_flow
-from pipelines.generation.clips import embed, read_image
+from pipelines.generation.clip_maker import embed, read_image
 from pipelines.models.backbones import packed, unpacked
 from pipelines.models.denoiser import VideoDenoiser, averaged
 from pipelines.models.lora import FILE

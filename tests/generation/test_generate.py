@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from pipelines.data.video import probe, read_clip
 from pipelines.generation import generate, rectified_flow
-from pipelines.generation.clips import ClipMaker, Wanted, read_image
+from pipelines.generation.clip_maker import ClipMaker, Wanted, read_image
 from pipelines.models.autoencoder import StackedAutoencoder, load_autoencoder
 from pipelines.provenance import lineage
 from pipelines.stage import StageError, digest

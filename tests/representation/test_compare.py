@@ -14,7 +14,7 @@ from PIL import Image
 from pipelines.representation import comparison, encoder_choices
 from pipelines.representation.compare import compare_folders, main
 from pipelines.representation.comparison import Value, as_text, compared, renamed, value_at, verdict
-from pipelines.representation.figures import scatter
+from pipelines.representation.diagnostics_figures import scatter
 from tests.representation import toy
 
 

@@ -31,8 +31,8 @@ from pipelines.representation.agreement import (
     nmi_of,
     probe,
 )
+from pipelines.representation.diagnostics_figures import prompt_families
 from pipelines.representation.embedding import Embedding
-from pipelines.representation.figures import prompt_families
 from pipelines.representation.gates import gate, judge
 from pipelines.representation.measuring import stability_block
 from pipelines.representation.occupancy import counts_of, gini, lorenz, occupancy, occupancy_with_spreads

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipelines.data.actions import rows_of, stated
 from pipelines.data.contract import ActionFacts
 from pipelines.flow.rollout import ChunkNoise
-from pipelines.generation.clips import read_image
+from pipelines.generation.clip_maker import read_image
 from pipelines.generation.world_model.pictures import pixels
 from pipelines.models.autoencoder import load_autoencoder, require_lone_first_frame
 from pipelines.models.streaming import StreamingDecoder

@@ -8,7 +8,7 @@ from functools import cache
 from itertools import pairwise
 
 from pipelines.evaluation.markup import Html, join, tag
-from pipelines.evaluation.project import Stage
+from pipelines.evaluation.outcomes import Outcome
 from pipelines.progress import duration
 
 Edges = frozenset[tuple[str, str]]
@@ -169,7 +169,7 @@ def wrapped(name: str, most: int = 13) -> list[str]:
     return list(min(splits, key=lambda pair: max(map(len, pair)))) if splits else [name]
 
 
-def _node(stage: Stage, corner: tuple[int, int], width: int, colour: int) -> Html:
+def _node(stage: Outcome, corner: tuple[int, int], width: int, colour: int) -> Html:
     x, y = corner
     lines = wrapped(stage.name)
     first = y + 19 + (2 - len(lines)) * 8
@@ -193,12 +193,12 @@ def _node(stage: Stage, corner: tuple[int, int], width: int, colour: int) -> Htm
     return tag("a", title, box, stripe, *names, *below, href=f"#stage-{stage.name}", class_=classes)
 
 
-def colours(stages: Iterable[Stage]) -> dict[str, int]:
+def colours(stages: Iterable[Outcome]) -> dict[str, int]:
     """A colour number per group, in the order in which groups appear."""
     return {group: index % 8 for index, group in enumerate(dict.fromkeys(stage.group for stage in stages))}
 
 
-def draw(stages: Mapping[str, Stage], down: bool = False) -> Html:
+def draw(stages: Mapping[str, Outcome], down: bool = False) -> Html:
     """The graph as an inline SVG whose nodes link to the stages' sections (``#stage-<name>``)."""
     names = list(stages)
     edges = reduced(names, [(u, stage.name) for stage in stages.values() for u in stage.reads])

@@ -13,7 +13,7 @@ RETRIES = dg.RetryPolicy(max_retries=1, delay=5)
 """For what the machine did (a killed process); a stage that refuses its inputs is not tried again."""
 
 
-def lineage(project: DvcProject) -> list[Any]:
+def stage_assets(project: DvcProject) -> list[Any]:
     """Stages, the data they start from, and an asset for every stage that DVC cannot resolve."""
     return [
         *dvc_assets(project, translator=TRANSLATOR, retry_policy=RETRIES),

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.evaluation.lineage import draw, laid_out, reduced, wrapped
-from pipelines.evaluation.project import Stage
+from pipelines.evaluation.graph import draw, laid_out, reduced, wrapped
+from pipelines.evaluation.outcomes import Outcome
 
 Graph = tuple[list[str], set[tuple[str, str]]]
 
@@ -52,8 +52,8 @@ def test_a_name_takes_at_most_two_lines_and_loses_no_word() -> None:
 
 
 def test_every_stage_is_a_link_and_a_missing_one_says_so() -> None:
-    first = Stage("first", "Says <b>.", "a", (), "", (), (), metrics={"seconds": 65.0}, gates=[{"verdict": "warn"}])
-    second = Stage("second", "", "b", (), "", ("first",), ())
+    first = Outcome("first", "Says <b>.", "a", (), "", (), (), metrics={"seconds": 65.0}, gates=[{"verdict": "warn"}])
+    second = Outcome("second", "", "b", (), "", ("first",), ())
     for down in (False, True):
         drawing = draw({"first": first, "second": second}, down)
         assert 'href="#stage-first"' in drawing and 'href="#stage-second"' in drawing

@@ -22,7 +22,7 @@ PICTURES = {".png", ".gif"}
 
 
 @dataclass(frozen=True)
-class Stage:
+class Outcome:
     """One stage of the graph and what it left. ``metrics`` is None when the stage has not run."""
 
     name: str
@@ -145,7 +145,7 @@ def _params(root: Path, entry: Mapping[str, Any], record: Mapping[str, Any]) -> 
     return only if isinstance(only, Mapping) else {k: v for k, v in sections.items() if v is not None}
 
 
-def read_project(graph: Path, metrics_folder: Path, plots_folder: Path, runs: Records = ()) -> dict[str, Stage]:
+def read_project(graph: Path, metrics_folder: Path, plots_folder: Path, runs: Records = ()) -> dict[str, Outcome]:
     """Every stage of the graph in its order there; ``runs`` are the records by which their runs are known.
 
     Raises:
@@ -171,7 +171,7 @@ def read_project(graph: Path, metrics_folder: Path, plots_folder: Path, runs: Re
         record: Mapping[str, Any] = next((found for found in records if found), {})
         facts = ((entry.get("meta") or {}).get("dagster")) or {}
         measures = {k: v for k, v in (content or {}).items() if k not in NOT_MEASURES}
-        stages[name] = Stage(
+        stages[name] = Outcome(
             name=name,
             description=str(entry.get("desc", "")),
             group=str(facts.get("group", "default")),
