@@ -62,7 +62,8 @@ def results(side: Lineage) -> dict[str, Any]:
         root = next((place for place in side.path.absolute().parents if (place / "dvc.yaml").is_file()), None)
         found = read_json(root / "metrics" / f"{stage}.json") if root is not None else {}
     gates = [one for name in ("gates", "baselines") for one in found.get(name) or () if isinstance(one, Mapping)]
-    plain = {name: value for name, value in found.items() if name not in ("gates", "baselines", "seconds", "ran_on")}
+    told = {name: value for name, value in found.items() if name not in ("gates", "baselines", "seconds", "ran_on")}
+    plain = {name: value for name, value in told.items() if not name.startswith("throughput/")}  # the machine's
     return {**plain, **{f"gate {one.get('name')}": one.get("verdict") for one in gates}}
 
 

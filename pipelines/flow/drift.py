@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.flow.drift_kernel import FAR, LEAST_COLUMN, affinities, coefficients, far_centre, near_distances
+from pipelines.flow.drift_kernel import FAR, LEAST_COLUMN, affinities, coefficients, near_distances
 from pipelines.flow.params import DriftField
 
 CHUNK = 2**26
@@ -87,9 +87,7 @@ class _Rows:
     def __init__(self, problems: Problems) -> None:
         kind = torch.promote_types(problems.generated.dtype, torch.float32)
         given = (problems.generated, problems.negatives, problems.positives)
-        parts = tuple(part.detach().to(kind).flatten(0, 1) for part in given)
-        centre = far_centre(parts[0])  # distances and field are those of any other origin
-        self.parts = parts if centre is None else tuple(part - centre for part in parts)
+        self.parts = tuple(part.detach().to(kind).flatten(0, 1) for part in given)
         self.locations, self.problems, self.group, self.width = problems.generated.shape
         self.num_negatives = self.group + problems.negatives.shape[2]
         self.weights = self._per_row(problems.weights, kind)
@@ -105,6 +103,14 @@ class _Rows:
     @property
     def x(self) -> Tensor:
         return self.parts[0]
+
+    def distances(self) -> Tensor:
+        """|x_i - y_j| [R, G, J]; samples that lie far from zero are moved there, where the field is the same."""
+        found, centre = near_distances(self.x, *self.parts)
+        if centre is None:
+            return found
+        self.parts = tuple(part - centre for part in self.parts)
+        return near_distances(self.x, *self.parts)[0]
 
     def moved(self, coefs: Tensor, piece: slice) -> Tensor:
         """coefs [r, K G, J] times the samples of those rows: [r, K G, D]."""
@@ -146,7 +152,7 @@ class _Rows:
     def counts(self) -> Tensor:
         """Numbers of field values of each row, [R]."""
         if self.rows_there is None:
-            return torch.full((len(self.x),), float(self.group * self.width), dtype=self.x.dtype, device=self.x.device)
+            return self.x.new_full((len(self.x),), float(self.group * self.width))
         return self.rows_there.sum(1) * self.width
 
 
@@ -163,7 +169,7 @@ def drift(problems: Problems, field: DriftField, chunk: int = CHUNK) -> Drift:
 
 def _drift(rows: _Rows, field: DriftField, chunk: int) -> Drift:
     floors = bool(field.floor)
-    found = near_distances(rows.x, *rows.parts)
+    found = rows.distances()
     if floors:
         found.clamp_(min=LEAST_DISTANCE)
     mean = rows.mean_distance(found, field)
@@ -176,27 +182,27 @@ def _drift(rows: _Rows, field: DriftField, chunk: int) -> Drift:
         found.masked_fill_(rows.absent, torch.inf)
 
     def part(piece: slice) -> Tensor:
-        """V_tau of some rows, [r, K, G, D]."""
+        """s V_tau of some rows, [r, K, G, D]."""
         weights = None if rows.weights is None else rows.weights[piece]
         coefs = coefficients(affinities(found[piece], field, weights), rows.num_negatives, field)
-        moved = rows.moved(coefs.flatten(1, 2), piece).div_(scale[piece, None, None])
-        return moved.unflatten(1, (-1, rows.group))
+        return rows.moved(coefs.flatten(1, 2), piece).unflatten(1, (-1, rows.group))
 
     step = max(1, chunk // (len(field.temperatures) * rows.group * max(rows.width, found.shape[2])))
     pieces = [slice(start, start + step) for start in range(0, len(found), step)]
     kept = [part(pieces[0])] if len(pieces) == 1 else []
     sizes = torch.cat([rows.size(values) for values in (kept or map(part, pieces))], dim=1)
     counts = rows.counts()
-    power = rows.pooled(sizes, counts.expand_as(sizes), field)  # mean squared field, [K, R]
+    power = rows.pooled(sizes / scale.square(), counts.expand_as(sizes), field)  # mean squared field, [K, R]
     force = power.clamp(min=LEAST_FORCE if floors else LEAST_COLUMN**2).sqrt()
-    total = torch.empty_like(rows.x)
-    for number, piece in enumerate(pieces):
-        values = kept[number] if kept else part(piece)
-        share = force[:, piece].reciprocal().mT[:, None]
-        total[piece] = torch.bmm(share, values.flatten(2)).view_as(total[piece])
+    shares = (force * scale).reciprocal().mT.contiguous()[:, None]  # if not contiguous, the product goes row by row
+    added = [
+        torch.bmm(shares[piece], values.flatten(2))
+        for piece, values in zip(pieces, kept or map(part, pieces), strict=True)
+    ]
+    total = (added[0] if kept else torch.cat(added)).view(len(rows.x), rows.group, rows.width)
     if rows.rows_there is not None:
         total *= rows.rows_there[:, :, None]
-    loss = total.square().sum((1, 2)) / counts
+    loss = torch.linalg.vector_norm(total, dim=(1, 2)).square_() / counts
     shape = (rows.locations, rows.problems)
     return Drift(total.unflatten(0, shape), scale.view(shape), power.sqrt().unflatten(1, shape), loss.view(shape))
 
@@ -227,7 +233,8 @@ class _Loss(torch.autograd.Function):
             count: Tensor | int = group
         else:
             count = problems.present[:, :group].sum(1)[None, :, None, None]
-        ctx.save_for_backward(found.total.mul_(-2.0 / generated.shape[3]).div_(found.scale[:, :, None, None] * count))
+        pull = -2.0 / generated.shape[3] / (found.scale[:, :, None, None] * count)
+        ctx.save_for_backward(found.total.mul_(pull))
         ctx.kind = generated.dtype
         ctx.mark_non_differentiable(found.force, found.scale)
         return found.loss, found.force, found.scale

@@ -24,27 +24,23 @@ def distances(x: Tensor, *others: Tensor) -> Tensor:
 
     By norms and one product, so that every feature is read twice and never copied; a sample's distance to itself is 0.
     """
-    shift = far_centre(x)
-    if shift is not None:
-        x, others = x - shift, tuple(other - shift for other in others)
-    return near_distances(x, *others)
+    apart, centre = near_distances(x, *others)
+    return apart if centre is None else near_distances(x - centre, *(other - centre for other in others))[0]
 
 
-def near_distances(x: Tensor, *others: Tensor) -> Tensor:
-    """:func:`distances` of what lies around zero (:func:`far_centre`)."""
-    squares = [torch.linalg.vector_norm(other, dim=-1).square_()[:, None, :] for other in others]
+def near_distances(x: Tensor, *others: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Distances as :func:`distances`, and the mean [R, 1, D] of x where it is far from zero.
+
+    Then norms and products have lost digits: they are to be taken again of what is left without the mean.
+    """
+    squares = [torch.linalg.vector_norm(other, dim=-1).square_() for other in others]
     products = [torch.bmm(x, other.mT) for other in others]
-    apart = torch.cat(products, 2).mul_(-2.0).add_(torch.cat(squares, 2)).add_(squares[0][:, :, : x.shape[1]].mT)
+    apart, group = torch.cat(products, 2) if len(products) > 1 else products[0], x.shape[1]
+    away, whole = apart[:, :, :group].sum() / group, squares[0][:, :group].sum()
+    centre = x.mean(1, keepdim=True) if bool(away > FAR * (whole - away)) else None
+    apart.mul_(-2.0).add_(torch.cat(squares, 1)[:, None]).add_(squares[0][:, :group, None])
     apart.clamp_(min=0.0).sqrt_().diagonal(dim1=1, dim2=2).zero_()
-    return apart
-
-
-def far_centre(x: Tensor) -> Tensor | None:
-    """The mean [R, 1, D] of x [R, G, D] where it is far from zero: then norms and products would lose digits."""
-    centre = x.mean(1, keepdim=True)
-    away = torch.linalg.vector_norm(centre).square() * x.shape[1]
-    around = torch.linalg.vector_norm(x).square() - away
-    return centre if bool(away > FAR * around) else None
+    return apart, centre
 
 
 def affinities(scaled: Tensor, field: DriftField, weights: Tensor | None) -> Tensor:
@@ -66,12 +62,12 @@ def affinities(scaled: Tensor, field: DriftField, weights: Tensor | None) -> Ten
         case "sinkhorn":
             kernel = _balanced(logits)
         case "both":
-            kernel = _softmax(logits, 3)
+            kernel, columns = torch.softmax(logits, 3), torch.softmax(logits, 2)
             if field.floor:
-                kernel.mul_(_softmax(logits, 2)).clamp_(min=field.floor).sqrt_()
+                kernel.mul_(columns).nan_to_num_(nan=0.0).clamp_(min=field.floor).sqrt_()
                 kernel.masked_fill_(scaled[:, None].isinf(), 0.0)
             else:
-                kernel.mul_(_softmax(logits, 2).clamp_(min=LEAST_COLUMN)).sqrt_()
+                kernel.mul_(columns.clamp_(min=LEAST_COLUMN)).sqrt_().nan_to_num_(nan=0.0)
     return kernel if after is None else kernel.mul_(after)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
@@ -67,7 +68,7 @@ class Roll:
         self._write(memory, last, last_held, heard)
         while True:
             if not self.remembers and made > 1:
-                memory, heard = self.new_memory(), last
+                memory, heard = memory.anew(), last
                 self._write(memory, last, last_held, heard)
             actions = held(made, made + self.chunk)
             x = noise((first.shape[1], self.chunk, *first.shape[3:])).to(first)
@@ -94,11 +95,14 @@ class Roll:
         )
 
     def _field(self, memory: Any, shared: Any, actions: Tensor, heard: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        none = torch.zeros(len(actions), self.chunk, dtype=torch.bool, device=actions.device)
+        told = {"actions": actions, "given": none, "first_frame": heard, "chunks": (self.chunk,)}
+        calls = count()
+
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            none = torch.zeros(len(x), x.shape[2], dtype=torch.bool, device=x.device)
-            level = sigma.expand(-1, x.shape[2])
-            told = {"actions": actions, "given": none, "first_frame": heard, "chunks": (x.shape[2],)}
-            return self.network(x, level, **told, memory=memory, shared=shared)
+            # a sampler asks at the same levels in every chunk, in the same order
+            level = sigma.expand(len(x), self.chunk)
+            return self.network(x, level, **told, memory=memory, shared=shared, level=next(calls))
 
         return denoise
 

@@ -17,7 +17,7 @@ from pipelines.data.containers import holds_video
 from pipelines.data.endings import PICTURES as IMAGES
 from pipelines.data.endings import VIDEOS
 from pipelines.data.limits import Limits
-from pipelines.footage.stills import is_animated, is_picture
+from pipelines.data.stills import is_animated, is_picture
 from pipelines.litter import is_litter
 from pipelines.stage import StageError
 

@@ -18,7 +18,7 @@ import numpy as np
 from pipelines.data.limits import Limits, VideoError
 from pipelines.data.picture import Picture
 from pipelines.data.resample import nearest_in_time
-from pipelines.footage.stills import read_picture
+from pipelines.data.stills import read_picture
 from pipelines.litter import walk
 from pipelines.stage import file_digest
 

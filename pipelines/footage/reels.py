@@ -13,10 +13,10 @@ import numpy as np
 from pipelines.data.limits import Limits, VideoError
 from pipelines.data.picture import Picture as Decoded
 from pipelines.data.resample import ROUNDING_SECONDS, nearest_in_time
+from pipelines.data.stills import animation, is_webp, read_picture
 from pipelines.data.video import Seen, sample_pictures
 from pipelines.footage.columns import Span
 from pipelines.footage.cutting import Picture
-from pipelines.footage.stills import animation, is_webp, read_picture
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 from av.video.frame import VideoFrame
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from pipelines import stage
 from pipelines.data.batches import pad
 from pipelines.data.contract import TEXT_ENCODER, Manifest, read_empty_prompt, require_autoencoder
+from pipelines.data.limits import VideoError
 from pipelines.data.picture import Picture
 from pipelines.flow.corruption import REPLACED
 from pipelines.flow.keyframes import uniform
-from pipelines.generation.storyboard import Given, held, latent_places
+from pipelines.generation.storyboard import Given, held, latent_places, pixels
 from pipelines.models.autoencoder import load_autoencoder, require_lone_first_frame
 from pipelines.models.geometry import latent_frames
 from pipelines.models.streaming import decoded_in_pieces
@@ -73,16 +73,13 @@ def read_image(path: Path, height: int, width: int) -> Tensor:
     """A picture as one frame of video [1, 3, 1, H, W] in [-1, 1]: upright, resized to cover the size, cropped.
 
     Raises:
-        StageError: the file is no picture.
+        StageError: the file is no picture, or far longer than the size asks for.
     """
+    whole = Picture(VideoFrame.from_ndarray(np.ascontiguousarray(pixels(path)), format="rgb24"))
     try:
-        with Image.open(path) as image:
-            pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except UnidentifiedImageError:
-        raise StageError(f"{path}: no picture of a kind that is known here; give a PNG or JPEG.") from None
-    except OSError as error:
-        raise StageError(f"{path}: cannot be read as a picture ({error.strerror or error}).") from None
-    covered = Picture(VideoFrame.from_ndarray(pixels, format="rgb24")).cover(height, width)
+        covered = whole.cover(height, width)
+    except VideoError as error:
+        raise StageError(f"{path}: {error}: little of it would be left; crop it nearer to that shape.") from None
     return torch.from_numpy(covered).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1.0
 
 

@@ -43,6 +43,13 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
+def seed_number(text: str) -> int:
+    """A number from 0, of at most 63 bits: generators of random numbers take no other."""
+    if not text.isdecimal() or int(text) >= 1 << 63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
+    return int(text)
+
+
 def _guidance(text: str) -> float:
     if not re.fullmatch(r"\d+(\.\d*)?", text) or float(text) < 1.0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1 (1: no guidance)")
@@ -68,7 +75,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--num-frames", type=whole_number, help="frames of the video; default: as in training")
     parser.add_argument("--size", type=size, metavar="HEIGHTxWIDTH", help="pixels; default: as in training")
-    parser.add_argument("--seed", type=int, default=0, help="of the first clip; the next ones count on")
+    parser.add_argument("--seed", type=seed_number, default=0, help="of the first clip; the next ones count on")
     parser.add_argument("--steps", type=whole_number, help="default: as the checkpoint states, like the next two")
     parser.add_argument("--guidance", type=_guidance, help="scale; 1: none")
     parser.add_argument("--sampler", choices=SAMPLERS)

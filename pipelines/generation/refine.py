@@ -18,7 +18,7 @@ from pipelines.data.video import write_mp4
 from pipelines.generation import storyboard
 from pipelines.generation.clip_maker import ClipMaker, Wanted
 from pipelines.generation.finished import finish, watermark
-from pipelines.generation.generate import check_out, whole_number
+from pipelines.generation.generate import check_out, seed_number, whole_number
 from pipelines.generation.generate import size as pixels
 from pipelines.generation.pipeline import surroundings
 from pipelines.progress import Progress
@@ -39,7 +39,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="an mp4")
     parser.add_argument("--num-frames", type=whole_number, help="of the clip; default: as in training, or as --video")
     parser.add_argument("--size", type=pixels, metavar="HEIGHTxWIDTH", help="pixels; default: as in training")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed_number, default=0)
     parser.add_argument("--interpolate", action="store_true", help="fill in only, to compare with")
     parser.add_argument("--latents", type=Path, help="that it was trained on; default: its own, or data/latents")
     parser.add_argument("--autoencoder", type=Path, help="of those; default: its own, or found in checkpoints/")

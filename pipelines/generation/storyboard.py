@@ -15,12 +15,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from av.video.frame import VideoFrame
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from pipelines.data.limits import Limits
 from pipelines.data.picture import Picture
+from pipelines.data.stills import read_picture
 from pipelines.data.video import VideoError, read_clip
 from pipelines.stage import StageError
+
+PICTURE = Limits(max_pixels=1 << 27)
+"""Of a picture that is named on the command line: larger than any camera's."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,16 @@ def parse_place(word: str) -> tuple[Path, int]:
     return Path(found[1]), int(found[2])
 
 
-def _pixels(path: Path) -> np.ndarray:
+def pixels(path: Path) -> np.ndarray:
+    """A picture as training reads pictures, uint8 [H, W, 3]: upright, in eight bits and sRGB, over black.
+
+    Raises:
+        StageError: the file is no picture, or has more pixels than ``PICTURE`` allows.
+    """
     try:
-        with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise StageError(f"{path}: cannot be read as a picture ({str(error).splitlines()[0]}).") from None
+        return read_picture(path, PICTURE).pixels()
+    except (VideoError, OSError) as error:
+        raise StageError(f"{path}: cannot be read as a picture ({error}).") from None
 
 
 def pictures(words: Sequence[str]) -> Given:
@@ -78,7 +86,7 @@ def pictures(words: Sequence[str]) -> Given:
         path, place = parse_place(word)
         if place in frames:
             raise StageError(f"--keyframes: {named[place]} and {word} are two pictures for frame {place}; keep one.")
-        frames[place], named[place] = _pixels(path), word
+        frames[place], named[place] = pixels(path), word
         first = next(iter(frames))
         if frames[place].shape != frames[first].shape:
             sizes = [f"{named[at]} is {frames[at].shape[0]}x{frames[at].shape[1]}" for at in (first, place)]

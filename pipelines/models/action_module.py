@@ -88,11 +88,11 @@ class ActionModule(nn.Module):
         new: Any,
     ) -> Tensor:
         """Tokens that heard their actions; keys and values of the new frames go into ``new`` by name."""
-        held, past = actions.to(tokens), (chunks, reach, memory, shared)
+        past = chunks, reach, memory, shared
         if self.axes:
-            tokens = tokens + self._mouse(tokens, held[..., list(self.axes)], past, f"{name}.mouse", new)
+            tokens = tokens + self._mouse(tokens, actions, past, f"{name}.mouse", new)
         if self.keys:
-            tokens = tokens + self._keys(tokens, held[..., list(self.keys)], past, f"{name}.keys", new)
+            tokens = tokens + self._keys(tokens, actions, past, f"{name}.keys", new)
         return tokens
 
     def _after(self, past: Past, name: str, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -102,10 +102,14 @@ class ActionModule(nn.Module):
         turn = turns(places, self.rotary, self.theta, key.device)[:, None, None]
         return attend_after(memory, shared, name, (query, key, value), chunks, reach, turn)
 
-    def _mouse(self, tokens: Tensor, moved: Tensor, past: Past, name: str, new: Any) -> Tensor:
+    def _mouse(self, tokens: Tensor, actions: Tensor, past: Past, name: str, new: Any) -> Tensor:
         batch, _, places, width = tokens.shape
         (weight, bias), rest = self.mouse_mlp[0].parameters(), self.mouse_mlp[1:]
-        told = past[-1].once(f"{name}.told", lambda: linear(moved.flatten(2), weight[:, width:], bias))
+
+        def moved() -> Tensor:
+            return linear(actions.to(tokens)[..., list(self.axes)].flatten(2), weight[:, width:], bias)
+
+        told = past[-1].once(f"{name}.told", moved)
         mixed = linear(tokens, weight[:, :width]) + told[:, :, None]
         mixed = rest(mixed).transpose(1, 2).flatten(0, 1)  # B S, T, inner
         query, key, value = (part.unflatten(-1, (self.heads, -1)) for part in self.mouse_qkv(mixed).chunk(3, -1))
@@ -114,9 +118,9 @@ class ActionModule(nn.Module):
         out = self._after(past, name, query, key, value)
         return self.mouse_out(out.squeeze(2).unflatten(0, (batch, places)).transpose(1, 2))
 
-    def _keys(self, tokens: Tensor, held: Tensor, past: Past, name: str, new: Any) -> Tensor:
+    def _keys(self, tokens: Tensor, actions: Tensor, past: Past, name: str, new: Any) -> Tensor:
         query = self.key_norm_q(self.key_q(tokens).unflatten(-1, (self.heads, -1)))
-        new[name] = past[-1].once(f"{name}.told", lambda: self._told(held))
+        new[name] = past[-1].once(f"{name}.told", lambda: self._told(actions.to(tokens)[..., list(self.keys)]))
         return self.key_out(self._after(past, name, query, *new[name]))
 
     def _told(self, held: Tensor) -> tuple[Tensor, Tensor]:

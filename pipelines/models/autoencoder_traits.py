@@ -12,7 +12,6 @@ import math
 from typing import Any
 
 import torch
-from diffusers.models import autoencoders
 from torch import Tensor, nn
 
 from pipelines.stage import StageError
@@ -36,6 +35,8 @@ def class_of(name: str, kind: str) -> Any:
     Raises:
         StageError: diffusers has no autoencoder of that name, or it is one of :data:`REFUSED`.
     """
+    from diffusers.models import autoencoders  # seconds of processor time, and an autoencoder of ours needs none of it
+
     if kind in REFUSED:
         raise StageError(f"{name}: {kind} cannot be used as an autoencoder: {REFUSED[kind]}.")
     found = getattr(autoencoders, kind, None)

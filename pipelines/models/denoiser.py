@@ -216,7 +216,7 @@ def _transformer(folder: Path) -> Any:
     if kind not in BACKBONES:
         raise StageError(f"{folder / 'config.json'}: a network of class {kind}; understood are {', '.join(BACKBONES)}.")
     module = importlib.import_module(f"diffusers.models.transformers.{BACKBONES[kind]}")
-    return getattr(module, kind).from_pretrained(folder)
+    return getattr(module, kind).from_pretrained(folder, use_safetensors=True)  # never a pickle
 
 
 def _adapted(base: Origin, recorded: Mapping[str, str | None], folder: Path) -> Any:

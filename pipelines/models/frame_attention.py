@@ -40,11 +40,15 @@ Kept = dict[str, tuple[Tensor, Tensor]]
 
 @dataclass
 class Memory:
-    """What earlier frames left: constant in size however many there were; ``last`` [B, C, H, W] is the newest one."""
+    """What earlier frames left: constant in size however many there were; ``last`` [B, C, H, W] is the newest one.
+
+    ``levels``: what the levels of a chunk make of the network, which every chunk meets again.
+    """
 
     kept: Kept = field(default_factory=dict)
     frames: int = 0
     last: Tensor | None = None
+    levels: dict[int, Shared] = field(default_factory=dict)
 
     @property
     def kept_frames(self) -> int:
@@ -61,6 +65,14 @@ class Memory:
     def new_chunk(self) -> Shared:
         """For the calls of the next chunk."""
         return Shared()
+
+    def of_level(self, number: int | None) -> Shared:
+        """For calls at the same level, of all chunks; a level without a number is met once."""
+        return Shared() if number is None else self.levels.setdefault(number, Shared())
+
+    def anew(self) -> Memory:
+        """Nothing of the past, the same levels."""
+        return Memory(levels=self.levels)
 
 
 @dataclass

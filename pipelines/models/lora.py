@@ -148,3 +148,12 @@ def merged_state(network: nn.Module) -> dict[str, Tensor]:
         delta = layers[name.removesuffix(".base_layer.weight")].get_delta_weight(ADAPTER) if adapted else 0.0
         found[name.replace(".base_layer", "")] = value + delta
     return found
+
+
+def whole(network: Any) -> Any:
+    """A network of diffusers as it is without an adapter, or another with its adapter added in."""
+    if not has_lora(network):
+        return network
+    made = type(network).from_config(network.config)
+    made.load_state_dict(merged_state(network))
+    return made

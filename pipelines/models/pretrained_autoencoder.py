@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -51,6 +50,8 @@ class PretrainedVideoAutoencoder(nn.Module):
         Raises:
             StageError: it cannot be found or read, or cannot be used.
         """
+        from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+
         where: dict[str, Any] = {"revision": revision, "subfolder": subfolder or ""}
         try:
             with warnings.catch_warnings():  # diffusers passes the hub an argument that it no longer takes

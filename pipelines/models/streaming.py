@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_qwenimage import AutoencoderKLQwenImage
-from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, unpatchify
 from torch import Tensor
 
 from pipelines.models.autoencoder import Autoencoder
@@ -16,15 +14,20 @@ from pipelines.models.geometry import per_channel
 from pipelines.models.stacked_autoencoder import GROUPS_AT_ONCE, StackedAutoencoder
 from pipelines.stage import StageError
 
-CARRIES = (AutoencoderKLWan, AutoencoderKLQwenImage)
+CARRIES = {"AutoencoderKLWan", "AutoencoderKLQwenImage"}
 """Networks of diffusers that decode a latent frame at a time and carry features of their convolutions on."""
+
+
+def _carries(network: Any) -> set[str]:
+    """By name, because importing the classes takes seconds which an autoencoder of ours does not need."""
+    return CARRIES & {one.__name__ for one in type(network).__mro__}
 
 
 def latent_frames_at_once(autoencoder: Autoencoder, clips: int) -> int | None:
     """Latent frames of so many clips that are decoded together, however long they are; None: whole clips only."""
     if isinstance(autoencoder, StackedAutoencoder):
         return max(1, GROUPS_AT_ONCE // clips)
-    if isinstance(autoencoder.network, CARRIES):
+    if _carries(autoencoder.network):
         return 1
     looks_around = "num_frames" in inspect.signature(autoencoder.network.decode).parameters
     return max(1, GROUPS_AT_ONCE // clips) if autoencoder.per_frame and not looks_around else None
@@ -60,7 +63,7 @@ class StreamingDecoder:
                 f"{type(network).__name__} decodes whole clips, so a rollout would show a seam at every chunk; play "
                 "with an autoencoder of this project or with Wan's."
             )
-        if isinstance(network, CARRIES):
+        if _carries(network):
             network.clear_cache()
             self.carried = list(network._feat_map)
 
@@ -83,12 +86,14 @@ class StreamingDecoder:
         codes = latents * per_channel(self.autoencoder.latent_std) + per_channel(self.autoencoder.latent_mean)
         x, parts = network.post_quant_conv(codes), []
         for number in range(x.shape[2]):
-            begins = first and number == 0 and isinstance(network, AutoencoderKLWan)
+            begins = first and number == 0 and "AutoencoderKLWan" in _carries(network)
             how = {"first_chunk": True} if begins else {}
             frame = x[:, :, number : number + 1]
             parts.append(network.decoder(frame, feat_cache=self.carried, feat_idx=[0], **how))
         video = torch.cat(parts, 2)
         folded = network.config.get("patch_size")
         if folded is not None:
+            from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+
             video = unpatchify(video, patch_size=folded)
         return video.clamp(-1, 1)

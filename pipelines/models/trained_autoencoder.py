@@ -6,7 +6,6 @@ import warnings
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from torch import Tensor
 
 from pipelines import hub
@@ -46,6 +45,8 @@ class TrainedVideoAutoencoder(PretrainedVideoAutoencoder):
         Raises:
             StageError: there is none, or it cannot be used.
         """
+        from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+
         where: dict[str, Any] = {"revision": revision, "subfolder": subfolder or ""}
         try:
             with warnings.catch_warnings():  # diffusers passes the hub an argument that it no longer takes

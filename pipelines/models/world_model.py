@@ -21,10 +21,11 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
-from pipelines.models import lora
+from pipelines.models import lora, modulation
 from pipelines.models.action_module import ActionModule
-from pipelines.models.backbones import TIMESTEPS, packed, unpacked
+from pipelines.models.backbones import packed, unpacked
 from pipelines.models.denoiser import CONDITIONING, POSITION_CHANNELS, positions
 from pipelines.models.draft import Draft
 from pipelines.models.frame_attention import Memory, Reach, Shared, attend_after, crossed, space_and_time
@@ -134,6 +135,7 @@ class WorldModel(nn.Module):
         memory: Memory | None = None,
         remember: bool = False,
         shared: Shared | None = None,
+        level: int | None = None,
     ) -> Tensor:
         """Velocity [B, C, T, H, W] of the new frames ``x`` [B, C, T, H, W].
 
@@ -146,6 +148,7 @@ class WorldModel(nn.Module):
             memory: what earlier frames left; None at the start of a video.
             remember: keep what these frames leave in ``memory``.
             shared: of calls that differ in ``x`` and ``sigma`` alone (and at last in ``given``, when all frames are).
+            level: names ``sigma`` among the calls of a rollout: what it makes of the network is kept in ``memory``.
 
         Raises:
             ValueError: ``chunks`` do not sum to T, or ``remember`` without a memory.
@@ -153,25 +156,27 @@ class WorldModel(nn.Module):
         if sum(chunks) != x.shape[2] or (remember and memory is None):
             raise ValueError(f"chunks {list(chunks)} of {x.shape[2]} frames, remember {remember}, memory {memory}.")
         past, shared, new = memory or Memory(), shared or Shared(), {}
+        leveled = past.of_level(level)
         grid = (x.shape[2], x.shape[3] // self.patch[1], x.shape[4] // self.patch[2])
-        tokens = self._tokens(x, given, self.known(x, given, actions, past, shared))
+        embed = self._tokens if level is None else self._tokens_apart
+        tokens = embed(x, given, actions, past, shared)
         heard = shared.once("heard", lambda: self._heard(first_frame))
-        told = self.transformer.condition_embedder
-        timestep = told.timesteps_proj((sigma.float() * TIMESTEPS).flatten()).unflatten(0, sigma.shape)
-        embedded = told.time_embedder(timestep.to(tokens))
-        levels = told.time_proj(told.act_fn(embedded)).unflatten(2, (6, -1))
+        embedder = self.transformer.condition_embedder
+        whole, levels = leveled.once("levels", lambda: modulation.embedded(embedder, sigma, tokens))
         frames = past.kept_frames + grid[0]
         rotary = self._rotary(min(frames, self.reach.sink + self.reach.window + max(chunks)), grid, x.device)
         for number, (block, action) in enumerate(zip(self.transformer.blocks, self.actions, strict=True)):
-            parts = (block, action, number, tokens, heard, levels, actions, chunks, past, shared, rotary, new)
             again = torch.is_grad_enabled() and self.transformer.gradient_checkpointing
+            kept, once = (None, None) if again else (leveled, shared)  # what is computed again must find nothing done
+            parts = (block, action, number, tokens, heard, levels, actions, chunks, past, kept, once, rotary, new)
             tokens = (
                 self.transformer._gradient_checkpointing_func(self._block, *parts) if again else self._block(*parts)
             )
         if remember and memory is not None:
             self._keep(memory, new)
             memory.last = x[:, :, -1].detach()
-        return self._velocity(tokens, embedded, grid)
+        shift, scale = leveled.once("output", lambda: modulation.of_output(self.transformer, whole))
+        return self._velocity(modulation.scaled(self.transformer.norm_out, tokens, shift, scale), grid)
 
     # ---- parts ----
 
@@ -183,8 +188,9 @@ class WorldModel(nn.Module):
             return x
         return shared.once("draft", lambda: self.draft.of(x, given, actions, past.last))  # type: ignore[union-attr]
 
-    def _tokens(self, x: Tensor, given: Tensor, known: Tensor) -> Tensor:
+    def _tokens(self, x: Tensor, given: Tensor, actions: Tensor, past: Memory, shared: Shared) -> Tensor:
         """[B, T, S, D] of the latents, the mask, what is known, and places."""
+        known = self.known(x, given, actions, past, shared)
         mask = given[:, None, :, None, None].to(x).expand(-1, self.inputs.mask, -1, *x.shape[3:])
         parts = [x, mask, known]
         if self.inputs.positions:  # of time there is none: a frame's place is what attention turns by
@@ -192,6 +198,14 @@ class WorldModel(nn.Module):
             parts.append(places)
         tokens = self.transformer.patch_embedding(torch.cat(parts, 1))
         return tokens.flatten(3).permute(0, 2, 3, 1)
+
+    def _tokens_apart(self, x: Tensor, given: Tensor, actions: Tensor, past: Memory, shared: Shared) -> Tensor:
+        """The same, with what ``x`` does not change embedded once for the calls that share."""
+        embedding = self.transformer.patch_embedding
+        steady = shared.once("steady", lambda: self._tokens(torch.zeros_like(x), given, actions, past, shared))
+        weight = embedding.weight[:, : x.shape[1]].flatten(1)
+        moving = functional.linear(packed(x, self.patch).to(weight), weight)
+        return steady + moving.unflatten(1, (x.shape[2], -1))
 
     def _heard(self, first_frame: Tensor) -> Tensor:
         """What cross-attention hears [B, L, D]."""
@@ -219,14 +233,16 @@ class WorldModel(nn.Module):
         actions: Tensor,
         chunks: Sequence[int],
         past: Memory,
-        shared: Shared,
+        leveled: Shared | None,
+        shared: Shared | None,
         rotary: Tensor,
         new: dict[str, tuple[Tensor, Tensor]],
     ) -> Tensor:
         """One block of the transformer, as diffusers computes it, with the actions between cross-attention and ffn."""
-        table = block.scale_shift_table[None] + levels.float()  # B T 6 D
-        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (part.squeeze(2)[:, :, None] for part in table.split(1, 2))
-        normed = (block.norm1(tokens.float()) * (1 + scale) + shift).type_as(tokens)
+        leveled, shared = leveled or Shared(), shared or Shared()
+        told = leveled.once(f"{number}", lambda: modulation.of_block(block, levels))
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = told
+        normed = modulation.scaled(block.norm1, tokens, shift, scale)
         name, attention = f"{number}.frames", block.attn1
         query, key, value = attention.to_q(normed), attention.to_k(normed), attention.to_v(normed)
         query, key = attention.norm_q(query), attention.norm_k(key)
@@ -237,7 +253,7 @@ class WorldModel(nn.Module):
         flat = block.norm2(tokens.float()).type_as(tokens).flatten(1, 2)
         tokens = tokens + crossed(block.attn2, flat, heard, shared, number).unflatten(1, tokens.shape[1:3])
         tokens = action(tokens, actions, chunks, self.reach, past, shared, str(number), new)
-        normed = (block.norm3(tokens.float()) * (1 + ffn_scale) + ffn_shift).type_as(tokens)
+        normed = modulation.scaled(block.norm3, tokens, ffn_shift, ffn_scale)
         return (tokens.float() + block.ffn(normed).float() * ffn_gate).type_as(tokens)
 
     def _keep(self, memory: Memory, new: Mapping[str, tuple[Tensor, Tensor]]) -> None:
@@ -247,9 +263,7 @@ class WorldModel(nn.Module):
             memory.kept[name] = (key[:, kept].detach(), value[:, kept].detach())
         memory.frames += next(iter(new.values()))[0].shape[1]
 
-    def _velocity(self, tokens: Tensor, embedded: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        shift, scale = (self.transformer.scale_shift_table[None] + embedded[:, :, None]).chunk(2, dim=2)
-        normed = (self.transformer.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens)
+    def _velocity(self, normed: Tensor, grid: tuple[int, int, int]) -> Tensor:
         made = self.transformer.proj_out(normed).flatten(1, 2)
         _, high, wide = self.patch
         folded = made.unflatten(-1, (high * wide, -1)).transpose(-1, -2).flatten(-2)  # Wan folds channels last
@@ -260,23 +274,12 @@ class WorldModel(nn.Module):
     def save_pretrained(self, save_directory: Path | str) -> None:
         """The transformer as diffusers saves it (an adapter added in), the action modules, ``conditioning.json``."""
         folder = Path(save_directory)
-        self._whole_transformer().save_pretrained(folder)
-        save_file(
-            {name: value.contiguous() for name, value in self.actions.state_dict().items()}, folder / ACTIONS_FILE
-        )
+        lora.whole(self.transformer).save_pretrained(folder)
         text = json.dumps({"inputs": asdict(self.inputs)}, indent=2) + "\n"
-        if self.draft is not None:
-            save_file(
-                {name: value.contiguous() for name, value in self.draft.state_dict().items()}, folder / DRAFT_FILE
-            )
+        for part, name in ((self.actions, ACTIONS_FILE), (self.draft, DRAFT_FILE)):
+            if part is not None:
+                save_file({key: value.contiguous() for key, value in part.state_dict().items()}, folder / name)
         (folder / f"{CONDITIONING}.json").write_text(text, encoding="utf-8")
-
-    def _whole_transformer(self) -> Any:
-        if not lora.has_lora(self.transformer):
-            return self.transformer
-        whole = type(self.transformer).from_config(self.transformer.config)
-        whole.load_state_dict(lora.merged_state(self.transformer))
-        return whole
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> WorldModel:
@@ -290,7 +293,7 @@ class WorldModel(nn.Module):
         if "inputs" not in facts:
             raise StageError(f"{folder / CONDITIONING}.json: not of a world model; start from one that is.")
         stated = {**facts["inputs"], "keys": tuple(facts["inputs"]["keys"]), "axes": tuple(facts["inputs"]["axes"])}
-        model = cls(WanTransformer3DModel.from_pretrained(folder), Inputs(**stated))
+        model = cls(WanTransformer3DModel.from_pretrained(folder, use_safetensors=True), Inputs(**stated))
         model.actions.load_state_dict(load_file(folder / ACTIONS_FILE))
         if model.draft is not None:
             model.draft.load_state_dict(load_file(folder / DRAFT_FILE))

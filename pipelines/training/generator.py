@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from pipelines.flow.params import Guidance
@@ -56,7 +57,12 @@ def read_description(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     if not path.is_file():
         raise StageError(f"{path}: no such file, so {folder} is no checkpoint of a generator.")
-    content = read_json(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StageError(f"{path}: damaged ({error}); fetch or train it again.") from None
+    if not isinstance(content, dict):
+        raise StageError(f"{path}: describes no generator; fetch or train it again.")
     if content.get("kind", "flow") not in KINDS:
         raise StageError(f"{path}: kind {content['kind']!r}; this program knows {', '.join(KINDS)}.")
     parts = [(phase["start"], phase["end"]) for phase in content.get("phases", ())]
@@ -115,9 +121,19 @@ class Generator(ABC):
         """The generator in a checkpoint folder, of whatever kind, on the device; averaged weights where there are any.
 
         Raises:
-            StageError: the folder holds no generator, or this machine has no such device.
+            StageError: the folder holds no generator or a damaged one, or this machine has no such device.
         """
         content, device = read_description(folder), existing(device)
+        try:
+            return cls._of_kind(folder, content, device)
+        except StageError:
+            raise
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+            what = " ".join(str(error).split())[:200]
+            raise StageError(f"{folder}: damaged ({type(error).__name__}: {what}); fetch or train it again.") from None
+
+    @staticmethod
+    def _of_kind(folder: Path, content: dict[str, Any], device: torch.device) -> Generator:
         kind = content.get("kind", "flow")
         if kind == "refiner":
             from pipelines.training.refining import RefinerGenerator

@@ -14,10 +14,10 @@ from PIL import Image, features
 
 from pipelines.data.catalog import read_rejected
 from pipelines.data.limits import Limits, VideoError
+from pipelines.data.stills import animation, read_picture
 from pipelines.data.video import read_clip
 from pipelines.footage import ingest
 from pipelines.footage.files import find_media, linked_folders
-from pipelines.footage.stills import animation, read_picture
 from pipelines.stage import StageError
 from tests.data.cards import WANTED, WITH_B, card, copied, number, numbers, write
 from tests.footage.footage import CUTTING, folder, refused, run, video

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipelines.data.limits import Limits, VideoError
+from pipelines.data.stills import read_picture
 from pipelines.data.video import read_clip
-from pipelines.footage.stills import read_picture
 from tests.footage.footage import CLIP, CUTTING, folder, footage, frames, refused, run, video
 
 

@@ -1,5 +1,7 @@
 """Keyframes from pictures and from videos with holes: where they stand, and what is refused in one line."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +95,50 @@ def test_bad_input_is_one_line(world: Path, capsys: pytest.CaptureFixture[str], 
     assert run(world, *words) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and REFUSED[words] in said[0] and said[0].startswith("refine: ")
+
+
+def test_a_picture_is_read_as_training_reads_pictures(tmp_path: Path) -> None:
+    """Sixteen-bit greys are scaled, not cut off at white; what is transparent is black; EXIF turns it upright."""
+    levels = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    Image.fromarray(levels.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    assert np.array_equal(storyboard.pixels(tmp_path / "deep.png"), np.repeat(levels[..., None], 3, 2))
+    clear = np.full((3, 4, 4), 200, np.uint8)
+    clear[..., 3] = [0, 0, 255, 255]
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+    shown = storyboard.pixels(tmp_path / "clear.png")
+    assert not shown[:, :2].any() and (shown[:, 2:] == 200).all()
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(np.zeros((3, 4, 3), np.uint8)).save(tmp_path / "turned.jpg", exif=turned)
+    assert storyboard.pixels(tmp_path / "turned.jpg").shape == (4, 3, 3)
+
+
+def test_a_damaged_checkpoint_is_one_line_with_its_folder(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stated = json.loads((world / "refiner/generator.json").read_text())
+    unknown = {**stated, "filling": {**stated["filling"], "mode": "wavelet"}}
+    damaged = {
+        "generator.json": [b"{", b"\xff\xfe", b"[]", json.dumps(unknown).encode()],
+        "ema/refiner.safetensors": [b"junk"],
+        "ema/diffusion_pytorch_model.safetensors": [b"", None],
+        "ema/config.json": [b"{"],
+    }
+    for name, contents in damaged.items():
+        for number, content in enumerate(contents):
+            folder = tmp_path / f"{name.replace('/', '-')}-{number}"
+            shutil.copytree(world / "refiner", folder)
+            (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
+            assert run(world, "--keyframes", "a.png@0", "--checkpoint", str(folder)) == 2
+            said = capsys.readouterr().err.strip().splitlines()
+            assert len(said) == 1 and str(folder) in said[0] and "fetch or train it again" in said[0]
+
+
+@pytest.mark.parametrize("seed", ["-1", "9" * 20, "1.5", "x"])
+def test_a_seed_that_no_generator_takes_is_refused(world: Path, capsys: pytest.CaptureFixture[str], seed: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(world, "--keyframes", "a.png@0", "--seed", seed)
+    assert f"{seed!r} is not a whole number from 0 to 2^63 - 1" in capsys.readouterr().err
 
 
 def test_a_refiner_of_another_autoencoder_is_refused(world: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from pipelines.flow.params import Sampling
 from pipelines.flow.rollout import ChunkNoise, Roll
+from pipelines.flow.samplers import SAMPLERS
 from pipelines.models import strategies
 from pipelines.models.frame_attention import Memory, Reach, Shared, crossed
 from pipelines.models.matrix_game import WEIGHTS, load_matrix_game
@@ -358,3 +359,37 @@ def test_what_is_no_such_network_is_said(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(StageError, match="lacks dim"):
         load_matrix_game(tmp_path)
+
+
+def test_blocks_that_are_computed_again_give_the_same_gradients() -> None:
+    """With ``gradient_checkpointing`` nothing of a block's first pass may stand where the second one looks."""
+    found = []
+    for again in (False, True):
+        model, (latents, actions) = world(sink=1, window=2), given_clips(2, 5)
+        if again:
+            model.transformer.enable_gradient_checkpointing()
+        velocity(model.train(), latents, actions).square().mean().backward()
+        found.append([torch.zeros(1) if one.grad is None else one.grad for one in model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+class Forgetful(Memory):
+    """Does everything of a level anew in every chunk."""
+
+    def of_level(self, number: int | None) -> Shared:
+        return Shared()
+
+    def anew(self) -> Memory:
+        return Forgetful()
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+@pytest.mark.parametrize("remembers", [True, False])
+def test_what_every_chunk_meets_again_is_computed_once_and_changes_nothing(sampler: str, remembers: bool) -> None:
+    model, (latents, actions) = world(sink=1, window=2), given_clips(2, 7)
+    sampling = Sampling(sampler=sampler, steps=3, shift=3.0, guidance=None)  # type: ignore[arg-type]
+    kept, fresh = (
+        Roll(model, memory, sampling, 2, remembers).out(latents[:, :, :1], actions, ChunkNoise([1, 2]))
+        for memory in (Memory, Forgetful)
+    )
+    assert torch.equal(kept, fresh)

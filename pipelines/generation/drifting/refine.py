@@ -30,7 +30,7 @@ from pipelines.generation.params import DenoiserParams
 from pipelines.generation.trained import new_denoiser
 from pipelines.models.latent_mae import LatentMae
 from pipelines.models.refiner import Refiner
-from pipelines.stage import StageError, digest
+from pipelines.stage import StageError, digest, say
 from pipelines.training import checkpoint
 from pipelines.training.loop import train as run_training
 from pipelines.training.run import Run
@@ -102,6 +102,8 @@ def batches(params: DriftingRefinerParams | KeypatchRefinerParams, data: Latents
     if drift is not None:
         group = drift.group
         size, balance, begin = Size(group.clips, group.positives, group.unconditional), group.balance, drift.begin
+        if begin >= training.steps:
+            say(f"drift.begin {begin} is not below training.steps {training.steps}: it is regression alone")
     fields = ("latents", "prompt_embeds")
     return Groups(data.shards, TRAIN, fields, training.batch_size, training.seed, classes, size, balance, begin)
 

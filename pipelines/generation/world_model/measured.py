@@ -5,22 +5,18 @@ Every number of a quarter is of that quarter of the rollout's frames. Intervals 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipelines.data.actions import aligned, kinds_of
 from pipelines.generation.latents import Latents
-from pipelines.generation.world_model.excursions import excursions, opposites
 from pipelines.generation.world_model.objective import WorldModelObjective
-from pipelines.generation.world_model.pictures import pixels
 from pipelines.generation.world_model.reader import Examples, Read, Reader, read, trained_reader
+from pipelines.generation.world_model.recorded import Measured, quarters
+from pipelines.generation.world_model.staying import Rolling, horizon, returned, seams, speed
 from pipelines.models.autoencoder import Autoencoder
-from pipelines.models.streaming import decoded_in_pieces
 
-QUARTERS, LEVEL = 4, 0.95
 READABLE = 0.8
 """Share of real frames on which the reader must read a factor before it judges rollouts by it."""
 CORRELATED = 0.5
@@ -30,78 +26,30 @@ MOST_WAYS = 5
 NAME = "rollout/action_accuracy"
 
 
-@dataclass
-class Measured:
-    """Numbers by name, over how many clips, those that are undefined with the reason, and what is drawn."""
-
-    count: int
-    numbers: dict[str, float] = field(default_factory=dict)
-    unavailable: dict[str, str] = field(default_factory=dict)
-    rollout: np.ndarray = field(default_factory=lambda: np.zeros((0, 1, 1, 1, 3), np.uint8))
-    ways: np.ndarray = field(default_factory=lambda: np.zeros((0, 1, 1, 1, 3), np.uint8))
-    ways_named: list[str] = field(default_factory=list)
-
-    def interval(self, name: str, per_clip: Tensor, resamples: int) -> None:
-        """The mean over clips with its interval; one clip has no interval."""
-        values = per_clip.double().numpy()
-        self.numbers[name] = float(values.mean())
-        if len(values) > 1:
-            drawn = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
-            low, high = np.quantile(values[drawn].mean(1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-            self.numbers |= {f"{name}_low": float(low), f"{name}_high": float(high)}
-
-    def by_quarter(self, name: str, per_frame: Tensor) -> None:
-        """Means [N, T] in quarters of the frames."""
-        parts = np.array_split(np.arange(per_frame.shape[1]), QUARTERS)
-        for number, part in enumerate(parts, 1):
-            if len(part):
-                self.numbers[f"{name}/q{number}"] = float(per_frame[:, part].double().mean())
-
-
 def measure(data: Latents, objective: WorldModelObjective, decoder: Autoencoder, device: torch.device) -> Measured:
     """All of it, with the network as it is."""
-    asked = objective.params.rollouts
+    asked, found = objective.params.rollouts, Measured()
     assert asked is not None
+    rolling, resamples = Rolling(data, objective, decoder, device), asked.resamples
     reader, known = trained_reader(data.shards, asked.reader_steps, device)
     rows = data.shards.rows("validation")
     chosen = rows[np.linspace(0, len(rows) - 1, min(asked.clips, len(rows))).round().astype(int)]
-    real, found = Examples.of(data.shards, chosen, known.words), Measured(len(chosen))
-    _followed_by_real(found, reader, real, asked.resamples)
-    made, held = _rollouts(data, objective, real, asked.num_frames, device)
-    _followed(found, reader, made, held, asked.resamples)
-    _kept(found, reader, made, real, known)
-    _returned(found, data, objective, decoder, made)
-    _horizon(found, data, objective, decoder, real, device)
-    _ways(found, data, objective, decoder, reader, real, device)
-    found.rollout = _decoded(decoder, made[:4])
-    leg = data.manifest.autoencoder.temporal_stride * objective.params.window.target_frames
-    _seams(found, _decoded(decoder, made), _decoded(decoder, real.latents), leg)
+    real = Examples.of(data.shards, chosen, known.words)
+    found.count = len(chosen)
+    first = real.latents[:, :, :1]
+    _followed_by_real(found, reader, real, resamples)
+    told = rolling.excursions(len(first), 1 + (asked.num_frames - 1) // rolling.stride * rolling.stride)
+    made = rolling.rolled(first, told)
+    _followed(found, reader, made, aligned(torch.from_numpy(told), rolling.stride), resamples)
+    _kept(found, reader, made, real, known, resamples)
+    video = rolling.decoded(made)
+    returned(found, rolling, first, video, resamples)
+    horizon(found, rolling, real, resamples)
+    _ways(found, rolling, reader, first, resamples)
+    seams(found, video, rolling.decoded(real.latents), rolling.leg, resamples)
+    speed(found, rolling, first, told)
+    found.rollout = video[:4]
     return found
-
-
-def _decoded(decoder: Autoencoder, latents: Tensor) -> np.ndarray:
-    device = decoder.latent_mean.device
-    clips = ([pixels(piece) for piece in decoded_in_pieces(decoder, one[None].to(device))] for one in latents)
-    return np.concatenate([np.concatenate(pieces, axis=1) for pieces in clips])
-
-
-def _held(data: Latents, objective: WorldModelObjective, actions: np.ndarray) -> Tensor:
-    stride = data.manifest.autoencoder.temporal_stride
-    return aligned(torch.from_numpy(actions), stride, objective.params.denoiser.actions.history)
-
-
-def _rollouts(
-    data: Latents, objective: WorldModelObjective, real: Examples, frames: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Latents [N, C, T, H, W] of excursions from the clips' first frames, and the raw rows [N, T, stride, A]."""
-    stride, facts = data.manifest.autoencoder.temporal_stride, data.manifest.actions
-    assert facts is not None
-    leg = stride * objective.params.window.target_frames
-    number = 1 + (frames - 1) // stride * stride
-    actions = np.stack([excursions(facts, number, leg, seed) for seed in range(len(real.latents))])
-    held = _held(data, objective, actions).to(device)
-    made = objective.rolled(real.latents[:, :, :1].to(device), held, seeds=range(len(actions))).cpu()
-    return made, aligned(torch.from_numpy(actions), stride)
 
 
 # ---- do they follow? ----------------------------------------------------------------------------------------------
@@ -130,8 +78,8 @@ def _followed(found: Measured, reader: Reader, made: Tensor, held: Tensor, resam
         right, others = _right(told, held, reader), _right(told, held.roll(1, 0), reader)
         found.interval(NAME, right.mean(1), resamples)
         found.interval(f"{NAME}_shuffled", others.mean(1), resamples)
-        found.by_quarter(NAME, right)
-        found.by_quarter(f"{NAME}_shuffled", others)
+        found.by_quarter(NAME, right, resamples)
+        found.by_quarter(f"{NAME}_shuffled", others, resamples)
         rows = (held[:, 1:][..., reader.keys] > 0.5).flatten(0, 2)
         _, counts = torch.unique(rows, dim=0, return_counts=True)
         found.numbers[f"{NAME}_chance"] = float(counts.max() / counts.sum())
@@ -153,31 +101,21 @@ def _axes(found: Measured, of: str, told: Read, held: Tensor, reader: Reader) ->
             found.unavailable[name] = "one of the two does not vary"
 
 
-def _ways(
-    found: Measured,
-    data: Latents,
-    objective: WorldModelObjective,
-    decoder: Autoencoder,
-    reader: Reader,
-    real: Examples,
-    device: torch.device,
-) -> None:
+def _ways(found: Measured, rolling: Rolling, reader: Reader, first: Tensor, resamples: int) -> None:
     """Counterfactuals: the same start and noise, told nothing or one key each."""
-    facts, stride = data.manifest.actions, data.manifest.autoencoder.temporal_stride
+    facts = rolling.data.manifest.actions
     assert facts is not None
     keys, _ = kinds_of(facts)
     names = ["none", *(facts.names[place] for place in keys)][:MOST_WAYS]
-    frames = 1 + 2 * stride * objective.params.window.target_frames
-    first, shown, right = real.latents[:, :, :1].to(device), [], []
+    shown, right = [], []
     for name in names:
-        actions = np.zeros((len(first), frames, len(facts.names)), np.float32)
+        rows = np.zeros((len(first), 1 + 2 * rolling.leg, len(facts.names)), np.float32)
         if name != "none":
-            actions[:, :, facts.names.index(name)] = 1.0
-        made = objective.rolled(first, _held(data, objective, actions).to(device), seeds=range(len(first))).cpu()
-        held = aligned(torch.from_numpy(actions), stride)
-        right.append(_right(read(reader, made), held, reader).mean(1))
-        shown.append(_decoded(decoder, made[:4]))
-    found.interval("rollout/counterfactual_accuracy", torch.stack(right).mean(0), 200)
+            rows[:, :, facts.names.index(name)] = 1.0
+        made = rolling.rolled(first, rows)
+        right.append(_right(read(reader, made), aligned(torch.from_numpy(rows), rolling.stride), reader).mean(1))
+        shown.append(rolling.decoded(made[:4]))
+    found.interval("rollout/counterfactual_accuracy", torch.stack(right).mean(0), resamples)
     found.numbers["rollout/counterfactual_accuracy_chance"] = 1 / len(names)
     found.ways, found.ways_named = np.stack(shown), names
 
@@ -185,20 +123,20 @@ def _ways(
 # ---- do they stay? ------------------------------------------------------------------------------------------------
 
 
-def _kept(found: Measured, reader: Reader, made: Tensor, real: Examples, known: Examples) -> None:
+def _kept(found: Measured, reader: Reader, made: Tensor, real: Examples, known: Examples, resamples: int) -> None:
     """Identity, and the distance to real frames in the reader's features, by quarter."""
     told, true = read(reader, made), read(reader, real.latents)
-    _identity(found, reader, told, true, real, known)
+    _identity(found, reader, told, true, real, known, resamples)
     among = read(reader, known.latents[:: max(1, len(known.latents) // 256)]).features.flatten(0, 1)
-    parts = np.array_split(np.arange(told.features.shape[1]), QUARTERS)
-    for number, part in enumerate(parts, 1):
-        if len(part):
-            value = _distance(told.features[:, part].flatten(0, 1), among)
-            found.numbers[f"rollout/feature_distance/q{number}"] = value
+    for quarter, part in quarters(told.features.shape[1]):
+        value = _distance(told.features[:, part].flatten(0, 1), among)
+        found.numbers[f"rollout/feature_distance/{quarter}"] = value
     found.numbers["reader/feature_distance_real"] = _distance(true.features.flatten(0, 1), among)
 
 
-def _identity(found: Measured, reader: Reader, told: Read, true: Read, real: Examples, known: Examples) -> None:
+def _identity(
+    found: Measured, reader: Reader, told: Read, true: Read, real: Examples, known: Examples, resamples: int
+) -> None:
     """Frames whose factors are read as the start's; of factors that the reader reads on real clips."""
     readable = []
     for name in reader.names:
@@ -215,7 +153,7 @@ def _identity(found: Measured, reader: Reader, told: Read, true: Read, real: Exa
     def right(one: Read) -> Tensor:
         return torch.stack([one.factors[name] == real.factors[name][:, None] for name in readable]).all(0).float()
 
-    found.by_quarter("rollout/identity_agreement", right(told))
+    found.by_quarter("rollout/identity_agreement", right(told), resamples)
     found.numbers["reader/identity_agreement"] = float(right(true).mean())
     sizes = [len(known.words[name]) for name in readable]
     found.numbers["rollout/identity_agreement_chance"] = 1.0 / float(np.prod(sizes))
@@ -226,64 +164,3 @@ def _distance(one: Tensor, other: Tensor) -> float:
     scale = other.var(0).clamp_min(1e-6)
     means, spreads = (one.mean(0) - other.mean(0)).square(), (one.std(0) - other.std(0)).square()
     return float(((means + spreads) / scale).mean())
-
-
-def _returned(
-    found: Measured, data: Latents, objective: WorldModelObjective, decoder: Autoencoder, made: Tensor
-) -> None:
-    """How far the frames after a way out and back are from the start, over how far those at the turn are."""
-    facts = data.manifest.actions
-    assert facts is not None
-    if opposites(facts) is None:
-        found.unavailable["rollout/return_distance"] = "not every key has an opposite"
-        return
-    leg = objective.params.window.target_frames  # latent frames out, as the excursions go
-    video = [
-        torch.from_numpy(_decoded(decoder, made[:, :, place : place + 1])).float() for place in range(made.shape[2])
-    ]
-    away = torch.stack([(frame - video[0]).abs().mean((1, 2, 3, 4)) for frame in video], 1)
-    turns, returns = away[:, leg :: 2 * leg], away[:, 2 * leg :: 2 * leg]
-    count = min(turns.shape[1], returns.shape[1])
-    moved = turns[:, :count].mean()
-    if count and float(moved) > 0:
-        found.numbers["rollout/return_distance"] = float(returns[:, :count].mean() / moved)
-    else:
-        found.unavailable["rollout/return_distance"] = "nothing moved on the way out, or the rollout is too short"
-
-
-def _horizon(
-    found: Measured,
-    data: Latents,
-    objective: WorldModelObjective,
-    decoder: Autoencoder,
-    real: Examples,
-    device: torch.device,
-) -> None:
-    """Squared error of decoded frames to real clips with their own actions, by latent frame, beside standing still."""
-    stride = data.manifest.autoencoder.temporal_stride
-    history = objective.params.denoiser.actions.history
-    rows = torch.cat([real.held[:, :1, -1], real.held[:, 1:].flatten(1, 2)], dim=1)
-    held = aligned(rows, stride, history).to(device)
-    made = objective.rolled(real.latents[:, :, :1].to(device), held, seeds=range(len(held))).cpu()
-    true, rolled = (torch.from_numpy(_decoded(decoder, one)).float() / 255 for one in (real.latents, made))
-    still = true[:, :1].expand_as(true)
-    for frame in range(1, made.shape[2]):
-        part = slice(1 + stride * (frame - 1), 1 + stride * frame)
-        found.numbers[f"rollout/error/frame_{stride * frame}"] = float((rolled - true)[:, part].square().mean())
-        found.numbers[f"rollout/error_frozen/frame_{stride * frame}"] = float((still - true)[:, part].square().mean())
-
-
-def _seams(found: Measured, made: np.ndarray, real: np.ndarray, leg: int) -> None:
-    """Change from frame to frame where chunks of ``leg`` frames meet, over the change elsewhere.
-
-    Beside it that of real clips, decoded from latents of several frames each, which meet there too.
-    """
-    for name, video in (("rollout/seam_ratio", made), ("reader/seam_ratio_real", real)):
-        change = np.abs(video[:, 1:].astype(np.int16) - video[:, :-1]).mean((0, 2, 3, 4))
-        borders = np.arange(len(change)) % leg == 0
-        inside = ~borders
-        borders[0] = False  # after the first frame alone, of a picture
-        if borders.any() and change[inside].mean() > 0:
-            found.numbers[name] = float(change[borders].mean() / change[inside].mean())
-        else:
-            found.unavailable[name] = "one chunk, or nothing moves"

@@ -22,6 +22,7 @@ from pipelines.data.contract import ActionFacts, find_autoencoder
 from pipelines.data.video import Mp4
 from pipelines.flow.samplers import SAMPLERS
 from pipelines.generation.finished import finish, watermark
+from pipelines.generation.generate import seed_number
 from pipelines.generation.world_model.overlay import Overlay
 from pipelines.generation.world_model.player import Player, load_world
 from pipelines.stage import StageError
@@ -55,7 +56,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=Path, help="an mp4; NAME-keys.mp4 and NAME.csv are written beside it")
     add("--live", action="store_true", help="drive it in the browser instead, with keyboard and mouse")
     add("--port", type=_port, default=8765, help="of --live, on this machine alone; 0: any free one")
-    add("--seed", type=int, default=0, help="of the noise, and of random actions")
+    add("--seed", type=seed_number, default=0, help="of the noise, and of random actions")
     add("--steps", type=_count, help="levels per chunk; default: as the checkpoint states")
     add("--sampler", choices=SAMPLERS)
     add("--autoencoder", type=Path, help="of the latents it was trained on; default: found in checkpoints/")
@@ -151,7 +152,8 @@ def run(given: argparse.Namespace) -> None:
     device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     world = load_world(given.checkpoint, device, given.steps, given.sampler)
     made_by = world.facts["autoencoder"]["digest"]
-    player = Player(world, given.autoencoder or find_autoencoder(made_by, Path("checkpoints")), given.image)
+    autoencoder = given.autoencoder or find_autoencoder(made_by, Path("checkpoints"))
+    player = Player(world, autoencoder, given.image)
     if given.live:
         from pipelines.generation.world_model.live import serve
 
@@ -160,7 +162,7 @@ def run(given: argparse.Namespace) -> None:
     held, out = planned(given, player.facts, player.frame_rate), Path(str(given.out))
     rate = write(player, held, out, given.seed)
     keys, log = check_out(out)
-    read = {"checkpoint": given.checkpoint, "autoencoder": given.autoencoder, "actions": log}
+    read = {"checkpoint": given.checkpoint, "autoencoder": autoencoder, "actions": log}
     for clip in (out, keys):
         finish(clip, "reel play", {"image": given.image.name, "seed": given.seed}, read)
     print(f"{out}: {len(held)} frames, made and written at {rate:.1f} a second; with keys: {keys}; actions: {log}")

@@ -12,9 +12,10 @@ from pipelines.data.actions import aligned
 from pipelines.data.batches import collate
 from pipelines.generation.latents import Latents
 from pipelines.generation.world_model.held_out import FixedWindows
-from pipelines.generation.world_model.measured import Measured, measure
+from pipelines.generation.world_model.measured import measure
 from pipelines.generation.world_model.objective import WorldModelObjective
 from pipelines.generation.world_model.pictures import draw_quarters, draw_strips, pixels
+from pipelines.generation.world_model.recorded import Measured
 from pipelines.models.autoencoder import Autoencoder
 from pipelines.record import baseline
 from pipelines.stage import write_json

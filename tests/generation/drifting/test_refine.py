@@ -1,13 +1,16 @@
 """The stage drifting_refiner, called as a function: what it leaves, how it resumes, and what it refuses."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from pipelines.generation.drifting import refine
 from pipelines.generation.drifting.params import DriftingRefinerParams
+from pipelines.models.lora import FILE as ADAPTER
 from pipelines.params import ParamsError
 from pipelines.stage import StageError
 from pipelines.training import checkpoint
@@ -24,6 +27,7 @@ from tests.generation.toy import (
     write_gates,
     write_latents,
 )
+from tests.models.tiny_pretrained import block, ltx, save, wan
 
 
 class World:
@@ -128,6 +132,29 @@ def test_regression_alone_is_a_refiner_too(tmp_path: Path, target: str) -> None:
     generator = Generator.load(out)
     assert generator.evaluations == 1 and generator.sample(told(), [1, 2]).isfinite().all()
     assert not any(name.startswith("drift/") for name in world.numbers())
+
+
+def test_a_drift_that_never_begins_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    world = World(tmp_path)
+    world.train(refining(2, drift={"begin": 2}))
+    assert "drift.begin 2 is not below training.steps 2: it is regression alone" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("made", [wan, ltx])
+def test_an_adapter_of_a_pretrained_video_transformer_is_a_refiner(tmp_path: Path, made: Callable[[], Any]) -> None:
+    """Regression, then drifting; it begins as the interpolation, learns beside a base that stays, and is read again."""
+    world, base = World(tmp_path), save(tmp_path / "base", made())
+    before = (base / "transformer/diffusion_pytorch_model.safetensors").read_bytes()
+    out = world.train(refining(4, refiner=block(base)))
+    assert (base / "transformer/diffusion_pytorch_model.safetensors").read_bytes() == before
+    assert (out / ADAPTER).is_file() and not list(out.rglob("diffusion*"))
+    generator, given = Generator.load(out), told()
+    assert isinstance(generator, RefinerGenerator) and generator.refiner.gate is not None
+    assert generator.refiner.gate.abs().max() > 0, "it did not learn"
+    refined = generator.sample(given, [1, 2])
+    assert torch.equal(refined[:, :, [0, 2]], given["keyframes"][:, :, [0, 2]])
+    assert not torch.equal(refined[:, :, 1], generator.starting_clips(given)[:, :, 1])
+    assert world.numbers()["validation/spread_share"] > 0
 
 
 def test_a_learned_filling_is_trained_with_the_refiner_and_starts_its_clips(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +110,7 @@ def test_a_picture_of_another_size_is_scaled_and_said(toy: Toy, capsys: pytest.C
         (["--actions", "none.csv"], "none.csv: cannot be read (No such file or directory)"),
         (["--actions", "forward", "--image", "none.png"], "none.png: cannot be read as a picture"),
         (["--actions", __file__], "a log is a csv whose name ends in .csv"),
-        (["--actions", "forward", "--image", __file__], "no picture of a kind that is known here"),
+        (["--actions", "forward", "--image", __file__], "cannot be read as a picture (is no picture known here)"),
         (["--actions", "forward", "--device", "cudda"], "device cudda: not on this machine, which has cpu"),
         (["--actions", "forward", "--device", "xpu"], "device xpu: not on this machine"),
         (["--actions", "forward", "--out", "demo.avi"], "end the name in .mp4"),
@@ -122,6 +124,29 @@ def test_what_cannot_be_played_is_said_in_a_line(
     assert play.main(words(toy, "--num-frames", "5", *more)) == 2
     error = capsys.readouterr().err
     assert said in error and error.startswith("play: ") and len(error.splitlines()) <= 2
+
+
+def test_a_picture_that_is_all_length_is_refused(toy: Toy, capsys: pytest.CaptureFixture) -> None:
+    toy.picture((3000, 20))
+    assert play.main(words(toy, "--actions", "forward", "--num-frames", "5")) == 2
+    error = capsys.readouterr().err
+    assert "first.png: 3000x20 square pixels, for clips of 32x32" in error and "crop it" in error
+    toy.picture()
+
+
+def test_an_autoencoder_that_is_not_named_is_found_and_stands_in_the_chain(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the README's command leaves it out: the one in ``checkpoints/`` whose digest the network states."""
+    monkeypatch.chdir(toy.folder)
+    if not (found := toy.folder / "checkpoints/autoencoder").exists():
+        shutil.copytree(toy.autoencoder, found)
+    left_out = [word for word in words(toy, "--actions", "random", "--num-frames", "5")]
+    place = left_out.index("--autoencoder")
+    del left_out[place : place + 2]
+    assert play.main(left_out) == 0
+    document, _ = carried(toy.folder / "demo.mp4")
+    assert digest(found) in json.dumps(document)
 
 
 def test_a_log_shorter_than_the_video_is_refused(toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

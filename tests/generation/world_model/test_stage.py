@@ -38,6 +38,9 @@ def test_a_stage_leaves_checkpoint_numbers_and_pictures(toy: Toy) -> None:
         names = ["validation/loss", "validation/loss_other_actions", "rollout/action_accuracy/q4", "rollout/seam_ratio"]
         names += ["rollout/action_accuracy_low", "reader/agreement/factor_color", "rollout/counterfactual_accuracy"]
         names += ["rollout/feature_distance/q4", "rollout/error/frame_16", "rollout/error_frozen/frame_16"]
+        names += ["rollout/action_accuracy/q1_low", "rollout/identity_agreement/q1_high", "rollout/seam_ratio/q2"]
+        names += ["rollout/return_distance/q2_high", "rollout/return_distance_still", "rollout/error/frame_16_low"]
+        names += ["rollout/return_distance_low", "throughput/frames_per_second/q4"]
         for one in [*names, "reader/action_accuracy", "rollout/return_distance"]:
             assert isinstance(numbers[one], float), one
         rows = (toy.folder / f"plots/{name}/training.csv").read_text().splitlines()[0].split(",")
