@@ -6,6 +6,7 @@ interface is ``sample(conditions, seeds, shape)`` with conditions by name (:data
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
