@@ -15,7 +15,7 @@ help:
 	@echo "make test   the tests, but those marked slow"
 	@echo "make test-all  every test: real servers, several processes, kills, full disks"
 	@echo "make ui     Dagster on this machine: the lineage, runs, schedules"
-	@echo "make check  format, lint, types, fast tests"
+	@echo "make check  what CI runs: format, lint, types, fast tests, some slow ones, the demo at tiny size"
 	@echo "make bench  figures as ratios against named peers"
 	@echo "make same-loss BASE=main   ten steps of every objective, here and in a commit, to the last bit"
 	@echo "make cluster-test  Slurm of two hosts, S3 and Postgres on this machine, broken one way after the other"
@@ -49,11 +49,18 @@ test: env
 test-all: env
 	@OMP_NUM_THREADS=1 python -m pytest -n 2
 
+# Of the slow ones: two processes, a full disk, a real server.
+SOME_SLOW := tests/training/test_processes.py::test_two_processes_see_log_and_learn_what_one_does_and_resume_exactly \
+	tests/training/test_resume.py::test_a_full_disk_stops_a_run_in_one_line_and_it_continues_when_there_is_room \
+	tests/dagster_project/test_web.py::test_harmless_queries_of_another_host_or_origin_are_refused
+
 check: env
 	ruff format --check .
 	ruff check .
 	pyright
+	@bash .ci/smoke
 	@OMP_NUM_THREADS=1 python -m pytest -n 2 -m "not slow"
+	@OMP_NUM_THREADS=1 python -m pytest -n 2 $(SOME_SLOW)
 
 ui: env
 	@reel ui

@@ -10,6 +10,7 @@ import dagster as dg
 from dagster_dvc.events import PICTURE
 from dagster_dvc.project import DvcProject, Stage
 from dagster_dvc.results import pictures
+from dagster_dvc.shown import line
 
 MOST_BYTES = 100_000
 """Of one picture; base64 makes four thirds of it, and it is stored once for each data version and output."""
@@ -26,7 +27,7 @@ def thumbnails(project: DvcProject, stage: Stage) -> dict[str, Any]:
         if data:
             text = base64.b64encode(data).decode()
             kind = "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
-            found[f"{PICTURE}{file.stem}"] = dg.MetadataValue.md(f"![{file.stem}](data:{kind};base64,{text})")
+            found[f"{PICTURE}{file.stem}"] = dg.MetadataValue.md(f"![{line(file.stem)}](data:{kind};base64,{text})")
     return found
 
 

@@ -9,6 +9,7 @@ from assets.provenance import checkpoint_metadata, code_metadata, report_metadat
 from dagster_dvc.lock import Entry
 from dagster_dvc.project import DvcProject, Out, Stage
 from dagster_dvc.results import headline, read_metrics, verdicts
+from dagster_dvc.shown import line
 from dagster_dvc.translator import DvcTranslator
 
 
@@ -36,7 +37,7 @@ class ReelTranslator(DvcTranslator):
         metadata |= thumbnails(project, stage)
         gates = verdicts(stage, metrics)
         if gates:
-            metadata["gates"] = dg.MetadataValue.md("\n".join(f"- {gate}" for gate in gates))
+            metadata["gates"] = dg.MetadataValue.md("\n".join(f"- {line(str(gate))}" for gate in gates))
         if out is not None:
             metadata |= checkpoint_metadata(project.root / out.path)
             metadata |= report_metadata(project.root / out.path)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from dagster_dvc import doctor, missing
-from dagster_dvc.command import exit_status
+from dagster_dvc.command import count, exit_status
 from dagster_dvc.lineage import tree
 from dagster_dvc.project import DvcProject
 from dagster_dvc.remote import hint
@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     add("prepare", prepare, "Resolve the graph and hash the files now, so that a code location loads without dvc.")
     run = add("materialize", materialize, "Bring stages, and what they need, up to date; what is unchanged is reused.")
     run.add_argument("stage", nargs="*", default=["*"], help="a stage, group:NAME, NAME+ or a pattern (default: all)")
-    run.add_argument("--jobs", type=int, default=2, metavar="N", help="stages at once (default 2)")
+    run.add_argument("--jobs", type=count, default=2, metavar="N", help="stages at once (default 2)")
     run.add_argument("--pull", action="store_true", help="take from the DVC remote what it has")
     add("lineage", show_lineage, "Where a result came from.").add_argument("what", help="a stage, a path or a hash")
     return parser

@@ -9,6 +9,7 @@ from dagster_dvc.missing import in_cache
 from dagster_dvc.names import identifier
 from dagster_dvc.project import DvcProject, Stage
 from dagster_dvc.results import Verdicts, checks, read_metrics, verdicts
+from dagster_dvc.shown import tamed, visible
 from dagster_dvc.status import changed_outputs
 from dagster_dvc.translator import Assets
 
@@ -85,6 +86,6 @@ def _result(key: dg.AssetKey, gate: Verdicts) -> dg.AssetCheckResult:
         check_name=identifier(gate.name),
         passed=gate.verdict == "pass",
         severity=dg.AssetCheckSeverity.ERROR if gate.verdict == "fail" else dg.AssetCheckSeverity.WARN,
-        metadata={name: value for name, value in facts if value not in (None, "")},  # type: ignore[misc]
-        description=str(gate),
+        metadata=tamed({name: value for name, value in facts if value not in (None, "")}),
+        description=visible(str(gate)),
     )

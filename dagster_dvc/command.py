@@ -1,5 +1,6 @@
 """What the commands of this package and of projects on top of it have in common."""
 
+import argparse
 import sys
 from collections.abc import Callable
 
@@ -18,3 +19,10 @@ def exit_status(action: Callable[[], int]) -> int:
         return 130
     except BrokenPipeError:
         return 0
+
+
+def count(word: str) -> int:
+    """A word of a command as a whole number of at least 1, for argparse."""
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is no whole number of at least 1")
+    return int(word)

@@ -19,6 +19,7 @@ from dagster_dvc.checks import IN_SYNC, gate_results
 from dagster_dvc.lock import Entry, read_lock
 from dagster_dvc.project import Out, Stage
 from dagster_dvc.running import running
+from dagster_dvc.shown import tamed
 from dagster_dvc.status import changed_outputs, source_version
 from dagster_dvc.translator import Assets
 from dagster_dvc.versions import lock_code_version
@@ -48,7 +49,8 @@ def result_metadata(
     no larger by a hundred times its pictures.
     """
     new = previous.changed(instance, assets.of_stage(stage)[out], previous.recorded(assets.project, stage, out, entry))
-    found = {**assets.translator.get_result_metadata(assets.project, stage, out, entry), **new, **facts}
+    told = assets.translator.get_result_metadata(assets.project, stage, out, entry)
+    found = tamed({**told, **new, **facts}, whole=(PICTURE, previous.RECORDED))
     before = instance.get_latest_materialization_event(assets.of_stage(stage)[out])
     tags = (before.asset_materialization.tags if before and before.asset_materialization else None) or {}
     shown = [name for name in found if name.startswith(PICTURE)]

@@ -13,6 +13,7 @@ from dagster import DagsterInstance
 from dagster_dvc.lock import Entry
 from dagster_dvc.project import DvcProject, Out, Stage
 from dagster_dvc.results import numbers, read_metrics
+from dagster_dvc.shown import MOST_NAME, visible
 
 RECORDED, CHANGED = "dvc/recorded", "changed since the one before"
 MOST_ROWS, MOST_NUMBERS = 60, 40
@@ -31,7 +32,7 @@ def recorded(project: DvcProject, stage: Stage, out: Out | None, entry: Entry) -
         "input": {path: one.hash or "unknown" for path, one in entry.deps.items()},
         "command": {"cmd": command},
         "output": {path: one.hash or "unknown" for path, one in outs.items()},
-        "number": {name: f"{value:.6g}" for name, value in found},
+        "number": {visible(name, MOST_NAME): f"{value:.6g}" for name, value in found},
     }
 
 
@@ -39,7 +40,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for name, value in values.items():
         nested = isinstance(value, Mapping) and value
-        rows += _flat(value, f"{prefix}{name}.") if nested else [(f"{prefix}{name}", str(value)[:200])]
+        told = visible(f"{prefix}{name}", MOST_NAME)
+        rows += _flat(value, f"{told}.") if nested else [(told, visible(str(value), 200))]
     return rows
 
 

@@ -23,6 +23,7 @@ from dagster_dvc.lock import read_lock
 from dagster_dvc.project import DvcProject, Stage
 from dagster_dvc.refresh import options, prepared
 from dagster_dvc.repro import NOISE, Repro, Result, checkout
+from dagster_dvc.shown import MOST_CELL, block, tamed, visible
 from dagster_dvc.translator import Assets
 
 Event = dg.MaterializeResult | dg.AssetCheckResult
@@ -107,7 +108,9 @@ class DvcResource(dg.ConfigurableResource):
         selected = context.selected_asset_check_keys
         yield from (check for check in checks if dg.AssetCheckKey(check.asset_key, check.check_name) in selected)  # type: ignore[arg-type]
         for gate in undeclared_gates(assets, now):
-            context.log.warning(f"gate not declared in meta.dagster.checks of {stage.name}: {gate}")
+            context.log.warning(
+                f"gate not declared in meta.dagster.checks of {stage.name}: {visible(str(gate), MOST_CELL)}"
+            )
         corrected = reconcile(context.instance, assets, only=stage.name)
         if corrected:
             context.log.info("dvc.lock says more than this process knew when it loaded; reported once more")
@@ -120,10 +123,10 @@ class DvcResource(dg.ConfigurableResource):
         restored = self.restore and not frozen and checkout(project, result.stage)
         code = re.search(r"exited with (-?\d+)", "\n".join(result.tail))
         raise dg.Failure(
-            description=f"{result.stage}: {result.error}"
+            description=visible(f"{result.stage}: {result.error}", kept="\n")
             + ("\nIts earlier outputs are back in place." if restored else ""),
             metadata={
-                "last lines": dg.MetadataValue.md("```\n" + "\n".join(result.tail) + "\n```"),
+                "last lines": dg.MetadataValue.md(block("\n".join(result.tail))),
                 "exit code": code.group(1) if code else str(result.exit_code),
                 "reproduce": f"dvc repro --single-item {result.stage}",
             },
@@ -153,7 +156,7 @@ class Progress:
         if now - self._last < observe_every(now - self._began, self._every) and not ended:
             return True
         self._last = now
-        self._context.log.info(progress_line(progress))
+        self._context.log.info(visible(progress_line(progress)))
         self._context.log_event(dg.AssetObservation(self._key, metadata=progress_metadata(progress)))
         return True
 
@@ -184,7 +187,7 @@ def progress_metadata(progress: Mapping[str, Any]) -> dict[str, float]:
     found = {"progress/done": done, "progress/percent": round(100 * done / total, 1) if total else 0.0}
     found |= {name: value for name, value in (progress.get("numbers") or {}).items() if isinstance(value, int | float)}
     finite = {name: value for name, value in found.items() if math.isfinite(value)}
-    return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in finite.items()}
+    return tamed({name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in finite.items()})
 
 
 class ProgressReader(dg.PipesTempFileMessageReader):

@@ -31,6 +31,7 @@ from dagster_dvc.lock import Entry
 from dagster_dvc.names import identifier
 from dagster_dvc.project import DvcProject, Out, Stage
 from dagster_dvc.results import headline, numbers, read_metrics
+from dagster_dvc.shown import block
 
 MOST_NUMBERS = 30
 """Of one materialization; a page with hundreds of plots shows nothing."""
@@ -92,7 +93,7 @@ class DvcTranslator:
         metadata: dict[str, Any] = {
             "dagster/code_references": _place(project, stage),
             "dvc/stage": stage.name,
-            "dvc/command": dg.MetadataValue.md(f"```\n{stage.command}\n```"),
+            "dvc/command": dg.MetadataValue.md(block(stage.command)),
         }
         if out is not None:
             metadata["dvc/path"] = dg.MetadataValue.path(str(project.root / out.path))

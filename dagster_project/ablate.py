@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dagster_dvc.command import count
+
 if TYPE_CHECKING:
     from dagster_dvc.project import DvcProject
     from dagster_project import variants
@@ -16,13 +18,13 @@ if TYPE_CHECKING:
 def add_words(sub: argparse.ArgumentParser) -> None:
     """The words of the command."""
     sub.add_argument("what", nargs="+", help="SECTION.KEY=A,B (the first is the baseline), or stages to repeat")
-    sub.add_argument("--seeds", type=int, default=1, metavar="N", help="trainings of each variant (default 1)")
+    sub.add_argument("--seeds", type=count, default=1, metavar="N", help="trainings of each variant (default 1)")
     sub.add_argument("--until", nargs="+", default=[], metavar="STAGE", help="compare the numbers of these stages")
     sub.add_argument("--compare", nargs="+", default=[], metavar="PREFIX", help="compare numbers below two prefixes")
     sub.add_argument("--metric", nargs="+", default=[], metavar="PATTERN", help="numbers to compare (the headline)")
     sub.add_argument("--higher", nargs="+", default=[], metavar="PATTERN", help="numbers of which more is better")
     sub.add_argument("--lower", nargs="+", default=[], metavar="PATTERN", help="numbers of which less is better")
-    sub.add_argument("--jobs", type=int, default=2, metavar="N", help="stages at once (default 2)")
+    sub.add_argument("--jobs", type=count, default=2, metavar="N", help="stages at once (default 2)")
 
 
 def ablate(project: DvcProject, arguments: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from dagster_dvc.command import exit_status
+from dagster_dvc.command import count, exit_status
 from dagster_dvc.problem import ProjectError
 from dagster_project import ablate, accepting, comparing, home, keeping, promoting, tools
 
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     lineage.add_argument("what", help="a path, a stage, or the first characters of a content hash that DVC knows")
     lineage.add_argument("rest", nargs=argparse.REMAINDER, help="of a path or stage: --all, --json, --svg FILE")
     demo = add("demo", run_demo, "Check everything, then run the whole graph.")
-    demo.add_argument("--jobs", type=int, default=home.jobs(), metavar="N", help="stages at once (REEL_JOBS, else 2)")
+    demo.add_argument("--jobs", type=count, default=home.jobs(), metavar="N", help="stages at once (REEL_JOBS, else 2)")
     ablate.add_words(
         add("ablate", ablate.ablate, "Compare variants of params.yaml over training seeds, each in a folder.")
     )
@@ -114,7 +114,7 @@ def _add_runs(add: Callable[[str, Callable[..., int], str], argparse.ArgumentPar
         sub.add_argument("stage", nargs="*", help="a stage, group:NAME, NAME+ (with what follows), or a pattern")
         sub.add_argument("--all", action="store_true", help="the whole graph")
         sub.add_argument(
-            "--jobs", type=int, default=home.jobs(), metavar="N", help="stages at once (REEL_JOBS, else 2)"
+            "--jobs", type=count, default=home.jobs(), metavar="N", help="stages at once (REEL_JOBS, else 2)"
         )
         if name == "run":
             sub.add_argument(

@@ -6,6 +6,7 @@ of this project is made here. Letters that its own font lacks are taken from fon
 
 from __future__ import annotations
 
+import math
 import warnings
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from pipelines.stage import bookkeeping
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
 FURTHER_FONTS = (
     *("Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "Droid Sans Fallback"),
@@ -72,3 +74,32 @@ def logarithmic(axes: Axes) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(LogFormatter())
     axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
+
+
+SEEN_COLOURS, PALETTE_PIXELS = 65_536, 20_000
+
+
+def palette(picture: Image, count: int = 256) -> Image:
+    """An RGB picture in ``count`` colours, spread so that small bright things keep theirs; exact where it has no more.
+
+    Pillow's time grows with colours times ``count``, and its ``kmeans`` is how many pixels may still change their
+    colour in the last round, whatever rounds that takes: minutes for a picture of photographs. So beyond
+    :data:`SEEN_COLOURS` the colours are those of every so many-th pixel.
+    """
+    from PIL import Image as images
+
+    how = {"method": images.Quantize.MAXCOVERAGE, "kmeans": 3, "dither": images.Dither.NONE}
+    sample = _sample(picture)
+    few = sample.quantize(count, **how)
+    return few if sample is picture else picture.quantize(palette=few, dither=images.Dither.NONE)
+
+
+def _sample(picture: Image) -> Image:
+    """The picture, or of one with very many colours a grid of its pixels."""
+    from PIL import Image as images
+
+    if picture.getcolors(SEEN_COLOURS) is not None:
+        return picture
+    step = math.ceil(math.sqrt(picture.width * picture.height / PALETTE_PIXELS))
+    size = max(1, picture.width // step), max(1, picture.height // step)
+    return picture.resize(size, images.Resampling.NEAREST)

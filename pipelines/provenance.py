@@ -220,13 +220,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return print("\n".join(told(given.path, given.format))) or 0
         found = lineage(given.path)
-    except (NoChain, StageError) as error:
+        if given.svg is not None:
+            from pipelines.provenance_picture import svg
+
+            given.svg.write_text(svg(found), encoding="utf-8")
+    except BrokenPipeError:
+        raise  # the reader went away, which is no fault of the input
+    except (NoChain, StageError, OSError) as error:
         print(f"lineage: {error}", file=sys.stderr)
         return 3
     if given.svg is not None:
-        from pipelines.provenance_picture import svg
-
-        given.svg.write_text(svg(found), encoding="utf-8")
         print(given.svg)
     elif given.json:
         print(json.dumps(as_json(found), indent=2, sort_keys=True))

@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     try:
         one, other = lineage(given.first), lineage(given.second)
-    except NoChain as error:
+    except (NoChain, OSError) as error:
         print(f"diff: {error}", file=sys.stderr)
         return 3
     found = compared(one, other)

@@ -93,11 +93,14 @@ def read_checkpoints(paths: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
 # ---- how it is judged ---------------------------------------------------------------------------------------------
 
 
-def baseline(name: str, value: float, comparison: Literal["<", ">"], threshold: float, reason: str) -> dict[str, Any]:
-    """A number beside what costs nothing to reach, as a gate is written; ``reason`` says what reaches the threshold."""
+def baseline(
+    name: str, value: float, comparison: Literal["<", ">"], threshold: float, reason: str, samples: int
+) -> dict[str, Any]:
+    """A number beside what costs nothing to reach, as a gate is written; ``reason`` says what reaches the threshold,
+    ``samples`` over how many samples the number is."""
     passed = value < threshold if comparison == "<" else value > threshold
     judged = {"threshold": threshold, "comparison": comparison, "verdict": "pass" if passed else "fail"}
-    return {"name": name, "value": value, "reason": reason, **judged}
+    return {"name": name, "value": value, "reason": reason, "samples": samples, **judged}
 
 
 def decision(results: Mapping[str, Any]) -> dict[str, Any]:

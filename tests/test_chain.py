@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import chain, clip_chains, run_facts
+from pipelines import clip_chains, run_facts
 from pipelines.chain import NoChain, boxes, carried, carry, embed
 from pipelines.data.video import write_mp4
 from pipelines.document import read_document
@@ -24,7 +24,6 @@ from pipelines.provenance import flat, lineage, set_values, text
 from pipelines.provenance_diff import compared
 from pipelines.provenance_diff import text as diff_text
 from pipelines.stage import CHAIN, RUNS, digest
-from tests.training.test_identical import commit, project, run
 
 ROOT = Path(__file__).parents[1]
 
@@ -321,25 +320,3 @@ def test_lineage_imports_neither_torch_nor_dvc_nor_git(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path / "evaluation")], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
-
-
-# ---- through the launcher -----------------------------------------------------------------------------------------
-
-
-def test_every_launched_stage_carries_its_chain_and_the_project_knows_the_run(tmp_path: Path) -> None:
-    root = project(tmp_path)
-    head = commit(root, "the project")
-    run(root, sys.executable, "-m", "dvc", "repro")
-    found = lineage(root / "data/after")
-    assert {one["stage"] for one in found.nodes.values()} == {"toy", "after"} and found.now == found.artifact
-    assert {facts["commit"] for facts in found.runs.values()} == {head}
-    said = text(found)
-    shutil.copytree(root / "data/after", tmp_path / "copy")
-    assert f"run: commit {head[:12]}" in text(lineage(tmp_path / "copy")), "the copy tells it too"
-    assert run(root, sys.executable, "-m", "dvc", "status").strip().endswith("up to date."), "DVC passes over it"
-    assert f"run: commit {head[:12]}" in said and "checkpoint: checkpoints/toy" in said and "4 steps" in said
-    [toy] = [one for one in found.nodes.values() if one["stage"] == "toy"]
-    assert (
-        toy["params"]["training"]["steps"] == 4 and toy["code"] == json.loads((root / "code.json").read_text())["toy"]
-    )
-    assert chain.carried(root / "checkpoints/toy")[1] == digest(root / "checkpoints/toy")

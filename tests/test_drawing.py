@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.drawing import logarithmic, new_figure
+from pipelines.drawing import PALETTE_PIXELS, _sample, logarithmic, new_figure, palette
 
 
 def drawn(text: str) -> np.ndarray:
@@ -55,3 +55,30 @@ def test_a_logarithmic_axis_has_numbers_and_no_formulas() -> None:
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert any(labels) and not any("$" in label for label in labels)
     assert all(float(label.replace("\u2212", "-")) > 0 for label in labels if label)
+
+
+def apart(picture: Image.Image, count: int = 256) -> np.ndarray:
+    """How far each pixel is from its colour in the palette."""
+    return np.abs(np.asarray(picture, int) - np.asarray(palette(picture, count).convert("RGB"), int)).max(-1)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 200))
+def test_a_picture_of_few_colours_keeps_each_of_them(seed: int, colours: int) -> None:
+    rng = np.random.default_rng(seed)
+    chosen = rng.integers(0, 256, (colours, 3), dtype=np.uint8)
+    assert apart(Image.fromarray(chosen[rng.integers(0, colours, (40, 50))])).max() == 0
+
+
+def test_a_picture_of_very_many_colours_gets_those_of_some_of_its_pixels_and_what_is_plain_stays_plain() -> None:
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)).resize(
+        (600, 400), Image.Resampling.BICUBIC
+    )
+    pixels = np.asarray(noise).copy()
+    pixels[:100], pixels[20:40, 100:300] = 255, 0
+    picture = Image.fromarray(pixels)
+    assert len(picture.getcolors(1 << 24) or []) > 100_000
+    assert np.prod(_sample(picture).size) <= PALETTE_PIXELS
+    far = apart(picture)
+    assert far[:100].max() == 0 and far[100:].mean() < 20

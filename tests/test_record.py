@@ -86,8 +86,8 @@ def test_gates_decide_and_without_gates_nobody_did() -> None:
 
 
 def test_without_gates_the_baselines_decide() -> None:
-    better = baseline("explained", 0.83, ">", 0.0, "predicting nothing")
-    worse = baseline("masked_error_share", 1.2, "<", 1.0, "copying the mean")
+    better = baseline("explained", 0.83, ">", 0.0, "predicting nothing", 8)
+    worse = baseline("masked_error_share", 1.2, "<", 1.0, "copying the mean", 8)
     kept = {"verdict": "keep", "because": "explained 0.83 > 0: pass", "by": "baselines"}
     assert decision({"baselines": [better]}) == kept
     assert decision({"baselines": [better, worse]})["because"] == "masked_error_share 1.2 < 1: fail"

@@ -146,7 +146,7 @@ class Manifest(Params):
         if not path.is_file():
             raise ContractError(f"{path}: no such file, so {folder} holds no latents; run the stage latent_shards.")
         try:
-            manifest = cls.model_validate_json(path.read_text(encoding="utf-8"))
+            manifest = cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"])) or "the file"

@@ -20,7 +20,7 @@ from PIL import Image
 from pipelines import stage
 from pipelines.data.catalog import FACTOR_PREFIX, JUDGED, SPLITS, TRAIN, factor_names
 from pipelines.data.video import read_clip
-from pipelines.drawing import new_figure, one_line
+from pipelines.drawing import new_figure, one_line, palette
 from pipelines.footage.factors import MOTION, STEERED
 from pipelines.footage.storing import Made
 
@@ -98,9 +98,8 @@ def _save(figure: Figure, path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="rgba")
     picture = Image.frombytes("RGBA", FigureCanvasAgg(figure).get_width_height(), buffer.getvalue()).convert("RGB")
-    palette = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
     with stage.bookkeeping(f"the picture {path}"):
-        palette.save(path, optimize=True)
+        palette(picture).save(path, optimize=True)
 
 
 def _figure(width: float, height: float, title: str) -> Figure:

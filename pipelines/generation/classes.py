@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from pipelines.stage import StageError, digest, say
+from pipelines.written import read_json
 
 REMEDY = (
     "Change what the gate measures (docs/diagnostics.md), or its threshold in params.yaml, and run diagnostics again"
@@ -49,7 +50,7 @@ def read_classes(folder: Path, latents: Path) -> tuple[dict[str, int], int]:
     for part in (path, facts_path):
         if not part.is_file():
             raise StageError(f"{part}: no such file; run the stage pseudo_classes.")
-    facts = json.loads(facts_path.read_text(encoding="utf-8"))
+    facts = read_json(facts_path, "latents")
     if facts["latents"] != digest(latents):
         raise StageError(
             f"{facts_path}: classes of latents {facts['latents'][:16]}, but {latents} is {digest(latents)[:16]}. "

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -196,7 +197,7 @@ def export(folder: Path, out: Path, latents: Path, autoencoder: Path | None = No
     """
     if out.exists() and not any((out / name).is_file() for name in ("model_index.json", FILE)):
         raise StageError(f"{out}: exists and is no pipeline folder, so it is not replaced; give another --out.")
-    if out.resolve() == folder.resolve():
+    if os.path.realpath(out) == os.path.realpath(folder):
         raise StageError(f"--out {out}: is the checkpoint itself; give another folder.")
     require_flow(folder, read_description(folder).get("kind", "flow"))  # before a word on latents
     autoencoder = autoencoder or own.autoencoder_of(latents)

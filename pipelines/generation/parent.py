@@ -16,6 +16,7 @@ from pipelines.generation.params import AnchoredFlowParams, Denoiser, DenoiserPa
 from pipelines.models.denoiser import VideoDenoiser, averaged
 from pipelines.stage import StageError
 from pipelines.training import checkpoint
+from pipelines.written import read_json
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _generator(folder: Path) -> dict[str, Any]:
     path = folder / "generator.json"
     if not path.is_file():
         raise StageError(f"{path}: no such file, so {folder} is no checkpoint of a flow; start from one that is.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)
 
 
 def _require_equal(init: Path, what: str, found: Any, wanted: Any) -> None:

@@ -28,6 +28,7 @@ from pipelines.stage import StageError
 from pipelines.standards import bom, card, facts, signing, statements
 from pipelines.training import checkpoint
 from pipelines.training.generator import FILE, read_description
+from pipelines.written import read_json
 
 LEFT = ("validation", "metrics.jsonl", "README.md", *stage.BESIDE, "checkpoint.json")
 """Of a checkpoint that goes as it is: what stays, and what is written anew."""
@@ -146,7 +147,7 @@ def _known(place: Path, folder: Path, name: str, filled: export.Filled, around: 
     runs = {digest: dict(run) for digest, run in source.runs.items()}
     if own["artifact"] not in source.nodes:
         runs[own["artifact"]] = _this_run()
-    record = json.loads((place / "checkpoint.json").read_text(encoding="utf-8"))
+    record = read_json(place / "checkpoint.json")
     run_facts.leave(place, statements.clean(runs))
     results, count = facts.evaluated(around.evaluation, around.metrics, source.artifact)
     clips = next((digest for digest, node in own["nodes"].items() if node.get("stage") == "raw_video"), "")

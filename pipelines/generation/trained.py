@@ -124,7 +124,10 @@ def finish(
             explained = results["validation/explained"]
             bars = [(0.0, "predicting no velocity")]
             bars += [(results[name], whose) for name, whose in (rivals or {}).items() if name in results]
-            results["baselines"] = [baseline("validation/explained", explained, ">", bar, why) for bar, why in bars]
+            count = fixed.num_clips
+            results["baselines"] = [
+                baseline("validation/explained", explained, ">", bar, why, count) for bar, why in bars
+            ]
             for one in results["baselines"]:
                 said = "" if one["verdict"] == "pass" else "; WARNING: the baseline wins"
                 say(f"validation/explained {explained:.3f}, {one['reason']} {one['threshold']:.3f}{said}")

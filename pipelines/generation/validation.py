@@ -65,6 +65,11 @@ class FixedLevels:
         conditions = {name: repeated(batch[name]) for name in CONDITIONS if name in batch}
         return cls(repeated(latents), repeated(noise), repeated(unit_noise), sigma, conditions, values, micro_batch)
 
+    @property
+    def num_clips(self) -> int:
+        """Held-out clips, each of which stands once at every level."""
+        return len(self.latents) // len(self.values)
+
     @torch.no_grad()
     def predict(self, denoiser: nn.Module, x: Tensor, field: Field | None = None) -> Tensor:
         """The velocity at ``x``, in micro-batches, in evaluation mode; ``field`` asks the denoiser in its own way."""

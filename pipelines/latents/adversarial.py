@@ -179,7 +179,7 @@ def go_on(
     """Train the autoencoder of ``places.init`` on, measure it beside what it was, and write what came of it.
 
     Args:
-        judge: what was measured before and after to gates.
+        judge: what was measured before and after to gates, over the held-out clips unless they say their ``samples``.
 
     Raises:
         StageError: there is no autoencoder, or clips do not fit it.
@@ -220,7 +220,7 @@ def go_on(
             some_rows = subset(rows, MOST_STATISTICS_CLIPS, seed)
             normalise_again(network, *latent_statistics(network, source, some_rows, run.device))
         after = everywhere(network, places, run, own, distance, seed)
-        found = judge(before, after)
+        found = [{"samples": len(held_out), **gate} for gate in judge(before, after)]
         adversarial_figures.draw(before, after, places.plots / "before_after.png")
         validation_clips.draw_steps(run.shown, places.plots / "validation.png")
         results = {**after, "before": before, "gates": found, "num_held_out": len(held_out)}

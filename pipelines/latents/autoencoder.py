@@ -44,12 +44,14 @@ VALIDATION_CLIPS = 16
 """Held-out clips measured during the training; the result is measured on all."""
 
 
-def gates(params: AutoencoderGates, latent_std: torch.Tensor, reached: float) -> list[dict[str, Any]]:
+def gates(
+    params: AutoencoderGates, latent_std: torch.Tensor, reached: float, num_statistics: int, num_held_out: int
+) -> list[dict[str, Any]]:
     """Whether latents may be made: no collapsed channel, and reconstructions that show something."""
-    least = float(latent_std.min())
+    least, reason = float(latent_std.min()), f"smallest of {len(latent_std)} channels, before normalisation"
     found = [
-        ("latent_std", least, params.min_latent_std, f"smallest of {len(latent_std)} channels, before normalisation"),
-        ("psnr", reached, params.min_psnr, "dB on held-out clips"),
+        ("latent_std", least, params.min_latent_std, reason, num_statistics),
+        ("psnr", reached, params.min_psnr, "dB on held-out clips", num_held_out),
     ]
     return [
         {
@@ -59,8 +61,9 @@ def gates(params: AutoencoderGates, latent_std: torch.Tensor, reached: float) ->
             "comparison": ">=",
             "verdict": "pass" if value >= threshold else "fail",
             "reason": reason,
+            "samples": samples,
         }
-        for name, value, threshold, reason in found
+        for name, value, threshold, reason, samples in found
     ]
 
 
@@ -99,7 +102,8 @@ def measured(
     baselines = linear_baselines(clips, linear, held_out, (autoencoder.temporal_stride, autoencoder.spatial_stride))
     pictures.draw_reconstructions(autoencoder, clips, quality, baselines, device, plots / "reconstructions.png")
     pictures.draw_quality(quality, baselines, std, params.gates.min_latent_std, plots / "quality.png")
-    beside = baseline("psnr", quality.psnr, ">", baselines["psnr_patch_pca"], "dB of patch PCA at equal compression")
+    linear_psnr, reason = baselines["psnr_patch_pca"], "dB of patch PCA at equal compression"
+    beside = baseline("psnr", quality.psnr, ">", linear_psnr, reason, len(held_out))
     stage.say(
         f"PSNR {quality.psnr:.2f} dB on {len(held_out)} held-out clips; patch PCA {baselines['psnr_patch_pca']:.2f} dB"
         + ("" if beside["verdict"] == "pass" else "; WARNING: the linear code is better than this autoencoder")
@@ -111,7 +115,7 @@ def measured(
         "compression": quality.compression,
         "latent": {"channels": len(std), "std_min": float(std.min()), "std_max": float(std.max())},
         "num_held_out": len(held_out),
-        "gates": gates(params.gates, std, quality.psnr),
+        "gates": gates(params.gates, std, quality.psnr, len(train[:MOST_STATISTICS_CLIPS]), len(held_out)),
         "baselines": [beside],
     }
 

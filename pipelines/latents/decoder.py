@@ -19,8 +19,10 @@ OWN_SIZE = "own_size"
 """Under this name stand the numbers on clips of the size that latents are made of."""
 
 
-def gates(params: DecoderGates, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Whether large clips gained, and clips of the latents' own size lost no more than they may."""
+def gates(
+    params: DecoderGates, before: Mapping[str, Any], after: Mapping[str, Any], num_own_size: int
+) -> list[dict[str, Any]]:
+    """Whether large clips gained, and the ``num_own_size`` clips of the latents' own size lost no more than allowed."""
     gain = after["psnr"] - before["psnr"]
     gained = {
         "name": "psnr_gain",
@@ -34,9 +36,9 @@ def gates(params: DecoderGates, before: Mapping[str, Any], after: Mapping[str, A
     wanted = [
         ("perceptual", ratio("perceptual", before, after), params.max_perceptual, "distance in features, to before"),
         ("flicker", ratio("flicker", before, after), params.max_flicker, "changes where clips stand still, to before"),
-        ("psnr_fall", fall, params.max_psnr_fall, "dB lost on clips of the latents' own size"),
     ]
-    return [gained, *at_most(wanted)]
+    [lost] = at_most([("psnr_fall", fall, params.max_psnr_fall, "dB lost on clips of the latents' own size")])
+    return [gained, *at_most(wanted), {**lost, "samples": num_own_size}]
 
 
 def train(
@@ -49,5 +51,6 @@ def train(
         ParamsError: blocks that contradict each other.
     """
     run = Run.open(params, {"clips": clips, "large": large}, out=out, metrics=metrics, plots=plots, parent=init)
-    places = Places(init, Clips(large), {OWN_SIZE: Clips(clips)}, plots)
-    go_on(run, params, places, ("encoder",), lambda before, after: gates(params.gates, before, after))
+    own_size = Clips(clips)
+    places, count = Places(init, Clips(large), {OWN_SIZE: own_size}, plots), len(own_size.rows("validation"))
+    go_on(run, params, places, ("encoder",), lambda before, after: gates(params.gates, before, after, count))

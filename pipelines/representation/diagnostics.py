@@ -18,7 +18,7 @@ from pipelines.data.contract import require_autoencoder
 from pipelines.data.shards import Shards
 from pipelines.representation import codebook, diagnostics_figures, exemplars, kernel
 from pipelines.representation.class_figures import draw_occupancy
-from pipelines.representation.gates import judge
+from pipelines.representation.gates import judge, over
 from pipelines.representation.held_out import crossed
 from pipelines.representation.measuring import Measured, measure, neighbour_table, sample, train_counts
 from pipelines.representation.params import DiagnosticsParams
@@ -52,7 +52,7 @@ def diagnose(
     diagnostics_figures.check_layout(params.layout)
     data = sample(params, shards, latent_mae, stored)
     results = measure(params, shards, data, stored)
-    results["gates"] = judge(params.gates, results)
+    results["gates"] = over(judge(params.gates, results), *counts(params, data))
     results["test"], missing = tested(params, whole, everything, results)
     results["unavailable"] |= missing
     planes = diagnostics_figures.layouts(np.asarray(data.h[data.queries]), params.layout, params.seed)
@@ -68,6 +68,12 @@ def diagnose(
             f"gate {found['name']}: {found['verdict']} ({value} {found['comparison']} {found['threshold']:g}; "
             f"{found['reason']})"
         )
+
+
+def counts(params: DiagnosticsParams, data: Measured) -> tuple[int, int, int, int]:
+    """Samples that gates are over: train, held-out queries, queries, all."""
+    train = int(data.is_train.sum())
+    return train, min(len(data.index) - train, params.max_samples), len(data.queries), len(data.index)
 
 
 def tested(

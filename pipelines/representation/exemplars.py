@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipelines import stage
 from pipelines.data.shards import Shards
-from pipelines.drawing import new_figure
+from pipelines.drawing import new_figure, palette
 from pipelines.models.autoencoder import load_autoencoder
 from pipelines.representation.mae_figures import GREEN, ORANGE, save
 
@@ -145,8 +145,8 @@ def write_playing(rows: list[tuple[str, np.ndarray]], seconds: float, path: Path
                 at = LABEL + place * (width + GAP), HEADING + number * line
                 frame.paste(Image.fromarray(clip[time]), at)
         frames.append(frame)
-    palette = frames[count // 2].quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, kmeans=3)
-    first, *rest = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
+    colours = palette(frames[count // 2], COLOURS)
+    first, *rest = (frame.quantize(palette=colours, dither=Image.Dither.NONE) for frame in frames)
     each = round(1000 * seconds / count)
     with stage.bookkeeping(f"the picture {path}"):
         first.save(path, save_all=True, append_images=rest, duration=each, loop=0, disposal=1)

@@ -26,6 +26,14 @@ def gate(name: str, value: float | None, threshold: Threshold, comparison: Liter
     return {**shown, "value": value, "verdict": "fail", "threshold": threshold.fail}
 
 
+def over(found: list[Gate], train: int, held_out: int, queries: int, seen: int) -> list[Gate]:
+    """The gates, each with the number of ``samples`` that its value is over: train samples of the classes' sizes,
+    ``held_out`` queries, ``queries`` of any split, or all that were ``seen``."""
+    counts = {"near_empty_share": train, "largest_share": train, "entropy_ratio": train, "rankme": queries}
+    counts |= {name: held_out for name in ("retrieval_excess", "text_to_keyframes", "keyframes_to_text")}
+    return [{**one, "samples": counts.get(one["name"], seen)} for one in found]
+
+
 def judge(params: Gates, results: Mapping[str, Any]) -> list[Gate]:
     """All gates of a diagnostics report; those on known factors have no value where the data has no known factors."""
     occupancy, held_out = results["occupancy"], results.get("held_out", {})

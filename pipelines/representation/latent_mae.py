@@ -164,7 +164,8 @@ def measure(params: LatentMaeParams, shards: Shards, mae: LatentMae, plots: Path
     untrained = LatentMae(latents.shape[1], params.architecture.model_dump(mode="json")).eval()
     results: dict[str, Any] = reconstruction_errors(mae, params.mask, latents)
     share = results["masked_error_share"]
-    results["baselines"] = [baseline("masked_error_share", share, "<", 1.0, "copying the mean of what is visible")]
+    reason = "copying the mean of what is visible"
+    results["baselines"] = [baseline("masked_error_share", share, "<", 1.0, reason, len(latents))]
     results["probes"] = probes(params, shards, mae, untrained)
     if not results["probes"]["features"]:
         results["unavailable"] = {"probes": "the data has no known factors (columns factor_*) that vary"}

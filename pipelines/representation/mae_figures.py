@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipelines import stage
-from pipelines.drawing import new_figure
+from pipelines.drawing import new_figure, palette
 
 BLUE, ORANGE, GREEN, PINK, AMBER, SKY, GREY = (
     "#0072B2",
@@ -37,9 +37,8 @@ def save(figure: Figure, path: Path, dpi: int = 90) -> None:
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     path.parent.mkdir(parents=True, exist_ok=True)
-    few = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
     with stage.bookkeeping(f"the picture {path}"):
-        few.save(path, optimize=True)
+        palette(picture).save(path, optimize=True)
 
 
 def false_colour(*clips: np.ndarray) -> list[np.ndarray]:

@@ -242,7 +242,7 @@ def report(
         results["nmi_other_spaces"][params.compared_layer] = others
     except stage.StageError as error:
         results["unavailable"][f"nmi_other_spaces/{params.compared_layer}"] = str(error).partition(". ")[0]
-    results["baselines"] = rivals(params, results)
+    results["baselines"] = rivals(params, results, len(labels))
     class_figures.draw_agreement(results["agreement"], results["nmi_other_spaces"], plots / "agreement.png")
     names = [name for name in (*params.known_factors.identity, *params.known_factors.motion) if name in factors]
     values = {name: shards.index[f"factor_{name}"].astype(str).to_numpy()[seen] for name in names}

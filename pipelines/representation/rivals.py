@@ -59,16 +59,16 @@ def compared(
     return {name: nmi(labels, values[chosen]) for name, values in factors.items()}
 
 
-def rivals(params: PseudoClassesParams, results: Mapping[str, Any]) -> list[dict[str, Any]]:
+def rivals(params: PseudoClassesParams, results: Mapping[str, Any], samples: int) -> list[dict[str, Any]]:
     """The classes beside k-means on PCA of latents and beside the compared layer, in identity and motion: a baseline
-    that wins is a failure of the classes, and said."""
+    that wins is a failure of the classes, and said; ``samples``: over how many samples the agreement is."""
     own, others, found = results["agreement"], results["nmi_other_spaces"], []
     words = {"pca_latents": "k-means on PCA of latents", params.compared_layer: f"features of {params.compared_layer}"}
     for space, reason in words.items():
         for factor in ("identity", "motion"):
             if space in others and factor in own:
                 name = f"nmi of {factor} over {space}"
-                found.append(baseline(name, own[factor]["nmi"], ">", others[space][factor], reason))
+                found.append(baseline(name, own[factor]["nmi"], ">", others[space][factor], reason, samples))
     for one in found:
         apart = one["value"] - one["threshold"]
         said = "" if one["verdict"] == "pass" else "; WARNING: the baseline wins"

@@ -1,4 +1,5 @@
-"""In-toto statements of a chain: SLSA provenance for every stage, and a test result for every stage with gates.
+"""In-toto statements of a chain: SLSA provenance for every stage; of every stage with gates a test result, and their
+numbers as evaluation results.
 
 One DSSE envelope a line (an in-toto bundle). Artifacts that are folders are named by the content hash by which chains
 name them, under ``reelgraphContent``; files by ``sha256``. Where nothing is recorded of a run, its times, commit and
@@ -8,8 +9,10 @@ machine are absent.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +22,14 @@ from pipelines.standards import signing
 FILE = "provenance.intoto.jsonl"
 SLSA = "https://slsa.dev/provenance/v1"
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
+EVAL_RESULT = "https://in-toto.io/attestation/eval-result/v0.1"
+"""Proposed to in-toto (attestation#575, as revised in September 2026), not yet registered."""
 BUILD_TYPE = "urn:reelgraph:stage:v1"
 BUILDER = "urn:reelgraph:machine-of-the-user"
 """Nobody but the user vouches for the run: SLSA's build level 1."""
 CONTENT = "reelgraphContent"
 CODE = "reelgraphCode"
+COMPARATORS = (">=", ">", "<=", "<")
 VERDICTS = {"pass": "passedTests", "warn": "warnedTests", "fail": "failedTests"}
 
 
@@ -50,7 +56,8 @@ def statements(
         subject = [{"name": _name(node), "digest": {CONTENT: digest}}, *own]
         yield clean({"_type": signing.STATEMENT, "subject": subject, **_provenance(node, runs.get(digest) or {})})
         if node.get("gates"):
-            yield clean({"_type": signing.STATEMENT, "subject": subject[:1], **_tested(node)})
+            tested = [_tested(node), *_evaluated(digest, nodes, runs.get(digest) or {})]
+            yield from (clean({"_type": signing.STATEMENT, "subject": subject[:1], **one}) for one in tested)
 
 
 def _name(node: Mapping[str, Any]) -> str:
@@ -95,15 +102,80 @@ def _time(text: Any) -> str | None:
 
 
 def _tested(node: Mapping[str, Any]) -> dict[str, Any]:
-    gates = [gate for gate in node["gates"] if gate.get("name")]
-    lists = {kind: [str(gate["name"]) for gate in gates if gate.get("verdict") == verdict] for verdict, kind in
-             VERDICTS.items()}  # fmt: skip
+    gates = dict(_named(node))
+    lists = {
+        kind: [name for name, gate in gates.items() if gate.get("verdict") == verdict]
+        for verdict, kind in VERDICTS.items()
+    }
     result = "FAILED" if lists["failedTests"] else "WARNED" if lists["warnedTests"] else "PASSED"
     named = {"name": f"gates of {_name(node)}", "digest": {CODE: node.get("code") or ""}}
-    thresholds = {str(gate["name"]): {key: gate.get(key) for key in ("value", "comparison", "threshold")} for gate in
-                  gates}  # fmt: skip
+    shown = ("value", "comparison", "threshold", "samples")
+    thresholds = {name: {key: gate[key] for key in shown if key in gate} for name, gate in gates.items()}
     configuration = [{**named, "annotations": thresholds}]
     return {"predicateType": TEST_RESULT, "predicate": {"result": result, "configuration": configuration, **lists}}
+
+
+def _named(node: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Gates by a name of their own: where a number stands beside several thresholds, by them too."""
+    gates = [gate for gate in node["gates"] if gate.get("name")]
+    names = Counter(str(gate["name"]) for gate in gates)
+    for gate in gates:
+        name = str(gate["name"])
+        yield name if names[name] == 1 else f"{name} {gate.get('comparison')} {gate.get('threshold')}", gate
+
+
+def _evaluated(digest: str, nodes: Mapping[str, Mapping[str, Any]], run: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """One evaluation result for all gates that are over equally many samples.
+
+    The predicate wants a time, a number of samples and the data by content: a gate without a number is no claim of it,
+    and of a run that is not recorded, or that read no data set, there is none.
+    """
+    node = nodes[digest]
+    time, data = _time(run.get("ended_at")), next(_data(node, nodes), None)
+    if time is None or data is None:
+        return
+    claims: dict[int, list[dict[str, Any]]] = {}
+    for gate in node["gates"]:
+        if _is_claim(gate):
+            claims.setdefault(gate["samples"], []).append(_claim(gate))
+    for samples, claimed in claims.items():
+        predicate = {
+            "evaluator": {"id": BUILDER},
+            "evaluatedAt": time,
+            "suite": {"name": f"gates of {node.get('stage')}", "version": node.get("code") or "unknown"},
+            "claims": claimed,
+            "sampleSize": samples,
+            "model": {"name": _name(node), "digest": {CONTENT: digest}},
+            "dataset": data,
+            "assuranceLevel": "self_attested",
+            "subjectProfile": "public-model",
+        }
+        yield {"predicateType": EVAL_RESULT, "predicate": predicate}
+
+
+def _is_claim(gate: Mapping[str, Any]) -> bool:
+    numbers = all(isinstance(gate.get(key), int | float) for key in ("value", "threshold"))
+    samples = gate.get("samples")
+    return numbers and isinstance(samples, int) and samples > 0 and gate.get("comparison") in COMPARATORS
+
+
+def _claim(gate: Mapping[str, Any]) -> dict[str, Any]:
+    """A verdict on a number; ``passed`` is what the comparison gives, so a warning has not passed."""
+    told = {"metric": str(gate["name"]), "comparator": gate["comparison"], "threshold": _decimal(gate["threshold"])}
+    return {**told, "passed": gate.get("verdict") == "pass", "value": _decimal(gate["value"])}
+
+
+def _decimal(value: float) -> str:
+    """A number as text without an exponent, to its last digit."""
+    return format(Decimal(repr(value)), "f")
+
+
+def _data(node: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Data sets that a stage read, by content."""
+    for one in _read(node):
+        made = nodes.get(one["digest"][CONTENT]) or {}
+        if (made.get("facts") or {}).get("splits"):
+            yield {"name": one["name"], "digest": one["digest"]}
 
 
 # ---- written and read ---------------------------------------------------------------------------------------------

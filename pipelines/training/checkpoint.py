@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipelines.stage import StageError, file_digest, write_json
+from pipelines.written import read_json
 
 OURS = {"StackedAutoencoder": "pipelines.models.autoencoder.load_autoencoder"}
 """Networks of this project: what loads them."""
@@ -56,7 +57,7 @@ def read(folder: Path) -> dict[str, Any]:
         raise StageError(
             f"{folder}: no checkpoint.json, so this is no checkpoint of ours; run the stage that makes it."
         )
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = read_json(path, "weights")
     for name, expected in record["weights"].items():
         if not (folder / name).is_file():
             raise StageError(f"{folder / name}: named in checkpoint.json but missing; restore it with `dvc checkout`.")

@@ -98,7 +98,8 @@ def command_of(name: str) -> tuple[str, str, list[str]]:
     stages = stage_commands()
     training = [one for one, (module, function, _) in stages.items() if trains(module, function)]
     if name not in training:
-        raise StageError(f"{name}: no stage of dvc.yaml that trains; those are {', '.join(training)}.")
+        known = f"those are {', '.join(training)}" if training else "there is none in this folder"
+        raise StageError(f"{name}: no stage of dvc.yaml that trains; {known}.")
     module, function, *flags = stage_words(read_document(Path("dvc.yaml"))[0]["stages"][name]["cmd"])
     return module, function, flags
 

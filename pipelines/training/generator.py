@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pipelines.flow.params import Guidance
 from pipelines.stage import StageError
+from pipelines.written import read_json
 
 FILE = "generator.json"
 CONDITIONS = {
@@ -161,7 +162,7 @@ class Generator(ABC):
     def name(self) -> str:
         """Stage and run that made the checkpoint, as its record states them."""
         path = self.folder / "checkpoint.json"
-        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        record = read_json(path) if path.is_file() else {}
         return f"{record.get('stage', self.folder.name)} {record.get('run_id', '')}".strip()
 
     @property

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -271,18 +272,25 @@ def reproduce(path: Path, out: Path | None, within: float) -> int:
     return 0 if same else 1
 
 
+def _share(word: str) -> float:
+    value = float(word)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{word!r} is no share of at least 0")
+    return value
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0 reproduced, 1 it came out otherwise, 3 it cannot be made again here."""
     parser = argparse.ArgumentParser(prog="reel reproduce", description=__doc__)
     parser.add_argument("path", type=Path, help="the output folder of a stage, or a copy of it")
-    parser.add_argument("--within", type=float, default=0.0, metavar="SHARE",
+    parser.add_argument("--within", type=_share, default=0.0, metavar="SHARE",
                         help="noise that counts as the same: how far any result may lie from the recorded one, as a "
                         "share of it (0: bit by bit)")  # fmt: skip
     parser.add_argument("--out", type=Path, help=f"the folder to run in ({FOLDER}/…)")
     given = parser.parse_args(argv)
     try:
         return reproduce(given.path, given.out, given.within)
-    except (StageError, CodeError, json.JSONDecodeError) as error:
+    except (StageError, CodeError, OSError, json.JSONDecodeError) as error:
         print(f"reproduce: {error}", file=sys.stderr)
         return 3
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import dagster as dg
-import pytest
 
 from dagster_dvc.doctor import complaints
 from dagster_dvc.project import DvcProject
@@ -13,72 +12,80 @@ from tests.dagster_dvc.dagster_toy import QUIET, materialize
 
 pytestmark = QUIET
 
-STAGES = """
+REFUSED = {
+    "a": ("size: 1\n", "[size]", "a.yaml:1: size: "),
+    "b": ("sized:\n  nfiles: 1\n", "[sized]", "b.yaml:2: sized.nfiles: "),
+    "c": ("sized:\n  deep:\n  - a: 0\n  - size: 1\n", "[sized]", "c.yaml:4: sized.deep.1.size: "),
+    "d": ("sized:\n  deep: {size: {a: 1}}\n", "[sized.deep]", "d.yaml:2: sized.deep.size: "),
+    "e": ("x: {y: {size: 1}}\n", "", "e.yaml:1: x.y.size: "),
+}
+"""By the name of a stage and of its file of parameters: the file, what the stage tracks of it, what is said."""
+OTHERS = {
+    "f": ("sized: {sizes: 1}\n", "[sized]", ""),
+    "g": ("sized: {a: {b: 1}}\nsize: 3\n", "[sized]", ""),
+    "h": ("sized: size\n", "[sized]", ""),
+}
+STAGE = (
+    "  {name}: {{cmd: python sized.py {name}, deps: [sized.py], params: [{{{name}.yaml: {keys}}}], outs: [{name}.txt]}}"
+)
+PROGRAM = """
+    import json, sys, yaml
+    from pathlib import Path
+    name = sys.argv[1]
+    Path(f"{name}.txt").write_text(json.dumps(yaml.safe_load(Path(f"{name}.yaml").read_text())))
+    """
+MADE = """
 stages:
   code: {cmd: python make.py, deps: [make.py], outs: [made.json]}
-  sized:
-    cmd: python sized.py
-    deps: [sized.py, made.json]
-    params: PARAMS
-    outs: [out.txt]
+  sized: {cmd: python sized.py made, deps: [sized.py, made.json], params: [{made.json: [sized]}], outs: [made.txt]}
 """
-PROGRAM = """
-    import json, yaml
-    from pathlib import Path
-    made = json.loads(Path("made.json").read_text())
-    Path("out.txt").write_text(json.dumps([yaml.safe_load(Path("params.yaml").read_text()), made]))
-    """
 MAKE = 'import json; json.dump({"sized": {"size": 1}}, open("made.json", "w"))\n'
 
 
-@pytest.mark.parametrize(
-    ("params", "tracked", "said"),
-    [
-        ("size: 1\n", "[size]", "params.yaml:1: size: "),
-        ("sized:\n  nfiles: 1\n", "[sized]", "params.yaml:2: sized.nfiles: "),
-        ("sized:\n  deep:\n  - a: 0\n  - size: 1\n", "[sized]", "params.yaml:4: sized.deep.1.size: "),
-        ("sized:\n  deep: {size: {a: 1}}\n", "[sized.deep]", "params.yaml:2: sized.deep.size: "),
-        ("x: {y: {size: 1}}\n", "[{params.yaml: }]", "params.yaml:1: x.y.size: "),
-    ],
-)
-def test_such_a_parameter_is_refused_and_its_stage_runs_without_the_run_cache(
-    tmp_path: Path, params: str, tracked: str, said: str
-) -> None:
-    root = toy.make(tmp_path, STAGES.replace("PARAMS", tracked), sized__py=PROGRAM, make__py=MAKE, params__yaml=params)
-    [complaint] = complaints(DvcProject(root))
-    assert complaint.startswith(said) and "rename it" in complaint
-    assert _run(root)[0] == "executed"
-    (root / "params.yaml").write_text(params.replace("1", "2"))
-    assert _run(root) == ("executed", (root / "out.txt").read_text())
-    assert "2" in (root / "out.txt").read_text().split("]")[0]
-    (root / "params.yaml").write_text(params)
+def _project(root: Path, cases: dict[str, tuple[str, str, str]]) -> Path:
+    stages = "\n".join(STAGE.format(name=name, keys=keys) for name, (_, keys, _) in cases.items())
+    files = {f"{name}__yaml": text for name, (text, _, _) in cases.items()}
+    return toy.make(root, f"stages:\n{stages}\n", sized__py=PROGRAM, **files)
+
+
+def _outcomes(root: Path) -> set[str]:
+    project = DvcProject(root)
+    return {result.outcome for result in Runner(project, project.stages).run().results.values()}
+
+
+def _write(root: Path, cases: dict[str, tuple[str, str, str]], old: str, new: str) -> None:
+    for name, (text, _, _) in cases.items():
+        (root / f"{name}.yaml").write_text(text.replace(old, new))
+
+
+def test_such_a_parameter_is_refused_and_its_stage_runs_without_the_run_cache(tmp_path: Path) -> None:
+    root = _project(tmp_path, REFUSED)
+    for complaint, (_, _, said) in zip(sorted(complaints(DvcProject(root))), REFUSED.values(), strict=True):
+        assert complaint.startswith(said) and "rename it" in complaint
+    assert _outcomes(root) == {"executed"}
+    _write(root, REFUSED, "1", "2")
+    assert _outcomes(root) == {"executed"}
+    assert all("2" in (root / f"{name}.txt").read_text() for name in REFUSED)
+    _write(root, REFUSED, "", "")
     with dg.DagsterInstance.ephemeral() as instance:
-        assert materialize(root, instance, "sized").success
-    assert "2" not in (root / "out.txt").read_text().split("]")[0]
+        assert materialize(root, instance, *REFUSED).success
+    assert not any("2" in (root / f"{name}.txt").read_text() for name in REFUSED)
 
 
 def test_one_in_a_file_that_a_stage_makes_is_found_too(tmp_path: Path) -> None:
-    tracked = "[{made.json: [sized]}]"
-    root = toy.make(tmp_path, STAGES.replace("PARAMS", tracked), sized__py=PROGRAM, make__py=MAKE)
-    assert complaints(DvcProject(root)) == []
-    assert _run(root, "code")[0] == "executed"
+    root = toy.make(tmp_path, MADE, make__py=MAKE, sized__py=PROGRAM)
+    project = DvcProject(root)
+    assert complaints(project) == []
+    assert Runner(project, ["code"]).run().results["code"].outcome == "executed"
     assert complaints(DvcProject(root))[0].startswith("made.json:1: sized.size: ")
 
 
-@pytest.mark.parametrize("params", ["sized: {sizes: 1}\n", "sized: {a: {b: 1}}\nsize: 3\n", "sized: size\n"])
-def test_other_names_use_the_run_cache_as_ever(tmp_path: Path, params: str) -> None:
-    root = toy.make(
-        tmp_path, STAGES.replace("PARAMS", "[sized]"), sized__py=PROGRAM, make__py=MAKE, params__yaml=params
-    )
+def test_other_names_use_the_run_cache_as_ever(tmp_path: Path) -> None:
+    root = _project(tmp_path, OTHERS)
     assert complaints(DvcProject(root)) == []
-    assert _run(root)[0] == "executed"
-    (root / "params.yaml").write_text("sized: other\nsize: 3\n")
-    assert _run(root)[0] == "executed"
-    (root / "params.yaml").write_text(params)
-    assert _run(root)[0] == "restored"
-
-
-def _run(root: Path, name: str = "sized") -> tuple[str, str]:
-    project = DvcProject(root)
-    result = Runner(project, [name] if name == "code" else project.stages).run().results[name]
-    return result.outcome, (root / "out.txt").read_text() if (root / "out.txt").exists() else ""
+    assert _outcomes(root) == {"executed"}
+    for name in OTHERS:
+        (root / f"{name}.yaml").write_text("sized: other\nsize: 3\n")
+    assert _outcomes(root) == {"executed"}
+    _write(root, OTHERS, "", "")
+    assert _outcomes(root) == {"restored"}

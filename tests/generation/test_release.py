@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import torch
 from cyclonedx.schema import SchemaVersion
@@ -37,7 +38,7 @@ from pipelines.standards import bom, card, signing, statements
 from tests.generation.test_generate import write_text_encoder
 from tests.generation.toy import rectified, write_latents
 from tests.models.tiny_pretrained import block, save, wan, wan_vae
-from tests.standards.sample_release import GATES, NODE
+from tests.standards.sample_release import EVAL_RESULT, GATES, NODE
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers, numpy 2
 
@@ -48,7 +49,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project")
     wan_vae().save_pretrained(root / "vae")
     latents = write_latents(root / "latents", autoencoder=digest(root / "vae"))
-    carry(latents, {**NODE, "stage": "raw_video", "path": "data/clips"}, {}, {})
+    carry(latents, {**NODE, "stage": "raw_video", "path": "data/clips", "facts": {"splits": {"test": 3}}}, {}, {})
     write_text_encoder(latents / "text_encoder")
     params = rectified(steps=2, denoiser=block(save(root / "base", wan())))
     flow = root / "flow"
@@ -186,7 +187,10 @@ def test_statements_are_what_in_toto_and_slsa_take_and_tell_all_stages(made: Pat
     kinds = {statements.SLSA: provenance_pb2.Provenance, statements.TEST_RESULT: test_result_pb2.TestResult}
     for statement in signed(made):
         Statement.copy_from_pb(ParseDict(statement, statement_pb2.Statement())).validate()
-        ParseDict(statement["predicate"], kinds[statement["predicateType"]]())
+        if statement["predicateType"] == statements.EVAL_RESULT:
+            jsonschema.validate(statement["predicate"], EVAL_RESULT)
+        else:
+            ParseDict(statement["predicate"], kinds[statement["predicateType"]]())
     built = [one for one in signed(made) if one["predicateType"] == statements.SLSA]
     assert {one["subject"][0]["digest"][statements.CONTENT] for one in built} == set(lineage(made).nodes)
     [flow] = [one for one in built if one["subject"][0]["name"] == "checkpoints/flow"]
@@ -197,6 +201,9 @@ def test_statements_are_what_in_toto_and_slsa_take_and_tell_all_stages(made: Pat
     assert times == {"startedOn": "2026-11-01T10:00:00Z", "finishedOn": "2026-11-01T10:00:00Z"}  # one given in +01:00
     [tested] = [one for one in signed(made) if one["predicateType"] == statements.TEST_RESULT]
     assert tested["predicate"]["result"] == "FAILED" and tested["predicate"]["warnedTests"] == ["spread"]
+    judged = [one["predicate"] for one in signed(made) if one["predicateType"] == statements.EVAL_RESULT]
+    assert {one["sampleSize"]: len(one["claims"]) for one in judged} == {8: 2, 3: 1}
+    assert all(one["dataset"]["name"] == "data/latents" for one in judged)
 
 
 def test_the_bill_of_materials_is_valid_cyclonedx_and_names_all_that_went_in(made: Path) -> None:

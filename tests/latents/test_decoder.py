@@ -73,7 +73,9 @@ def test_gates_are_of_both_sizes() -> None:
     limits = DecoderGates(min_psnr_gain=0.5, max_perceptual=1.0, max_flicker=1.0, max_psnr_fall=1.0)
     before = {"psnr": 30.0, "perceptual": 0.2, "flicker": 1.0, "own_size": {"psnr": 33.0}}
     after = {"psnr": 30.4, "perceptual": 0.1, "flicker": 1.5, "own_size": {"psnr": 31.5}}
-    verdicts = {gate["name"]: (gate["verdict"], gate["value"]) for gate in decoder.gates(limits, before, after)}
+    found = decoder.gates(limits, before, after, num_own_size=3)
+    assert {gate["name"]: gate["samples"] for gate in found if "samples" in gate} == {"psnr_fall": 3}
+    verdicts = {gate["name"]: (gate["verdict"], gate["value"]) for gate in found}
     assert verdicts["psnr_gain"] == ("fail", pytest.approx(0.4))
     assert verdicts["perceptual"] == ("pass", pytest.approx(0.5))
     assert verdicts["flicker"] == ("fail", pytest.approx(1.5))

@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+import jsonschema
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
@@ -18,7 +19,7 @@ from in_toto_attestation.v1 import statement_pb2
 
 from pipelines.standards import bom, card, statements
 from pipelines.standards.facts import Base, Release, Result, bases, hub_datasets
-from tests.standards.sample_release import GATES, NODE
+from tests.standards.sample_release import EVAL_RESULT, GATES, NODE
 
 ARTIFACT = "a" * 64
 TOKEN = "hf_" + "Abc1" * 10
@@ -42,10 +43,10 @@ def release(text: str) -> Release:
         "params": {text: text, "name": text, "revision": text},
         "command": [text],
     }
-    gates = [{**GATES[0], "name": text, "reason": text}]
+    gates = [{**one, "name": text, "reason": text} for one in GATES]
     node |= {"facts": {"splits": {text: 3}}, "environment": {text: text}, "gates": gates, "step": 3}
     node["inputs"] = {text: {"path": text, "digest": "b" * 64}}
-    run = {"commit": "c" * 40, "dirty": True, "hardware": {text: text}}
+    run = {"commit": "c" * 40, "dirty": True, "hardware": {text: text}, "ended_at": "2026-11-01T10:00:00+00:00"}
     return Release(
         name=text,
         artifact=ARTIFACT,
@@ -127,8 +128,59 @@ def test_gates_become_a_test_result_that_in_toto_reads() -> None:
     nodes: dict[str, Any] = {ARTIFACT: {**NODE, "gates": GATES, "inputs": {}}}
     [_, tested] = statements.statements(nodes, {}, ARTIFACT, {})
     read = ParseDict(tested["predicate"], test_result_pb2.TestResult())
-    assert (read.result, list(read.passed_tests), list(read.failed_tests)) == ("FAILED", ["gain"], ["force", "absent"])
-    assert tested["predicate"]["configuration"][0]["annotations"]["gain"]["threshold"] == 0.0
+    passed = ["gain >= 0.0", "gain > 0.2"]
+    assert (read.result, list(read.passed_tests), list(read.failed_tests)) == ("FAILED", passed, ["force", "absent"])
+    told = tested["predicate"]["configuration"][0]["annotations"]
+    assert [told[name]["threshold"] for name in passed] == [0.0, 0.2], "one number beside two thresholds keeps both"
+
+
+DATA = {"b" * 64: {**NODE, "stage": "raw_video", "inputs": {}, "facts": {"splits": {"test": 8}}}}
+TRAINED = {**NODE, "gates": GATES, "inputs": {"clips": {"path": "data/clips", "digest": "b" * 64}}}
+ENDED = {ARTIFACT: {"ended_at": "2026-11-01T11:00:00+01:00"}}
+
+
+def evaluated(node: dict[str, Any], runs: dict[str, Any] = ENDED) -> list[dict[str, Any]]:
+    found = statements.statements({ARTIFACT: {**TRAINED, **node}, **DATA}, runs, ARTIFACT, {})
+    return [one["predicate"] for one in found if one["predicateType"] == statements.EVAL_RESULT]
+
+
+def test_gates_become_evaluation_results_of_in_totos_draft_one_for_equally_many_samples() -> None:
+    found = evaluated({})
+    for predicate in found:
+        jsonschema.validate(predicate, EVAL_RESULT)
+        assert predicate["evaluatedAt"] == "2026-11-01T10:00:00Z"
+        assert predicate["model"]["digest"] == {statements.CONTENT: ARTIFACT}
+        assert predicate["dataset"] == {"name": "data/clips", "digest": {statements.CONTENT: "b" * 64}}
+    claims = {one["sampleSize"]: one["claims"] for one in found}
+    assert [(one["metric"], one["comparator"], one["threshold"], one["passed"]) for one in claims[3]] == [
+        ("force", "<=", "0.00001", False)
+    ]
+    assert [(one["metric"], one["passed"]) for one in claims[8]] == [("gain", True), ("spread", False)]
+
+
+@pytest.mark.parametrize(
+    ("node", "runs"), [({}, {}), ({"inputs": {}}, ENDED), ({"gates": [{**GATES[0], "samples": None}]}, ENDED)]
+)
+def test_what_an_evaluation_result_must_tell_and_nothing_records_is_not_invented(
+    node: dict[str, Any], runs: dict[str, Any]
+) -> None:
+    assert evaluated(node, runs) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"model": None, "commitments": {"model": {"alg": "sha256", "value": "ab", "salted": False}}},
+        {"commitments": {"model": {"alg": "sha256", "value": "ab", "salted": True}}},
+        {"dataset": None},
+        {"claims": []},
+        {"sampleSize": "8"},
+    ],
+)
+def test_the_schema_of_the_draft_refuses_what_the_draft_does(wrong: dict[str, Any]) -> None:
+    changed = {**evaluated({})[0], **wrong}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({key: value for key, value in changed.items() if value is not None}, EVAL_RESULT)
 
 
 def test_what_is_not_recorded_of_a_run_is_absent_and_not_invented() -> None:

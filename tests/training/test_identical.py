@@ -1,4 +1,5 @@
-"""An identical training after a commit leaves identical bytes, and DVC finds all that follows unchanged."""
+"""An identical training after a commit leaves identical bytes, and DVC finds all that follows unchanged; what the
+launcher runs carries its chain, and the project knows the run."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import yaml
 
-from pipelines.stage import RUNS, file_digest
+from pipelines.chain import carried
+from pipelines.provenance import lineage, text
+from pipelines.stage import RUNS, digest, file_digest
 from tests.training.toy import params
 
 ROOT = Path(__file__).parents[2]
@@ -113,11 +116,28 @@ def files(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): file_digest(path) for path in inside}
 
 
+def check_chain(root: Path, head: str, copy: Path) -> None:
+    """What the last stage left tells of both stages and of their runs, wherever it lies, and DVC passes over it."""
+    found = lineage(root / "data/after")
+    assert {one["stage"] for one in found.nodes.values()} == {"toy", "after"} and found.now == found.artifact
+    assert {facts["commit"] for facts in found.runs.values()} == {head}
+    said = text(found)
+    shutil.copytree(root / "data/after", copy)
+    assert f"run: commit {head[:12]}" in text(lineage(copy)), "the copy tells it too"
+    assert run(root, sys.executable, "-m", "dvc", "status").strip().endswith("up to date."), "DVC passes over it"
+    assert f"run: commit {head[:12]}" in said and "checkpoint: checkpoints/toy" in said and "4 steps" in said
+    [toy] = [one for one in found.nodes.values() if one["stage"] == "toy"]
+    code = json.loads((root / "code.json").read_text())["toy"]
+    assert toy["params"]["training"]["steps"] == 4 and toy["code"] == code
+    assert carried(root / "checkpoints/toy")[1] == digest(root / "checkpoints/toy")
+
+
 def test_a_training_after_commits_leaves_the_same_bytes_and_what_follows_stays_fresh(tmp_path: Path) -> None:
-    root = project(tmp_path)
-    commit(root, "the project")
+    root = project(tmp_path / "project")
+    head = commit(root, "the project")
     dvc = (sys.executable, "-m", "dvc")
     assert "the next stage runs" in run(root, *dvc, "repro")
+    check_chain(root, head, tmp_path / "copy")
     first, lock = files(root / "checkpoints/toy"), (root / "dvc.lock").read_text()
     record = json.loads((root / "checkpoints/toy/checkpoint.json").read_text())
     assert record["code"] == json.loads((root / "code.json").read_text())["toy"] and len(record["code"]) == 32

@@ -169,7 +169,7 @@ def finish(
         numbers = measure(made)
         draw(made[0])
     pictures.draw_errors(numbers, held.numbers, held.kind, run.name, run.plots / "missing_error.png")
-    found = gates(judged, numbers)
+    found = [{**gate, "samples": held.clips} for gate in gates(judged, numbers)]
     for one in found:
         if one["verdict"] != "pass":
             say(

@@ -35,6 +35,7 @@ def measure(data: Latents, objective: WorldModelObjective, decoder: Autoencoder,
     rows = data.shards.rows("validation")
     chosen = rows[np.linspace(0, len(rows) - 1, min(asked.clips, len(rows))).round().astype(int)]
     real = Examples.of(data.shards, chosen, known.words)
+    found.count = len(chosen)
     first = real.latents[:, :, :1]
     _followed_by_real(found, reader, real, resamples)
     told = rolling.excursions(len(first), 1 + (asked.num_frames - 1) // rolling.stride * rolling.stride)

@@ -68,9 +68,12 @@ def finish(run: Run, data: Latents, objective: WorldModelObjective, fixed: Fixed
         results |= {name if "velocity" in name else f"validation/{name}": value for name, value in numbers.items()}
         results |= {"effective_batch": run.training.batch_size}
         loss, other = results["validation/loss"], results["validation/loss_other_actions"]
+        count = len(fixed.window.latents)
         results["baselines"] = [
-            baseline("validation/explained", results["validation/explained"], ">", 0.0, "predicting no velocity"),
-            baseline("validation/loss", loss, "<", other, "the same clips told the actions of others"),
+            baseline(
+                "validation/explained", results["validation/explained"], ">", 0.0, "predicting no velocity", count
+            ),
+            baseline("validation/loss", loss, "<", other, "the same clips told the actions of others", count),
         ]
         validation_clips.draw_steps(run.shown, run.plots / "validation.png")
         if objective.params.rollouts is not None:
@@ -91,7 +94,7 @@ def judged(measured: Measured, results: dict[str, Any]) -> dict[str, Any]:
     name = "rollout/action_accuracy"
     if f"{name}_low" in found:
         text = "the same rollouts against the actions of others"
-        line = baseline(f"{name}_low", found[f"{name}_low"], ">", found[f"{name}_shuffled_high"], text)
+        line = baseline(f"{name}_low", found[f"{name}_low"], ">", found[f"{name}_shuffled_high"], text, measured.count)
         found["baselines"] = [*results["baselines"], line]
     if measured.unavailable:
         found["unavailable"] = dict(measured.unavailable)

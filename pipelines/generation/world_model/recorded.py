@@ -22,6 +22,8 @@ def quarters(count: int) -> Iterator[tuple[str, np.ndarray]]:
 class Measured:
     """Numbers by name, those that are undefined with the reason, and what is drawn."""
 
+    count: int = 0
+    """Clips that are rolled out."""
     numbers: dict[str, float] = field(default_factory=dict)
     unavailable: dict[str, str] = field(default_factory=dict)
     rollout: np.ndarray = field(default_factory=lambda: np.zeros((0, 1, 1, 1, 3), np.uint8))
