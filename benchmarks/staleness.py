@@ -21,7 +21,7 @@ import yaml
 
 from benchmarks.paired import Figure
 from pipelines.code.definitions import CodeError, Module
-from pipelines.code.reach import Source
+from pipelines.code.source import Source
 from pipelines.code.stages import stage_identity
 from pipelines.commands import stage_entries
 from pipelines.stage import file_digest

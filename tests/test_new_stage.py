@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import new_stage
-from pipelines.code.reach import Source
+from pipelines.code.source import Source
 from pipelines.code.stages import identity, stage_functions
 from pipelines.commands import stage_entries
 from pipelines.stage import StageError

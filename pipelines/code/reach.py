@@ -7,69 +7,16 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pipelines.code.definitions import AT_IMPORT, CodeError, Definition, Module, read_module
+from pipelines.code.definitions import AT_IMPORT, CodeError, Definition, Module
+from pipelines.code.source import Source
 
 Key = tuple[str, str]
 """A module's name and a definition's; of a file that is no Python, its path below the package and nothing."""
 FALLBACK = "__getattr__"
-NO_SOURCE = frozenset({".py", ".pyc", ".pyi", ".pyo", ".typed", ".orig", ".rej"})
 SAID = frozenset({"__doc__", "__annotations__"})
 MODULE_NAME = re.compile(r"\w+(\.\w+)+(:\w+)?")
 """A literal that may be the name of a module, or of something in one: ``python -m pipelines.training.fit``."""
 LOOKUP_ATTRIBUTES = frozenset({"__dict__", "__path__", "__all__"})
-
-
-class Source:
-    """The package of that name in the folder ``root``, each file read once and when it is asked for."""
-
-    def __init__(self, root: Path = Path(), package: str = "pipelines") -> None:
-        self.root = root
-        self.package = package
-        self._modules: dict[str, Module | None] = {}
-
-    def is_ours(self, name: str) -> bool:
-        """Whether a module is of this package."""
-        return name == self.package or name.startswith(f"{self.package}.")
-
-    def find(self, name: str) -> Module | None:
-        """The module of that name, None where there is none (or it is not ours).
-
-        Raises:
-            CodeError: it is no Python.
-        """
-        if name not in self._modules:
-            self._modules[name] = self._read(name) if self.is_ours(name) else None
-        return self._modules[name]
-
-    def _read(self, name: str) -> Module | None:
-        place = self.root / Path(*name.split("."))
-        for path in (place / "__init__.py", place.with_suffix(".py")):
-            if path.is_file():
-                return read_module(name, path, path.relative_to(self.root).as_posix())
-        if any(place.glob("**/*.py")):  # a package without __init__.py, as Python takes it
-            return Module(name, place / "__init__.py", place.relative_to(self.root).as_posix())
-        return None
-
-    def submodules(self, name: str) -> list[str]:
-        """All modules below a package."""
-        folder = self.root / Path(*name.split("."))
-        found = []
-        for path in sorted(folder.rglob("*.py")):
-            parts = path.relative_to(self.root).with_suffix("").parts
-            found.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
-        return found
-
-    def other_files(self, folder: Path) -> list[Path]:
-        """Files of a package that are no Python, those in folders that are no packages included."""
-        found = []
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if path.name.startswith((".", "__")) or path.name.endswith("~") or path.suffix in NO_SOURCE:
-                continue
-            if path.is_dir():
-                found += [] if (path / "__init__.py").is_file() else self.other_files(path)
-            else:
-                found.append(path)
-        return found
 
 
 class Reach:
@@ -109,7 +56,7 @@ class Reach:
     def _add(self, module: Module, name: str, attributes: Iterable[str] = ()) -> None:
         definition = module.definitions[name]
         self._led_to.add(f"{name} {definition.digest}")
-        self._led_to |= set() if SAID.isdisjoint(attributes) else {f"{name} says {definition.said()}"}
+        self._led_to |= set() if SAID.isdisjoint(attributes) else {f"{name} says {self.source.said(module, name)}"}
         if (module.name, name) not in self.found:
             self.found[module.name, name] = self.own[module.name, name] = definition.digest
             self._waiting.append((module, name))

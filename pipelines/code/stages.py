@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.code.definitions import AT_IMPORT, CodeError
-from pipelines.code.reach import Key, Reach, Source
+from pipelines.code.reach import Key, Reach
+from pipelines.code.source import Source
 from pipelines.commands import GRAPH, stage_entries, stage_function
 
 CODE_FILE = Path("code.json")
@@ -51,10 +52,13 @@ def identity(functions: Iterable[str], source: Source | None = None, with_argume
     Raises:
         CodeError: one of them is not there, a file is no Python, or an import leads nowhere.
     """
-    reach = Reach(source or Source(source_folder()))
+    own = source or Source(source_folder())
+    reach = Reach(own)
     for function in functions:
         module, _, name = function.partition(":")
         reach.follow(module, name, with_arguments)
+    if source is None:
+        own.keep()
     lines = {f"{name or place.rpartition('/')[2]} {digest}" for (place, name), digest in reach.found.items()}
     value = hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:32]
     parts = {_label(key, reach): reach.own[key][:SHORT] + digest[:SHORT] for key, digest in reach.found.items()}
@@ -101,11 +105,14 @@ def stage_identity(name: str, entry: Mapping[str, Any], source: Source | None = 
     functions = stage_functions(name, entry)
     if not functions:
         return None
-    source = source or Source(source_folder())
+    own = source or Source(source_folder())
     try:
-        return identity([one for one in functions if one not in ALWAYS or _is_there(one, source)], source, True)
+        found = identity([one for one in functions if one not in ALWAYS or _is_there(one, own)], own, True)
     except CodeError as error:
         raise CodeError(f"{error} (stage {name})") from None
+    if source is None:
+        own.keep()
+    return found
 
 
 def _is_there(function: str, source: Source) -> bool:
@@ -124,6 +131,7 @@ def identities(folder: Path | None = None) -> dict[str, Identity]:
     source = Source(folder if folder is not None else source_folder())
     entries = stage_entries((folder or Path()) / GRAPH)
     found = {name: stage_identity(name, entry, source) for name, entry in entries.items()}
+    source.keep()
     return {name: one for name, one in found.items() if one is not None}
 
 

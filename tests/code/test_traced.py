@@ -22,7 +22,7 @@ import pytest
 
 import pipelines
 from pipelines.code.definitions import Module, read_module
-from pipelines.code.reach import Source
+from pipelines.code.source import Source
 from pipelines.code.stages import identity, stage_functions
 from pipelines.commands import stage_entries
 from pipelines.evaluation.report import write
