@@ -21,6 +21,13 @@ def exit_status(action: Callable[[], int]) -> int:
         return 0
 
 
+def port(word: str) -> int:
+    """A word of a command as a port that a server can be found at, for argparse."""
+    if not word.isdecimal() or not 0 < int(word) < 2**16:
+        raise argparse.ArgumentTypeError(f"{word!r} is no port; write a whole number from 1 to {2**16 - 1}")
+    return int(word)
+
+
 def count(word: str) -> int:
     """A word of a command as a whole number of at least 1, for argparse."""
     if not word.isdecimal() or int(word) < 1:

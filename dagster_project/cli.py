@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from dagster_dvc.command import count, exit_status
+from dagster_dvc.command import count, exit_status, port
 from dagster_dvc.problem import ProjectError
 from dagster_project import ablate, accepting, comparing, home, keeping, promoting, tools
 
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     ui = add("ui", open_ui, "Start the Dagster web interface on this machine.")
-    ui.add_argument("--port", type=int, default=3000)
+    ui.add_argument("--port", type=port, default=3000)
     ui.add_argument("--token", action="store_true", help="on a machine with other users: let in only who has a token")
     _add_runs(add)
     add("status", show_status, "Which stages are stale and why, and which are running and how far.")

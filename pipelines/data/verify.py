@@ -148,6 +148,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ContractError as error:
         print(error, file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"{error.filename or folder}: {error.strerror or error}; name a folder of latents.", file=sys.stderr)
+        return 2
     if count:
         print(f"{count} damaged. `dvc checkout` restores what DVC's cache still holds whole;", file=sys.stderr)
         print(

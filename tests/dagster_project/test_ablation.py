@@ -180,7 +180,6 @@ def test_one_seed_gives_no_verdict(project: Path, capsys: pytest.CaptureFixture[
         (["trian"], "did you mean train?"),
         (["train.effect=[1"], "not readable as YAML"),
         (["judge", "--seeds", "3"], "has a seed"),
-        (["train", "--seeds", "0"], "at least one"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(
@@ -189,6 +188,13 @@ def test_mistakes_are_told_before_anything_runs(
     assert cli.main(["ablate", *words]) == 1
     said = capsys.readouterr().err
     assert complaint in said and "Traceback" not in said and len(said.splitlines()) <= 2
+    assert not (project / ".work/ablations").exists()
+
+
+def test_no_training_at_all_is_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["ablate", "train", "--seeds", "0"])
+    assert "'0' is no whole number of at least 1" in capsys.readouterr().err
     assert not (project / ".work/ablations").exists()
 
 

@@ -83,11 +83,14 @@ def test_blocks_are_added_one_after_the_other() -> None:
 
 def test_what_was_held_before_the_first_step_is_not_its_peak(tmp_path: Path) -> None:
     trial = Trial("toy", 2)
-    stage.enter(stage.Context("toy", tmp_path, progress=trial))
-    np.ones(1 << 26).sum()  # half a GiB, given back
-    for done in (1, 2, 3):
-        trial.report(done, 9)
-    assert stage.current().stop.is_set() and 0.01 < trial.peak < psutil.Process().memory_info().rss / 2**30 + 0.25
+    before = stage._CURRENT.set(stage.Context("toy", tmp_path, progress=trial))
+    try:
+        np.ones(1 << 26).sum()  # half a GiB, given back
+        for done in (1, 2, 3):
+            trial.report(done, 9)
+        assert stage.current().stop.is_set() and 0.01 < trial.peak < psutil.Process().memory_info().rss / 2**30 + 0.25
+    finally:
+        stage._CURRENT.reset(before)  # what is asked to stop stays so: the next test must not hear of it
 
 
 def test_a_trial_has_every_loss_at_its_whole_weight() -> None:
