@@ -27,14 +27,19 @@ def polynomial(x: Tensor, y: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Kernels:
-    """Kernel values of a set with itself [N, N] (its diagonal is not used), with the reference [N, M], and of that."""
+    """Kernel values of a set with itself [N, N] (its diagonal is not used), with the reference [N, M], and of that.
+
+    ``copies``: samples per prompt in the set, all prompts of the first copy first. Samples of one prompt are alike (of
+    a real clip they are the clip again), so that their pairs say nothing of the distribution and are left out.
+    """
 
     own: Tensor
     cross: Tensor
     reference: Tensor
+    copies: int = 1
 
     @classmethod
-    def of(cls, features: Tensor, reference: Tensor) -> Kernels:
+    def of(cls, features: Tensor, reference: Tensor, copies: int = 1) -> Kernels:
         """Of features [N, D] and reference features [M, D].
 
         Raises:
@@ -44,19 +49,23 @@ class Kernels:
             raise ValueError(f"a kernel distance needs two samples a side, got {len(features)} and {len(reference)}")
         if not (torch.isfinite(features).all() and torch.isfinite(reference).all()):
             raise ValueError("features that are not finite have no distance")
-        return cls(polynomial(features, features), polynomial(features, reference), polynomial(reference, reference))
+        own, cross = polynomial(features, features), polynomial(features, reference)
+        return cls(own, cross, polynomial(reference, reference), copies)
 
     def distance(self, weights: Tensor, reference_weights: Tensor) -> float:
-        """The unbiased estimate of MMD^2: mean k within each side without self pairs, less twice that across."""
-        own, other = _without_self(self.own, weights), _without_self(self.reference, reference_weights)
+        """The unbiased estimate of MMD^2: mean k within each side over pairs of different prompts, less twice that
+        across."""
+        own = _without_self(self.own, weights, self.copies)
+        other = _without_self(self.reference, reference_weights)
         across = weights @ self.cross @ reference_weights / (weights.sum() * reference_weights.sum())
         return float(own + other - 2.0 * across)
 
 
-def _without_self(kernel: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean of k over pairs of different samples."""
-    pairs = weights @ kernel @ weights - (weights.square() * kernel.diagonal()).sum()
-    return pairs / (weights.sum().square() - weights.square().sum())
+def _without_self(kernel: Tensor, weights: Tensor, copies: int = 1) -> Tensor:
+    """Weighted mean of k over pairs of samples of different prompts; ``copies`` as in :class:`Kernels`."""
+    prompt = torch.arange(len(weights)) % (len(weights) // copies)
+    pairs = weights.outer(weights) * (prompt[:, None] != prompt[None])
+    return (pairs * kernel).sum() / pairs.sum()
 
 
 def spread_ratio(features: Tensor, real: Tensor, weights: Tensor) -> float:

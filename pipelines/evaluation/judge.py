@@ -220,7 +220,7 @@ class Judge:
     def _in_space(self, name: str, space: Measured, clips: Clips) -> dict[str, Estimate]:
         """Distances in one space (``name`` is "" or "_motion"), and in that of appearance variety and copies."""
         features = self._real_features[name] if clips is self.real else space.features(self.encoder, clips.latents)
-        kernels = Kernels.of(features, space.reference)
+        kernels = Kernels.of(features, space.reference, self.resamples.copies)
         distance = self.resamples.estimate_beside(self.reference_resamples, kernels.distance)
         found = {f"kernel_distance{name}": distance, f"frechet{name}": self._frechet(space, features)}
         if not name:

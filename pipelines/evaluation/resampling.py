@@ -55,6 +55,7 @@ class Resamples:
     """Counts [R, N] of N samples: rows are resamples."""
 
     counts: Tensor
+    copies: int = 1
 
     @classmethod
     def of(cls, num_prompts: int, copies: int, resamples: int, seed: int) -> Resamples:
@@ -63,7 +64,7 @@ class Resamples:
         rows = torch.randint(num_prompts, (resamples, num_prompts), generator=draw)
         counts = torch.zeros(resamples, num_prompts, dtype=torch.float64)
         counts.scatter_add_(1, rows, torch.ones_like(rows, dtype=torch.float64))
-        return cls(counts.repeat(1, copies))
+        return cls(counts.repeat(1, copies), copies)
 
     def estimate(self, score: Callable[[Tensor], float]) -> Estimate:
         """Of a score of weights [N]: with all weights 1, and in every resample.

@@ -28,6 +28,17 @@ def distance(x: Tensor, y: Tensor) -> float:
 # ---- the kernel distance ------------------------------------------------------------------------------------------
 
 
+def test_several_samples_of_a_prompt_do_not_move_the_distance_of_real_clips() -> None:
+    """Drawn again, a real clip is itself: 0 on average stays 0, and pairs of a prompt are left out."""
+    x, y = gaussian(3, 40), gaussian(4, 60)
+    once = Kernels.of(x, y).distance(ones(40), ones(60))
+    assert Kernels.of(x.repeat(2, 1), y, copies=2).distance(ones(80), ones(60)) == pytest.approx(once, abs=1e-9)
+    assert Kernels.of(x.repeat(2, 1), y).distance(ones(80), ones(60)) > once + 0.01  # what it would be with them
+    weights = torch.arange(40).double() % 3
+    again = Kernels.of(x.repeat(3, 1), y, copies=3).distance(weights.repeat(3), ones(60))
+    assert again == pytest.approx(Kernels.of(x, y).distance(weights, ones(60)), abs=1e-9)
+
+
 def test_between_equal_distributions_the_mean_is_zero_and_frechets_is_not() -> None:
     """Where 96 clips in 32 directions have a Fréchet distance of 2.4 or more."""
     kernel = torch.tensor([distance(gaussian(2 * n), gaussian(2 * n + 1)) for n in range(200)])
