@@ -66,7 +66,8 @@ def test_every_system_and_reference_has_every_score(scored: dict[str, Path]) -> 
 def test_samples_are_listed_with_what_they_show_and_some_are_written(scored: dict[str, Path]) -> None:
     samples = pd.read_parquet(scored["out"] / "samples.parquet")
     assert {"system", "prompt", "key", "seed", "file", "factor_color", "probe_color"} <= set(samples.columns)
-    assert len(samples) == 6 * (len(SYSTEMS) + 3) and set(samples["system"]) == {
+    assert set(samples["seed"]) == {0, 1}  # six prompts, each sampled with two seeds
+    assert len(samples) == 6 * 2 * (len(SYSTEMS) + 3) and set(samples["system"]) == {
         *SYSTEMS,
         "held_out",
         "frozen",
