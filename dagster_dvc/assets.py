@@ -37,7 +37,8 @@ def dvc_assets(
     chosen = project.select(select, exclude, aside=True)
     for problem in assets.problems:
         dg.get_dagster_logger("dvc").warning(problem)
-    made = [_stage_assets(assets, project.stages[name], retry_policy) for name in chosen]
+    length = chains(project.upstream, stated_seconds(project.stages.values()))
+    made = [_stage_assets(assets, project.stages[name], retry_policy, round(length[name])) for name in chosen]
     project.hashes.save()
     return made
 
@@ -83,10 +84,11 @@ def build_schedule_from_dvc_selection(
     return dg.ScheduleDefinition(name=name, cron_schedule=cron_schedule, target=selection, **settings)
 
 
-def _stage_assets(assets: Assets, stage: Stage, retry_policy: dg.RetryPolicy | None) -> dg.AssetsDefinition:
+def _stage_assets(
+    assets: Assets, stage: Stage, retry_policy: dg.RetryPolicy | None, priority: int
+) -> dg.AssetsDefinition:
     translator, project = assets.translator, assets.project
     version, deps = _version(project, stage), list(assets.upstream(stage))
-    chain = chains(project.upstream, stated_seconds(project.stages.values()))[stage.name]
     specs = [
         translator.get_asset_spec(project, stage, out, deps, version).replace_attributes(key=key)
         for out, key in assets.of_stage(stage).items()
@@ -100,7 +102,7 @@ def _stage_assets(assets: Assets, stage: Stage, retry_policy: dg.RetryPolicy | N
         pool=translator.get_pool(stage),
         retry_policy=translator.get_retry_policy(stage) or retry_policy,
         config_schema={"force": dg.Field(bool, default_value=False, description="Run even if nothing changed.")},
-        op_tags={"dvc/stage": identifier(stage.name), "dagster/priority": str(round(chain))},
+        op_tags={"dvc/stage": identifier(stage.name), "dagster/priority": str(priority)},
     )
     def run_stage(context: dg.AssetExecutionContext, dvc: DvcResource) -> Iterator[Any]:
         yield from dvc.repro(context, assets, stage, force=context.op_execution_context.op_config["force"])

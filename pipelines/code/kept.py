@@ -42,8 +42,10 @@ class Kept:
             return None
 
     def add(self, module: Module) -> None:
-        """Keep a module that :meth:`find` did not know."""
-        if module.name in self._sources:
+        """Keep a module that :meth:`find` did not know, unless its file was edited between the look and the parsing."""
+        with contextlib.suppress(OSError):
+            if self._sources.get(module.name) != hashlib.sha256(module.path.read_bytes()).hexdigest():
+                return
             self._modules[module.name] = {"source": self._sources[module.name], **_written(module)}
             self._is_new = True
 

@@ -72,6 +72,23 @@ def test_an_unchanged_file_is_not_parsed_and_a_changed_one_is(tmp_path: Path, mo
         made(project(tmp_path))
 
 
+def test_a_file_edited_between_the_look_and_the_parsing_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = made(project(tmp_path))
+    (tmp_path / ".work/definitions.json").unlink()
+
+    def edited_meanwhile(name: str, path: Path, shown: str) -> Module:
+        if name == "pipelines.main":
+            project(tmp_path, MAKE.replace("LIMIT = 3", "LIMIT = 4"))
+        return read_module(name, path, shown)
+
+    monkeypatch.setattr(source, "read_module", edited_meanwhile)
+    assert made(tmp_path).value != first.value
+    monkeypatch.undo()
+    assert made(project(tmp_path)) == first
+
+
 def test_docstrings_count_where_they_are_read_whether_kept_or_parsed(tmp_path: Path) -> None:
     first = made(project(tmp_path))
     assert made(tmp_path) == first

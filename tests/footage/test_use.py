@@ -27,6 +27,7 @@ from pipelines.representation.params import DiagnosticsParams, PseudoClassesPara
 from pipelines.stage import StageError
 from tests.footage.footage import frames, video
 from tests.footage.test_sources import lerobot, step
+from tests.footage.test_webdatasets import write_tar
 
 ROOT = Path(__file__).parents[2]
 
@@ -284,14 +285,6 @@ def test_what_fits_follows_from_the_number_of_clips(clips: int, wanted: dict[str
     assert written["pseudo_classes"]["embedding"]["motion"] == values["pseudo_classes"]["embedding"]["motion"]
     assert PseudoClassesParams.model_validate(written["pseudo_classes"])
     assert DiagnosticsParams.model_validate(written["diagnostics"])
-
-
-def write_tar(path: Path, members: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w") as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
 
 
 def picture(seed: int) -> bytes:
