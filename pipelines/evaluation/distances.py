@@ -50,7 +50,7 @@ class Kernels:
         prompts = len(features) // copies
         if prompts < 2 or len(reference) < 2 or features.shape[1] == 0:
             raise ValueError(
-                f"a kernel distance needs two clips a side and a feature, got {prompts} and {len(reference)}"
+                f"a kernel distance needs two samples a side, and a feature, got {prompts} and {len(reference)}"
             )
         require_finite(features, reference)
         own, cross = polynomial(features, features), polynomial(features, reference)

@@ -36,7 +36,7 @@ def test_samples_that_are_all_alike_have_no_variety_and_are_far_from_various_one
     assert distances.Kernels.of(alike, real).distance(ONES, ONES) > 0.1
     with pytest.raises(ValueError, match="all alike"):
         distances.spread_ratio(real, alike, ONES)
-    with pytest.raises(ValueError, match="two clips a side"):
+    with pytest.raises(ValueError, match="two samples a side"):
         distances.Kernels.of(real[:2], real, copies=2)
 
 
