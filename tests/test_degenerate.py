@@ -23,7 +23,7 @@ from pipelines.flow import drift_statistics
 from pipelines.flow.drift import Problems
 from pipelines.footage import quality, storing
 from pipelines.generation import anchored_flow
-from pipelines.generation.drifting import measuring
+from pipelines.generation.drifting import intervals, measuring
 from pipelines.latents import denoiser_probe, measures
 from pipelines.representation import agreement, held_out, kernel, occupancy, retrieval, separation, spectrum
 from pipelines.representation.params import KernelParams
@@ -226,7 +226,7 @@ def of_labels() -> dict[str, list[Callable[[], Any]]]:
             )
             for labels in (one, one[:1], none)
         ],
-        "generation.drifting.measuring.interval": [lambda: measuring.interval(lambda rows: math.nan, 3, 2)],
+        "generation.drifting.intervals.interval": [lambda: intervals.interval(lambda rows: math.nan, 3, 2)],
         "footage.quality.motion": [lambda: quality.motion(np.zeros((1, 16, 16, 3), np.uint8))],
         "footage.quality.sharpness": [lambda: quality.sharpness(np.zeros((1, 16, 16, 3), np.uint8))],
         "footage.storing.psnr": [lambda: storing.psnr(*[np.zeros((1, 16, 16, 3), np.uint8)] * 2)],

@@ -18,15 +18,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from pipelines.data.checksums import Clusters
-from pipelines.data.containers import (
-    RAW,
-    RESTARTING,
-    SHORTFALL_SECONDS,
-    SHORTFALL_SHARE,
-    decoder_of,
-    opened,
-    words,
-)
+from pipelines.data.containers import RAW, RESTARTING, SHORTFALL_SECONDS, SHORTFALL_SHARE, decoder_of, opened, words
 from pipelines.data.deinterlace import Deinterlacer
 from pipelines.data.limits import Clock, Limits, VideoError
 from pipelines.data.resample import ROUNDING_SECONDS
@@ -93,8 +85,8 @@ class Thinned:
             return None
         assert timeline.first is not None
         place = bisect_right(self._times, seconds / timeline.tick + timeline.first + 0.5)
-        known = place < len(self._times) - (not self.is_all)
-        return (self._times[place] - timeline.first) * timeline.tick if known else None
+        is_known = place < len(self._times) - (not self.is_all)
+        return (self._times[place] - timeline.first) * timeline.tick if is_known else None
 
     def total(self, timeline: Timeline) -> int | None:
         """Most pictures that the grid can have, once it is known where the file ends."""
@@ -148,7 +140,7 @@ class Film:
         return self.thinned.total(self.timeline)
 
     def upcoming(self, seconds: float) -> float | None:
-        """A time before which no frame is shown after one at ``seconds``; None: that is not known."""
+        """As :meth:`Thinned.upcoming`."""
         return self.thinned.upcoming(seconds, self.timeline)
 
     @property

@@ -155,11 +155,9 @@ def retrieval_block(params: DiagnosticsParams, data: Measured, given: Labellings
     (``text_over_random``) and of keyframes that texts retrieve."""
     if data.near.reason is not None:
         return Numbers(unavailable={"retrieval": data.near.reason})
-    asked = (data.queries, params.neighbours)
+    near, asked = data.near.indices, (data.queries, params.neighbours)
     try:
-        found, *runs = (
-            retrieval.consistency(data.near.indices, labels, *asked) for labels in (data.labels, *given.seeds)
-        )
+        found, *runs = (retrieval.consistency(near, labels, *asked) for labels in (data.labels, *given.seeds))
     except Unavailable as reason:
         return Numbers(unavailable={"retrieval": str(reason)})
     tops = [f"top{k}" for k in params.neighbours]
@@ -248,9 +246,7 @@ def kernel_block(params: DiagnosticsParams, data: Measured) -> tuple[dict[str, A
     return found, unavailable
 
 
-def probe_block(
-    params: DiagnosticsParams, shards: Shards, data: Measured
-) -> tuple[dict[str, dict[str, dict[str, float]]], dict[str, str]]:
+def probe_block(params: DiagnosticsParams, shards: Shards, data: Measured) -> tuple[dict[str, Any], dict[str, str]]:
     """Linear probes per factor from h, the encoder's features, and raw latents, over the queries; and why not."""
     rows = data.queries
     seen = concatenated(data.features, params.probe.features)[data.in_pool(rows)]

@@ -16,6 +16,7 @@ from pipelines.data.catalog import TRAIN
 from pipelines.data.contract import require_autoencoder
 from pipelines.generation.drifting import measuring, pictures
 from pipelines.generation.drifting.features import FeatureSpaces
+from pipelines.generation.drifting.intervals import named
 from pipelines.generation.drifting.measuring import HeldOut, Independent
 from pipelines.generation.drifting.params import DriftingRefinerParams, KeypatchRefinerParams, RefinerGates
 from pipelines.generation.latents import Latents
@@ -102,10 +103,10 @@ def final_numbers(
     are_clips = held.latents.shape[2] > 1
     for name, clips in compared.items():
         with _told_if_undefined(f"distance{name}"):
-            numbers |= measuring.named(f"distance{name}", space.distance(clips, resamples))
+            numbers |= named(f"distance{name}", space.distance(clips, resamples))
         if name != "_real" and are_clips:
             with _told_if_undefined(f"motion_ratio{name}"):
-                numbers |= measuring.named(f"motion_ratio{name}", measuring.motion(held, clips, resamples))
+                numbers |= named(f"motion_ratio{name}", measuring.motion(held, clips, resamples))
     if features is not None and params.drift is not None:
         numbers |= measuring.field_numbers(features, params.drift.field, held, made[0, first], held.filled[first])
     return numbers

@@ -5,7 +5,6 @@ The drift's loss is near constant by construction; these numbers are what shows 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from pipelines.flow.filling import alike, fill, level_share, over_elements
 from pipelines.flow.params import DriftField
 from pipelines.generation.drifting import draws
 from pipelines.generation.drifting.features import FeatureSpaces, at, missing_places
+from pipelines.generation.drifting.intervals import interval, named
 from pipelines.generation.drifting.params import DriftingRefinerParams, KeypatchRefinerParams
 from pipelines.models.refiner import Refiner, refined
 from pipelines.stage import StageError
@@ -126,31 +126,6 @@ class HeldOut:
         """Means [levels * B] of squares [levels * B, C, T, H, W] over what is missing."""
         missing = over_elements((~self.mask).to(squares)).expand_as(squares)
         return (squares * missing).flatten(1).sum(1) / missing.flatten(1).sum(1)
-
-
-# ---- intervals ----------------------------------------------------------------------------------------------------
-
-
-def interval(score: Callable[[Tensor], float], count: int, resamples: int) -> tuple[float, float, float]:
-    """A score of rows [N] of clips, and its 95 % interval over bootstrap resamples of them; those that do not define it
-    (NaN) are left out.
-
-    Raises:
-        ValueError: the score is not defined on all of them.
-    """
-    value = score(torch.arange(count))
-    if not math.isfinite(value):
-        raise ValueError("not defined: too few clips, no difference to divide by, or values that are not finite")
-    generator = torch.Generator().manual_seed(SEED)
-    drawn = [score(torch.randint(count, (count,), generator=generator)) for _ in range(resamples)]
-    defined = torch.tensor([one for one in drawn if math.isfinite(one)] or [value], dtype=torch.float64)
-    low, high = defined.quantile(torch.tensor([0.025, 0.975]).double()).tolist()
-    return value, low, high
-
-
-def named(name: str, found: tuple[float, float, float]) -> dict[str, float]:
-    """``name``, ``name_low``, ``name_high``."""
-    return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
 
 
 # ---- numbers ------------------------------------------------------------------------------------------------------
