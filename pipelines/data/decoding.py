@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
@@ -18,15 +18,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from pipelines.data.checksums import Clusters
-from pipelines.data.containers import (
-    RAW,
-    RESTARTING,
-    SHORTFALL_SECONDS,
-    SHORTFALL_SHARE,
-    decoder_of,
-    opened,
-    words,
-)
+from pipelines.data.containers import RAW, RESTARTING, SHORTFALL_SECONDS, SHORTFALL_SHARE, decoder_of, opened, words
 from pipelines.data.deinterlace import Deinterlacer
 from pipelines.data.limits import Clock, Limits, VideoError
 from pipelines.data.resample import ROUNDING_SECONDS
@@ -87,6 +79,15 @@ class Thinned:
         low, high = (before + at) / 2 * timeline.tick, (at + after) / 2 * timeline.tick
         return ceil((low - SURE) * self._rate) / self._rate > high + SURE
 
+    def upcoming(self, seconds: float, timeline: Timeline) -> float | None:
+        """When the next frame after this time is shown at the earliest; None: that cannot be told."""
+        if self._rate is None or not timeline.is_plain:
+            return None
+        assert timeline.first is not None
+        place = bisect_right(self._times, seconds / timeline.tick + timeline.first + 0.5)
+        is_known = place < len(self._times) - (not self.is_all)
+        return (self._times[place] - timeline.first) * timeline.tick if is_known else None
+
     def total(self, timeline: Timeline) -> int | None:
         """Most pictures that the grid can have, once it is known where the file ends."""
         if self._rate is None or not self.is_all or not self._times or not timeline.is_steady:
@@ -137,6 +138,10 @@ class Film:
     def total(self) -> int | None:
         """Most pictures that the grid can have; None as long as the file's end is unknown."""
         return self.thinned.total(self.timeline)
+
+    def upcoming(self, seconds: float) -> float | None:
+        """As :meth:`Thinned.upcoming`."""
+        return self.thinned.upcoming(seconds, self.timeline)
 
     @property
     def aspect(self) -> Fraction:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -11,8 +11,16 @@ ROUNDING_SECONDS = 1e-3
 """Containers round timestamps to milliseconds."""
 
 
+def _unknown(_: float) -> float | None:
+    return None
+
+
 def nearest_in_time(
-    timed: Iterable[tuple[float, Item]], frame_rate: float, hold_seconds: float = 0.0, start: int = 0
+    timed: Iterable[tuple[float, Item]],
+    frame_rate: float,
+    hold_seconds: float = 0.0,
+    start: int = 0,
+    upcoming: Callable[[float], float | None] = _unknown,
 ) -> Iterator[Item | None]:
     """For k = start, start + 1, …: the item whose time is nearest to k / frame_rate, if within half a period of it.
 
@@ -22,6 +30,8 @@ def nearest_in_time(
         hold_seconds: where no item is near, the one before is taken if it is at most so old: what a screen shows
             until something changes.
         start: number of the first wanted time.
+        upcoming: a time after the given one before which no further item comes, where that is known: what is nearest
+            then needs not wait for the next item.
 
     Yields:
         Items, or None where none is near, as soon as they are decided, so that a long video needs the memory of two
@@ -44,6 +54,10 @@ def nearest_in_time(
             yield before[1] if wanted - before[0] <= most else None
             k += 1
         before = (seconds, item)
+        after = upcoming(seconds)
+        while after is not None and abs(k / frame_rate - seconds) <= half and k / frame_rate < (seconds + after) / 2:
+            yield item
+            k += 1
     while before is not None and k / frame_rate <= before[0] + half:
         yield before[1] if abs(k / frame_rate - before[0]) <= half else None
         k += 1

@@ -138,7 +138,8 @@ def sample_pictures(
     """
     film, seen = Film(path, limits or Limits(), frame_rate, start / frame_rate), seen or Seen()
     last: Picture | None = None
-    for picture in nearest_in_time(_noted(film, seen, hold_seconds), frame_rate, hold_seconds, start):
+    timed = _noted(film, seen, hold_seconds)
+    for picture in nearest_in_time(timed, frame_rate, hold_seconds, start, film.upcoming):
         seen.pictures += 1
         seen.gaps += picture is None
         seen.held += picture is not None and picture is last

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipelines.evaluation.video_metrics import require_finite
+
 RARE, HALF = 0.05, 0.5
 """A copy is nearer to a training clip than half of what all but 5 % of the real held-out clips keep as distance."""
 COPIED = 0.05
@@ -43,12 +45,14 @@ class Kernels:
         """Of features [N, D] and reference features [M, D].
 
         Raises:
-            ValueError: fewer than two samples on a side, or a feature that is not finite.
+            ValueError: no features, fewer than two prompts or references, or a feature that is not finite.
         """
-        if len(features) < 2 or len(reference) < 2:
-            raise ValueError(f"a kernel distance needs two samples a side, got {len(features)} and {len(reference)}")
-        if not (torch.isfinite(features).all() and torch.isfinite(reference).all()):
-            raise ValueError("features that are not finite have no distance")
+        prompts = len(features) // copies
+        if prompts < 2 or len(reference) < 2 or features.shape[1] == 0:
+            raise ValueError(
+                f"a kernel distance needs two samples a side, and a feature, got {prompts} and {len(reference)}"
+            )
+        require_finite(features, reference)
         own, cross = polynomial(features, features), polynomial(features, reference)
         return cls(own, cross, polynomial(reference, reference), copies)
 
@@ -72,8 +76,9 @@ def spread_ratio(features: Tensor, real: Tensor, weights: Tensor) -> float:
     """Standard deviation of features over all directions, over that of real clips: 1 as various, 0 all alike.
 
     Raises:
-        ValueError: the real clips do not differ at all.
+        ValueError: the real clips do not differ at all, or values that are not finite.
     """
+    require_finite(features, real)
     sizes = [_variance(each, weights) for each in (features, real)]
     if not sizes[1] > 0:
         raise ValueError("the real clips are all alike")
@@ -103,18 +108,35 @@ class Training:
 
     @classmethod
     def of(cls, features: Tensor, held_out: Tensor) -> Training:
-        """``near``: half of the relative distance that :data:`RARE` of the held-out clips lie within."""
+        """``near``: half of the relative distance that :data:`RARE` of the held-out clips lie within.
+
+        Raises:
+            ValueError: fewer than two training clips, all alike, no held-out ones, or values that are not finite.
+        """
+        if len(features) < 2 or len(held_out) == 0 or bool((features == features[0]).all()):
+            raise ValueError("copies are told by how training clips differ; there are none that do, or none held out")
+        require_finite(features, held_out)
         among = distances_between(features, features)
         among.fill_diagonal_(torch.inf)
         found = cls(features, among.amin(1), 0.0)
         return cls(features, found.apart, HALF * float(torch.quantile(found.relative(held_out), RARE)))
 
     def nearest(self, features: Tensor) -> Tensor:
-        """Distance [N] to the nearest training clip."""
+        """Distance [N] to the nearest training clip.
+
+        Raises:
+            ValueError: values that are not finite.
+        """
+        require_finite(features)
         return distances_between(features, self.features).amin(1)
 
     def relative(self, features: Tensor) -> Tensor:
-        """Distance [N] to the nearest training clip, over that clip's distance to its own nearest."""
+        """Distance [N] to the nearest training clip, over that clip's distance to its own nearest.
+
+        Raises:
+            ValueError: values that are not finite.
+        """
+        require_finite(features)
         nearest, which = distances_between(features, self.features).min(1)
         return nearest / self.apart[which].clamp_min(1e-12)
 

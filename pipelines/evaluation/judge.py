@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -90,7 +90,11 @@ def measured(
     names: Sequence[str],
     how: FeatureSpaceParams,
 ) -> Measured:
-    """The space of some features from the latents of training, reference and other held-out clips."""
+    """The space of some features from the latents of training, reference and other held-out clips.
+
+    Raises:
+        ValueError: training clips are all alike in it, or not finite.
+    """
     features = features_of(encoder, train, names)
     space = FeatureSpace.fit(features, how.dims)
     beside = [space.project(features_of(encoder, latents, names)) for latents in (reference, held_out)]
@@ -147,7 +151,7 @@ BETTER: Mapping[str, Better] = {
 
 @dataclass(frozen=True)
 class Scores:
-    """Numbers of one set of clips: estimates with intervals by name, plain values, and why some are missing."""
+    """Numbers of one set of clips: estimates with intervals, plain values, and why some are missing, by name."""
 
     estimates: dict[str, Estimate]
     values: dict[str, float]
@@ -176,6 +180,7 @@ class Judge:
     Attributes:
         resamples: of the prompts, the same for everything that is judged.
         reference_resamples: of the reference clips, likewise.
+        undefined: why there is no such space, by name.
     """
 
     params: EvaluationParams
@@ -186,36 +191,56 @@ class Judge:
     resamples: Resamples
     reference_resamples: Resamples
     words: Words = field(default_factory=dict)
+    undefined: Mapping[str, str] = field(default_factory=dict)
 
     def readings(self, clips: Clips) -> dict[str, list[str]]:
         """What the probe reads in every clip, by factor."""
         return self.probe.read(clips.latents, clips.video) if self.probe is not None else {}
 
     def scores(self, clips: Clips, readings: Words) -> Scores:
-        """Every number of one set of clips; PSNR is left out where the clips are the real ones."""
+        """Every number of one set of clips; PSNR is left out where the clips are the real ones. What is not defined on
+        these clips is named with its reason."""
+        unavailable = {f"distance{name}": why for name, why in self.undefined.items()}
         estimates: dict[str, Estimate] = {}
-        unavailable: dict[str, str] = {}
         for name, space in self.spaces.items():
             try:
                 estimates |= self._in_space(name, space, clips)
             except ValueError as error:
-                unavailable[name] = str(error)
-        estimates["motion_ratio"] = self.resamples.estimate(
-            lambda weights: video_metrics.local_vs_global_ratio(clips.latents, self.real.latents, weights)
-        )
-        if clips.missing is not None:
-            squares = (clips.latents - self.real.latents).square().mean(1)
-            missing = clips.missing.to(squares)
-            missing = (missing if missing.dim() == 4 else missing[:, :, None, None]).expand_as(squares).flatten(1)
-            estimates["missing_error"] = self.resamples.mean((squares.flatten(1) * missing).sum(1) / missing.sum(1))
-        estimates |= self.agreement(readings)
-        values = {
-            "frame_difference": video_metrics.frame_difference(clips.video),
-            "temporal_consistency": video_metrics.temporal_consistency(clips.video),
+                unavailable[f"distance{name}"] = str(error)
+        numbers: dict[str, Callable[[], Estimate | float]] = {
+            "motion_ratio": lambda: self.resamples.estimate(
+                lambda weights: video_metrics.local_vs_global_ratio(clips.latents, self.real.latents, weights)
+            ),
+            "frame_difference": lambda: video_metrics.frame_difference(clips.video),
+            "temporal_consistency": lambda: video_metrics.temporal_consistency(clips.video),
         }
+        if clips.missing is not None:
+            numbers["missing_error"] = lambda: self._missing_error(clips)
         if clips is not self.real:
-            values["psnr"] = video_metrics.psnr(clips.video, self.real.video)
-        return Scores(estimates, values, unavailable)
+            numbers["psnr"] = lambda: video_metrics.psnr(clips.video, self.real.video)
+        values: dict[str, float] = {}
+        for name, number in numbers.items():
+            try:
+                found = number()
+            except ValueError as error:
+                unavailable[name] = str(error)
+                continue
+            if isinstance(found, Estimate):
+                estimates[name] = found
+            else:
+                values[name] = found
+        return Scores(estimates | self.agreement(readings), values, unavailable)
+
+    def _missing_error(self, clips: Clips) -> Estimate:
+        """Mean square error over what the generator was not given."""
+        assert clips.missing is not None
+        video_metrics.require_finite(clips.latents)
+        squares = (clips.latents - self.real.latents).square().mean(1)
+        missing = clips.missing.to(squares)
+        missing = (missing if missing.dim() == 4 else missing[:, :, None, None]).expand_as(squares).flatten(1)
+        if not bool((missing.sum(1) > 0).all()):
+            raise ValueError("of some clips nothing was missing")
+        return self.resamples.mean((squares.flatten(1) * missing).sum(1) / missing.sum(1))
 
     def _in_space(self, name: str, space: Measured, clips: Clips) -> dict[str, Estimate]:
         """Distances in one space (``name`` is "" or "_motion"), and in that of appearance variety and copies."""

@@ -25,6 +25,7 @@ from pipelines.evaluation.judge import (
     BETTER,
     Clips,
     Judge,
+    Measured,
     Scores,
     Words,
     chance,
@@ -105,17 +106,21 @@ def build_judge(
     train, space = real_latents(shards, rows), params.feature_space
     beside = real_latents(shards, reference)
     once = real.latents[: len(part.rows)]
-    spaces = {
-        "": measured(encoder, train, beside, once, space.appearance, space),
-        "_motion": measured(encoder, train, beside, once, space.motion, space),
-    }
+    spaces, undefined = dict[str, Measured](), dict[str, str]()
+    for name, features in (("", space.appearance), ("_motion", space.motion)):
+        try:
+            spaces[name] = measured(encoder, train, beside, once, features, space)
+        except stage.StageError:
+            raise
+        except ValueError as error:
+            undefined[name] = str(error)
     words = factor_words(shards, part.every)
     known = {name: values for name, values in factor_words(shards, rows).items() if name in words}
     probe = train_probe(params, decoder(train, "train clips"), known) if known else None
     seed, count = params.seeds[0], params.resamples
     resamples = Resamples.of(len(part.rows), len(part.seeds), count, seed)
     beside_resamples = Resamples.of(len(reference), 1, count, seed + 1)
-    return Judge(params, encoder, real, spaces, probe, resamples, beside_resamples, words)
+    return Judge(params, encoder, real, spaces, probe, resamples, beside_resamples, words, undefined)
 
 
 def of_part(judge: Judge, shards: Shards, real: Clips, part: Part) -> Judge:
@@ -246,7 +251,7 @@ def results_of(
     unavailable = {f"references/{REAL}/psnr": "real clips are what the others are compared with"}
     for name, one in scores.items():
         kind = "systems" if name in systems else "references"
-        unavailable |= {f"{kind}/{name}/distance{space}": reason for space, reason in one.unavailable.items()}
+        unavailable |= {f"{kind}/{name}/{number}": reason for number, reason in one.unavailable.items()}
     beside = {name: one.numbers() for name, one in scores.items() if name not in systems}
     if judge.probe is None:
         unavailable["agreement"] = "the clips carry none of the factors that evaluation.probe.factors names"

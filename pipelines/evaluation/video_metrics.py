@@ -11,6 +11,18 @@ from torch.nn import functional
 from pipelines.flow.anchored import frame_variation
 
 FLOOR = 1e-12
+ROUNDING = 1e-6
+"""Relative difference of features (float32) up to which they are equal."""
+
+
+def require_finite(*values: Tensor) -> None:
+    """Check numbers before a metric is made of them.
+
+    Raises:
+        ValueError: some are not finite; compared with anything they would seem small, or large.
+    """
+    if not all(bool(one.isfinite().all()) for one in values):
+        raise ValueError("values that are not finite")
 
 
 # ---- Fréchet distance ---------------------------------------------------------------------------------------------
@@ -23,10 +35,13 @@ def moments(features: Tensor, shrinkage: float) -> tuple[Tensor, Tensor]:
     keeps it well conditioned when N is not much larger than D (Ledoit and Wolf, 2004, with a given intensity).
 
     Raises:
-        ValueError: fewer than two samples.
+        ValueError: fewer than two samples, no feature, or values that are not finite.
     """
     if len(features) < 2:
         raise ValueError(f"a covariance needs at least two samples, got {len(features)}")
+    if features.shape[1] == 0:
+        raise ValueError("a covariance needs a feature")
+    require_finite(features)
     features = features.double()
     covariance = torch.atleast_2d(torch.cov(features.T))
     size = len(covariance)
@@ -44,6 +59,9 @@ def frechet_distance(first: Tensor, second: Tensor, shrinkage: float) -> float:
     """Squared Fréchet distance of two Gaussians fitted to features [N, D] and [M, D] (arXiv:1706.08500, Eq. 6).
 
     |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2): symmetric, at least 0, and 0 for equal moments.
+
+    Raises:
+        ValueError: as :func:`moments`.
     """
     (mean1, cov1), (mean2, cov2) = moments(first, shrinkage), moments(second, shrinkage)
     root = square_root(cov1)
@@ -62,8 +80,15 @@ class FeatureSpace:
 
     @classmethod
     def fit(cls, reference: Tensor, dims: int) -> FeatureSpace:
-        """From features [N, D]; at most min(dims, D, N - 1) directions. Constant features do not count."""
+        """From features [N, D]; at most min(dims, D, N - 1) directions. Constant features do not count.
+
+        Raises:
+            ValueError: fewer than two references, all alike, or not finite: everything would lie in one point.
+        """
+        require_finite(reference)
         reference = reference.double()
+        if len(reference) < 2 or bool((reference - reference[0]).abs().max() <= ROUNDING * reference.abs().max()):
+            raise ValueError(f"the {len(reference)} clips that the feature space is fitted on are all alike in it")
         mean, std = reference.mean(0), reference.std(0)
         std = torch.where(std > 1e-6 * std.max().clamp_min(FLOOR), std, torch.inf)
         _, sizes, directions = torch.linalg.svd((reference - mean) / std, full_matrices=False)
@@ -88,29 +113,66 @@ def local_vs_global_ratio(x: Tensor, real: Tensor, weights: Tensor | None = None
 
     0 is a frozen clip, 1 is as much change from frame to frame as in the data. Seed A names the number and never
     computes it; the definition is ours (its Section A.4).
+
+    Raises:
+        ValueError: values that are not finite, nothing that the real clips' frames add, or nothing that frames share.
     """
+    require_finite(x, real)
     (moving, shared), (real_moving, real_shared) = frame_variation(x.double()), frame_variation(real.double())
     each = torch.ones(len(moving), dtype=torch.float64) if weights is None else weights
     real_each = torch.ones(len(real_moving), dtype=torch.float64) if weights is None else weights
-    ratio = (each @ moving) / (each @ shared).clamp_min(FLOOR)
-    return float(ratio / ((real_each @ real_moving) / (real_each @ real_shared).clamp_min(FLOOR)).clamp_min(FLOOR))
+    added, held, real_added, real_held = each @ moving, each @ shared, real_each @ real_moving, real_each @ real_shared
+    if not (real_added > 0 and real_held > 0):
+        raise ValueError("the real clips stand still, or their frames share nothing")
+    if not held > 0:
+        raise ValueError("the frames of the clips share nothing")
+    return float((added / held) / (real_added / real_held))
 
 
 def frame_difference(video: Tensor) -> float:
-    """Mean absolute difference of neighbouring frames of video [B, 3, T, H, W] in [-1, 1], in gray levels of 255."""
+    """Mean absolute difference of neighbouring frames of video [B, 3, T, H, W] in [-1, 1], in gray levels of 255.
+
+    Raises:
+        ValueError: clips of one frame, or values that are not finite.
+    """
+    _require_frames(video)
     return float(video.diff(dim=2).abs().double().mean() * 127.5)
 
 
 def temporal_consistency(video: Tensor) -> float:
-    """Mean cosine similarity of neighbouring frames, each less its own mean colour: 1 is a frozen clip."""
+    """Mean cosine similarity of neighbouring frames, each less its own mean colour: 1 is a frozen clip.
+
+    Two neighbours of one colour each have no structure to compare, and do not count.
+
+    Raises:
+        ValueError: clips of one frame, values that are not finite, or every frame is of one colour.
+    """
+    _require_frames(video)
     frames = (video - video.mean((3, 4), keepdim=True)).transpose(1, 2).flatten(2)
-    return float(functional.cosine_similarity(frames[:, 1:], frames[:, :-1], dim=2).double().mean())
+    flat = ((video - video[..., :1, :1]) == 0).all(4).all(3).all(1)
+    shown = ~(flat[:, 1:] & flat[:, :-1])
+    if not bool(shown.any()):
+        raise ValueError("every frame is of one colour")
+    return float(functional.cosine_similarity(frames[:, 1:], frames[:, :-1], dim=2).double()[shown].mean())
+
+
+def _require_frames(video: Tensor) -> None:
+    if len(video) == 0 or video.shape[2] < 2:
+        raise ValueError("clips of one frame have no neighbouring frames")
+    require_finite(video)
 
 
 # ---- pixels -------------------------------------------------------------------------------------------------------
 
 
 def psnr(video: Tensor, reference: Tensor) -> float:
-    """Mean over clips of 10 log10(4 / mse) in dB, video in [-1, 1]; infinite where a clip is equal."""
+    """Mean over clips of 10 log10(4 / mse) in dB, video in [-1, 1].
+
+    Raises:
+        ValueError: a clip is equal to its reference, so that there is no error to state; or values that are not finite.
+    """
+    require_finite(video, reference)
     error = (video.double() - reference.double()).square().flatten(1).mean(1)
+    if not bool((error > 0).all()):
+        raise ValueError(f"{int((error == 0).sum())} clips are equal to their references: no PSNR")
     return float((10.0 * torch.log10(4.0 / error)).mean())

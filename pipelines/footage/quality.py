@@ -95,9 +95,9 @@ def lookalikes(hashes: Sequence[str], apart: Callable[[int, int], bool], max_bit
     found: list[int | None] = []
     for place, code in enumerate(codes):
         bands = [(band, part.tobytes()) for band, part in enumerate(np.split(dealt[place], BANDS))]
-        near = sorted({other for band in bands for other in seen[band] if apart(other, place)})
-        distances = np.bitwise_count(codes[near] ^ code).sum(1) if near else np.zeros(0)
-        twin = next((other for other, bits in zip(near, distances, strict=True) if bits <= max_bits), None)
+        near = np.array(sorted(set().union(*(seen[band] for band in bands))), np.int64)
+        alike = near[np.bitwise_count(codes[near] ^ code).sum(1) <= max_bits].tolist()
+        twin = next((other for other in alike if apart(other, place)), None)
         found.append(twin)
         if twin is None:
             for band in bands:

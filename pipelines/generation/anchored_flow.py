@@ -8,6 +8,7 @@ velocities on each phase's own clock (:mod:`pipelines.flow.anchored`), so equal 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -165,14 +166,15 @@ def held_out_error(
 def motion_ratio(made: Tensor, true: Tensor, name: str) -> dict[str, float]:
     """Mean square of what frames add over mean square of what they share, divided by the same of what is true.
 
-    0 is a frozen clip, 1 as much difference between frames as the data has; absent where a divisor is 0. Of samples it
-    is seed A's ``local_vs_global_ratio`` (SEED_NOTES A.4).
+    0 is a frozen clip, 1 as much difference between frames as the data has; absent where a divisor is 0 or a value
+    is not finite. Of samples it is seed A's ``local_vs_global_ratio`` (SEED_NOTES A.4).
     """
     moving, shared = (float(part.mean()) for part in anchored.frame_variation(made))
     true_moving, true_shared = (float(part.mean()) for part in anchored.frame_variation(true))
     if not (shared > 0 and true_moving > 0 and true_shared > 0):
         return {}
-    return {name: (moving / shared) / (true_moving / true_shared)}
+    ratio = (moving / shared) / (true_moving / true_shared)
+    return {name: ratio} if math.isfinite(ratio) else {}
 
 
 def phases(params: AnchoredFlowParams, denoiser: VideoDenoiser, parent: Parent | None) -> list[Named]:

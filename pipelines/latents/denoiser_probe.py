@@ -66,8 +66,15 @@ def _error(network: VideoDenoiser, latents: Tensor, noise: Tensor, sigma: Tensor
 
 
 def normalised(train: Tensor, held_out: Tensor) -> tuple[Tensor, Tensor]:
-    """Latents [N, C, T, H, W] with mean 0 and deviation 1 per channel over ``train``."""
-    mean, std = train.mean((0, 2, 3, 4), keepdim=True), train.std((0, 2, 3, 4), keepdim=True).clamp_min(1e-6)
+    """Latents [N, C, T, H, W] with mean 0 and deviation 1 per channel over ``train``.
+
+    Raises:
+        StageError: they do not vary, so that anything would foretell them, or are not finite.
+    """
+    mean, std = train.mean((0, 2, 3, 4), keepdim=True), train.std((0, 2, 3, 4), keepdim=True)
+    if not bool(std.isfinite().all() and held_out.isfinite().all()) or not bool((std > 1e-6).any()):
+        raise StageError("the latents do not vary, or are not finite: what foretells them says nothing.")
+    std = std.clamp_min(1e-6)
     return (train - mean) / std, (held_out - mean) / std
 
 

@@ -14,6 +14,7 @@ from pipelines.latents.quality import psnr
 from pipelines.models.autoencoder import Autoencoder
 from pipelines.models.perceptual import EncoderFeatures, frames_of
 from pipelines.models.stacked_autoencoder import stack
+from pipelines.stage import StageError
 
 WINDOW = 7
 STILL = 2 / 127.5
@@ -49,14 +50,27 @@ def flicker(predicted: Tensor, target: Tensor) -> tuple[float, int]:
     """(sum, count) of |change from frame to frame| of the reconstruction, in grey levels, where the clip is still.
 
     The clip is still at a pixel where all its channels change by less than two grey levels.
+
+    Raises:
+        StageError: the reconstruction is not finite.
     """
+    if not bool(predicted.isfinite().all()):
+        raise StageError("reconstructions are not finite; train the autoencoder anew, with a smaller step.")
     still = (target.diff(dim=2).abs() < STILL).all(dim=1, keepdim=True).expand_as(target.diff(dim=2))
     changes = predicted.diff(dim=2).abs()[still]
     return float(changes.double().sum()) * 127.5, changes.numel()
 
 
 def frechet(x: Tensor, y: Tensor) -> float:
-    """Squared Fréchet distance of Gaussians fitted to features [N, D] and [M, D]: the formula of FID."""
+    """Squared Fréchet distance of Gaussians fitted to features [N, D] and [M, D]: the formula of FID.
+
+    Raises:
+        ValueError: fewer than two samples on a side, or values that are not finite.
+    """
+    if min(len(x), len(y)) < 2:
+        raise ValueError(f"a covariance needs two samples a side, got {len(x)} and {len(y)}")
+    if not bool(x.isfinite().all() and y.isfinite().all()):
+        raise ValueError("values that are not finite")
     x, y = x.double(), y.double()
     mean = (x.mean(0) - y.mean(0)).square().sum()
     cx, cy = torch.atleast_2d(torch.cov(x.T)), torch.atleast_2d(torch.cov(y.T))
@@ -67,10 +81,18 @@ def frechet(x: Tensor, y: Tensor) -> float:
 def latent_usage(latents: Tensor) -> dict[str, float]:
     """How many of the channels [N, C] say something of their own.
 
-    ``effective_channels``: exp of the entropy of the eigenvalues of their correlations, from 1 (all the same) to C.
+    ``effective_channels``: exp of the entropy of the eigenvalues of their correlations, from 1 (all the same) to C;
+    absent where no channel says anything.
+
+    Raises:
+        ValueError: fewer than two places, or values that are not finite.
     """
+    if len(latents) < 2 or not bool(latents.isfinite().all()):
+        raise ValueError("fewer than two places, or values that are not finite")
     spread = latents.double().std(dim=0)
     used = spread > 1e-3 * spread.max()
+    if not bool(used.any()):
+        return {"used_channels": 0}
     values = torch.linalg.eigvalsh(torch.atleast_2d(torch.corrcoef(latents.double().T[used]))).clamp_min(1e-12)
     share = values / values.sum()
     return {"effective_channels": float((-(share * share.log()).sum()).exp()), "used_channels": int(used.sum())}

@@ -22,7 +22,13 @@ MOST_PATCH_VALUES = 32_000_000
 
 
 def psnr(mean_squared_error: float) -> float:
-    """Peak signal-to-noise ratio in dB of video in [-1, 1]: 10 log10(2^2 / MSE)."""
+    """Peak signal-to-noise ratio in dB of video in [-1, 1]: 10 log10(2^2 / MSE); at most 126, of equal ones.
+
+    Raises:
+        StageError: the error is not finite.
+    """
+    if not np.isfinite(mean_squared_error):
+        raise stage.StageError(f"the mean squared error of reconstructions is {mean_squared_error}; train anew.")
     return 10.0 * float(np.log10(4.0 / max(mean_squared_error, 1e-12)))
 
 

@@ -48,7 +48,13 @@ def missing_factors(factors: Mapping[str, np.ndarray], known: KnownFactors) -> d
 
 
 def contingency(labels: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """Samples per class and value [K, F], of numbers from 0 (one pass: scikit-learn sorts both for every metric)."""
+    """Samples per class and value [K, F], of numbers from 0 (one pass: scikit-learn sorts both for every metric).
+
+    Raises:
+        Unavailable: there is no sample.
+    """
+    if not len(labels):
+        raise Unavailable("no samples")
     values = int(factor.max()) + 1
     cells = labels.astype(np.int64) * values + factor
     return np.bincount(cells, minlength=(int(labels.max()) + 1) * values).reshape(-1, values)
@@ -98,8 +104,14 @@ def nmi(labels: np.ndarray, factor: np.ndarray) -> float:
 
 def nmi_most(labels: np.ndarray, factor: np.ndarray) -> float:
     """2 min(H(Y), H(F)) / (H(Y) + H(F)): the most :func:`nmi` that labels with these class sizes could have, because
-    I(Y; F) is at most either entropy. Below 1 where there are more classes than values of the factor, or fewer."""
+    I(Y; F) is at most either entropy. Below 1 where there are more classes than values of the factor, or fewer.
+
+    Raises:
+        Unavailable: both have one value.
+    """
     low, high = _entropies(contingency(labels, factor))
+    if not high > 0:
+        raise Unavailable("classes and factor have one value each")
     return 2 * low / (low + high)
 
 
@@ -132,7 +144,12 @@ def probe(
     Returns:
         Per factor ``accuracy``, ``accuracy_chance`` (of always saying the most frequent train value) and
         ``accuracy_std`` (binomial). Factors with one value in train are left out.
+
+    Raises:
+        Unavailable: values that are not finite.
     """
+    if not np.isfinite(features).all():
+        raise Unavailable("values that are not finite")
     values = standardised(features)
     found = {}
     for name, factor in factors.items():

@@ -60,6 +60,9 @@ def crossed(
         half = "text" if text_width == 0 else "keyframes"
         reason = f"h has no {half}, so nothing can judge what the other half retrieves"
         return Numbers(unavailable={"held_out/text_to_keyframes": reason, "held_out/keyframes_to_text": reason})
+    if not np.isfinite(h[np.concatenate([queries, among])]).all():
+        reason = "values that are not finite"
+        return Numbers(unavailable={"held_out/text_to_keyframes": reason, "held_out/keyframes_to_text": reason})
     halves = {"text": slice(0, text_width), "keyframes": slice(text_width, None)}
     numbers = Numbers()
     for first, second in (("text", "keyframes"), ("keyframes", "text")):
@@ -103,9 +106,9 @@ def against_null(
         if not runs:
             raise Unavailable(f"{len(train)} train samples, {num_classes} classes")
         null = consistency(noise, runs[0], asked, train, tops, 0)
+        values = {"stability_null": float(np.mean([ari_of(contingency(runs[0], other)) for other in runs[1:]]))}
     except Unavailable as reason:
         return Numbers(unavailable={"held_out": str(reason)})
-    values = {"stability_null": float(np.mean([ari_of(contingency(runs[0], other)) for other in runs[1:]]))}
     for k in tops:
         error = float(np.hypot(own[f"top{k}_std"], null[f"top{k}_std"]))
         values |= {f"top{k}": own[f"top{k}"], f"top{k}_std": own[f"top{k}_std"], f"top{k}_null": null[f"top{k}"]}

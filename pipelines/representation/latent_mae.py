@@ -72,7 +72,8 @@ def reconstruction_errors(mae: LatentMae, mask: Mask, latents: Tensor) -> dict[s
     """Errors on held-out latents [N, C, T, H, W], masks drawn by the current torch generator.
 
     ``masked_error``; ``unmasked_error``: the same prediction where latents were visible (never trained on);
-    ``copy_mean_error``: of :func:`copied_mean`; ``masked_error_share`` = masked / copied mean: below 1 is learned.
+    ``copy_mean_error``: of :func:`copied_mean`; ``masked_error_share`` = masked / copied mean: below 1 is learned;
+    absent where the mean is exact, as of latents of one value each.
     """
     sums = torch.zeros(3, device=latents.device)
     for part in latents.split(FORWARD):
@@ -83,12 +84,8 @@ def reconstruction_errors(mae: LatentMae, mask: Mask, latents: Tensor) -> dict[s
         errors = [masked_error(part, predicted, hidden), masked_error(part, predicted, ~hidden)]
         sums += torch.stack([error.sum() for error in [*errors, masked_error(part, copied, hidden)]])
     masked, unmasked, copied = (sums / len(latents)).tolist()
-    return {
-        "masked_error": masked,
-        "unmasked_error": unmasked,
-        "copy_mean_error": copied,
-        "masked_error_share": masked / copied,
-    }
+    found = {"masked_error": masked, "unmasked_error": unmasked, "copy_mean_error": copied}
+    return {**found, "masked_error_share": masked / copied} if copied > 0 else found
 
 
 @torch.no_grad()
@@ -163,12 +160,16 @@ def measure(params: LatentMaeParams, shards: Shards, mae: LatentMae, plots: Path
     torch.manual_seed(params.training.seed)
     untrained = LatentMae(latents.shape[1], params.architecture.model_dump(mode="json")).eval()
     results: dict[str, Any] = reconstruction_errors(mae, params.mask, latents)
-    share = results["masked_error_share"]
-    reason = "copying the mean of what is visible"
-    results["baselines"] = [baseline("masked_error_share", share, "<", 1.0, reason, len(latents))]
+    unavailable = {}
+    if "masked_error_share" in results:
+        share, reason = results["masked_error_share"], "copying the mean of what is visible"
+        results["baselines"] = [baseline("masked_error_share", share, "<", 1.0, reason, len(latents))]
+    else:
+        unavailable["masked_error_share"] = "the mean of what is visible is exact: every clip's latents are all alike"
     results["probes"] = probes(params, shards, mae, untrained)
     if not results["probes"]["features"]:
-        results["unavailable"] = {"probes": "the data has no known factors (columns factor_*) that vary"}
+        unavailable["probes"] = "the data has no known factors (columns factor_*) that vary"
+    results |= {"unavailable": unavailable} if unavailable else {}
     numbers, shares = collapse(params, shards, mae)
     raw = spectrum.explained(raw_vectors(shards, _some(shards.rows("validation"), PROBE_SAMPLES)))
     mae_figures.draw_spectrum(shares, raw, params.spectrum_feature, numbers, plots / "spectrum.png")

@@ -155,8 +155,11 @@ def retrieval_block(params: DiagnosticsParams, data: Measured, given: Labellings
     (``text_over_random``) and of keyframes that texts retrieve."""
     if data.near.reason is not None:
         return Numbers(unavailable={"retrieval": data.near.reason})
-    found = retrieval.consistency(data.near.indices, data.labels, data.queries, params.neighbours)
-    runs = [retrieval.consistency(data.near.indices, other, data.queries, params.neighbours) for other in given.seeds]
+    near, asked = data.near.indices, (data.queries, params.neighbours)
+    try:
+        found, *runs = (retrieval.consistency(near, labels, *asked) for labels in (data.labels, *given.seeds))
+    except Unavailable as reason:
+        return Numbers(unavailable={"retrieval": str(reason)})
     tops = [f"top{k}" for k in params.neighbours]
     found |= over_runs({name: found[name] for name in tops}, runs, "_seed_std")
     seen = spectrum.standardised(concatenated(data.features, params.probe.features))
@@ -243,14 +246,20 @@ def kernel_block(params: DiagnosticsParams, data: Measured) -> tuple[dict[str, A
     return found, unavailable
 
 
-def probe_block(params: DiagnosticsParams, shards: Shards, data: Measured) -> dict[str, Any]:
-    """Linear probes per factor from h, the encoder's features, and raw latents, over the queries."""
+def probe_block(params: DiagnosticsParams, shards: Shards, data: Measured) -> tuple[dict[str, Any], dict[str, str]]:
+    """Linear probes per factor from h, the encoder's features, and raw latents, over the queries; and why not."""
     rows = data.queries
     seen = concatenated(data.features, params.probe.features)[data.in_pool(rows)]
     spaces = {"h": np.asarray(data.h[rows]), "features": seen, "raw_latents": raw_vectors(shards, rows)}
     factors = {name: values[rows] for name, values in data.factors.items()}
     train = data.is_train[rows]
-    return {name: probe(values, factors, train, params.probe.ridge) for name, values in spaces.items()}
+    found, unavailable = {}, {}
+    for name, values in spaces.items():
+        try:
+            found[name] = probe(values, factors, train, params.probe.ridge)
+        except Unavailable as reason:
+            unavailable[f"probes/{name}"] = str(reason)
+    return found, unavailable
 
 
 def measure(params: DiagnosticsParams, shards: Shards, data: Measured, stored: codebook.Stored) -> dict[str, Any]:
@@ -283,7 +292,8 @@ def measure(params: DiagnosticsParams, shards: Shards, data: Measured, stored: c
     unavailable |= {name: reason for block in blocks.values() for name, reason in block.unavailable.items()}
     if data.factors:
         results["agreement"] = agreements(data.factors, given)
-        results["probes"] = probe_block(params, shards, data)
+        results["probes"], missing = probe_block(params, shards, data)
+        unavailable |= missing
     unavailable |= missing_factors(data.factors, params.known_factors)
     sizes = {"num_samples": len(data.queries), "num_samples_total": len(data.index)}
     return {**results, **sizes, "unavailable": unavailable}

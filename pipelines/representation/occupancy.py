@@ -66,7 +66,13 @@ def occupancy_with_spreads(counts: np.ndarray, near_empty: int, repeats: int, se
 
 
 def lorenz(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lorenz curve: share of classes (smallest first) against their share of samples, both [K + 1] from 0 to 1."""
+    """Lorenz curve: share of classes (smallest first) against their share of samples, both [K + 1] from 0 to 1.
+
+    Raises:
+        Unavailable: there is no sample.
+    """
+    if not counts.sum():
+        raise Unavailable("no samples")
     ordered = np.sort(counts)
     return np.linspace(0, 1, len(counts) + 1), np.concatenate([[0.0], ordered.cumsum() / ordered.sum()])
 

@@ -41,7 +41,13 @@ def neighbours(
 
 
 def chance_consistency(labels: np.ndarray, others: np.ndarray | None = None) -> float:
-    """sum_c p_c q_c: the probability that a sample of each of two sets (one set twice: sum p_c^2) share their class."""
+    """sum_c p_c q_c: the probability that a sample of each of two sets (one set twice: sum p_c^2) share their class.
+
+    Raises:
+        Unavailable: there is no sample.
+    """
+    if not len(labels) or (others is not None and not len(others)):
+        raise Unavailable("no samples")
     size = int(labels.max()) + 1 if others is None else int(max(labels.max(), others.max())) + 1
     first = np.bincount(labels, minlength=size) / len(labels)
     second = first if others is None else np.bincount(others, minlength=size) / len(others)
@@ -58,15 +64,17 @@ def consistency(
     ``top{k}_std``: its standard error over queries; ``top{k}_gain`` = top{k} / chance.
 
     Raises:
-        Unavailable: all samples are of one class, so that every neighbour shares it.
+        Unavailable: all samples are of one class, so that every neighbour shares it, or there are not two queries.
     """
     if len(np.unique(labels)) < 2:
         raise Unavailable("all samples are of one class")
+    if len(queries) < 2:
+        raise Unavailable(f"{len(queries)} queries; a standard error needs two")
     chance = chance_consistency(labels) if among is None else chance_consistency(labels[queries], labels[among])
     found = {"chance": chance}
     for k in tops:
         same = (labels[indices[:, :k]] == labels[queries, None]).mean(1)
-        error = float(same.std(ddof=1) / np.sqrt(len(same))) if len(same) > 1 else float("nan")
+        error = float(same.std(ddof=1) / np.sqrt(len(same)))
         found |= {f"top{k}": float(same.mean()), f"top{k}_std": error, f"top{k}_chance": chance}
         if chance > 0:
             found |= {f"top{k}_gain": float(same.mean() / chance), f"top{k}_gain_std": error / chance}
@@ -82,8 +90,10 @@ def agreement_over_random(
     Chance level 0, most 1 - cos of random pairs. Centring takes away what all share, which would lift every cosine.
 
     Raises:
-        Unavailable: the vectors are all equal, or not finite.
+        Unavailable: the vectors are all equal, or not finite; there are not two of them, or not two queries.
     """
+    if min(len(vectors), len(queries)) < 2:
+        raise Unavailable(f"{len(vectors)} samples, {len(queries)} queries; two of each are needed")
     if not np.isfinite(vectors).all() or (vectors == vectors[0]).all():
         raise Unavailable("the vectors are all equal, or not finite")
     centred = vectors - vectors.mean(0)

@@ -16,16 +16,19 @@ from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score
 from pipelines import stage
 from pipelines.representation.spreads import LEFT_OUT, Found, Unavailable
 
+ROUNDING = 16 * np.finfo(np.float64).eps
 QUERIES, REFERENCES = 256, 8192
 """Distances held at once: 16 MiB, of which a sparse product reads whole rows (three times as fast as rows of 16)."""
 
 
 def distances(values: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Euclidean distances [B, b] of values [B, D] from asked [b, D], float64: d^2 = |x|^2 + |y|^2 - 2 x y, cut at 0."""
-    squared = values @ (-2 * asked.T)
-    squared += (values**2).sum(1)[:, None]
-    squared += (asked**2).sum(1)
-    return np.sqrt(np.maximum(squared, 0, out=squared), out=squared)
+    """Euclidean distances [B, b] of values [B, D] from asked [b, D], float64: d^2 = |x|^2 + |y|^2 - 2 x y, where what
+    rounding leaves of equal points is 0."""
+    squared, sizes, others = values @ (-2 * asked.T), (values**2).sum(1), (asked**2).sum(1)
+    squared += sizes[:, None]
+    squared += others
+    squared[squared < ROUNDING * (sizes.max() + others.max())] = 0.0
+    return np.sqrt(squared, out=squared)
 
 
 def class_sums(
@@ -33,14 +36,14 @@ def class_sums(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Some queries at a time: their row numbers [b], and their distances from all samples summed over the rows of
     ``membership`` [K, N]: [K, b]. A sample's distance from itself is exactly 0."""
-    starts = range(0, len(h), REFERENCES)
+    starts, origin = range(0, len(h), REFERENCES), np.asarray(h[:1], dtype=np.float64)  # far from 0, digits are lost
     by_column = membership.tocsc()
     parts = [by_column[:, start : start + REFERENCES].tocsr() for start in starts]
     for first in range(0, len(queries), QUERIES):
         rows = queries[first : first + QUERIES]
-        asked, sums = np.asarray(h[rows], dtype=np.float64), np.zeros((len(membership.indptr) - 1, len(rows)))
+        asked, sums = np.asarray(h[rows], dtype=np.float64) - origin, np.zeros((len(membership.indptr) - 1, len(rows)))
         for start, part in zip(starts, parts, strict=True):
-            found = distances(np.asarray(h[start : start + REFERENCES], dtype=np.float64), asked)
+            found = distances(np.asarray(h[start : start + REFERENCES], dtype=np.float64) - origin, asked)
             own = np.flatnonzero((rows >= start) & (rows < start + REFERENCES))
             found[rows[own] - start, own] = 0.0
             sums += part @ found

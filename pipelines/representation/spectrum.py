@@ -22,6 +22,8 @@ def singular_values(features: np.ndarray) -> np.ndarray:
     Raises:
         Unavailable: values that are not finite.
     """
+    if not features.size:
+        raise Unavailable("no samples, or no features")
     if not np.isfinite(features).all():
         raise Unavailable("values that are not finite")
     centred = features.astype(np.float64) - features.mean(0, dtype=np.float64)
@@ -56,7 +58,7 @@ def participation(features: np.ndarray) -> float:
 def rank_numbers(values: np.ndarray, halves: Labellings, seed: int) -> dict[str, float]:
     """``rankme``, ``participation`` with ``_std``; ``rankme_noise``: of Gaussian noise of that shape, the most that so
     many samples can show; ``rankme_share`` = (rankme - 1) / (noise - 1): 0 collapsed, 1 as noise; absent for a column
-    alone, which cannot collapse further.
+    alone and for fewer than three samples, which cannot collapse further.
 
     Raises:
         Unavailable: values that are not finite.
@@ -69,6 +71,6 @@ def rank_numbers(values: np.ndarray, halves: Labellings, seed: int) -> dict[str,
     spread = over_runs(own, [numbers(values[rows]) for rows in halves.kept()], "_std")
     noise = rankme(np.random.default_rng(seed).standard_normal(values.shape))
     found = {**own, **{name: value * halves.jackknife for name, value in spread.items()}, "rankme_noise": noise}
-    if values.shape[1] > 1:
+    if min(values.shape[1], len(values) - 1) > 1:
         found["rankme_share"] = (own["rankme"] - 1) / (noise - 1)
     return found

@@ -1,5 +1,7 @@
 """Frames at regular times from frames at any times."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,6 +31,23 @@ def test_every_frame_is_the_nearest_and_within_half_a_period_of_its_time(steps: 
             assert abs(k / frame_rate - time) == pytest.approx(nearest)
             assert nearest <= half
     assert abs((len(chosen) - 1) / frame_rate - times[-1]) <= 1.5 / frame_rate
+
+
+@given(gaps, st.sampled_from([1.0, 8.0, 12.5, 24.0]), st.sampled_from([0.0, 0.1, 0.5]), st.integers(0, 5), st.data())
+def test_knowing_when_the_next_frame_comes_changes_no_choice(
+    steps: list[float], frame_rate: float, hold: float, start: int, data: st.DataObject
+) -> None:
+    times = rising(steps)
+    known = {time: data.draw(st.sampled_from([None, later, (time + later) / 2])) for time, later in pairwise(times)}
+    timed = [(time, time) for time in times]
+    expected = list(nearest_in_time(timed, frame_rate, hold, start))
+    assert list(nearest_in_time(timed, frame_rate, hold, start, known.get)) == expected
+
+
+def test_a_frame_that_is_known_to_be_the_nearest_is_there_before_the_next_one() -> None:
+    coming = iter([(0.0, "a"), (0.125, "b")])
+    assert next(nearest_in_time(coming, 8.0, upcoming=lambda seconds: seconds + 0.125)) == "a"
+    assert list(coming) == [(0.125, "b")]
 
 
 def test_a_regular_video_at_its_own_rate_is_kept_whole() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from pipelines.data.catalog import TRAIN
 from pipelines.data.contract import require_autoencoder
 from pipelines.generation.drifting import measuring, pictures
 from pipelines.generation.drifting.features import FeatureSpaces
+from pipelines.generation.drifting.intervals import named
 from pipelines.generation.drifting.measuring import HeldOut, Independent
 from pipelines.generation.drifting.params import DriftingRefinerParams, KeypatchRefinerParams, RefinerGates
 from pipelines.generation.latents import Latents
 from pipelines.models.autoencoder import load_autoencoder
 from pipelines.models.refiner import Refiner
-from pipelines.stage import say, write_json
+from pipelines.stage import StageError, say, write_json
 from pipelines.training.run import Run
 
 
@@ -30,7 +32,7 @@ def gates(params: RefinerGates, numbers: Mapping[str, float]) -> list[dict[str, 
     judged = [
         (
             "gain",
-            numbers["gain_low"],
+            numbers.get("gain_low"),
             ">=",
             params.min_gain,
             "fail",
@@ -88,19 +90,37 @@ def final_numbers(
     made: Tensor,
     features: FeatureSpaces | None,
 ) -> dict[str, float]:
-    """Errors, gain, motion ratio (of clips), distances in a space that no loss looks at, and the field's numbers."""
+    """Errors, gain, motion ratio (of clips), distances in a space that no loss looks at, and the field's numbers.
+
+    What these clips do not define is told, and left out.
+    """
     resamples, first = params.validation.resamples, slice(0, held.clips)
-    numbers = measuring.errors(held, made) | measuring.gain(held, made, resamples)
+    numbers = measuring.errors(held, made)
+    with _told_if_undefined("gain"):
+        numbers |= measuring.gain(held, made, resamples)
     space = Independent.of(data.evenly(TRAIN, measuring.REFERENCE, made.device))
     compared = {"": made[0, first], "_interpolation": held.filled[first], "_real": held.latents[first]}
     are_clips = held.latents.shape[2] > 1
     for name, clips in compared.items():
-        numbers |= measuring.named(f"distance{name}", space.distance(clips, resamples))
+        with _told_if_undefined(f"distance{name}"):
+            numbers |= named(f"distance{name}", space.distance(clips, resamples))
         if name != "_real" and are_clips:
-            numbers |= measuring.named(f"motion_ratio{name}", measuring.motion(held, clips, resamples))
+            with _told_if_undefined(f"motion_ratio{name}"):
+                numbers |= named(f"motion_ratio{name}", measuring.motion(held, clips, resamples))
     if features is not None and params.drift is not None:
         numbers |= measuring.field_numbers(features, params.drift.field, held, made[0, first], held.filled[first])
     return numbers
+
+
+@contextlib.contextmanager
+def _told_if_undefined(name: str) -> Iterator[None]:
+    """A number that these clips do not define is left out."""
+    try:
+        yield
+    except StageError:
+        raise
+    except ValueError as error:
+        say(f"{name} is left out: {error}.")
 
 
 class Shown:

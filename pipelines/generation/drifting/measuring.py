@@ -20,8 +20,10 @@ from pipelines.flow.filling import alike, fill, level_share, over_elements
 from pipelines.flow.params import DriftField
 from pipelines.generation.drifting import draws
 from pipelines.generation.drifting.features import FeatureSpaces, at, missing_places
+from pipelines.generation.drifting.intervals import interval, named
 from pipelines.generation.drifting.params import DriftingRefinerParams, KeypatchRefinerParams
 from pipelines.models.refiner import Refiner, refined
+from pipelines.stage import StageError
 
 SEED = 20260301
 DIMS, REFERENCE = 32, 512
@@ -126,22 +128,6 @@ class HeldOut:
         return (squares * missing).flatten(1).sum(1) / missing.flatten(1).sum(1)
 
 
-# ---- intervals ----------------------------------------------------------------------------------------------------
-
-
-def interval(score: Callable[[Tensor], float], count: int, resamples: int) -> tuple[float, float, float]:
-    """A score of rows [N] of clips, and its 95 % interval over bootstrap resamples of them."""
-    generator = torch.Generator().manual_seed(SEED)
-    drawn = [score(torch.randint(count, (count,), generator=generator)) for _ in range(resamples)]
-    low, high = torch.tensor(drawn, dtype=torch.float64).quantile(torch.tensor([0.025, 0.975]).double()).tolist()
-    return score(torch.arange(count)), low, high
-
-
-def named(name: str, found: tuple[float, float, float]) -> dict[str, float]:
-    """``name``, ``name_low``, ``name_high``."""
-    return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
-
-
 # ---- numbers ------------------------------------------------------------------------------------------------------
 
 
@@ -149,7 +135,12 @@ def errors(held: HeldOut, made: Tensor) -> dict[str, float]:
     """Missing-frame errors of refiner and interpolation at every level, and what samples of one clip differ by.
 
     ``spread_share``: root mean square difference of samples of a clip from their mean, over that of the true clip.
+
+    Raises:
+        StageError: what was made is not finite.
     """
+    if not bool(made.isfinite().all()):
+        raise StageError("what the refiner made of held-out clips is not finite; train anew, with a smaller step.")
     squares = (made - held.latents).square().mean(0)
     ours, theirs = held.missing(squares), held.missing((held.filled - held.latents).square())
     found = {"missing_error": float(ours.mean()), "interpolation_error": float(theirs.mean())}
@@ -166,7 +157,11 @@ def errors(held: HeldOut, made: Tensor) -> dict[str, float]:
 
 
 def gain(held: HeldOut, made: Tensor, resamples: int) -> dict[str, float]:
-    """Share of the interpolation's missing-frame error that is taken away, by level too; clips are resampled."""
+    """Share of the interpolation's missing-frame error that is taken away, by level too; clips are resampled.
+
+    Raises:
+        ValueError: the interpolation makes no error, or values are not finite.
+    """
     squares = (made - held.latents).square().mean(0)
     ours, theirs = held.missing(squares), held.missing((held.filled - held.latents).square())
     by_level = [part.unflatten(0, (-1, held.clips)) for part in (ours, theirs)]
@@ -182,13 +177,17 @@ def gain(held: HeldOut, made: Tensor, resamples: int) -> dict[str, float]:
 
 
 def motion(held: HeldOut, clips: Tensor, resamples: int) -> tuple[float, float, float]:
-    """Seed A's motion ratio of clips [B, …] of the sparsest level to the true ones: 1 is as much motion."""
+    """Seed A's motion ratio of clips [B, …] of the sparsest level to the true ones: 1 is as much motion.
+
+    Raises:
+        ValueError: the true clips stand still, frames share nothing, or values are not finite.
+    """
     made = anchored.frame_variation(clips)
     true = anchored.frame_variation(held.latents[: held.clips])
 
     def ratio(rows: Tensor) -> float:
-        moving, shared, true_moving, true_shared = (float(part[rows].sum()) for part in (*made, *true))
-        return (moving / shared) / (true_moving / true_shared)
+        moving, shared, true_moving, true_shared = (part[rows].sum() for part in (*made, *true))
+        return float(moving / shared / (true_moving / true_shared))
 
     return interval(ratio, held.clips, resamples)
 
@@ -214,17 +213,29 @@ class Independent:
 
     @classmethod
     def of(cls, latents: Tensor) -> Independent:
-        """From training latents [N, C, T, H, W]."""
+        """From training latents [N, C, T, H, W].
+
+        Raises:
+            StageError: they are not finite.
+        """
+        if not bool(latents.isfinite().all()):
+            raise StageError("the latents of training clips are not finite; run the stage latent_shards.")
         flat = bent(latents)
         mean = flat.mean(0)
         directions = torch.linalg.svd(flat - mean, full_matrices=False)[2][:DIMS].T
         return cls(mean, directions, (flat - mean) @ directions)
 
     def distance(self, clips: Tensor, resamples: int) -> tuple[float, float, float]:
-        """Energy distance 2 E|x - y| - E|x - x'| - E|y - y'| of clips to the training clips; clips are resampled."""
+        """Energy distance 2 E|x - y| - E|x - x'| - E|y - y'| of clips to the training clips; clips are resampled.
+
+        Raises:
+            ValueError: fewer than two clips on a side, or values that are not finite.
+        """
         x = (bent(clips) - self.mean) @ self.directions
         across, own = torch.cdist(x, self.reference).mean(1), torch.cdist(x, x)
         count = len(self.reference)
+        if count < 2:
+            raise ValueError(f"{count} training clips; a distance between two sets needs two of each")
         around = float(torch.cdist(self.reference, self.reference).sum()) / (count * (count - 1))
 
         def energy(rows: Tensor) -> float:
