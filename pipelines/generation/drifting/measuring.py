@@ -221,7 +221,11 @@ class Independent:
         return cls(mean, directions, (flat - mean) @ directions)
 
     def distance(self, clips: Tensor, resamples: int) -> tuple[float, float, float]:
-        """Energy distance 2 E|x - y| - E|x - x'| - E|y - y'| of clips to the training clips; clips are resampled."""
+        """Energy distance 2 E|x - y| - E|x - x'| - E|y - y'| of clips to the training clips; clips are resampled.
+
+        Without a sample's distance to itself, so it is unbiased and can be negative; ``scipy.stats.energy_distance`` is
+        the root of the same with those counted.
+        """
         x = (bent(clips) - self.mean) @ self.directions
         across, own = torch.cdist(x, self.reference).mean(1), torch.cdist(x, x)
         count = len(self.reference)
