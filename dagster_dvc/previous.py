@@ -16,7 +16,7 @@ from dagster_dvc.results import headline, numbers, read_metrics
 from dagster_dvc.shown import MOST_NAME, visible
 
 RECORDED, CHANGED = "dvc/recorded", "changed since the one before"
-MOST_ROWS, MOST_NUMBERS = 60, 20
+MOST_ROWS, MOST_NUMBERS, SHORT = 60, 20, 12
 FIRST = "the first materialization that Dagster knows"
 SAME = "nothing: the same again"
 
@@ -75,8 +75,9 @@ def _rows(before: Mapping[str, Any], now: Mapping[str, Mapping[str, str]]) -> li
     rows = []
     for kind, values in now.items():
         was = before.get(kind) or {}
-        for name in dict.fromkeys([*was, *values]):
+        shown = SHORT if kind in ("input", "output") else None  # a whole hash would push the other one out of sight
+        for name in dict.fromkeys([*values, *was]):
             old, new = str(was.get(name, "–")), str(values.get(name, "–"))
             if old != new:
-                rows.append({"what": kind, "name": name, "before": old, "now": new})
+                rows.append({"what": kind, "name": name, "before": old[:shown], "now": new[:shown]})
     return rows

@@ -43,7 +43,8 @@ def square_root(matrix: Tensor) -> Tensor:
 def frechet_distance(first: Tensor, second: Tensor, shrinkage: float) -> float:
     """Squared Fréchet distance of two Gaussians fitted to features [N, D] and [M, D] (arXiv:1706.08500, Eq. 6).
 
-    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2): symmetric, at least 0, and 0 for equal moments.
+    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2): symmetric, at least 0, and 0 for equal moments. Without
+    ``shrinkage`` that of torchmetrics.
     """
     (mean1, cov1), (mean2, cov2) = moments(first, shrinkage), moments(second, shrinkage)
     root = square_root(cov1)
@@ -111,6 +112,9 @@ def temporal_consistency(video: Tensor) -> float:
 
 
 def psnr(video: Tensor, reference: Tensor) -> float:
-    """Mean over clips of 10 log10(4 / mse) in dB, video in [-1, 1]; infinite where a clip is equal."""
+    """Mean over clips of 10 log10(4 / mse) in dB, video in [-1, 1]; infinite where a clip is equal.
+
+    Scikit-image's, clip by clip; torchmetrics takes one mean square over all clips, which the worst of them decides.
+    """
     error = (video.double() - reference.double()).square().flatten(1).mean(1)
     return float((10.0 * torch.log10(4.0 / error)).mean())

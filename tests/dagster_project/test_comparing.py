@@ -1,10 +1,13 @@
 """`reel compare`: folders, revisions and checkpoints side by side, seeds paired, verdicts as far as they go."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dagster_dvc.project import DvcProject, ProjectError
@@ -13,6 +16,9 @@ from dagster_project.sides import Member, by_seed, pairs_of
 
 GRAPH = {"stages": {"train": {"cmd": "echo", "params": ["train"], "metrics": ["metrics/train.json"],
                               "plots": ["plots/train"], "meta": {"dagster": {"headline": ["score"]}}}}}  # fmt: skip
+
+
+PROMPT = "a <b> moves\x00 " + "x" * 100_000
 
 
 def project(root: Path, score: float, seed: int) -> Path:
@@ -93,7 +99,10 @@ def evaluated(root: Path) -> None:
     holds = {name: f"weights of {name}" for name in ("one", "two")} | {"anew": "earlier weights"}
     folder = root / "data/evaluation"
     (folder / "clips").mkdir(parents=True)
-    (folder / "clips/00-one.mp4").write_bytes(b"clip")
+    for system in ("one", "two", "held_out"):
+        (folder / f"clips/00-{system}.mp4").write_bytes(b"clip")
+    rows = [{"system": name, "prompt": PROMPT, "file": f"clips/00-{name}.mp4"} for name in ("one", "two", "held_out")]
+    pq.write_table(pa.Table.from_pylist([*rows, {**rows[0], "file": None}]), folder / "samples.parquet")
     node = {"inputs": {"checkpoints": {"holds": holds}}}
     (folder / "lineage.json").write_text(json.dumps({"artifact": "e", "nodes": {"e": node}}))
     pair = {"difference": 0.5, "low": 0.25, "high": 0.75, "verdict": "better"}
@@ -118,6 +127,11 @@ def test_the_verdict_over_prompts_stands_in_the_table(tmp_path: Path, capsys: py
     evaluated(tmp_path)
     assert reel(tmp_path, "checkpoints/two", "checkpoints/one") == 0
     assert "+0.5 [+0.25, +0.75]" in (said := capsys.readouterr().out) and "better (over prompts" in said
+    [page] = (tmp_path / ".work/compare").glob("*/compare.html")
+    text = page.read_text()
+    assert "a &lt;b&gt; moves" in text and "<b> moves" not in text and len(text) < 20_000
+    assert re.findall("<figcaption>(.*?)</figcaption>", text) == ["real", "checkpoints/two", "checkpoints/one"]
+    assert text.count("<td class=better>") == 1 and text.count("data:video/mp4") == 3
 
 
 def git(root: Path, *words: str) -> str:
