@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dagster_dvc.project import DvcProject, ProjectError
-from dagster_project import cli, revision, sides
+from dagster_project import cli, comparing, revision, sides
 from dagster_project.sides import Member, by_seed, pairs_of
 
 GRAPH = {"stages": {"train": {"cmd": "echo", "params": ["train"], "metrics": ["metrics/train.json"],
@@ -50,6 +50,7 @@ def test_sides_of_several_seeds_get_a_verdict_and_a_page(tmp_path: Path, capsys:
     assert reel(root, "a0,a1", "b0,b1", "--higher", "*score", "--out", "said") == 0
     said = capsys.readouterr().out
     assert "train:score" in said and "train:other" not in said, "the headline"
+    assert "a (2)" in said and "b (2)" in said, "what the members have in common"
     assert "1.05 ± 0.071" in said and " better" in said and "+4 [+3.94, +4.07]" in said
     page = (root / "said/compare.html").read_text()
     assert "&lt;b&gt;.png" in page and "<b>" not in page and page.count("data:image/png") == 2
@@ -61,6 +62,12 @@ def test_one_training_each_gets_no_verdict_over_seeds(tmp_path: Path, capsys: py
     project(tmp_path / "a", 9.0, 5)
     assert reel(tmp_path, ".", "a", "--metric", "score") == 0
     assert "one seed: no verdict" in capsys.readouterr().out
+
+
+def test_sides_that_have_the_same_in_common_or_nothing_go_by_all_their_names() -> None:
+    assert comparing._labels(["a0,a1", "b0,b1", "c"]) == ["a (2)", "b (2)", "c"]
+    for words in (["a0,a1", "a2,a3"], ["x,y", "z"]):
+        assert comparing._labels(words) == words
 
 
 @pytest.mark.parametrize(
@@ -152,8 +159,9 @@ def test_a_revision_is_compared_by_its_own_results_and_the_project_is_only_read(
     git(root, "commit", "-q", "-m", "one")
     head = git(root, "rev-parse", "HEAD")
     git(root, "update-ref", "refs/exps/ab/cdef/wide-run", head)
+    git(root, "update-ref", "refs/exps/exec/EXEC_HEAD", head)  # as DVC leaves after an experiment
     assert revision.commit_of("wide-run", root) == revision.commit_of("HEAD", root) == head
-    with pytest.raises(ProjectError, match=r"nowhere: neither a folder.*experiments: wide-run"):
+    with pytest.raises(ProjectError, match=r"nowhere: neither a folder.*experiments: wide-run\)"):
         revision.commit_of("nowhere", root)
     (root / "metrics/train.json").unlink()
     (root / "metrics/train.json").write_text('{"score": 4}')
