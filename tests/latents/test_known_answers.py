@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,5 +115,6 @@ def test_a_ratio_is_after_over_before_and_absent_where_before_was_nothing(tmp_pa
 
 def test_the_low_pass_is_scipys_uniform_filter_over_nothing() -> None:
     video = torch.rand(2, 3, 2, 7, 9, generator=torch.Generator().manual_seed(0))
-    theirs = uniform_filter(video.numpy(), size=(1, 1, 1, 3, 3), mode="constant")
+    sizes: Any = (1, 1, 1, 3, 3)
+    theirs = uniform_filter(video.numpy(), size=sizes, mode="constant")
     np.testing.assert_allclose(low_pass(video), theirs, atol=1e-6)

@@ -49,7 +49,9 @@ def test_an_axis_correlates_as_numpy_says_and_not_at_all_where_it_stands_still()
     found = Measured()
     measured._axes(found, "x", read([[False, False]] * 4, seen), held(*([0, 0, value] for value in asked)), READER)
     assert found.numbers == {"x/axis_correlation/0": pytest.approx(np.corrcoef(asked, seen)[0, 1])}
-    measured._axes(still := Measured(), "x", read([[False, False]] * 4, [1.0] * 4), held(*[[0, 0, 1]] * 4), READER)
+    measured._axes(
+        still := Measured(), "x", read([[False, False]] * 4, [1.0] * 4), held(*[[0.0, 0.0, 1.0]] * 4), READER
+    )
     assert not still.numbers and "does not vary" in still.unavailable["x/axis_correlation/0"]
 
 
