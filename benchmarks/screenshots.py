@@ -25,30 +25,34 @@ WIDTH, HEIGHT = 1400, 900
 DEVTOOLS = 9377
 QUIET = "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"
 CLICK = "[...document.querySelectorAll('button, a, span')].find(node => node.innerText == {text!r})?.click()"
-WITHOUT_SIDEBARS = """for (const icon of ['panel_show_right', 'panel_show_left', 'chevron_left']) {
-  document.querySelector(`button:has([aria-label="${icon}"])`)?.click() }"""
-GROUPS = "query { assetNodes { groupName } }"
+WITHOUT_SIDEBARS = """document.querySelectorAll('button:has([aria-label="panel_show_right"])').forEach(
+  button => button.click())"""
+SCROLL = """[...document.querySelectorAll('td')].find(
+  node => node.innerText == {text!r})?.scrollIntoView({{block: 'center'}})"""
+OPEN = "representation", "anchored_flow", "evaluation"
+"""Groups whose assets the lineage shows; all twenty do not fit on a picture that can be read."""
 RUNS = """query { runsOrError(limit: 30) { ... on Runs {
   results { runId status stats { ... on RunStatsSnapshot { startTime endTime } } } } } }"""
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture: the page, where it goes, texts to click on first, and whether a graph is to fill it."""
+    """One picture: the page, where it goes, texts to click on first, whether a graph is to fill it, the row to show."""
 
     page: str
     file: str
     clicks: tuple[str, ...] = ()
     fits: bool = False
+    row: str = ""
 
 
 def shots(port: int, asset: str, gate: str) -> list[Shot]:
     """The pictures that docs/dagster.md shows."""
-    groups = {node["groupName"] for node in ask(port, GROUPS)["assetNodes"]}
-    expanded = ",".join(f"global@global:{group}" for group in sorted(groups))
+    expanded = ",".join(f"global@global:{group}" for group in OPEN)
     found = [
         Shot(f"/asset-groups?expanded={expanded}", "dagster_lineage.png", fits=True),
         Shot(f"/assets/{asset}", "dagster_asset.png"),
+        Shot(f"/assets/{asset}", "dagster_changed.png", row="changed since the one before"),
         Shot(f"/assets/{gate}?view=checks", "dagster_check.png"),
     ]
     run = longest_run(port)
@@ -103,9 +107,9 @@ async def take(address: str, wanted: list[Shot], folder: Path) -> None:
                 if shot.fits:
                     await call("Runtime.evaluate", expression=WITHOUT_SIDEBARS)
                     await asyncio.sleep(3)
-                    wheel = {"type": "mouseWheel", "x": WIDTH * 0.55, "y": HEIGHT * 0.35, "deltaX": 0, "deltaY": 110}
-                    await call("Input.dispatchMouseEvent", **wheel)  # a little further away: all of the graph
-                    await asyncio.sleep(3)
+                if shot.row:
+                    await call("Runtime.evaluate", expression=SCROLL.format(text=shot.row))
+                    await asyncio.sleep(1)
                 picture = await call("Page.captureScreenshot", format="png")
                 (folder / shot.file).write_bytes(base64.b64decode(picture["data"]))
                 print(folder / shot.file, flush=True)

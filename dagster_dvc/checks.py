@@ -51,7 +51,8 @@ def sync_result(assets: Assets, stage: Stage) -> dg.AssetCheckResult:
         check_name=IN_SYNC,
         passed=not wrong,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"why": "; ".join(map(str, wrong)) or "the same", "remedy": remedy(assets.project, stage)},
+        metadata={"why": "; ".join(map(str, wrong)) or "the same"}
+        | ({"remedy": remedy(assets.project, stage)} if wrong else {}),
     )
 
 

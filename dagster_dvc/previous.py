@@ -12,18 +12,18 @@ from dagster import DagsterInstance
 
 from dagster_dvc.lock import Entry
 from dagster_dvc.project import DvcProject, Out, Stage
-from dagster_dvc.results import numbers, read_metrics
+from dagster_dvc.results import headline, numbers, read_metrics
 from dagster_dvc.shown import MOST_NAME, visible
 
 RECORDED, CHANGED = "dvc/recorded", "changed since the one before"
-MOST_ROWS, MOST_NUMBERS = 60, 40
+MOST_ROWS, MOST_NUMBERS, SHORT = 60, 20, 12
 FIRST = "the first materialization that Dagster knows"
 SAME = "nothing: the same again"
 
 
 def recorded(project: DvcProject, stage: Stage, out: Out | None, entry: Entry) -> dict[str, dict[str, str]]:
     """By kind and name, as texts: everything that the lock file has of a stage, and its numbers."""
-    found = list(numbers(read_metrics(project, stage)).items())[:MOST_NUMBERS]
+    found = list(_telling(stage, read_metrics(project, stage)).items())[:MOST_NUMBERS]
     params = {name: text for values in entry.params.values() for name, text in _flat(values)}
     outs = {out.path: entry.outs[out.path]} if out is not None and out.path in entry.outs else entry.outs
     command = entry.cmd if isinstance(entry.cmd, str) else " && ".join(entry.cmd)
@@ -34,6 +34,17 @@ def recorded(project: DvcProject, stage: Stage, out: Out | None, entry: Entry) -
         "output": {path: one.hash or "unknown" for path, one in outs.items()},
         "number": {visible(name, MOST_NAME): f"{value:.6g}" for name, value in found},
     }
+
+
+def _telling(stage: Stage, metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Its numbers, the headline's first, without those that only tell of another one: its spread, interval, chance."""
+    found = numbers(metrics)
+
+    def tells_of_another(name: str) -> bool:
+        return any(name[:at] in found for at, letter in enumerate(name) if letter == "_")
+
+    own = {name: value for name, value in found.items() if not tells_of_another(name)}
+    return {**headline(stage, metrics), **own} if found else {}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -64,8 +75,9 @@ def _rows(before: Mapping[str, Any], now: Mapping[str, Mapping[str, str]]) -> li
     rows = []
     for kind, values in now.items():
         was = before.get(kind) or {}
-        for name in dict.fromkeys([*was, *values]):
+        shown = SHORT if kind in ("input", "output") else None  # a whole hash would push the other one out of sight
+        for name in dict.fromkeys([*values, *was]):
             old, new = str(was.get(name, "–")), str(values.get(name, "–"))
             if old != new:
-                rows.append({"what": kind, "name": name, "before": old, "now": new})
+                rows.append({"what": kind, "name": name, "before": old[:shown], "now": new[:shown]})
     return rows

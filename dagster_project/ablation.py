@@ -242,7 +242,8 @@ def table(values: Values, names: Sequence[str], judged: Judged) -> str:
             else:
                 rows.append(["", column, count, mean, *words(judged[column][name])])
     text = tables.table(rows, ["number", "variant", "seeds", "mean ± sd", "difference", "verdict"])
-    return text + ("\n\n" + _reading(len(names) * len(judged)) if judged else "")
+    found = [told.get(name) for told in judged.values() for name in names]
+    return text + ("\n\n" + _reading(sum(one is not None and one.low is not None for one in found)) if judged else "")
 
 
 def words(found: Difference | None) -> list[str]:
@@ -255,6 +256,9 @@ def words(found: Difference | None) -> list[str]:
 
 
 def _reading(count: int) -> str:
+    """How to read so many verdicts."""
+    if not count:
+        return "Differences to the first variant. One training each says nothing of the next seed: there is no verdict."
     wrong = f"{count * (1 - LEVEL):.1g}"
     return (
         f"Differences to the first variant, paired by seed, {LEVEL:.0%} intervals (Student's t). A verdict needs an "

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,8 +54,8 @@ def compare(project: DvcProject, arguments: argparse.Namespace) -> int:
 
     with tempfile.TemporaryDirectory(prefix="reel-compare-") as place:
         given = {
-            word: [sides.read_member(name, project, Path(place), arguments.until) for name in word.split(",")]
-            for word in arguments.sides
+            label: [sides.read_member(name, project, Path(place), arguments.until) for name in word.split(",")]
+            for label, word in zip(_labels(arguments.sides), arguments.sides, strict=True)
         }
         values: ablation.Values = {}
         for side, name, seed, value in sides.by_seed(given):
@@ -68,6 +69,19 @@ def compare(project: DvcProject, arguments: argparse.Namespace) -> int:
         page = compare_page.write(project.root / out, given, values, names, judged)
     print(f"{text}\n\n{page}")
     return 0
+
+
+def _labels(words: Sequence[str]) -> list[str]:
+    """What sides are called: one of several members by how their names begin, where that tells sides apart."""
+    shared = [_beginning(word.split(",")).rstrip("_-/.=") for word in words]
+    told = [f"{one} ({word.count(',') + 1})" if "," in word else word for one, word in zip(shared, words, strict=True)]
+    return told if all(shared) and len(set(told)) == len(words) else list(words)
+
+
+def _beginning(names: Sequence[str]) -> str:
+    """The letters with which all names begin."""
+    same = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    return "".join(letters[0] for letters in same)
 
 
 def _chosen(given: Mapping[str, Sequence], values: Mapping[str, Mapping], patterns: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 LEVEL = 0.95
+ALONE = "one seed: no verdict"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def difference(baseline: Mapping[int, float], other: Mapping[int, float], better
     plain = [other[seed] - baseline[seed] for seed in seeds]
     mean = statistics.fmean(plain)
     if len(seeds) == 1:
-        return Difference(mean, None, None, "one seed: no verdict")
+        return Difference(mean, None, None, ALONE)
     reach = _reach(plain)
     judged = _improvements(baseline, other, seeds, better)
     return Difference(mean, mean - reach, mean + reach, _verdict(judged if judged is not None else plain, judged))

@@ -42,7 +42,9 @@ def commit_of(name: str, root: Path) -> str:
         raise ProjectError(
             f"{name}: no such folder, and git holds no project here that could have a revision"
         ) from None
-    found = {line.split(" ", 1)[1].rsplit("/", 1)[1]: line.split(" ", 1)[0] for line in refs.splitlines()}
+    lines = [line.partition(" ") for line in refs.splitlines()]
+    # refs/exps/<2 digits>/<38 digits>/<name>; what else lies there is DVC's own (exec/EXEC_HEAD, stash)
+    found = {ref.split("/")[4]: commit for commit, _, ref in lines if ref.count("/") == 4}
     if name in found:
         return found[name]
     if name.startswith("-"):

@@ -15,7 +15,7 @@ from dagster_project import revision
 from dagster_project.variants import SEEDS
 
 EVALUATION = "evaluation"
-RECORD = "checkpoint.json"
+RECORD, REAL = "checkpoint.json", "held_out"
 SHOWN = ("metrics/", "plots/", "data/evaluation")
 """Outputs of a revision that are looked at."""
 
@@ -32,6 +32,10 @@ class Member:
     system: str | None = None
     """Its name in the evaluation, of a generator that was evaluated."""
     project: Path | None = None
+    captions: Mapping[str, str] = field(default_factory=dict)
+    """By name of a picture what it was asked to show."""
+    real: Mapping[str, Path] = field(default_factory=dict)
+    """By name of a picture the real clip of the same prompt."""
 
 
 def read_member(name: str, project: DvcProject, scratch: Path, stages: Sequence[str]) -> Member:
@@ -109,18 +113,41 @@ def _checkpoint(name: str, path: Path) -> Member:
     system = _evaluated(path, root) if root is not None else None
     heads = list(found)
     pictures: dict[str, Path] = {}
+    captions: dict[str, str] = {}
+    real: dict[str, Path] = {}
     if root is not None and system is not None:
         scores = (_json(root / f"metrics/{EVALUATION}.json").get("systems") or {}).get(system) or {}
         scored = {f"{EVALUATION}:{key}": value for key, value in numbers(scores).items()}
         found |= scored
         heads = [key for key in scored if not key.endswith(("_low", "_high", "_spread"))] or heads
-        clips = sorted((root / "data/evaluation/clips").glob(f"*-{system}.mp4"))
-        pictures = {f"clip {clip.name.removesuffix(f'-{system}.mp4')}": clip for clip in clips}
+        folder = root / "data/evaluation/clips"
+        pictures, real = _clips(folder, system), _clips(folder, REAL)
+        captions = _prompts(root / "data/evaluation/samples.parquet", system)
     elif clips := sorted((path / "validation").glob("step-*.mp4")):
         pictures = {"last validation": clips[-1]}
     if not found:
         raise ProjectError(f"{path / RECORD}: it names no results, and no evaluation of it is at hand")
-    return Member(name, json.dumps(record.get("seed")), found, tuple(heads), pictures, system, root)
+    seeds = json.dumps(record.get("seed"))
+    return Member(name, seeds, found, tuple(heads), pictures, system, root, captions, real)
+
+
+def _clips(folder: Path, system: str) -> dict[str, Path]:
+    """The clips of a system in an evaluation, by the number of their prompt."""
+    end = f"-{system}.mp4"
+    return {f"clip {clip.name.removesuffix(end)}": clip for clip in sorted(folder.glob(f"*{end}"))}
+
+
+def _prompts(table: Path, system: str) -> dict[str, str]:
+    """By name of a clip what it was asked to show; empty where the evaluation has no such table."""
+    import pyarrow as pa  # here: no other command waits for it
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(table, columns=["system", "file", "prompt"]).to_pylist()
+    except (OSError, KeyError, pa.ArrowInvalid):
+        return {}
+    named = {Path(str(row["file"])).stem.removesuffix(f"-{system}"): row for row in rows if row["system"] == system}
+    return {f"clip {name}": str(row["prompt"]) for name, row in named.items() if row["file"] is not None}
 
 
 def _evaluated(path: Path, root: Path) -> str | None:

@@ -71,6 +71,13 @@ def carry(out: Path, node: Mapping[str, Any], paths: Mapping[str, Path], places:
     run_facts.leave(out, run_facts.of_inputs(paths, read_nodes))
 
 
+def name_again(folder: Path) -> None:
+    """Let the chain in a copy of an artifact name the small files that the copy has; nothing where it has no chain."""
+    if (folder / CHAIN).is_file():
+        content = {**_read_json(folder / CHAIN), "files": beside(folder)}
+        write_json(folder / CHAIN, {**content, "sha256": seal(content)})
+
+
 def seal(content: Mapping[str, Any]) -> str:
     """SHA-256 of a record but for its own seal: a bit that flips in it is found."""
     plain = {name: value for name, value in content.items() if name != "sha256"}

@@ -6,7 +6,7 @@ from html import escape
 
 from pipelines.provenance import SHORT, Lineage, set_values, text_of
 
-WIDTH, HEIGHT, GAP_X, GAP_Y, LINE = 230, 76, 60, 18, 16
+WIDTH, HEIGHT, GAP_X, GAP_Y, LINE, LANE = 230, 76, 60, 18, 16, 10
 STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#222}.s{font-weight:600}"
     "rect{fill:#fff;stroke:#888}path{fill:none;stroke:#888}"
@@ -52,17 +52,29 @@ def svg(found: Lineage) -> str:
         for depth, column in columns.items()
         for row, digest in enumerate(column)
     }
-    drawn = [
-        f'<path d="M{places[other][0] + WIDTH} {places[other][1] + HEIGHT / 2} L{x} {y + HEIGHT / 2}"/>'
-        for digest, (x, y) in places.items()
-        for other in reads.get(digest, ())
-        if other in places
-    ]
+    below = GAP_Y + max(map(len, columns.values())) * (HEIGHT + GAP_Y)
+    pairs = [(other, digest) for digest in places for other in reads.get(digest, ()) if other in places]
+    far = [pair for pair in pairs if depths[pair[0]] - depths[pair[1]] > 1]
+    drawn = [_line(places[u], places[v]) for u, v in pairs if (u, v) not in far]
+    drawn += [_around(places[u], places[v], lane, below) for lane, (u, v) in enumerate(far)]
     drawn += [_box(found, digest, x, y) for digest, (x, y) in places.items()]
     width = 2 * GAP_Y + (last + 1) * WIDTH + last * GAP_X
-    height = GAP_Y + max(map(len, columns.values())) * (HEIGHT + GAP_Y)
+    height = below + len(far) * LANE + (GAP_Y if far else 0)
     size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size}><style>{STYLE}</style>{"".join(drawn)}</svg>\n'
+
+
+def _line(one: tuple[int, int], other: tuple[int, int]) -> str:
+    """To the next column."""
+    return f'<path d="M{one[0] + WIDTH} {one[1] + HEIGHT / 2} L{other[0]} {other[1] + HEIGHT / 2}"/>'
+
+
+def _around(one: tuple[int, int], other: tuple[int, int], lane: int, below: int) -> str:
+    """Over several columns: between them and below all boxes, so that it is hidden by none."""
+    aside = LANE + lane % 4 * 8
+    start, end, y = one[0] + WIDTH, other[0], below + lane * LANE
+    way = f"M{start} {one[1] + HEIGHT / 2} H{start + aside} V{y} H{end - aside} V{other[1] + HEIGHT / 2} H{end}"
+    return f'<path d="{way}"/>'
 
 
 def _box(found: Lineage, digest: str, x: float, y: float) -> str:
@@ -72,7 +84,7 @@ def _box(found: Lineage, digest: str, x: float, y: float) -> str:
     else:
         set_here = set_values(node, every=False)
         run = found.runs.get(digest) or {}
-        commit = (run.get("commit") or "commit unknown")[:SHORT] + (" + changes" if run.get("dirty") else "")
+        commit = f"commit {(run.get('commit') or 'unknown')[:SHORT]}" + (" + changes" if run.get("dirty") else "")
         lines = [str(node.get("stage")), digest[:SHORT], commit, f"{len(set_here)} values not as shipped"]
     texts = "".join(
         f'<text x="{x + 8}" y="{y + LINE * (number + 1)}"{" class=" + chr(34) + "s" + chr(34) if not number else ""}>'

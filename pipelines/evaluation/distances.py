@@ -58,7 +58,7 @@ class Kernels:
 
     def distance(self, weights: Tensor, reference_weights: Tensor) -> float:
         """The unbiased estimate of MMD^2: mean k within each side over pairs of different prompts, less twice that
-        across."""
+        across. KID of all samples, where torchmetrics takes the mean over random subsets of equal size."""
         own = _without_self(self.own, weights, self.copies)
         other = _without_self(self.reference, reference_weights)
         across = weights @ self.cross @ reference_weights / (weights.sum() * reference_weights.sum())

@@ -106,21 +106,30 @@ def _rows(
 
 # ---- drawing ------------------------------------------------------------------------------------------------------
 
-WIDTH, HEIGHT, GAP, LANE = 124, 66, 20, 26
+WIDTH, HEIGHT, GAP, LANE, THIN = 124, 66, 20, 26, 18
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """Grid to pixels; ``down`` draws layers from top to bottom (for narrow screens) instead of left to right."""
+    """Grid to pixels; ``down`` draws layers from top to bottom (for narrow screens) instead of left to right.
+
+    ``filled``: of every row, whether a node stands in it; a row of lanes alone is thin.
+    """
 
     down: bool
+    filled: tuple[bool, ...]
+
+    def start(self, row: int) -> int:
+        """Where a row begins."""
+        own = WIDTH + 40 + GAP if self.down else HEIGHT + LANE
+        return sum(own if is_filled else THIN for is_filled in self.filled[:row])
 
     def corner(self, place: tuple[int, int]) -> tuple[int, int]:
         """The upper left corner of a node's box."""
         layer, row = place
         if self.down:
-            return row * (WIDTH + 40 + GAP) + 2, layer * (HEIGHT + GAP) + 2
-        return layer * (WIDTH + GAP) + 2, row * (HEIGHT + LANE) + 2
+            return self.start(row) + 2, layer * (HEIGHT + GAP) + 2
+        return layer * (WIDTH + GAP) + 2, self.start(row) + 2
 
     @property
     def width(self) -> int:
@@ -135,9 +144,12 @@ class Drawing:
     def ends(self, place: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
         """Where edges enter and leave the box at a place."""
         x, y = self.corner(place)
+        is_filled = self.filled[place[1]]
         if self.down:
-            return (x + self.width / 2, y), (x + self.width / 2, y + HEIGHT)
-        return (x, y + HEIGHT / 2), (x + self.width, y + HEIGHT / 2)
+            middle = x + (self.width if is_filled else THIN) / 2
+            return (middle, y), (middle, y + HEIGHT)
+        middle = y + (HEIGHT if is_filled else THIN) / 2
+        return (x, middle), (x + self.width, middle)
 
     def bend(self, start: tuple[float, float], end: tuple[float, float]) -> str:
         """A smooth curve from one box to the next layer's."""
@@ -176,7 +188,7 @@ def _node(stage: Outcome, corner: tuple[int, int], width: int, colour: int) -> H
     names = [tag("text", line, x=x + 13, y=first + 15 * index, class_="name") for index, line in enumerate(lines)]
     seconds = stage.seconds
     if not stage.has_run:
-        state = "not run"
+        state = "optional" if stage.is_optional else "not run"
     elif seconds is not None:
         state = duration(seconds)
     else:
@@ -202,9 +214,14 @@ def draw(stages: Mapping[str, Outcome], down: bool = False) -> Html:
     """The graph as an inline SVG whose nodes link to the stages' sections (``#stage-<name>``)."""
     names = list(stages)
     edges = reduced(names, [(u, stage.name) for stage in stages.values() for u in stage.reads])
-    layout, drawing, group = laid_out(names, edges), Drawing(down), colours(stages.values())
+    layout, group = laid_out(names, edges), colours(stages.values())
     layers, rows = layout.size
-    far_x, far_y = drawing.corner((layers - 1, rows - 1))
+    stand = {row for _, row in layout.places.values()}
+    drawing = Drawing(down, tuple(row in stand for row in range(rows)))
+    far_x, far_y = drawing.corner((layers - 1, max(stand)))
+    width, height = far_x + drawing.width, far_y + HEIGHT
+    if max(stand) < rows - 1:  # lanes beyond the last node
+        width, height = (drawing.start(rows), height) if down else (width, drawing.start(rows))
     nodes = [
         _node(stages[name], drawing.corner(place), drawing.width, group[stages[name].group])
         for name, place in layout.places.items()
@@ -212,15 +229,14 @@ def draw(stages: Mapping[str, Outcome], down: bool = False) -> Html:
     sizes = {"markerWidth": 7, "markerHeight": 7, "refX": 6, "refY": 3.5}
     head = tag("path", d="M0 0 L7 3.5 L0 7 z")
     arrow = tag("marker", head, id=f"arrow-{drawing.direction}", orient="auto", **sizes)
-    width, height = far_x + drawing.width + 2, far_y + HEIGHT + 2
     return tag(
         "svg",
         tag("defs", arrow),
         join(drawing.edge(route) for route in layout.routes.values()),
         *nodes,
-        viewBox=f"0 0 {width} {height}",
+        viewBox=f"0 0 {width + 2} {height + 2}",
         class_=f"lineage {drawing.direction}",
         role="img",
         aria_label="Graph of the stages: " + "; ".join(f"{u} to {v}" for u, v in sorted(edges)),
-        style=f"max-width:{width}px" if not down else f"width:{width}px",
+        style=f"max-width:{width + 2}px" if not down else f"width:{width + 2}px",
     )

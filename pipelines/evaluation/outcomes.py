@@ -42,6 +42,7 @@ class Outcome:
     record: Mapping[str, Any] = field(default_factory=dict)
     lineage: Lineage | None = None
     headline: tuple[str, ...] = ()
+    is_optional: bool = False
 
     @property
     def has_run(self) -> bool:
@@ -189,6 +190,7 @@ def read_project(graph: Path, metrics_folder: Path, plots_folder: Path, runs: Re
             record=record,
             lineage=_lineage([graph.parent / out for out in outs], runs),
             headline=tuple(map(str, facts.get("headline") or ())),
+            is_optional=bool(facts.get("optional")),
         )
     return stages
 

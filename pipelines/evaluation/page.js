@@ -13,7 +13,10 @@ const watch = new IntersectionObserver((entries) => {
     }
   }
 }, { rootMargin: "300px" });
-document.querySelectorAll("video[data-src]").forEach((video) => watch.observe(video));
+document.querySelectorAll("video[data-src]").forEach((video) => {
+  watch.observe(video);
+  video.addEventListener("click", () => document.fullscreenElement ? document.exitFullscreen() : video.requestFullscreen?.());
+});
 
 // Curves: the values at the step under the pointer stand in the legend.
 for (const drawing of document.querySelectorAll("svg[data-series]")) {

@@ -111,8 +111,9 @@ def _next() -> Html:
 
 def _hero(title: str, stages: Outcomes) -> Html:
     done = sum(stage.has_run for stage in stages.values())
+    left = sum(stage.is_optional and not stage.has_run for stage in stages.values())
     verdicts = [str(gate.get("verdict")) for stage in stages.values() for gate in stage.gates]
-    facts = [f"{done} of {len(stages)} stages have run"]
+    facts = [f"{done} of {len(stages) - left} stages have run" + (f" ({left} optional ones have not)" if left else "")]
     if verdicts:
         facts.append(f"{verdicts.count('pass')} of {len(verdicts)} gates pass")
     seconds = sum(stage.seconds or 0.0 for stage in stages.values())

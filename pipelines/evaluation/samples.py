@@ -62,7 +62,14 @@ def clip_rows(samples: list[Sample], folder: Path, pixels: int, most: int) -> Ht
     for prompt, systems in list(prompts.items())[:most]:
         real_first = sorted(systems.values(), key=lambda sample: sample["system"] != REAL)
         clips = [_clip(sample, folder, pixels) for sample in real_first]
-        rows.append(tag("article", tag("h3", shortened(prompt)), tag("div", *clips, class_="clips"), class_="prompt"))
+        rows.append(
+            tag(
+                "article",
+                tag("h3", shortened(prompt)),
+                tag("div", *clips, class_="clips", style=f"--count:{len(clips)}"),
+                class_="prompt",
+            )
+        )
     if len(prompts) > most:
         said = f"{len(prompts) - most} more prompts are in {folder}, left out to keep this page small."
         rows.append(tag("p", said, class_="absent"))

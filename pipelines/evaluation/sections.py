@@ -170,7 +170,7 @@ def stage_section(stage: Outcome, colour: int, size: Size, origin: Html | None) 
     """Everything about one stage; what is not there is named as missing."""
     seconds = stage.seconds
     if not stage.has_run:
-        state = tag("span", "not run", class_="chip missing")
+        state = tag("span", "optional, not run" if stage.is_optional else "not run", class_="chip missing")
     else:
         state = tag("span", "done" if seconds is None else f"done in {duration(seconds)}", class_="chip plain")
     verdict = chip(stage.verdict) if stage.verdict else None

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from pipelines import stage
+from pipelines import chain, stage
 from pipelines.data.contract import (
     EMPTY_PROMPT,
     MANIFEST,
@@ -37,6 +37,8 @@ from pipelines.training import checkpoint
 from pipelines.training.generator import FILE, Generator, read_description, require_flow
 
 LATENTS, AUTOENCODER = "latents", "autoencoder"
+NOT_GIVEN_AWAY = "validation", "metrics.jsonl"
+"""Of a checkpoint in a folder to give away: its validations show clips of the data, and it loads without."""
 LATENTS_HERE, CHECKPOINTS_HERE = Path("data/latents"), Path("checkpoints")
 """Where a project has what a checkpoint without them was trained with."""
 
@@ -150,7 +152,10 @@ def fill(place: Path, folder: Path, latents: Path, autoencoder: Path) -> str:
             merge_lora(denoiser.transformer)
             denoiser.base = None
         denoiser.save_pretrained(place / name)
-    shutil.copytree(autoencoder, place / AUTOENCODER)
+    is_ours = (autoencoder / "checkpoint.json").is_file()  # the hash of any other folder is of all its files
+    left = shutil.ignore_patterns(*NOT_GIVEN_AWAY) if is_ours else None
+    shutil.copytree(autoencoder, place / AUTOENCODER, ignore=left)
+    chain.name_again(place / AUTOENCODER)
     (place / LATENTS).mkdir()
     for name in (MANIFEST, EMPTY_PROMPT):
         shutil.copy2(latents / name, place / LATENTS / name)

@@ -20,6 +20,7 @@ from typing import Any
 from pipelines import chain, origin, run_facts, stage
 from pipelines.credentials import credentials
 from pipelines.generation import export
+from pipelines.generation.pipeline import NOT_GIVEN_AWAY
 from pipelines.models import lora, lora_names
 from pipelines.models.denoiser import averaged
 from pipelines.progress import Progress
@@ -30,7 +31,7 @@ from pipelines.training import checkpoint
 from pipelines.training.generator import FILE, read_description
 from pipelines.written import read_json
 
-LEFT = ("validation", "metrics.jsonl", "README.md", *stage.BESIDE, "checkpoint.json")
+LEFT = (*NOT_GIVEN_AWAY, "README.md", *stage.BESIDE, "checkpoint.json")
 """Of a checkpoint that goes as it is: what stays, and what is written anew."""
 ADAPTER = "lora"
 """Folder of a release that holds the adapter by itself."""

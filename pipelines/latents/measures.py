@@ -25,7 +25,8 @@ def ssim(predicted: Tensor, target: Tensor) -> Tensor:
     """Structural similarity [B] of video [B, 3, T, H, W] in [-1, 1]: ``skimage.metrics.structural_similarity``.
 
     Its defaults: windows of 7 x 7 pixels with equal weights that lie inside the picture, covariances over n - 1,
-    K1 = 0.01, K2 = 0.03, data_range = 2, mean over channels; here over frames too.
+    K1 = 0.01, K2 = 0.03, data_range = 2, mean over channels; here over frames too. Torchmetrics' default is another:
+    a Gaussian window.
 
     Raises:
         ValueError: pictures smaller than a window.

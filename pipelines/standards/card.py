@@ -130,7 +130,7 @@ def _results(release: Release) -> str:
 
 def _made(release: Release) -> str:
     lines = ["## Where it came from\n"]
-    for digest, node in release.nodes.items():
+    for digest, node in release.backwards:
         run = release.runs.get(digest) or {}
         dirty = ", **with local changes that no commit holds**" if run.get("dirty") else ""
         commit = f"commit {code(run['commit'][:12])}{dirty}" if run.get("commit") else f"commit {UNKNOWN}"

@@ -45,6 +45,8 @@ def _files(folder: Path, signed: dict[str, str], quick: bool) -> Iterator[Found]
             here = signing.files(folder)
             for name in sorted(signed.keys() - here.keys()):
                 yield name, "missing", "it was signed"
+            for name in sorted(here.keys() - signed.keys()):
+                yield name, "does not match", signing.ADDED
             yield "signed files", "unknown", "their bytes were not read (--quick)"
             return
         wrong = dict(signing.differences(folder, signed))

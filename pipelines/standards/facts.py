@@ -86,6 +86,19 @@ class Release:
     files: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def backwards(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """Its chain, from the release back to the clips; each artifact once."""
+        found: dict[str, Mapping[str, Any]] = {}
+        waiting = [self.artifact]
+        while waiting:
+            digest = waiting.pop()
+            if digest in self.nodes and digest not in found:
+                found[digest] = self.nodes[digest]
+                read = [one.get("holds") or {"": one["digest"]} for one in found[digest].get("inputs", {}).values()]
+                waiting += reversed([held for holds in read for held in holds.values()])
+        return list((found | {digest: self.nodes[digest] for digest in self.nodes if digest not in found}).items())
+
+    @property
     def stage(self) -> str:
         """The stage that trained it."""
         return str(self.record.get("stage", self.name))

@@ -32,6 +32,7 @@ HASHES = {"secp256r1": hashes.SHA256, "secp384r1": hashes.SHA384, "secp521r1": h
 """Curves that Model Signing takes, each with its hash."""
 IGNORED = (SIGNATURE, ".git", ".gitattributes", ".github", ".gitignore")
 """What the signature does not cover: itself, and what a folder in git gets."""
+ADDED = "added; the signature does not cover it"
 Private: TypeAlias = ec.EllipticCurvePrivateKey
 Public: TypeAlias = ec.EllipticCurvePublicKey
 
@@ -230,6 +231,6 @@ def differences(folder: Path, signed: Mapping[str, str]) -> Iterator[tuple[str, 
         if name not in here:
             yield name, "missing; it was signed"
         elif name not in signed:
-            yield name, "added; the signature does not cover it"
+            yield name, ADDED
         elif file_digest(here[name]) != signed[name]:
             yield name, "changed since it was signed"

@@ -9,6 +9,7 @@ machine are absent.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -29,19 +30,25 @@ BUILDER = "urn:reelgraph:machine-of-the-user"
 """Nobody but the user vouches for the run: SLSA's build level 1."""
 CONTENT = "reelgraphContent"
 CODE = "reelgraphCode"
+HUB_CACHE = re.compile(r"/models--([\w.-]+?)--([\w.-]+)/snapshots/[0-9a-f]+/?$")
+"""Where the hub's own library keeps a published model on a machine."""
 COMPARATORS = (">=", ">", "<=", "<")
 VERDICTS = {"pass": "passedTests", "warn": "warnedTests", "fail": "failedTests"}
 
 
 def clean(value: Any) -> Any:
-    """The same value without credentials in its texts, keys included, and of places of a machine the name alone."""
+    """The same value without credentials in its texts, keys included, and of places of a machine the name alone: of a
+    published model in the hub's cache the name by which it is published."""
     if isinstance(value, Mapping):
         return {without_credentials(str(key)): clean(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [clean(part) for part in value]
     if not isinstance(value, str):
         return value
-    return Path(value).name if Path(value).is_absolute() else without_credentials(value)
+    if not Path(value).is_absolute():
+        return without_credentials(value)
+    published = HUB_CACHE.search(value)
+    return "/".join(published.groups()) if published else Path(value).name
 
 
 def statements(

@@ -1,6 +1,7 @@
 """Dagster's picture follows DVC: staleness after edits, runs made elsewhere, an empty database, sources, outputs."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +175,11 @@ def test_a_materialization_says_what_differs_from_the_one_before(root: Path) -> 
         said = metadata_of(instance, "train")[previous.CHANGED]
         materialize(root, instance, "train")
         assert metadata_of(instance, "train")[previous.CHANGED] == said, "the same again: what is new stays said"
+
+
+def test_of_many_numbers_the_headline_is_compared_and_no_spreads(root: Path) -> None:
+    stage = DvcProject(root).stage("train")
+    marked = replace(stage, meta={"dagster": {**stage.meta.get("dagster", {}), "headline": ["last/score"]}})
+    metrics = {f"n{number}": float(number) for number in range(90)} | {"last": {"score": 0.5, "score_std": 0.1}}
+    told = previous._telling(marked, metrics)
+    assert list(told)[:2] == ["last/score", "n0"] and "last/score_std" not in told

@@ -1,18 +1,24 @@
 """`reel compare`: folders, revisions and checkpoints side by side, seeds paired, verdicts as far as they go."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dagster_dvc.project import DvcProject, ProjectError
-from dagster_project import cli, revision, sides
+from dagster_project import cli, comparing, revision, sides
 from dagster_project.sides import Member, by_seed, pairs_of
 
 GRAPH = {"stages": {"train": {"cmd": "echo", "params": ["train"], "metrics": ["metrics/train.json"],
                               "plots": ["plots/train"], "meta": {"dagster": {"headline": ["score"]}}}}}  # fmt: skip
+
+
+PROMPT = "a <b> moves\x00 " + "x" * 100_000
 
 
 def project(root: Path, score: float, seed: int) -> Path:
@@ -44,6 +50,7 @@ def test_sides_of_several_seeds_get_a_verdict_and_a_page(tmp_path: Path, capsys:
     assert reel(root, "a0,a1", "b0,b1", "--higher", "*score", "--out", "said") == 0
     said = capsys.readouterr().out
     assert "train:score" in said and "train:other" not in said, "the headline"
+    assert "a (2)" in said and "b (2)" in said, "what the members have in common"
     assert "1.05 ± 0.071" in said and " better" in said and "+4 [+3.94, +4.07]" in said
     page = (root / "said/compare.html").read_text()
     assert "&lt;b&gt;.png" in page and "<b>" not in page and page.count("data:image/png") == 2
@@ -54,7 +61,13 @@ def test_one_training_each_gets_no_verdict_over_seeds(tmp_path: Path, capsys: py
     project(tmp_path, 1.0, 0)
     project(tmp_path / "a", 9.0, 5)
     assert reel(tmp_path, ".", "a", "--metric", "score") == 0
-    assert "one seed: no verdict" in capsys.readouterr().out
+    assert "one seed: no verdict" in (said := capsys.readouterr().out) and "by chance" not in said
+
+
+def test_sides_that_have_the_same_in_common_or_nothing_go_by_all_their_names() -> None:
+    assert comparing._labels(["a0,a1", "b0,b1", "c"]) == ["a (2)", "b (2)", "c"]
+    for words in (["a0,a1", "a2,a3"], ["x,y", "z"]):
+        assert comparing._labels(words) == words
 
 
 @pytest.mark.parametrize(
@@ -93,7 +106,10 @@ def evaluated(root: Path) -> None:
     holds = {name: f"weights of {name}" for name in ("one", "two")} | {"anew": "earlier weights"}
     folder = root / "data/evaluation"
     (folder / "clips").mkdir(parents=True)
-    (folder / "clips/00-one.mp4").write_bytes(b"clip")
+    for system in ("one", "two", "held_out"):
+        (folder / f"clips/00-{system}.mp4").write_bytes(b"clip")
+    rows = [{"system": name, "prompt": PROMPT, "file": f"clips/00-{name}.mp4"} for name in ("one", "two", "held_out")]
+    pq.write_table(pa.Table.from_pylist([*rows, {**rows[0], "file": None}]), folder / "samples.parquet")
     node = {"inputs": {"checkpoints": {"holds": holds}}}
     (folder / "lineage.json").write_text(json.dumps({"artifact": "e", "nodes": {"e": node}}))
     pair = {"difference": 0.5, "low": 0.25, "high": 0.75, "verdict": "better"}
@@ -118,6 +134,11 @@ def test_the_verdict_over_prompts_stands_in_the_table(tmp_path: Path, capsys: py
     evaluated(tmp_path)
     assert reel(tmp_path, "checkpoints/two", "checkpoints/one") == 0
     assert "+0.5 [+0.25, +0.75]" in (said := capsys.readouterr().out) and "better (over prompts" in said
+    [page] = (tmp_path / ".work/compare").glob("*/compare.html")
+    text = page.read_text()
+    assert "a &lt;b&gt; moves" in text and "<b> moves" not in text and len(text) < 20_000
+    assert re.findall("<figcaption>(.*?)</figcaption>", text) == ["real", "checkpoints/two", "checkpoints/one"]
+    assert text.count("<td class=better>") == 1 and text.count("data:video/mp4") == 3
 
 
 def git(root: Path, *words: str) -> str:
@@ -138,8 +159,9 @@ def test_a_revision_is_compared_by_its_own_results_and_the_project_is_only_read(
     git(root, "commit", "-q", "-m", "one")
     head = git(root, "rev-parse", "HEAD")
     git(root, "update-ref", "refs/exps/ab/cdef/wide-run", head)
+    git(root, "update-ref", "refs/exps/exec/EXEC_HEAD", head)  # as DVC leaves after an experiment
     assert revision.commit_of("wide-run", root) == revision.commit_of("HEAD", root) == head
-    with pytest.raises(ProjectError, match=r"nowhere: neither a folder.*experiments: wide-run"):
+    with pytest.raises(ProjectError, match=r"nowhere: neither a folder.*experiments: wide-run\)"):
         revision.commit_of("nowhere", root)
     (root / "metrics/train.json").unlink()
     (root / "metrics/train.json").write_text('{"score": 4}')

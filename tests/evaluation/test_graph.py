@@ -1,5 +1,8 @@
 """The drawing of the graph keeps what the graph says."""
 
+import re
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,3 +62,21 @@ def test_every_stage_is_a_link_and_a_missing_one_says_so() -> None:
         assert 'href="#stage-first"' in drawing and 'href="#stage-second"' in drawing
         assert "1 min 05 s" in drawing and "not run" in drawing and "Says &lt;b&gt;." in drawing
         assert drawing.count('class="edge"') == 1
+
+
+def test_an_optional_stage_is_told_as_such_until_it_runs() -> None:
+    stage = Outcome("extra", "", "a", (), "", (), (), is_optional=True)
+    assert ">optional<" in draw({"extra": stage})
+    assert "optional" not in draw({"extra": replace(stage, metrics={})})
+
+
+@given(graphs())
+def test_everything_is_drawn_inside_the_picture(graph: Graph) -> None:
+    names, edges = graph
+    stages = {n: Outcome(n, "", "a", (), "", tuple(u for u, v in edges if v == n), ()) for n in names}
+    for down in (False, True):
+        drawing = draw(stages, down)
+        width, height = map(int, re.findall(r'viewBox="0 0 (\d+) (\d+)"', drawing)[0])
+        routes = re.findall(r'd="(M[^"]*)" class="edge"', drawing)
+        pairs = [pair for route in routes for pair in re.findall(r"([-\d.]+) ([-\d.]+)", route)]
+        assert all(0 <= float(x) <= width and 0 <= float(y) <= height for x, y in pairs)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import laplace
 
 from pipelines.footage.cutting_params import Quality
-from pipelines.footage.quality import inside_bars, judge, lookalikes, measure, motion, perceptual_hash, sharpness
+from pipelines.footage.quality import grey, inside_bars, judge, lookalikes, measure, motion, perceptual_hash, sharpness
 
 OFF: dict[str, Any] = {"motion": None, "sharpness": None, "duplicate": None, "caption": None}
 codes = st.lists(st.tuples(st.integers(0, 3), st.lists(st.integers(0, 255), max_size=12)), min_size=1, max_size=12)
@@ -135,3 +136,13 @@ def _flat_below(seed: int) -> np.ndarray:
     frames = scene(seed)
     frames[:, 32:] = 128
     return frames
+
+
+def test_luma_and_sharpness_of_a_hand_case_and_of_scipys_laplacian() -> None:
+    frames = np.zeros((1, 3, 3, 3), np.uint8)
+    frames[0, 1, 1] = (100, 200, 50)
+    luma = 0.299 * 100 + 0.587 * 200 + 0.114 * 50
+    assert grey(frames)[0, 1, 1] == pytest.approx(luma, rel=1e-6)
+    noise = np.random.default_rng(0).integers(0, 256, (1, 20, 24, 3)).astype(np.uint8)
+    expected = laplace(grey(noise)[0].astype(np.float64))[1:-1, 1:-1].var()
+    assert sharpness(noise) == pytest.approx(expected, rel=1e-4)

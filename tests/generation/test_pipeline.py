@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.chain import beside, carried, carry
 from pipelines.data.video import read_clip
 from pipelines.generation import export, generate
 from pipelines.generation.pipeline import FlowPipeline
 from pipelines.models.autoencoder import StackedAutoencoder
-from pipelines.stage import StageError, digest
+from pipelines.stage import StageError, digest, write_json
+from pipelines.training.checkpoint import weights
 from tests.generation.test_generate import write_text_encoder
 from tests.generation.test_stages import World
 from tests.generation.toy import CHANNELS, FRAMES, anchored, write_classes, write_latents
@@ -25,6 +27,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     made = World(folder)
     torch.manual_seed(0)
     StackedAutoencoder(frames=4, patch=1, width=8, latent_channels=CHANNELS, blocks=1).save_pretrained(folder / "vae")
+    write_json(folder / "vae/checkpoint.json", {"stage": "autoencoder", "weights": weights(folder / "vae")})
+    (folder / "vae/validation").mkdir()
+    (folder / "vae/validation/step-000002.mp4").write_bytes(b"clips of somebody")
+    carry(folder / "vae", {"stage": "autoencoder", "path": "checkpoints/autoencoder"}, {}, {})
     made.latents = write_latents(folder / "real", autoencoder=digest(folder / "vae"))
     write_text_encoder(made.latents / "text_encoder")
     made.classes = write_classes(folder / "real_classes", made.latents)
@@ -51,6 +57,11 @@ def test_a_single_folder_loads_and_makes_a_video(world, tmp_path, monkeypatch):
     names: dict = {"folder": tmp_path / "moved"}
     exec(compile(code.replace("a prompt", "red square"), "card", "exec"), names)
     assert np.array_equal(names["video"], pipe("red square"))
+
+
+def test_clips_of_the_data_stay_behind_and_the_chain_does_not_miss_them(world):
+    inside = world.folder / "single/autoencoder"
+    assert not (inside / "validation").exists() and carried(inside)[0]["files"] == beside(inside)
 
 
 def test_the_single_folder_gives_the_samples_of_the_checkpoint(world, tmp_path):

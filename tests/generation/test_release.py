@@ -140,6 +140,20 @@ def test_the_tool_of_openssf_verifies_it_and_a_changed_card_breaks_the_signature
     assert bad(copy) == {card.CARD}
 
 
+def test_whatever_a_release_holds_is_verified_and_not_told_as_unknown_too(copy: Path) -> None:
+    for quick in (False, True):
+        unknown = [item.path for item in audit(copy, quick) if item.verdict == "unknown"]
+        assert not [name for name in unknown if name.endswith((".md", ".json", ".jsonl", ".pub", ".sig"))], unknown
+    (copy / "more.txt").write_text("")
+    assert [item.path for item in audit(copy, quick=True) if item.verdict == "does not match"] == ["renamed/more.txt"]
+
+
+def test_the_card_tells_the_chain_from_the_release_back_to_the_clips(made: Path) -> None:
+    text = (made / card.CARD).read_text().partition("## Where it came from")[2]
+    places = [text.index(f"made `{name}`") for name in ("toy-release", "checkpoints/flow", "data/clips")]
+    assert places == sorted(places)
+
+
 def test_audit_passes_anywhere_and_says_that_the_tree_was_dirty(copy: Path, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.chdir(copy.parent)
     assert audit_main([copy.name]) == 0

@@ -207,6 +207,15 @@ def test_published_models_are_found_wherever_the_parameters_name_one(tmp_path: A
     assert base["purl"] == "pkg:huggingface/owner/model@1234"
 
 
+def test_a_model_in_the_hubs_cache_is_told_by_the_name_of_its_publisher() -> None:
+    place = "/home/me/.cache/huggingface/hub/models--Some-Lab--Video-1.3B/snapshots/0123abcd"
+    params = {"denoiser": {"pretrained": {"name": place, "revision": None}}}
+    node = statements.clean({**NODE, "params": params, "inputs": {}})
+    made = Release("r", ARTIFACT, {ARTIFACT: node}, {}, {"stage": "flow"}, is_adapter=True)
+    told = card.card(made, CALL)
+    assert ModelCard(told).data.base_model == ["Some-Lab/Video-1.3B"] and "/home/me" not in told
+
+
 def test_data_sets_of_the_hub_are_named_on_the_card() -> None:
     node = {**NODE, "stage": "raw_video", "params": {"source": {"tars": ["hf://datasets/owner/films/a.tar"]}}}
     assert hub_datasets({ARTIFACT: node}) == ["owner/films"]

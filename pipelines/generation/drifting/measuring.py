@@ -228,6 +228,9 @@ class Independent:
     def distance(self, clips: Tensor, resamples: int) -> tuple[float, float, float]:
         """Energy distance 2 E|x - y| - E|x - x'| - E|y - y'| of clips to the training clips; clips are resampled.
 
+        Without a sample's distance to itself, so it is unbiased and can be negative; ``scipy.stats.energy_distance`` is
+        the root of the same with those counted.
+
         Raises:
             ValueError: fewer than two clips on a side, or values that are not finite.
         """
