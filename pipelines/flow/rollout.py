@@ -22,6 +22,10 @@ Held = Callable[[int, int], Tensor]
 """(start, stop) to the actions [B, stop - start, rows, A] that these latent frames see; asked once per chunk."""
 
 
+CLEAN = -1
+"""Name of level 0, at which frames are remembered, among those of a chunk, which are counted from 0."""
+
+
 class ChunkNoise:
     """Noise of the chunks of some samples, in order: a sample's depends on its seed alone, not on batch or length."""
 
@@ -56,13 +60,17 @@ class Roll:
         """The levels of one chunk, [steps + 1]."""
         return sigmas.table(self.sampling.steps, self.sampling.shift)
 
-    @torch.no_grad()
     def chunks(self, first: Tensor, held: Held, noise: ChunkNoise, told: Any = None) -> Iterator[Tensor]:
         """The first frame [B, C, 1, H, W], then chunk after chunk [B, C, chunk, H, W], as long as they are asked for.
 
         ``told``: what stands for the first frame where the network hears another embedding of it.
         """
         yield first
+        for part in self._made(first, held, noise, told):
+            yield part.clone()  # as any other tensor: what is made in inference mode cannot be trained on
+
+    @torch.inference_mode()
+    def _made(self, first: Tensor, held: Held, noise: ChunkNoise, told: Any) -> Iterator[Tensor]:
         last, last_held, heard = first, held(0, 1), first if told is None else told
         memory, made = self.new_memory(), 1
         self._write(memory, last, last_held, heard)
@@ -92,6 +100,7 @@ class Roll:
             memory=memory,
             remember=True,
             shared=shared,
+            level=CLEAN,
         )
 
     def _field(self, memory: Any, shared: Any, actions: Tensor, heard: Tensor) -> Callable[[Tensor, Tensor], Tensor]:

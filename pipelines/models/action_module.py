@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from pipelines.models.frame_attention import Memory, Reach, Shared, attend_after, turns
+from pipelines.models.joined import Pair, rms_normed
 
 Past: TypeAlias = tuple[Sequence[int], Reach, Memory, Shared]
 """Lengths of the chunks, how far each looks back, what earlier frames left, and what calls of a chunk share."""
@@ -95,31 +97,42 @@ class ActionModule(nn.Module):
             tokens = tokens + self._keys(tokens, actions, past, f"{name}.keys", new)
         return tokens
 
-    def _after(self, past: Past, name: str, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def _after(
+        self, past: Past, name: str, query: Tensor, key: Tensor, value: Tensor, both: Tensor | None = None
+    ) -> Tensor:
         chunks, reach, memory, shared = past
         known = memory.kept[name][0].shape[1] if name in memory.kept else 0
         places = min(known + key.shape[1], reach.sink + reach.window + max(chunks))
-        turn = turns(places, self.rotary, self.theta, key.device)[:, None, None]
-        return attend_after(memory, shared, name, (query, key, value), chunks, reach, turn)
+        turn = turns(places, self.rotary, self.theta, key.device, key.shape[-1])[:, None, None]
+        return attend_after(memory, shared, name, (query, key, value), chunks, reach, turn, both)
 
     def _mouse(self, tokens: Tensor, actions: Tensor, past: Past, name: str, new: Any) -> Tensor:
         batch, _, places, width = tokens.shape
-        (weight, bias), rest = self.mouse_mlp[0].parameters(), self.mouse_mlp[1:]
+        first: Any
+        first, act, second, norm = self.mouse_mlp
+        weight, bias = first.weight, first.bias
 
         def moved() -> Tensor:
             return linear(actions.to(tokens)[..., list(self.axes)].flatten(2), weight[:, width:], bias)
 
         told = past[-1].once(f"{name}.told", moved)
         mixed = linear(tokens, weight[:, :width]) + told[:, :, None]
-        mixed = rest(mixed).transpose(1, 2).flatten(0, 1)  # B S, T, inner
-        query, key, value = (part.unflatten(-1, (self.heads, -1)) for part in self.mouse_qkv(mixed).chunk(3, -1))
-        query, key, value = self.mouse_norm_q(query)[:, :, None], self.mouse_norm_k(key)[:, :, None], value[:, :, None]
+        mixed = norm(second(act(mixed))).transpose(1, 2).flatten(0, 1)  # B S, T, inner
+        asked = self.mouse_qkv(mixed).unflatten(-1, (3, self.heads, -1))[:, :, None]
+        if torch.is_inference_mode_enabled() and asked.dtype == torch.float32:
+            lasting: Shared = past[2].lasting
+            pair = lasting.once(name, lambda: Pair(self.mouse_norm_q, self.mouse_norm_k, between=1))
+            both, value = pair(asked[:, :, :, :2]), asked[:, :, :, 2]
+            query, key = both.unbind(3)
+        else:
+            query, key, value = asked.unbind(3)
+            query, key, both = rms_normed(self.mouse_norm_q, query), rms_normed(self.mouse_norm_k, key), None
         new[name] = (key, value)
-        out = self._after(past, name, query, key, value)
+        out = self._after(past, name, query, key, value, both)
         return self.mouse_out(out.squeeze(2).unflatten(0, (batch, places)).transpose(1, 2))
 
     def _keys(self, tokens: Tensor, actions: Tensor, past: Past, name: str, new: Any) -> Tensor:
-        query = self.key_norm_q(self.key_q(tokens).unflatten(-1, (self.heads, -1)))
+        query = rms_normed(self.key_norm_q, self.key_q(tokens).unflatten(-1, (self.heads, -1)))
         new[name] = past[-1].once(f"{name}.told", lambda: self._told(actions.to(tokens)[..., list(self.keys)]))
         return self.key_out(self._after(past, name, query, *new[name]))
 
@@ -127,4 +140,4 @@ class ActionModule(nn.Module):
         """One key and value [B, T, 1, heads, dim] per latent frame."""
         told = self.key_kv(self.key_embed(held).flatten(2))[:, :, None]
         key, value = (part.unflatten(-1, (self.heads, -1)) for part in told.chunk(2, -1))
-        return self.key_norm_k(key), value
+        return rms_normed(self.key_norm_k, key), value

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipelines.models.joined import Joined, rms_normed
+
 
 @dataclass(frozen=True)
 class Reach:
@@ -42,13 +44,15 @@ Kept = dict[str, tuple[Tensor, Tensor]]
 class Memory:
     """What earlier frames left: constant in size however many there were; ``last`` [B, C, H, W] is the newest one.
 
-    ``levels``: what the levels of a chunk make of the network, which every chunk meets again.
+    ``levels``: what the levels of a chunk make of the network, which every chunk meets again; ``lasting``: what the
+    network is to all of them.
     """
 
     kept: Kept = field(default_factory=dict)
     frames: int = 0
     last: Tensor | None = None
     levels: dict[int, Shared] = field(default_factory=dict)
+    lasting: Shared = field(default_factory=lambda: Shared())
 
     @property
     def kept_frames(self) -> int:
@@ -72,7 +76,7 @@ class Memory:
 
     def anew(self) -> Memory:
         """Nothing of the past, the same levels."""
-        return Memory(levels=self.levels)
+        return Memory(levels=self.levels, lasting=self.lasting)
 
 
 @dataclass
@@ -100,9 +104,15 @@ def turned(x: Tensor, turn: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def turns(places: int, dims: int, theta: float, device: torch.device) -> Tensor:
-    """Unit complex numbers [places, dims / 2] that turn places 0, 1, 2 …, computed once."""
+@torch.inference_mode(False)  # a training may ask for them after a rollout did
+def turns(places: int, dims: int, theta: float, device: torch.device, head: int = 0) -> Tensor:
+    """Unit complex numbers [places, dims / 2] that turn places 0, 1, 2 …, computed once.
+
+    With a ``head`` of more elements these are turned by nothing, so that one multiplication serves a whole head.
+    """
     speed = theta ** -(torch.arange(0, dims, 2, dtype=torch.float64) / dims)
+    if head > dims and head % 2 == 0:
+        speed = torch.cat([speed, speed.new_zeros((head - dims) // 2)])
     angle = torch.arange(places, dtype=torch.float64)[:, None] * speed
     return torch.polar(torch.ones_like(angle), angle).to(torch.complex64).to(device)
 
@@ -124,15 +134,31 @@ class Side:
         count, _, places, heads, dim = kept[0].shape
         shape = (count, heads, (len(past) + length) * places, dim)
         self.key, self.value = kept[0].new_empty(shape), kept[1].new_empty(shape)
+        self.own_key, self.own_value = (
+            side[:, :, self.begin :].transpose(1, 2).unflatten(1, (length, places)) for side in (self.key, self.value)
+        )
+        self.written: Tensor | None = None
         if past:
             self.key[:, :, : self.begin] = _heads_first(turned(chosen(kept[0], past), turn[: len(past)]))
             self.value[:, :, : self.begin] = _heads_first(chosen(kept[1], past))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """As :func:`attend`, for the chunk's own queries, keys and values [N, length, places, heads, dim]."""
-        self.key[:, :, self.begin :] = _heads_first(turned(key, self.turn))
-        self.value[:, :, self.begin :] = _heads_first(value)
-        asked = _heads_first(turned(query, self.turn))
+        if key is not self.written:  # what actions answer is the same at all levels
+            self.own_key.copy_(turned(key, self.turn))
+            self.own_value.copy_(value)
+            self.written = key
+        return self._answered(turned(query, self.turn))
+
+    def attend_itself(self, both: Tensor, value: Tensor) -> Tensor:
+        """The same where queries and keys stand side by side: [N, length, places, 2, heads, dim]."""
+        query, key = turned(both, self.turn[..., None, :, :]).unbind(3)
+        self.own_key.copy_(key)
+        self.own_value.copy_(value)
+        return self._answered(query)
+
+    def _answered(self, query: Tensor) -> Tensor:
+        asked = _heads_first(query)
         out = functional.scaled_dot_product_attention(asked, self.key, self.value)
         return out.transpose(1, 2).flatten(2).unflatten(1, (query.shape[1], -1))
 
@@ -150,16 +176,40 @@ def attend_after(
     chunks: Sequence[int],
     reach: Reach,
     turn: Tensor,
+    both: Tensor | None = None,
 ) -> Tensor:
     """New frames' queries, keys and values after what ``past`` kept of the attention ``name``: [N, T, Q, heads * dim].
 
-    ``turn`` turns queries and keys; a chunk of a rollout finds the past's keys as an earlier call left them.
-    """  # fmt: skip
+    ``turn`` turns queries and keys; a chunk of a rollout finds the past's keys as an earlier call left them. ``both``:
+    queries and keys once more, where they stand side by side.
+    """
     query, key, value = new
     if len(chunks) == 1 and name in past.kept and not torch.is_grad_enabled():
         side: Side = shared.once(name, lambda: Side(past.kept[name], key.shape[1], reach, turn))
-        return side.attend(query, key, value)
+        return side.attend(query, key, value) if both is None else side.attend_itself(both, value)
     return attend(query, *past.with_new(name, key, value), chunks, reach, turn, turn)
+
+
+def attend_itself(
+    attention: Any,
+    tokens: Tensor,
+    past: Memory,
+    shared: Shared,
+    name: str,
+    chunks: Sequence[int],
+    reach: Reach,
+    turn: Tensor,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """What tokens [B, T, S, D] see of one another and the past [B, T, S, D], and their keys and values."""
+    if Joined.joins(attention, tokens):
+        both, value = past.lasting.once(name, lambda: Joined(attention))(tokens)
+        query, key = both.unbind(3)
+    else:
+        query, key, value = attention.to_q(tokens), attention.to_k(tokens), attention.to_v(tokens)
+        query, key = rms_normed(attention.norm_q, query), rms_normed(attention.norm_k, key)
+        query, key, value = (part.unflatten(-1, (attention.heads, -1)) for part in (query, key, value))
+        both = None
+    return attend_after(past, shared, name, (query, key, value), chunks, reach, turn, both), (key, value)
 
 
 def attend(
@@ -196,14 +246,17 @@ def crossed(attention: Any, tokens: Tensor, heard: Tensor, shared: Shared, numbe
         return x.unflatten(2, (attention.heads, -1)).transpose(1, 2)
 
     def told() -> tuple[Tensor, Tensor]:
-        return heads(attention.norm_k(attention.to_k(heard))), heads(attention.to_v(heard))
+        return heads(rms_normed(attention.norm_k, attention.to_k(heard))), heads(attention.to_v(heard))
 
     key, value = shared.once(f"{number}.heard", told)
-    out = functional.scaled_dot_product_attention(heads(attention.norm_q(attention.to_q(tokens))), key, value)
+    out = functional.scaled_dot_product_attention(
+        heads(rms_normed(attention.norm_q, attention.to_q(tokens))), key, value
+    )
     return attention.to_out[0](out.transpose(1, 2).flatten(2))
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def space_and_time(
     places: int,
     height: int,

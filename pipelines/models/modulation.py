@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pipelines.models.backbones import TIMESTEPS
 
@@ -33,5 +35,13 @@ def of_output(transformer: Any, whole: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def scaled(norm: Any, tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Normalised tokens [B, T, S, D], scaled and shifted in float32."""
-    return (norm(tokens.float()) * scale + shift).type_as(tokens)
+    """Normalised tokens [B, T, S, D], scaled and shifted in float32; by the norm itself where all tokens share both."""
+    if scale.numel() == tokens.shape[-1]:
+        weight, bias = scale.flatten(), shift.flatten()
+        return functional.layer_norm(tokens.float(), weight.shape, weight, bias, norm.eps).type_as(tokens)
+    return torch.addcmul(shift, norm(tokens.float()), scale).type_as(tokens)
+
+
+def gated(tokens: Tensor, change: Tensor, gate: Tensor) -> Tensor:
+    """Tokens [B, T, S, D] and as much of a change of them as the gate lets through, in float32."""
+    return torch.addcmul(tokens.float(), change.float(), gate).type_as(tokens)

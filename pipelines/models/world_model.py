@@ -28,7 +28,7 @@ from pipelines.models.action_module import ActionModule
 from pipelines.models.backbones import packed, unpacked
 from pipelines.models.denoiser import CONDITIONING, POSITION_CHANNELS, positions
 from pipelines.models.draft import Draft
-from pipelines.models.frame_attention import Memory, Reach, Shared, attend_after, crossed, space_and_time
+from pipelines.models.frame_attention import Memory, Reach, Shared, attend_itself, crossed, space_and_time
 from pipelines.stage import StageError
 
 WAN_THETA = 10_000.0
@@ -148,7 +148,8 @@ class WorldModel(nn.Module):
             memory: what earlier frames left; None at the start of a video.
             remember: keep what these frames leave in ``memory``.
             shared: of calls that differ in ``x`` and ``sigma`` alone (and at last in ``given``, when all frames are).
-            level: names ``sigma`` among the calls of a rollout: what it makes of the network is kept in ``memory``.
+            level: names ``sigma``, one for all frames, among the calls of a rollout: what it makes of the network is
+                kept in ``memory``.
 
         Raises:
             ValueError: ``chunks`` do not sum to T, or ``remember`` without a memory.
@@ -158,11 +159,11 @@ class WorldModel(nn.Module):
         past, shared, new = memory or Memory(), shared or Shared(), {}
         leveled = past.of_level(level)
         grid = (x.shape[2], x.shape[3] // self.patch[1], x.shape[4] // self.patch[2])
-        embed = self._tokens if level is None else self._tokens_apart
+        embed = self._tokens if level is None or remember else self._tokens_apart
         tokens = embed(x, given, actions, past, shared)
         heard = shared.once("heard", lambda: self._heard(first_frame))
-        embedder = self.transformer.condition_embedder
-        whole, levels = leveled.once("levels", lambda: modulation.embedded(embedder, sigma, tokens))
+        embedder, told = self.transformer.condition_embedder, sigma if level is None else sigma[:1, :1]
+        whole, levels = leveled.once("levels", lambda: modulation.embedded(embedder, told, tokens))
         frames = past.kept_frames + grid[0]
         rotary = self._rotary(min(frames, self.reach.sink + self.reach.window + max(chunks)), grid, x.device)
         for number, (block, action) in enumerate(zip(self.transformer.blocks, self.actions, strict=True)):
@@ -243,18 +244,14 @@ class WorldModel(nn.Module):
         told = leveled.once(f"{number}", lambda: modulation.of_block(block, levels))
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = told
         normed = modulation.scaled(block.norm1, tokens, shift, scale)
-        name, attention = f"{number}.frames", block.attn1
-        query, key, value = attention.to_q(normed), attention.to_k(normed), attention.to_v(normed)
-        query, key = attention.norm_q(query), attention.norm_k(key)
-        query, key, value = (part.unflatten(-1, (attention.heads, -1)) for part in (query, key, value))
-        new[name] = (key, value)
-        seen = attend_after(past, shared, name, (query, key, value), chunks, self.reach, rotary)
-        tokens = (tokens.float() + attention.to_out[0](seen) * gate).type_as(tokens)
+        name = f"{number}.frames"
+        seen, new[name] = attend_itself(block.attn1, normed, past, shared, name, chunks, self.reach, rotary)
+        tokens = modulation.gated(tokens, block.attn1.to_out[0](seen), gate)
         flat = block.norm2(tokens.float()).type_as(tokens).flatten(1, 2)
         tokens = tokens + crossed(block.attn2, flat, heard, shared, number).unflatten(1, tokens.shape[1:3])
         tokens = action(tokens, actions, chunks, self.reach, past, shared, str(number), new)
         normed = modulation.scaled(block.norm3, tokens, ffn_shift, ffn_scale)
-        return (tokens.float() + block.ffn(normed).float() * ffn_gate).type_as(tokens)
+        return modulation.gated(tokens, block.ffn(normed), ffn_gate)
 
     def _keep(self, memory: Memory, new: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         for name, (key, value) in new.items():

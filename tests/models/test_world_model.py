@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from pipelines.flow.params import Sampling
 from pipelines.flow.rollout import ChunkNoise, Roll
 from pipelines.flow.samplers import SAMPLERS
 from pipelines.models import strategies
-from pipelines.models.frame_attention import Memory, Reach, Shared, crossed
+from pipelines.models.frame_attention import Memory, Reach, Shared, crossed, space_and_time, turns
+from pipelines.models.joined import Pair, rms_normed
 from pipelines.models.matrix_game import WEIGHTS, load_matrix_game
 from pipelines.models.world_model import WorldModel
 from pipelines.params import Lora
@@ -393,3 +395,49 @@ def test_what_every_chunk_meets_again_is_computed_once_and_changes_nothing(sampl
         for memory in (Memory, Forgetful)
     )
     assert torch.equal(kept, fresh)
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # of torch's norm under autocast
+@pytest.mark.parametrize("trained", ["full", "lora", "bf16 autocast"])
+def test_a_rollout_equals_the_network_as_it_is_trained(trained: str) -> None:
+    """In fewer calls of torch: layers are joined, norms are computed in pairs and levels once for all frames."""
+    model, plain = world(sink=1, window=2), nullcontext()
+    if trained == "lora":
+        strategies.train_adapter(model, Lora(rank=2, alpha=2, targets=("to_q", "to_k", "to_v")))
+        for name, part in model.named_parameters():
+            if "lora" in name:
+                torch.nn.init.normal_(part, std=0.1)
+    close = 0.1 if trained == "bf16 autocast" else 1e-5
+    latents, actions = given_clips(2, 7)
+    roll = Roll(model, Memory, SAMPLING, 2, remembers=True)
+    with torch.autocast("cpu", torch.bfloat16) if trained == "bf16 autocast" else plain:
+        made = roll.out(latents[:, :, :1], actions, ChunkNoise([1, 2]))
+        noise, past, lengths = ChunkNoise([1, 2]), latents[:, :, :1], [1]
+        for stop in (3, 5, 7):
+            drawn = noise((CHANNELS, 2, SIDE, SIDE))
+            past = torch.cat([past, roll.again(past, actions[:, :stop], drawn, lengths)], dim=2)
+            lengths.append(2)
+    assert torch.allclose(made, past, atol=close)
+
+
+def test_what_a_rollout_made_and_left_can_be_trained_on() -> None:
+    for cached in (turns, space_and_time):
+        cached.cache_clear()
+    model = world(sink=1, window=2)
+    latents, actions = given_clips(2, 5)
+    made = Roll(model, Memory, SAMPLING, 2, remembers=True).out(latents[:, :, :1], actions, ChunkNoise([1, 2]))
+    made.add_(0.0)
+    velocity(model, made, actions).square().mean().backward()
+    assert all(part.grad is not None and part.grad.any() for part in model.actions.parameters())
+
+
+@given(tokens=st.integers(1, 5), heads=st.integers(1, 3), eps=st.sampled_from([1e-6, 0.3]))
+def test_norms_in_pairs_are_the_norms_one_by_one(tokens: int, heads: int, eps: float) -> None:
+    of_query, of_key = torch.nn.RMSNorm(4, eps=eps), torch.nn.RMSNorm(4, eps=eps)
+    both = torch.randn(tokens, 2, heads, 4)
+    with torch.no_grad():
+        of_query.weight.normal_()
+        of_key.weight.normal_()
+        wanted = torch.stack([of_query(both[:, 0]), of_key(both[:, 1])], 1)
+        assert torch.allclose(Pair(of_query, of_key, between=1)(both), wanted, atol=1e-6)
+        assert torch.allclose(rms_normed(of_key, both), of_key(both), atol=1e-6)

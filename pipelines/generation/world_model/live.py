@@ -1,8 +1,11 @@
 """A page on this machine where a person drives a world model: ``reel play --live``.
 
-The page asks for a chunk and says what is held; the answer is the chunk's frames. So the picture that shows what a key
-does comes after at most one chunk's time, and nothing is computed while nobody looks. The server listens on loopback
-only and answers its own page only: another ``Host`` (a name that was pointed here) or another ``Origin`` gets 403.
+The page asks for a chunk and says what is held; the answer is the chunk's frames. It asks as late as its picture can
+wait, and at once when a key goes down or up; frames that were made before are then shown faster. So the picture that
+shows what a key does comes in less than one chunk's time where a chunk is made in less than half of the time that it
+plays, else after the chunk in the making and its own. Nothing is computed while nobody looks. The server listens on
+loopback only and answers its own page only: another ``Host`` (a name that was pointed here) or another ``Origin`` gets
+403.
 
 One page drives at a time. A page that is opened later is told so and may take over; the world goes on where it was.
 """

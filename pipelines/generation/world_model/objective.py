@@ -75,7 +75,7 @@ class WorldModelObjective:
     def __init__(self, world_model: WorldModel, params: WorldModelParams, stride: int, tokens: TokenCount) -> None:
         self.world_model = world_model
         self.params, self.stride, self.tokens = params, stride, tokens
-        self.errors: Tensor | None = None  # [capacity or fewer, C, context - 1, H, W], the oldest first
+        self.errors: Tensor | None = None  # [capacity or fewer, C, target, H, W], the oldest first
 
     # ---- memory of own errors ----
 
@@ -153,9 +153,9 @@ class WorldModelObjective:
         context = window.latents[:, :, : window.context]
         count, own, noisy = len(context), self.params.own_errors, self.params.context_noise
         if own is not None and self.errors is not None and float(torch.rand(())) < own.share and window.context > 1:
-            chosen = torch.randint(len(self.errors), (count,))
-            errors = self.errors[chosen][:, :, : window.context - 1].to(context)
-            context = torch.cat([context[:, :, :1], context[:, :, 1:] + errors], dim=2)
+            chunks = (window.context - 1) // self.params.window.target_frames
+            errors = [self.errors[torch.randint(len(self.errors), (count,))] for _ in range(chunks)]
+            context = torch.cat([context[:, :, :1], context[:, :, 1:] + torch.cat(errors, 2).to(context)], dim=2)
         sigma = torch.zeros(count, window.context, device=context.device)
         if noisy is not None:
             sigma = noisy.most * torch.rand(count, 1, device=context.device).expand(-1, window.context)
@@ -163,11 +163,16 @@ class WorldModelObjective:
 
     @torch.no_grad()
     def _store(self, window: Chunked) -> None:
-        """Roll the context's chunks out from the first frame and keep what is wrong with them."""
-        own, true = self.params.own_errors, window.latents[:, :, : window.context]
+        """Make the target after a past as training sees it, and keep what is wrong with it.
+
+        That past may hold errors made before, so what is kept is of rollouts far longer than a clip, as errors pile up
+        in them.
+        """
+        own, (past, _), true = self.params.own_errors, self._past(window), window.latents[:, :, window.context :]
         assert own is not None
-        made = self.rolled(true[:, :, :1], window.actions[:, : window.context])
-        errors = (made - true)[:, :, 1:].float().cpu()
+        roll, noise = roll_of(self.world_model, self.params), torch.randn_like(true)
+        made = roll.again(past, window.actions, noise, window.chunks[:-1])
+        errors = (made - true).float().cpu()
         kept = errors if self.errors is None else torch.cat([self.errors, errors])
         self.errors = kept[-own.capacity :].contiguous()
 

@@ -97,10 +97,11 @@ class ContextNoise(Params):
 
 
 class OwnErrors(Params):
-    """The network's own errors, stored and injected: what it makes of the context's chunks less what they are.
+    """The network's own errors, stored and injected: what it makes of a target chunk less what it is.
 
-    Every ``every`` updates, from the first ``after`` on, the context of a batch is rolled out and its errors stored
-    (``capacity`` clips, the oldest go first); in ``share`` of the updates stored errors are added to the context.
+    Every ``every`` updates, from the first ``after`` on, the target of a batch is made and its errors stored
+    (``capacity`` clips, the oldest go first); in ``share`` of the updates, and of these makings, stored errors are
+    added to every chunk of the context, so that errors pile up as in a rollout longer than a clip.
     """
 
     share: Annotated[Share, Field(gt=0)]

@@ -28,16 +28,16 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[WorldModelParams, Path 
 
 def test_all_that_is_compared_has_the_same_budget_and_the_same_start(asked: list, tmp_path: Path) -> None:
     ablation.one_seed(BUDGET, 0, ablation.Finished(None, 80), tmp_path, None)
-    (base, none), (own, start), (longer, scratch), (taught, other) = asked
+    (base, none), (taught, start), (longer, scratch), (own, other) = asked
     assert none is scratch is None and start == other == tmp_path / "0-base/checkpoint"
     assert [one.training.steps for one in (base, own, longer, taught)] == [80, 50, 150, 50]
     assert own.own_errors is not None and taught.own_errors is None and own.memory and not longer.memory
     asked.clear()
     ablation.one_seed(BUDGET, 0, ablation.Finished(None, 80), tmp_path, tmp_path / "given")
     assert [init for _, init in asked] == [tmp_path / "given"] * 3
-    (own, _), (longer, _), _ = asked
+    (taught, _), (longer, _), _ = asked
     changed = {"steps": 70, "validate_every": 70}
-    assert longer.training == own.training.model_copy(update=changed) and not longer.memory
+    assert longer.training == taught.training.model_copy(update=changed) and not longer.memory
 
 
 def test_what_is_finished_is_not_trained_again(asked: list, tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_what_is_finished_is_not_trained_again(asked: list, tmp_path: Path) -> N
         for seed in range(seeds):
             ablation.one_seed(BUDGET, seed, finished, tmp_path, tmp_path)
         assert len(asked) == count
-    assert [run["rollout/action_accuracy"] for run in ablation.Finished(out, 80).rows[ablation.OWN]] == [1.0, 4.0]
+    assert [run["rollout/action_accuracy"] for run in ablation.Finished(out, 80).rows[ablation.OWN]] == [3.0, 6.0]
     with pytest.raises(SystemExit, match="of 80 updates, this is of 90; name another --out"):
         ablation.Finished(out, 90)
 
@@ -65,8 +65,8 @@ def test_the_table_pairs_differences_by_seed_and_names_what_is_undefined() -> No
 
     assert run(1.0)["rollout/seam_ratio/late"] == 2.0
     seeds = (0.1, 0.5, 0.9)
-    found = {ablation.LONGER: [run(one) for one in seeds], ablation.OWN: [run(one + 0.1) for one in seeds]}
-    found[ablation.TAUGHT] = [run(0.2)] * 3
+    found = {ablation.LONGER: [run(one) for one in seeds], ablation.TAUGHT: [run(one + 0.1) for one in seeds]}
+    found[ablation.OWN] = [run(0.2)] * 3
     head, _, accuracy, *rest = ablation.table(found)
     assert head.endswith("| beside |") and "| 0.100 ± 0.000 |" in accuracy, "paired: the spread of seeds is not its own"
     assert accuracy.endswith("| 0.250 (chance) |") and all("undefined" in row for row in rest)

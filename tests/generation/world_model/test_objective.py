@@ -11,6 +11,7 @@ import torch
 
 from pipelines.data.contract import ACTIONS
 from pipelines.flow import sigmas
+from pipelines.flow.rollout import Roll
 from pipelines.generation.latents import token_counter
 from pipelines.generation.world_model.excursions import excursions, inverse
 from pipelines.generation.world_model.held_out import other_actions
@@ -174,6 +175,28 @@ def test_own_errors_are_what_a_rollout_makes_wrong_and_are_added_to_the_context(
     added = (context - window.latents[:, :, :3])[:, :, 1:]
     distance = (added[:, None] - wanted.errors[None]).abs().amax((2, 3, 4, 5)).min(1).values
     assert float(distance.max()) < 1e-5 and torch.equal(context[:, :, 0], window.latents[:, :, 0]) and not sigma.any()
+
+
+def test_targets_whose_errors_are_kept_are_made_after_a_past_that_holds_kept_errors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted, pasts = objective(own_errors={**OWN, "share": 1.0, "every": 1, "after": 0}, curriculum=None), []
+
+    def again(self: Roll, past: torch.Tensor, actions: torch.Tensor, noise: torch.Tensor, lengths: object) -> object:
+        pasts.append(past)
+        assert actions.shape[1] == past.shape[2] + noise.shape[2] == 5 and lengths == (1, 2)
+        return torch.full_like(noise, 7.0)
+
+    monkeypatch.setattr(Roll, "again", again)
+    window = wanted._window(batch())
+    wanted._store(window)
+    true = window.latents[:, :, 3:]
+    assert torch.allclose(wanted.errors, 7.0 - true)  # type: ignore[arg-type]
+    wanted._store(window)
+    assert torch.equal(pasts[0], window.latents[:, :, :3])
+    errors = (pasts[1] - pasts[0])[:, :, 1:]
+    apart = (errors[:, None] - (7.0 - true)[None]).abs().amax((2, 3, 4, 5)).min(1).values
+    assert float(apart.max()) < 1e-5 and torch.equal(pasts[1][:, :, 0], pasts[0][:, :, 0])
 
 
 def test_stored_errors_are_part_of_the_state() -> None:
