@@ -19,6 +19,7 @@ from benchmarks.cluster.trainee import REPO
 from benchmarks.cluster.training import Failed, Row
 
 PACKAGES = ("moto[server]==5.2.5", "dvc-s3==3.3.0", "s3fs", "dagster-postgres==0.29.27", "psycopg2-binary==2.9.13")
+PACKAGES += ("dagster-k8s==0.29.27",)
 SIZES = (120 * 2**20, 2**20, 2**20)
 """Of shards; the first is uploaded in parts."""
 CUT = """

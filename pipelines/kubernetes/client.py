@@ -15,6 +15,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from dagster_k8s.pipes import build_pod_body  # type: ignore[import-not-found]
 from dagster_k8s.utils import detect_current_namespace  # type: ignore[import-not-found]
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, DAGSTER_PIPES_MESSAGES_ENV_VAR, decode_param, encode_param
 from kubernetes.client import ApiException  # type: ignore[import-not-found]
-from kubernetes.config import ConfigException  # type: ignore[import-not-found]
+from kubernetes.config import ConfigException, list_kube_config_contexts  # type: ignore[import-not-found]
 from urllib3.exceptions import HTTPError
 
 from pipelines.kubernetes import pod
@@ -34,6 +35,7 @@ from pipelines.kubernetes.target import Kubernetes
 from pipelines.stage import StageError
 
 PATIENCE_SECONDS = 60.0
+AGAIN_SECONDS = 2.0
 SHOWN_BEFORE = 40
 """Lines of what a pod has already said that one who takes it up is shown."""
 
@@ -61,10 +63,10 @@ class Pods(PipesK8sClient):
     """The pods of one namespace."""
 
     def __init__(self, kubeconfig: str | None, context: str | None, namespace: str | None, poll_seconds: float) -> None:
-        super().__init__(kubeconfig_file=kubeconfig, kube_context=context, poll_interval=poll_seconds)
+        super().__init__(kubeconfig_file=kubeconfig, kube_context=context, poll_interval=float(poll_seconds))
         try:
             self._load_k8s_config()
-            self.namespace = namespace or detect_current_namespace(kubeconfig) or "default"
+            self.namespace = namespace or _namespace(kubeconfig, context)
         except (ConfigException, OSError) as error:
             raise StageError(
                 f"Kubernetes: {error}. Name a file in kubernetes.kubeconfig or KUBECONFIG, or say `target: local`."
@@ -141,9 +143,28 @@ class Pods(PipesK8sClient):
         return thread
 
     def _print(self, name: str, is_taken_up: bool) -> None:
-        api = _Newest(self.api, SHOWN_BEFORE) if is_taken_up else self.api
-        with contextlib.suppress(Exception), self.message_reader.read_messages(_Relay(_channel())):  # type: ignore[arg-type]
-            self.message_reader.consume_pod_logs(_Context(), api, name, self.namespace)  # type: ignore[union-attr]
+        begin: dict[str, int] = {"tail_lines": SHOWN_BEFORE} if is_taken_up else {}
+        with self.message_reader.read_messages(_Relay(_channel())):  # type: ignore[arg-type]
+            while True:
+                with contextlib.suppress(Exception):
+                    self.message_reader.consume_pod_logs(_Context(), _From(self.api, begin), name, self.namespace)  # type: ignore[union-attr]
+                broke = time.monotonic()
+                with contextlib.suppress(Unanswered):
+                    found = self.find(name)
+                    if found is None or found.is_over:
+                        return
+                time.sleep(AGAIN_SECONDS)  # a log may end before its pod: it was rotated, or a node restarted
+                begin = {"since_seconds": int(time.monotonic() - broke) + 1}
+
+
+def _namespace(kubeconfig: str | None, context: str | None) -> str:
+    """Where this process's own pod is, else what the context of the kubeconfig file names."""
+    inside = detect_current_namespace(None)
+    if inside is None and "KUBERNETES_SERVICE_HOST" not in os.environ:
+        known, active = list_kube_config_contexts(kubeconfig)
+        chosen = active if context is None else next(one for one in known if one["name"] == context)
+        inside = (chosen["context"] or {}).get("namespace")
+    return inside or "default"
 
 
 def _patient() -> dict[str, float]:
@@ -197,13 +218,13 @@ class _Context:
     log = logging.getLogger("reel.kubernetes")
 
 
-class _Newest:
-    """The API, whose logs begin with their last lines when they are first read."""
+class _From:
+    """The API, whose logs begin later than with their first line when they are first read."""
 
-    def __init__(self, api: Any, lines: int) -> None:
-        self._api, self._lines = api, lines
+    def __init__(self, api: Any, begin: Mapping[str, int]) -> None:
+        self._api, self._begin = api, begin
 
     def read_namespaced_pod_log(self, *names: str, **words: Any) -> Any:
         if words.get("since_seconds") is None:
-            words["tail_lines"] = self._lines
+            words |= self._begin
         return self._api.read_namespaced_pod_log(*names, **words)
