@@ -79,6 +79,18 @@ def _complaint(path: Path, error: ValidationError, block: str, model: type[Block
     return StageError(f"{path}: {where}: {said.removeprefix('Value error, ')}.")
 
 
+def block(path: Path, content: Mapping[str, Any], name: str, engine: type[E_]) -> E_:
+    """The engine's block of the machine file.
+
+    Raises:
+        StageError: it asks for something that is not there, with its key.
+    """
+    try:
+        return engine.model_validate(content.get(name) or {})
+    except ValidationError as error:
+        raise _complaint(path, error, name, engine) from None
+
+
 def chosen(
     path: Path, content: Mapping[str, Any], stage: str, known: set[str], name: str, engine: type[E_], given: type[R_]
 ) -> tuple[E_, R_] | None:
@@ -90,21 +102,18 @@ def chosen(
     Raises:
         StageError: the file asks for something that is not there, with its key.
     """
-    try:
-        block = engine.model_validate(content.get(name) or {})
-    except ValidationError as error:
-        raise _complaint(path, error, name, engine) from None
-    unknown = sorted(block.stages.keys() - known) if known else []
+    whole = block(path, content, name, engine)
+    unknown = sorted(whole.stages.keys() - known) if known else []
     if unknown:
         raise StageError(
             f"{path}: {name}.stages.{unknown[0]}: no stage of dvc.yaml; there are {', '.join(sorted(known))}."
         )
-    own = block.stages.get(stage, {})
+    own = whole.stages.get(stage, {})
     if own == "local":
         return None
     assert isinstance(own, dict)
     try:
-        return block, given.model_validate({**block.resources, **own})
+        return whole, given.model_validate({**whole.resources, **own})
     except ValidationError as error:
         raise _complaint(path, error, f"{name}.stages.{stage}" if own else f"{name}.resources", given) from None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.handed_over import project_mark
-from pipelines.kubernetes.target import Target
+from pipelines.kubernetes.target import Kubernetes, Target
 
 CONTAINER = "stage"
 PROJECT, STAGE, KEY, TOKEN = "reelgraph/project", "reelgraph/stage", "reelgraph/key", "reelgraph/token"
@@ -27,16 +27,16 @@ HOPELESS = frozenset({"InvalidImageName", "ErrImageNeverPull", "ImagePullBackOff
 """Reasons for which a container waits and that do not pass by themselves."""
 
 
-def mark(target: Target) -> str:
+def mark(kubernetes: Kubernetes) -> str:
     """What tells pods of this project from those of others: its folder, and the volume on which it lies."""
-    volume = target.kubernetes.volume
+    volume = kubernetes.volume
     parts = [project_mark(), volume.claim or "", volume.host_path or "", volume.sub_path or ""]
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
 
 
 def name(target: Target, stage: str) -> str:
     """The pod's name: the same for every start of this stage, and no other's (63 characters at most, DNS's letters)."""
-    own = hashlib.sha256(f"{mark(target)}|{stage}".encode()).hexdigest()[:12]
+    own = hashlib.sha256(f"{mark(target.kubernetes)}|{stage}".encode()).hexdigest()[:12]
     return f"reel-{re.sub('[^a-z0-9]+', '-', stage.lower()).strip('-')[:40]}-{own}"
 
 
@@ -55,7 +55,7 @@ def variables(target: Target, stage: str, environment: Mapping[str, str]) -> dic
 
 def meta(target: Target, stage: str, key: str, token: str) -> dict[str, Any]:
     """Labels and annotations by which the pod is known again."""
-    return {"labels": {PROJECT: mark(target)}, "annotations": {STAGE: stage, KEY: key, TOKEN: token}}
+    return {"labels": {PROJECT: mark(target.kubernetes)}, "annotations": {STAGE: stage, KEY: key, TOKEN: token}}
 
 
 def command(target: Target, words: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ import json
 import secrets
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from pipelines.devices import wants_gpu
 from pipelines.handed_over import NOTES, key
 from pipelines.kubernetes import pod
 from pipelines.kubernetes.pod import Seen
-from pipelines.kubernetes.target import Target
+from pipelines.kubernetes.target import Kubernetes, Target, block
 from pipelines.processes import GRACE_SECONDS
 from pipelines.stage import ANEW, StageError, write_json
 
@@ -33,7 +33,7 @@ GONE_SECONDS = 60.0
 EXTRA = "needs the extra `kubernetes`: pip install 'reelgraph[kubernetes]'"
 
 
-def reached(target: Target) -> Pods:
+def reached(kubernetes: Kubernetes) -> Pods:
     """The cluster's pods.
 
     Raises:
@@ -45,7 +45,18 @@ def reached(target: Target) -> Pods:
         if (error.name or "").partition(".")[0] not in ("dagster_k8s", "kubernetes"):
             raise
         raise StageError(f"target: kubernetes {EXTRA}") from None
-    return client.pods(target.kubernetes)
+    return client.pods(kubernetes)
+
+
+def of_project(path: Path | None, content: Mapping[str, Any]) -> tuple[Pods, list[Seen]]:
+    """The machine file's cluster, and all pods of this project in it.
+
+    Raises:
+        StageError: the file asks for what is not there, or the API does not answer.
+    """
+    kubernetes = block(path or Path(), content)
+    pods = reached(kubernetes)
+    return pods, pods.of_project(pod.mark(kubernetes))
 
 
 # ---- the stage's pod ----------------------------------------------------------------------------------------------
@@ -132,7 +143,7 @@ def work(
     environment = environment | {machine.THREADS: str(asked.cpus)}
     environment |= {} if asked.gpus else {"ACCELERATE_USE_CPU": "true"}
     sized = replace(target, resources=asked)
-    return Work(stage, sized, words, environment, key(stage, words, outputs), outputs, reached(target))
+    return Work(stage, sized, words, environment, key(stage, words, outputs), outputs, reached(target.kubernetes))
 
 
 def create(work: Work, restarts: int = 0) -> Seen:

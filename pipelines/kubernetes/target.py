@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from pipelines import targets
 from pipelines.stage import StageError
 from pipelines.targets import Block, Engine, Job, Line, Number, chosen
 
@@ -95,6 +96,15 @@ class Target:
         from pipelines.kubernetes.submit import work  # it asks for the graph
 
         return work(stage, self, words, alone, environment, outputs)
+
+
+def block(path: Path, content: Mapping[str, Any]) -> Kubernetes:
+    """The block ``kubernetes`` of the machine file.
+
+    Raises:
+        StageError: it asks for something that is not there, with its key.
+    """
+    return targets.block(path, content, "kubernetes", Kubernetes)
 
 
 def target(path: Path, content: Mapping[str, Any], stage: str, known: set[str]) -> Target | None:

@@ -97,10 +97,11 @@ class Pod:
         if deadline:
             threading.Timer(deadline, self.end, ("DeadlineExceeded",)).start()
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self.heard:
-                self.lines.append((datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z"), line.rstrip("\n")))
-                self.heard.notify_all()
+        with self.process.stdout as said:
+            for line in said:
+                with self.heard:
+                    self.lines.append((datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z"), line.rstrip("\n")))
+                    self.heard.notify_all()
         code = self.process.wait()
         code = code if code >= 0 else 128 - code
         ended = {"exitCode": code, "reason": "Completed" if code == 0 else "Error"}
@@ -202,6 +203,12 @@ class Api:
             self.pods.pop((namespace, name), None)
 
         threading.Thread(target=go, daemon=True).start()
+
+    def wait(self, name: str) -> None:
+        """Until the pod's container has ended."""
+        pod = next(pod for pod in list(self.pods.values()) if pod.name == name)
+        with pod.heard:
+            assert pod.heard.wait_for(lambda: pod.is_over, 60)
 
     def evict(self, name: str) -> None:
         """As a drained node does it: told as a condition, then deleted."""
