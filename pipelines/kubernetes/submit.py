@@ -232,6 +232,7 @@ def remove(work: Work) -> None:
 
 
 def wait_gone(work: Work, seconds: float) -> bool:
+    """Whether the pod is gone within so long."""
     until = time.monotonic() + seconds
     while work.pods.find(work.name) is not None:
         if time.monotonic() > until:
