@@ -96,8 +96,8 @@ class Ranges:
         """The headers, with the signature of AWS (version 4) where the file system signs."""
         if self._files.anon:
             return headers
-        from botocore.auth import S3SigV4Auth  # comes with s3fs
-        from botocore.awsrequest import AWSRequest
+        from botocore.auth import S3SigV4Auth  # type: ignore[import-not-found]  # comes with s3fs
+        from botocore.awsrequest import AWSRequest  # type: ignore[import-not-found]
 
         signer = self._files.s3._request_signer
         region = signer._region_name if signer._region_name not in (None, "aws-global") else "us-east-1"
@@ -117,7 +117,7 @@ class Ranges:
 
 def _trusted() -> ssl.SSLContext:
     """The certificates that botocore trusts."""
-    from botocore.httpsession import get_cert_path
+    from botocore.httpsession import get_cert_path  # type: ignore[import-not-found]
 
     return ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE") or get_cert_path(True))
 
