@@ -12,7 +12,7 @@ TOOLS = {
     "gc": ("pipelines.training.gc", "What is left over on the disk, and what it would free."),
     "new": ("pipelines.new_stage", "A working stage of your own to start from, with all that belongs to it."),
     "use": ("pipelines.footage.use", "Make a folder, tar or data set the source of the clips: looks, says, writes."),
-    "jobs": ("pipelines.slurm.jobs", "This project's jobs on a Slurm cluster, and which of them nobody follows."),
+    "jobs": ("pipelines.jobs", "This project's jobs on Slurm or Kubernetes, and which of them nobody follows."),
     "fetch": ("pipelines.footage.fetch", "Bring new footage from an address (s3://…) into the folder of the source."),
     "generate": ("pipelines.generation.generate", "Clips from prompts with any flow checkpoint."),
     "refine": ("pipelines.generation.refine", "A clip from keyframes, or from a video with missing frames."),

@@ -8,7 +8,7 @@
 3. waits for the GPUs that the stage is given (:mod:`pipelines.devices`) and says where it runs on the CPU instead;
    starts the stage through accelerate as this machine is configured (``launch.yaml``, an ordinary accelerate config
    file that neither ``dvc.yaml`` nor ``params.yaml`` knows of); without one, one process on what is here; or hands the
-   processes to Slurm, where that file says ``target: slurm`` (:mod:`pipelines.slurm`);
+   processes to Slurm or Kubernetes, where that file names one as ``target`` (:mod:`pipelines.targets`);
 4. passes a first SIGTERM or SIGINT on, so that the stage can save, and ends every process that is left after the grace
    time; when whoever started it is gone, it stops too;
 5. sees to it that ``code.json`` says which code runs, compares parameters and the definitions that the stage reaches
@@ -39,7 +39,7 @@ from pipelines.params import Params, ParamsError, check, parse_section, section_
 from pipelines.processes import is_forced
 from pipelines.recording import note_time, restore_outputs, unchanged_inputs
 from pipelines.stage import ANEW, CODE, LEFT, STOPPED, STOPPED_NOTE, StageError, path_flags, refused_by_disk
-from pipelines.starting import WRITTEN, by_slurm, here, said, sent_to
+from pipelines.starting import WRITTEN, by_engine, here, said, sent_to
 
 
 def stated(name: str, graph: Path = Path("dvc.yaml")) -> tuple[Params, dict[str, Path]]:
@@ -110,7 +110,7 @@ def launch(argv: list[str]) -> int:
     elsewhere = sent_to(stage)
     with owned(stage, Path(".work") / stage) as lock:
         began = time.monotonic()
-        start = here if elsewhere is None else by_slurm(elsewhere)
+        start = here if elsewhere is None else by_engine(elsewhere)
         try:
             with start(stage, words, alone, lock, told) as run, unchanged_inputs(stage) as look:
                 code, asked = arrivals.until_still(stage, lambda: run(look))

@@ -9,20 +9,25 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines import machine
 from pipelines.commands import stage_entries
 from pipelines.devices import NONE, Devices, held, wants_gpu
 from pipelines.document import load
+from pipelines.handed_over import NOTES
 from pipelines.leftovers import remove_partials
 from pipelines.processes import stop_sets, supervise
 from pipelines.stage import STOPPED_NOTE, StageError, path_flags, write_json
 
+if TYPE_CHECKING:
+    from pipelines.targets import Target
+
 WRITTEN = {"out", "metrics", "plots"}
 """Flags that name what a stage makes; every other path must exist before it starts."""
 
-
+ENGINES = {"target", *NOTES}
+"""Keys of the machine file that are not accelerate's."""
 REFUSED = {"DEEPSPEED", "MEGATRON_LM", "TP"}
 """Kinds of distribution that accelerate knows and the training loop does not."""
 
@@ -55,8 +60,8 @@ def machine_config() -> tuple[Path | None, dict[str, Any]]:
     return path, content
 
 
-def sent_to(stage: str) -> Any:
-    """Where the machine file sends this stage (a :class:`pipelines.slurm.target.Target`); None for this machine.
+def sent_to(stage: str) -> Target | None:
+    """Where the machine file sends this stage (a :class:`pipelines.targets.Target`); None for this machine.
 
     Raises:
         StageError: the file asks for what is not there.
@@ -67,20 +72,20 @@ def sent_to(stage: str) -> Any:
             f"{path}: num_machines {config['num_machines']}: a launcher starts the processes of its own machine, and "
             "owns the stage. Processes on several are for an engine to start: `target: slurm`, docs/cluster.md."
         )
-    if "target" not in config and "slurm" not in config:
+    if not ENGINES & config.keys():
         return None
-    from pipelines.slurm.target import target
+    from pipelines.targets import target
 
     return target(path, config, stage, set(stage_entries()))
 
 
 def _accelerate_file(path: Path | None, config: dict[str, Any]) -> str:
     """The machine file as accelerate reads it, which knows no keys of ours."""
-    if not {"target", "slurm"} & config.keys():
+    if not ENGINES & config.keys():
         return str(path)
     plain = Path(".work/accelerate.json")
     plain.parent.mkdir(exist_ok=True)
-    write_json(plain, {name: value for name, value in config.items() if name not in ("target", "slurm")})
+    write_json(plain, {name: value for name, value in config.items() if name not in ENGINES})
     return str(plain)
 
 
@@ -134,10 +139,7 @@ Run = Callable[[Callable[[], None]], tuple[int, bool]]
 @contextlib.contextmanager
 def here(stage: str, words: list[str], alone: bool, lock: int, told: dict[str, str]) -> Iterator[Run]:
     """Inside, the stage's processes can be run on this machine."""
-    if (Path(".work") / stage / "slurm" / "attempt.json").exists():
-        from pipelines.slurm.submit import refuse_live
-
-        refuse_live(stage)
+    _refuse_beside(stage)
     with given_devices(stage, alone) as devices:
         _clear(stage, words)
         command, environment = command_line(words, alone, devices)
@@ -146,21 +148,28 @@ def here(stage: str, words: list[str], alone: bool, lock: int, told: dict[str, s
         yield lambda look: supervise(command, environment, (lock, *devices.locks), look)
 
 
-def by_slurm(target: Any) -> Callable[..., contextlib.AbstractContextManager[Run]]:
+def by_engine(target: Target) -> Callable[..., contextlib.AbstractContextManager[Run]]:
     """As :func:`here`, as a job of a cluster."""
 
     @contextlib.contextmanager
     def start(stage: str, words: list[str], alone: bool, lock: int, told: dict[str, str]) -> Iterator[Run]:
-        from pipelines.slurm import follow, submit
-
+        _refuse_beside(stage, target.engine)
         environment = _environment() | _variables(machine_config()[1]) | told
         environment.pop("CUDA_VISIBLE_DEVICES", None)  # of this machine
-        work = submit.work(stage, target, words, alone, environment, _written(words))
-        if not work.is_begun():
+        job = target.job(stage, words, alone, environment, _written(words))
+        if not job.is_begun():
             _clear(stage, words)
-        yield lambda look: follow.run(work, lock, look)
+        yield lambda look: job.run(lock, look)
 
     return start
+
+
+def _refuse_beside(stage: str, engine: str = "local") -> None:
+    """No second writer beside a job that an earlier launcher left with another engine; most machines know of none."""
+    if any((Path(".work") / stage / note).exists() for note in NOTES.values()):
+        from pipelines.targets import refuse_beside
+
+        refuse_beside(stage, engine)
 
 
 def _written(words: list[str]) -> list[Path]:

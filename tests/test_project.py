@@ -71,7 +71,7 @@ def rank(path: Path) -> str:
     facts in the words of standards, belong to the root.
     """
     inside = path.relative_to(ROOT / "pipelines").parts
-    return inside[0] if len(inside) > 1 and inside[0] not in ("code", "slurm", "standards") else "row0"
+    return inside[0] if len(inside) > 1 and inside[0] not in ("code", "kubernetes", "slurm", "standards") else "row0"
 
 
 # ---- the graph ----------------------------------------------------------------------------------------------------

@@ -14,21 +14,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.cluster import database, jobs, objects
+from benchmarks.cluster import database, jobs, kubernetes, objects, watched
 from benchmarks.cluster.network import network
 from benchmarks.cluster.slurm import running
-from benchmarks.cluster.training import Failed, Row
+from benchmarks.cluster.training import Failed, Row, local
 
 BEGIN, END = "<!-- cluster: by `make cluster-test` -->", "<!-- /cluster -->"
 
 
 def slurm_rows(folder: Path, only: list[str]) -> Iterator[Row]:
     """What goes wrong under Slurm."""
-    faults = [fault for fault in jobs.FAULTS if not only or fault.__name__ in only]
+    faults = [fault for fault in (*watched.ROWS, *jobs.FAULTS) if not only or fault.__name__ in only]
     if not faults:
         return
     with network() as hosts, running(folder / "slurm", hosts) as cluster:
-        reference = jobs.here(cluster)
+        reference = local(cluster.folder.parent, cluster.environment, Path(sys.executable))
         for fault in faults:
             if fault is jobs.cut_off and hosts is None:
                 yield Row("one of two hosts cut off", "not tried: only root can make a network", "not known", True)
@@ -55,8 +55,8 @@ def main() -> int:
     folder, rows, began = Path(tempfile.mkdtemp(prefix="reel-cluster-")), [], time.monotonic()
     folder.chmod(0o755)
     try:
-        parts = (objects.rows(folder, given.only), database.rows(folder, given.only), slurm_rows(folder, given.only))
-        for row in itertools.chain(*parts):
+        parts = (objects.rows, database.rows, kubernetes.rows, slurm_rows)
+        for row in itertools.chain.from_iterable(part(folder, given.only) for part in parts):
             print(f"{'ok  ' if row.is_well else 'LOST'}  {row.fault}: {row.happened}; lost: {row.lost}", flush=True)
             rows.append(row)
     finally:

@@ -12,7 +12,7 @@ import psutil
 
 from benchmarks.cluster import trainee
 from benchmarks.cluster.slurm import Cluster
-from benchmarks.cluster.training import PATIENCE, PEER_SECONDS, Failed, Row, Training
+from benchmarks.cluster.training import PATIENCE, PEER_SECONDS, Row, Training
 
 REEL = (sys.executable, "-m", "dagster_project.cli", "run", "train")
 SBATCH = """#!/bin/bash
@@ -37,15 +37,6 @@ def judged(training: Training, fault: str, happened: str, reference: str, code: 
 
 
 # ---- the faults -----------------------------------------------------------------------------------------------------
-
-
-def here(cluster: Cluster) -> str:
-    """The same training on this machine in two processes: the bits that every other must end with."""
-    local = Training(cluster, "local")
-    (local.root / "launch.yaml").write_text("num_processes: 2\nuse_cpu: true\n")
-    if local.run():
-        raise Failed(local.text()[-2000:])
-    return trainee.bits(local.root)
 
 
 def untouched(cluster: Cluster, reference: str) -> Row:

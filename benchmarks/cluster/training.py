@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,15 +42,14 @@ def machine_file(cluster: Cluster, **changes: object) -> dict[str, object]:
     return {"target": "slurm", "slurm": slurm}
 
 
-class Training:
-    """The toy project in a folder of its own, run by some command against the cluster."""
+class Project:
+    """The toy project in a folder of its own, run by some command."""
 
-    def __init__(self, cluster: Cluster, name: str, **changes: object) -> None:
-        self.cluster = cluster
-        self.root = trainee.make(cluster.folder.parent / name, machine_file(cluster, **changes))
-        self.log = self.root.parent / f"{name}.log"
-        path = f"{Path(sys.executable).parent}{os.pathsep}{cluster.environment['PATH']}"
-        self.environment = {**cluster.environment, "PATH": path, "REEL_PROJECT": str(self.root)}
+    def __init__(self, root: Path, machine: dict[str, object], environment: dict[str, str], python: Path) -> None:
+        self.root, self.python = trainee.make(root, machine), python
+        self.log = root.parent / f"{root.name}.log"
+        path = f"{python.parent}{os.pathsep}{environment['PATH']}"
+        self.environment = {**environment, "PATH": path, "REEL_PROJECT": str(self.root)}
         self.environment |= {"REEL_PEER_SECONDS": str(PEER_SECONDS), "PYTHONPATH": str(trainee.REPO)}
         self.environment |= {
             "REEL_GRACE_SECONDS": "20",
@@ -62,6 +62,7 @@ class Training:
         environment = self.environment | variables
         if command is REPRO:  # the project's own code, not this checkout's
             environment.pop("PYTHONPATH")
+            command = (str(self.python), *REPRO[1:])
         log = self.log.open("ab")
         return subprocess.Popen(
             command, cwd=self.root, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
@@ -76,26 +77,17 @@ class Training:
         """All that was said."""
         return self.log.read_text(errors="replace") if self.log.is_file() else ""
 
-    def numbers(self) -> list[str]:
-        """The jobs that were submitted for this project, by the controller's own memory."""
-        found = self.cluster.say("squeue", "-h", "-t", "all", "-o", "%i|%Z")
-        return [line.split("|")[0] for line in found.splitlines() if line.endswith(f"|{self.root}")]
-
-    def state(self) -> str:
-        """The newest job's state."""
-        numbers = self.numbers()
-        return self.cluster.say("squeue", "-h", "-t", "all", "-j", numbers[-1], "-o", "%T") if numbers else ""
-
     def is_at(self, step: int) -> bool:
         """Whether the job has saved this step."""
         return trainee.saved_step(self.root) >= step
 
     def wait(self, is_so: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
         """Until it is so, or an error with the last lines of the log."""
-        try:
-            self.cluster.wait_for(is_so, what, seconds)
-        except RuntimeError as error:
-            raise Failed(f"{error}\n{self.text()[-2000:]}") from None
+        until = time.monotonic() + seconds
+        while not is_so():
+            if time.monotonic() > until:
+                raise Failed(f"waited {seconds:g} s for {what}\n{self.text()[-2000:]}")
+            time.sleep(0.2)
 
     def processes(self) -> list[int]:
         """What runs of this project on this machine, launchers and ranks."""
@@ -107,6 +99,33 @@ class Training:
             except (psutil.Error, OSError):
                 continue
         return found
+
+
+def local(folder: Path, environment: dict[str, str], python: Path) -> str:
+    """The same training on this machine in two processes: the bits that every other must end with."""
+    project = Project(folder / "local", {"num_processes": 2, "use_cpu": True}, environment, python)
+    if project.run():
+        raise Failed(project.text()[-2000:])
+    return trainee.bits(project.root)
+
+
+class Training(Project):
+    """The toy project, sent to a Slurm."""
+
+    def __init__(self, cluster: Cluster, name: str, **changes: object) -> None:
+        self.cluster = cluster
+        root = cluster.folder.parent / name
+        super().__init__(root, machine_file(cluster, **changes), cluster.environment, Path(sys.executable))
+
+    def numbers(self) -> list[str]:
+        """The jobs that were submitted for this project, by the controller's own memory."""
+        found = self.cluster.say("squeue", "-h", "-t", "all", "-o", "%i|%Z")
+        return [line.split("|")[0] for line in found.splitlines() if line.endswith(f"|{self.root}")]
+
+    def state(self) -> str:
+        """The newest job's state."""
+        numbers = self.numbers()
+        return self.cluster.say("squeue", "-h", "-t", "all", "-j", numbers[-1], "-o", "%T") if numbers else ""
 
     def starts(self) -> list[int]:
         """The steps at which the job went on, as its log says them."""

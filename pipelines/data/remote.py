@@ -14,6 +14,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,14 @@ import fsspec
 
 from pipelines.data.address import GIVE_UP, PAUSE, TRIES, refusal, shown
 from pipelines.data.contract import ContractError, ShardFacts
+from pipelines.data.ranges import Ranges, ranges
 from pipelines.stage import say
 
 URL, CACHE, LIMIT = "REEL_SHARDS_URL", "REEL_CACHE", "REEL_CACHE_GIB"
 DEFAULT_CACHE, DEFAULT_GIB = Path(".work/shards"), 20.0
 BLOCK = 4096
+AT_ONCE = 8
+"""Ranges that are on their way at the same time, at most."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Piece:
     size: int
 
 
-Damage = Callable[[int, bytes], str | None]
+Damage = Callable[[int, bytes | bytearray], str | None]
 """(row, the sample's bytes) to what is wrong with them; None when every checksum holds."""
 
 
@@ -100,7 +104,7 @@ class Cache:
             return os.pread(stream.fileno(), piece.size, piece.offset)
         return b""
 
-    def put(self, piece: Piece, content: bytes) -> None:
+    def put(self, piece: Piece, content: bytes | bytearray) -> None:
         """Keep the piece if there is room."""
         if self.full:
             return
@@ -117,7 +121,7 @@ class Cache:
         except OSError as error:
             self._stop(f"cannot be written: {error.strerror}")
 
-    def _write(self, piece: Piece, content: bytes) -> None:
+    def _write(self, piece: Piece, content: bytes | bytearray) -> None:
         descriptor = os.open(self.folder / self.names[piece.shard], os.O_WRONLY | os.O_CREAT, 0o666)
         try:
             os.pwrite(descriptor, content, piece.offset)
@@ -142,14 +146,18 @@ class Remote:
             self.files, self.root = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as error:
             raise ContractError(f"{URL} {shown(url)}: {error}; see docs/scale.md.") from None
+        self._ranges: Ranges | None = None
+        self._is_tried = False
+        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="ranges")
 
-    def read(self, pieces: Sequence[Piece], damage: Damage) -> list[bytes]:
+    def read(self, pieces: Sequence[Piece], damage: Damage) -> list[bytes | bytearray]:
         """The bytes of each piece, every checksum compared, from the cache or from elsewhere.
 
         Raises:
             ContractError: a shard cannot be reached, or a sample arrives damaged, after several tries.
         """
-        found = {piece.row: content for piece in pieces if damage(piece.row, content := self.cache.get(piece)) is None}
+        found: dict[int, bytes | bytearray] = {}
+        found |= {piece.row: content for piece in pieces if damage(piece.row, content := self.cache.get(piece)) is None}
         missing = [piece for piece in dict.fromkeys(pieces) if piece.row not in found]
         trouble: dict[Piece, str] = {}
         for number in range(TRIES):
@@ -161,7 +169,7 @@ class Remote:
                 if told is not None:
                     trouble[piece] = told
                     continue
-                assert isinstance(arrived, bytes)
+                assert isinstance(arrived, bytes | bytearray)
                 found[piece.row] = arrived
                 self.cache.put(piece, arrived)
             missing = list(trouble)
@@ -173,7 +181,10 @@ class Remote:
             f"{TRIES} times. Look at the address in {URL} and at that file."
         )
 
-    def _fetch(self, pieces: Sequence[Piece]) -> list[bytes | str]:
+    def _path(self, piece: Piece) -> str:
+        return f"{self.root.rstrip('/')}/{piece.shard}"
+
+    def _fetch(self, pieces: Sequence[Piece]) -> list[bytes | bytearray | str]:
         """Content of each piece, or in words why there is none.
 
         Raises:
@@ -181,10 +192,31 @@ class Remote:
         """
         if not pieces:
             return []
-        paths = [f"{self.root.rstrip('/')}/{piece.shard}" for piece in pieces]
-        starts, ends = [piece.offset for piece in pieces], [piece.offset + piece.size for piece in pieces]
-        arrived: list[Any] = self.files.cat_ranges(paths, starts, ends, on_error="return")
-        return [self._told(piece, one) for piece, one in zip(pieces, arrived, strict=True)]
+        came = self._ranged(pieces)
+        rest = [piece for piece in pieces if piece not in came]
+        paths = [self._path(piece) for piece in rest]
+        starts, ends = [piece.offset for piece in rest], [piece.offset + piece.size for piece in rest]
+        arrived: list[Any] = self.files.cat_ranges(paths, starts, ends, on_error="return") if rest else []
+        told = dict(zip(rest, (self._told(*one) for one in zip(rest, arrived, strict=True)), strict=True))
+        return [came.get(piece) or told[piece] for piece in pieces]
+
+    def _ranged(self, pieces: Sequence[Piece]) -> dict[Piece, bytearray]:
+        """What comes by requests of our own; what does not, fsspec is asked for, which has the words for errors."""
+        if not self._is_tried:
+            self._is_tried, self._ranges = True, ranges(self.files, self._path(pieces[0]))
+        reader = self._ranges
+        if reader is None:
+            return {}
+
+        def one(piece: Piece) -> bytearray | None:
+            with contextlib.suppress(OSError):
+                return reader.read(self._path(piece), piece.offset, piece.size)
+            return None
+
+        arrived = list(self._pool.map(one, pieces)) if len(pieces) > 1 else [one(pieces[0])]
+        if not any(arrived):  # it is not the way here
+            self._ranges = None
+        return {piece: content for piece, content in zip(pieces, arrived, strict=True) if content}
 
     def _told(self, piece: Piece, arrived: Any) -> bytes | str:
         if isinstance(arrived, bytes) and len(arrived) == piece.size:

@@ -147,19 +147,19 @@ class Shards:
         fetched = self._fetched(rows) if self._absent else {}
         return [self._sample(row, fields, fetched.get(row)) for row in rows]
 
-    def _fetched(self, rows: Sequence[int]) -> dict[int, bytes]:
+    def _fetched(self, rows: Sequence[int]) -> dict[int, bytes | bytearray]:
         assert self.remote is not None
         far = [Piece(row, self._shards[row], *self._places[row]) for row in rows if self._shards[row] in self._absent]
         return {piece.row: one for piece, one in zip(far, self.remote.read(far, self._damage), strict=True)}
 
-    def _damage(self, row: int, content: bytes) -> str | None:
+    def _damage(self, row: int, content: bytes | bytearray) -> str | None:
         """What is wrong with the bytes of a sample; None when they are whole and every checksum holds."""
         key, size = self._keys[row], self._places[row][1]
         if len(content) != size:
             return f"{len(content)} of {size} bytes"
         try:
             for member, begin, length in members(content, 0, size):
-                if zlib.crc32(content[begin : begin + length]) != self._checksum(row, key, member):
+                if zlib.crc32(memoryview(content)[begin : begin + length]) != self._checksum(row, key, member):
                     return f"{member} differs from its checksum"
         except (ValueError, KeyError) as error:
             return str(error)
@@ -178,7 +178,7 @@ class Shards:
         columns = [str(name) for name in self.index.columns if str(name).startswith(CHECKSUM)]
         return {name.removeprefix(CHECKSUM): self.index[name].to_numpy() for name in columns}
 
-    def _sample(self, row: int, fields: tuple[str, ...], fetched: bytes | None) -> dict[str, Any]:
+    def _sample(self, row: int, fields: tuple[str, ...], fetched: bytes | bytearray | None) -> dict[str, Any]:
         shard, (offset, size), key = self._shards[row], self._places[row], self._keys[row]
         content, place = (self._map(shard), offset) if fetched is None else (fetched, 0)
         wanted = {f"{key}.{MEMBERS[field]}": field for field in fields}
@@ -186,7 +186,7 @@ class Shards:
         try:
             for name, begin, length in members(content, place, size):
                 if name in wanted:
-                    view = memoryview(content)[begin : begin + length]
+                    view = memoryview(content).toreadonly()[begin : begin + length]
                     found[wanted[name]] = bytes(view).decode() if name.endswith(".txt") else array(view)
                     if len(found) == len(wanted):
                         break

@@ -128,7 +128,7 @@ def array(view: memoryview) -> np.ndarray:
     return np.frombuffer(view, dtype, offset=begin).reshape(shape)
 
 
-def members(shard: mmap.mmap | bytes, offset: int, size: int) -> Iterator[tuple[str, int, int]]:
+def members(shard: mmap.mmap | bytes | bytearray, offset: int, size: int) -> Iterator[tuple[str, int, int]]:
     """(name, offset of the content, size of the content) of every member in a sample's part of a shard.
 
     Raises:

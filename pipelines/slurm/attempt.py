@@ -6,16 +6,15 @@ the name, so a launcher that died before it heard the job's number leaves enough
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 import socket
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pipelines.handed_over import project_mark
 from pipelines.slurm.script import job_name
 from pipelines.stage import StageError, write_json
 
@@ -100,11 +99,6 @@ def ended(stage: str, number: str) -> dict[str, Any] | None:
         return None
 
 
-def project_mark(root: Path | None = None) -> str:
-    """What tells jobs of this project from those of others: a hash of its folder."""
-    return hashlib.sha256(str((root or Path.cwd()).resolve()).encode()).hexdigest()[:12]
-
-
 def comment(stage: str, key: str) -> str:
     """A job's comment: it is of this project, of this stage, and would compute this."""
     return f"reel:{project_mark()}:{stage}:{key}"
@@ -114,8 +108,3 @@ def read_comment(text: str) -> tuple[str, str, str] | None:
     """(project, stage, key) of a job's comment; None for one of somebody else's making."""
     parts = text.split(":")
     return (parts[1], parts[2], parts[3]) if len(parts) == 4 and parts[0] == "reel" else None
-
-
-def key_of(content: Mapping[str, Any]) -> str:
-    """16 hexadecimal digits of what a job would compute."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from pipelines.handed_over import newest_state
 from pipelines.slurm import queue
 from pipelines.slurm.rank import LOST, lost_notes
 from pipelines.stage import ANEW, STOPPED, STOPPED_NOTE, StageError, write_json
@@ -124,7 +125,7 @@ class Batch:
 
     def _may_lose_again(self) -> bool:
         """Whether the last starts of this job were not all lost at the same place."""
-        file, saved = self.folder / f"{self.number}.losses", _newest_state(self.folder.parent)
+        file, saved = self.folder / f"{self.number}.losses", newest_state(self.folder.parent)
         before = file.read_text(encoding="utf-8").split() if file.is_file() else ["0", ""]
         count = int(before[0]) + 1 if before[1:] == [saved] else 1
         file.write_text(f"{count} {saved}", encoding="utf-8")
@@ -140,11 +141,6 @@ class Batch:
             return self._last_word(STOPPED, f"job {self.number} cannot go back into the queue: {said}")
         time.sleep(queue.PATIENCE_SECONDS)  # Slurm ends this step; the job is pending by then
         return STOPPED
-
-
-def _newest_state(work: Path) -> str:
-    names = sorted(path.name for path in work.glob("*/state-*"))
-    return names[-1] if names else "none"
 
 
 def _address(node: str) -> str:

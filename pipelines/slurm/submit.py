@@ -6,20 +6,19 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipelines import machine
-from pipelines.arrivals import listing, sources
 from pipelines.commands import stage_entries
 from pipelines.devices import wants_gpu
-from pipelines.recording import tracked_inputs
+from pipelines.handed_over import key
 from pipelines.slurm import attempt, queue
 from pipelines.slurm.attempt import Attempt
 from pipelines.slurm.script import text
 from pipelines.slurm.target import Target
-from pipelines.stage import StageError, digest, path_flags
+from pipelines.stage import StageError
 
 KEPT_LOGS = 20
 OF_A_JOB = ("SLURM_", "SBATCH_", "SRUN_", "DAGSTER_PIPES_")
@@ -41,6 +40,12 @@ class Work:
         """Whether an earlier launcher has handed it to Slurm: what a job has half written is not to be touched."""
         return attempt.noted(self.stage) is not None or _unnoted(self.stage) is not None
 
+    def run(self, lock: int, look: Callable[[], None]) -> tuple[int, bool]:
+        """See :func:`pipelines.slurm.follow.run`."""
+        from pipelines.slurm.follow import run  # it follows what this hands over
+
+        return run(self, lock, look)
+
     def say(self, line: str) -> None:
         """One line of the stage; a terminal that is gone stops nothing."""
         with contextlib.suppress(OSError, ValueError):
@@ -58,19 +63,7 @@ def work(
         asked = asked.model_copy(update={"gpus": 0})
     environment = {machine.THREADS: str(asked.cpus)} | environment
     environment |= {} if asked.gpus else {"ACCELERATE_USE_CPU": "true"}
-    return Work(stage, replace(target, resources=asked), words, environment, _key(stage, words, outputs), outputs)
-
-
-def _key(stage: str, words: Sequence[str], outputs: Sequence[Path]) -> str:
-    """What the job would compute: its command, parameters and code, and what it reads."""
-    snapshot, code = tracked_inputs(stage)
-    paths = [Path(value) for flag, value in path_flags(list(words[2:])).items() if flag != "params"]
-    read = [path for path in paths if path not in outputs]
-    found = sources(stage)
-    data = {str(path): digest(path) for path in read if path.exists() and path not in found}
-    return attempt.key_of(
-        {"words": list(words), "recorded": snapshot, "code": code.value, "data": data, "sources": listing(found)}
-    )
+    return Work(stage, replace(target, resources=asked), words, environment, key(stage, words, outputs), outputs)
 
 
 # ---- submit, or find what is submitted ----------------------------------------------------------------------------

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field
 
-from pipelines.stage import StageError
+from pipelines.targets import Block, Engine, Job, Line, Number, chosen
 
 TIME = re.compile(r"\d+|\d+:\d\d|(\d+-)?\d+:\d\d:\d\d|\d+-\d+(:\d\d)?")
 MEMORY = re.compile(r"\d+[KMGT]?")
-KEYS = ("target", "slurm")
-"""Keys of the machine file that are not accelerate's."""
 
 
 def _time(value: Any) -> Any:
@@ -33,22 +31,8 @@ def _memory(value: Any) -> Any:
     return value
 
 
-def _line(value: Any) -> Any:
-    if isinstance(value, str) and (not value.strip() or "\n" in value):
-        raise ValueError("one line of text, not empty")
-    return value
-
-
 Time = Annotated[str, BeforeValidator(_time)]
 Memory = Annotated[str, BeforeValidator(_memory)]
-Line = Annotated[str, BeforeValidator(_line)]
-Number = Annotated[int, Field(ge=1)]
-
-
-class Block(BaseModel):
-    """A block of the machine file: unknown keys are errors. What it leaves out is for the cluster to say."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Resources(Block):
@@ -63,7 +47,7 @@ class Resources(Block):
     time_min: Time | None = None
     partition: Line | None = None
     constraint: Line | None = None
-    options: list[Line] = []
+    options: list[Line] = Field(default_factory=list)
 
     @property
     def ranks(self) -> int:
@@ -71,17 +55,13 @@ class Resources(Block):
         return self.nodes * self.processes
 
 
-class Slurm(Block):
+class Slurm(Engine):
     """The block ``slurm``: of the cluster, of every stage (``resources``), and of single ones (``stages``)."""
 
     account: Line | None = None
     qos: Line | None = None
     warning_seconds: Number = 120
-    poll_seconds: Annotated[float, Field(gt=0)] = 10.0
-    most_restarts: Annotated[int, Field(ge=0)] = 100
-    setup: list[Line] = []
-    resources: dict[str, Any] = {}
-    stages: dict[str, dict[str, Any] | Literal["local"]] = {}
+    setup: list[Line] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -90,45 +70,22 @@ class Target:
 
     slurm: Slurm
     resources: Resources
+    engine = "slurm"
+
+    def job(
+        self, stage: str, words: Sequence[str], alone: bool, environment: dict[str, str], outputs: Sequence[Path]
+    ) -> Job:
+        """The stage's job: ``words`` as after ``python -m pipelines``."""
+        from pipelines.slurm.submit import work  # it asks for the graph
+
+        return work(stage, self, words, alone, environment, outputs)
 
 
-def _complaint(path: Path, error: ValidationError, block: str) -> StageError:
-    first = error.errors()[0]
-    where = ".".join([block, *map(str, first["loc"])])
-    known = ", ".join(Slurm.model_fields if block == "slurm" else Resources.model_fields)
-    said = f"unknown key; known: {known}" if first["type"] == "extra_forbidden" else first["msg"]
-    return StageError(f"{path}: {where}: {said.removeprefix('Value error, ')}.")
-
-
-def target(path: Path | None, content: Mapping[str, Any], stage: str, known: set[str]) -> Target | None:
+def target(path: Path, content: Mapping[str, Any], stage: str, known: set[str]) -> Target | None:
     """Where the machine file sends this stage; None for this machine.
-
-    Args:
-        known: all stages of the graph; one under ``stages`` that is none of them is a mistake of spelling.
 
     Raises:
         StageError: the file asks for something that is not there, with its key.
     """
-    kind = content.get("target", "local")
-    if kind == "local":
-        return None
-    if kind != "slurm" or path is None:
-        raise StageError(f"{path}: target is {kind!r}; write local or slurm.")
-    try:
-        slurm = Slurm.model_validate(content.get("slurm") or {})
-    except ValidationError as error:
-        raise _complaint(path, error, "slurm") from None
-    unknown = sorted(slurm.stages.keys() - known) if known else []
-    if unknown:
-        raise StageError(
-            f"{path}: slurm.stages.{unknown[0]}: no stage of dvc.yaml; there are {', '.join(sorted(known))}."
-        )
-    own = slurm.stages.get(stage, {})
-    if own == "local":
-        return None
-    assert isinstance(own, dict)
-    block = "slurm.stages." + stage if own else "slurm.resources"
-    try:
-        return Target(slurm, Resources.model_validate({**slurm.resources, **own}))
-    except ValidationError as error:
-        raise _complaint(path, error, block) from None
+    found = chosen(path, content, stage, known, "slurm", Slurm, Resources)
+    return Target(*found) if found else None

@@ -21,6 +21,7 @@ from typing import Any
 from ruamel.yaml.error import YAMLError
 
 from pipelines.document import ParamsError, load, read_document
+from pipelines.handed_over import NOTES
 from pipelines.leftovers import PARTIAL, WORK, remove, shown, size
 from pipelines.ownership import owned
 from pipelines.processes import is_alive
@@ -151,10 +152,6 @@ def _unfinished(
     return Item.of(states, f"{one.of} with the params of {holder}; the next run goes on from it", False)
 
 
-JOB = "slurm/attempt.json"
-"""In a stage's work folder while a job of it may run (:mod:`pipelines.slurm.attempt`)."""
-
-
 def collect(other_code: bool, yes: bool) -> list[Item]:
     """All that ``reel gc`` looks at, what goes first; with ``yes`` that is gone afterwards.
 
@@ -169,7 +166,7 @@ def collect(other_code: bool, yes: bool) -> list[Item]:
     for folder in sorted({path.parent for path in WORK.glob("*/owner.*")}):
         try:
             with owned(folder.name, folder):  # nobody starts the stage meanwhile
-                if (folder / JOB).is_file():
+                if any((folder / note).is_file() for note in NOTES.values()):
                     raise StageError("a job of a cluster that no launcher follows may write there")
                 items = list(runs(folder.name, everywhere, other_code))
                 for item in items if yes else ():

@@ -8,16 +8,19 @@ import pytest
 
 from pipelines.document import load
 from pipelines.slurm.script import text
-from pipelines.slurm.target import Target, target
+from pipelines.slurm.target import Target
 from pipelines.stage import StageError
 from pipelines.starting import sent_to
+from pipelines.targets import target
 
 FILE = Path("launch.yaml")
 KNOWN = {"autoencoder", "rectified_flow", "report"}
 
 
 def sent(content: str, stage: str = "rectified_flow") -> Target | None:
-    return target(FILE, load(content), stage, KNOWN)
+    found = target(FILE, load(content), stage, KNOWN)
+    assert found is None or isinstance(found, Target)
+    return found
 
 
 def test_a_stage_takes_what_all_are_given_but_for_its_own() -> None:
@@ -41,7 +44,7 @@ def test_a_stage_takes_what_all_are_given_but_for_its_own() -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("target: slrum", "launch.yaml: target is 'slrum'; write local or slurm."),
+        ("target: slrum", "launch.yaml: target is 'slrum'; write local, slurm or kubernetes."),
         ("{target: slurm, slurm: {acount: lab}}", "launch.yaml: slurm.acount: unknown key; known: account, qos"),
         ("{target: slurm, slurm: {resources: {gpu: 8}}}", "slurm.resources.gpu: unknown key; known: nodes"),
         ("{target: slurm, slurm: {resources: {time: 90}}}", "90: write a time as Slurm does, in quotes"),

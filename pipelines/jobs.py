@@ -1,4 +1,4 @@
-"""``reel jobs``: this project's jobs on the cluster, and which of them nobody follows."""
+"""``reel jobs``: this project's jobs on the cluster that the machine file names, and which of them nobody follows."""
 
 from __future__ import annotations
 
@@ -10,25 +10,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.slurm import attempt, queue
-from pipelines.slurm.queue import Job
 from pipelines.stage import StageError
+from pipelines.starting import machine_config
 
 
 @dataclass(frozen=True)
 class Found:
-    """A live job of this project, and whether a launcher follows it (as far as this machine's locks tell)."""
+    """A live job of this project: how it is, what ends it, and whether a launcher follows it, as far as locks tell."""
 
     stage: str
-    job: Job
+    told: str
+    end: str
     is_followed: bool
 
     def line(self) -> str:
         """One line, with the remedy for an orphan."""
         left = "" if self.is_followed else f"; nobody follows it: `reel run {self.stage}` takes it up"
-        return (
-            f"{self.stage}: {self.job.told()}, submitted {self.job.submitted}{left}; scancel {self.job.number} ends it"
-        )
+        return f"{self.stage}: {self.told}{left}; {self.end} ends it"
 
 
 def is_followed(stage: str, work: Path = Path(".work")) -> bool:
@@ -46,15 +44,38 @@ def is_followed(stage: str, work: Path = Path(".work")) -> bool:
     return False
 
 
+def _of_slurm() -> list[Found]:
+    from pipelines.handed_over import project_mark
+    from pipelines.slurm.attempt import read_comment
+    from pipelines.slurm.queue import mine
+
+    told = [(job, read_comment(job.comment)) for job in mine() if job.is_live]
+    ours = [(job, parts[1]) for job, parts in told if parts is not None and parts[0] == project_mark()]
+    return [
+        Found(stage, f"{job.told()}, submitted {job.submitted}", f"scancel {job.number}", is_followed(stage))
+        for job, stage in ours
+    ]
+
+
+def _of_kubernetes() -> list[Found]:
+    from pipelines.kubernetes.submit import of_project
+
+    pods, found = of_project(*machine_config())
+    ends = f"kubectl -n {pods.namespace} delete pod"
+    return [
+        Found(one.stage, f"{one.told()}, created {one.created}", f"{ends} {one.name}", is_followed(one.stage))
+        for one in found
+        if not one.is_over
+    ]
+
+
 def found() -> list[Found]:
-    """Every live job whose comment says that it is of this project.
+    """Every live job that says it is of this project.
 
     Raises:
-        StageError: Slurm does not answer.
+        StageError: the cluster does not answer.
     """
-    told = [(job, attempt.read_comment(job.comment)) for job in queue.mine() if job.is_live]
-    mine = [(job, parts[1]) for job, parts in told if parts is not None and parts[0] == attempt.project_mark()]
-    return [Found(stage, job, is_followed(stage)) for job, stage in mine]
+    return _of_kubernetes() if machine_config()[1].get("target") == "kubernetes" else _of_slurm()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
