@@ -58,15 +58,11 @@ def square_root(matrix: Tensor) -> Tensor:
 def frechet_distance(first: Tensor, second: Tensor, shrinkage: float) -> float:
     """Squared Fréchet distance of two Gaussians fitted to features [N, D] and [M, D] (arXiv:1706.08500, Eq. 6).
 
-<<<<<<< HEAD
-    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2): symmetric, at least 0, and 0 for equal moments.
+    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2): symmetric, at least 0, and 0 for equal moments. Without
+    ``shrinkage`` that of torchmetrics.
 
     Raises:
         ValueError: as :func:`moments`.
-=======
-    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2): symmetric, at least 0, and 0 for equal moments. Without
-    ``shrinkage`` that of torchmetrics.
->>>>>>> lineage
     """
     (mean1, cov1), (mean2, cov2) = moments(first, shrinkage), moments(second, shrinkage)
     root = square_root(cov1)
@@ -171,19 +167,14 @@ def _require_frames(video: Tensor) -> None:
 
 
 def psnr(video: Tensor, reference: Tensor) -> float:
-<<<<<<< HEAD
     """Mean over clips of 10 log10(4 / mse) in dB, video in [-1, 1].
+
+    Scikit-image's, clip by clip; torchmetrics takes one mean square over all clips, which the worst of them decides.
 
     Raises:
         ValueError: a clip is equal to its reference, so that there is no error to state; or values that are not finite.
     """
     require_finite(video, reference)
-=======
-    """Mean over clips of 10 log10(4 / mse) in dB, video in [-1, 1]; infinite where a clip is equal.
-
-    Scikit-image's, clip by clip; torchmetrics takes one mean square over all clips, which the worst of them decides.
-    """
->>>>>>> lineage
     error = (video.double() - reference.double()).square().flatten(1).mean(1)
     if not bool((error > 0).all()):
         raise ValueError(f"{int((error == 0).sum())} clips are equal to their references: no PSNR")
