@@ -18,13 +18,34 @@ def _tuple(value: object) -> object:
 Windows = Annotated[tuple[Count, ...], BeforeValidator(_tuple), Field(min_length=1)]
 
 
+Scores = Annotated[tuple[Real, ...], BeforeValidator(_tuple), Field(min_length=1)]
+
+
+class GivenScores(Params):
+    """A score for each latent frame, the same for every clip; the lowest are given first."""
+
+    scores: Scores
+
+
+class LevelScores(Params):
+    """Scores for each latent frame by level, level 1 first: from the sparsest on, the lowest join what is given."""
+
+    level_scores: Annotated[tuple[Scores, ...], BeforeValidator(_tuple), Field(min_length=1)]
+
+
+class GivenSet(Params):
+    """The latent frames of the sparsest level, counted from 0; finer levels add others at random."""
+
+    coarsest: Annotated[tuple[Whole, ...], BeforeValidator(_tuple), Field(min_length=1)]
+
+
 class Keyframes(Params):
     """How many latent frames are given at each level: K_0 = all of them … K_levels = ``least``; and which."""
 
     growth: Literal["doubling", "linear", "geometric"]
     least: Count
     levels: Count
-    selection: Literal["random", "uniform"]
+    selection: Literal["random", "uniform"] | GivenScores | LevelScores | GivenSet
     endpoints: bool
 
 
