@@ -70,7 +70,15 @@ def of_project(folder: Path) -> tuple[dict[str, str], Numbers]:
 
 
 def of_ablation(file: Path) -> tuple[dict[str, str], Numbers]:
-    """The run and the numbers of `reel ablate`: means, ``_std`` and ``_seeds``, ``…/difference``, ``…/verdict``."""
+    """The run and the numbers of `reel ablate`: means, ``_std`` and ``_seeds``, ``…/difference``, ``…/verdict``.
+
+    Raises:
+        ClaimError: the file is not where `reel ablate` wrote it, so that nothing says which commit it is of.
+    """
+    if file.resolve().parts[-3:-1] != (".work", "ablations"):
+        raise ClaimError(
+            f"{file}: name it where reel ablate wrote it, PROJECT/.work/ablations; the project says the commit."
+        )
     content = json.loads(file.read_text(encoding="utf-8"))
     found: Numbers = {}
     for column, names in content["values"].items():

@@ -188,6 +188,12 @@ def test_a_folder_without_metrics_is_told(tmp_path: Path, capsys: pytest.Capture
     assert "no metrics; give the folder in which the demo ran" in capsys.readouterr().err
 
 
+def test_an_ablation_away_from_its_project_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "ablation.json").write_text("{}")
+    assert claims.main(["take", "headline", str(tmp_path / "ablation.json")], tmp_path) == 1
+    assert "name it where reel ablate wrote it" in capsys.readouterr().err
+
+
 def test_means_differences_and_verdicts_of_an_ablation_are_marked_like_others(tmp_path: Path) -> None:
     mark = "<!--= three\ncolumns: a *, b *, b */difference, b */verdict\nrows: x\n-->\n\n"
     page = mark + "| | a | b | | |\n|---|---|---|---|---|\n| x | 2.0 ± 1.0 | 0.0 | +0.0 (−0.0 to 0.0) | ? |\n"
