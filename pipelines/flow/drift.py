@@ -179,12 +179,12 @@ def _near(problems: Problems, field: DriftField) -> list[Problems]:
     Each sample is read three times (norm, distance, field), which is faster while it lies in the cache.
     """
     parts = (problems.generated, problems.positives, problems.negatives)
-    step = max(1, CACHED // sum(part[0].numel() for part in parts))
     locations = len(problems.generated)
+    step = max(1, CACHED * locations // max(1, sum(part.numel() for part in parts)))
     if field.scale != "location" or problems.generated.device.type != "cpu" or step >= locations:
         return [problems]
-    starts = range(0, locations, step)
-    return [Problems(*(part[at : at + step] for part in parts), problems.weights, problems.present) for at in starts]
+    pieces = zip(*(part.split(step) for part in parts), strict=True)
+    return [Problems(x, y, away, problems.weights, problems.present) for x, y, away in pieces]
 
 
 def _drift(rows: _Rows, field: DriftField, chunk: int) -> Drift:

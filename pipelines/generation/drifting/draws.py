@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pipelines.flow import keyframes
 from pipelines.flow.drift_statistics import drawn_strength
-from pipelines.generation.drifting.params import GivenScores, GivenSet, Keyframes, LevelScores, Strength
+from pipelines.flow.params import GivenScores, GivenSet, LevelScores
+from pipelines.generation.drifting.params import Keyframes, Strength
 from pipelines.stage import StageError
 
 STRIDE = 0x9E3779B97F4A7C15

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from pipelines.flow import corruption, interpolation, keyframes
 from pipelines.flow.filling import alike, by_place, fill, level_share, over_elements
 from pipelines.flow.guidance import drop_prompts
+from pipelines.flow.params import GivenSet
 from pipelines.generation.drifting import draws
 from pipelines.generation.drifting.features import FeatureSpaces, Space, missing_places, picked
-from pipelines.generation.drifting.params import DriftingRefinerParams, GivenSet, KeypatchRefinerParams
+from pipelines.generation.drifting.params import DriftingRefinerParams, KeypatchRefinerParams
 from pipelines.generation.drifting.problems import Beside, mixed
 from pipelines.models.refiner import refined
 from pipelines.training.objective import Batch, LossOutput

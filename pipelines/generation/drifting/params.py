@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipelines.flow.params import DriftField, Filling, PatchFilling
+from pipelines.flow.params import DriftField, Filling, GivenScores, GivenSet, LevelScores, PatchFilling
 from pipelines.generation.params import Denoiser, DenoiserParams
 from pipelines.params import Count, Names, NonNegative, Params, Positive, Real, Share, Training, Whole
 
@@ -16,27 +16,6 @@ def _tuple(value: object) -> object:
 
 
 Windows = Annotated[tuple[Count, ...], BeforeValidator(_tuple), Field(min_length=1)]
-
-
-Scores = Annotated[tuple[Real, ...], BeforeValidator(_tuple), Field(min_length=1)]
-
-
-class GivenScores(Params):
-    """A score for each latent frame, the same for every clip; the lowest are given first."""
-
-    scores: Scores
-
-
-class LevelScores(Params):
-    """Scores for each latent frame by level, level 1 first: from the sparsest on, the lowest join what is given."""
-
-    level_scores: Annotated[tuple[Scores, ...], BeforeValidator(_tuple), Field(min_length=1)]
-
-
-class GivenSet(Params):
-    """The latent frames of the sparsest level, counted from 0; finer levels add others at random."""
-
-    coarsest: Annotated[tuple[Whole, ...], BeforeValidator(_tuple), Field(min_length=1)]
 
 
 class Keyframes(Params):

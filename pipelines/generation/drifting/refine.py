@@ -18,13 +18,14 @@ from pipelines.data import validation_clips
 from pipelines.data.catalog import TRAIN
 from pipelines.data.groups import Groups, Size
 from pipelines.flow import keyframes
+from pipelines.flow.params import GivenSet
 from pipelines.generation.classes import gate, read_classes
 from pipelines.generation.drifting import draws, measuring
 from pipelines.generation.drifting.features import FeatureSpaces
 from pipelines.generation.drifting.finishing import Shown, final_numbers, finish, sampling
 from pipelines.generation.drifting.measuring import HeldOut
 from pipelines.generation.drifting.objective import DriftingRefiner
-from pipelines.generation.drifting.params import DriftingRefinerParams, GivenSet, KeypatchRefinerParams
+from pipelines.generation.drifting.params import DriftingRefinerParams, KeypatchRefinerParams
 from pipelines.generation.latents import Latents
 from pipelines.generation.params import DenoiserParams
 from pipelines.generation.trained import new_denoiser
