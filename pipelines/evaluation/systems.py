@@ -110,7 +110,8 @@ class Requests:
             return None
         count, frames = len(self.real), self.real.shape[2]
         mask = torch.zeros(count, frames, dtype=torch.bool)
-        mask[:, torch.linspace(0, frames - 1, generator.facts.get("num_keyframes", 2)).round().long()] = True
+        evenly = torch.linspace(0, frames - 1, generator.facts.get("num_keyframes", 2)).round().long()
+        mask[:, generator.facts.get("keyframes", evenly)] = True
         return mask
 
     def missing(self, generator: Generator) -> Tensor | None:

@@ -31,6 +31,8 @@ from pipelines.flow.params import DriftField
 
 CHUNK = 2**26
 """Numbers of one intermediate [rows, K G, D] held at once: 256 MiB in float32."""
+CACHED = 2**19
+"""Numbers of features of locations that share no scale, computed one after another: what a processor's cache holds."""
 LEAST_DISTANCE, LEAST_SCALE, LEAST_FORCE = 1e-4, 1e-3, 1e-8
 """Floors of the authors' release under distances, scales and mean squared fields."""
 
@@ -164,7 +166,25 @@ def drift(problems: Problems, field: DriftField, chunk: int = CHUNK) -> Drift:
         ValueError: a problem has one generated sample and no negatives, or no positive.
     """
     with torch.autocast(problems.generated.device.type, enabled=False):
-        return _drift(_Rows(problems), field, chunk)
+        found = [_drift(_Rows(part), field, chunk) for part in _near(problems, field)]
+    if len(found) == 1:
+        return found[0]
+    total, scale, loss = (torch.cat([getattr(part, name) for part in found]) for name in ("total", "scale", "loss"))
+    return Drift(total, scale, torch.cat([part.force for part in found], 1), loss)
+
+
+def _near(problems: Problems, field: DriftField) -> list[Problems]:
+    """The problems at few locations at a time on a processor, where no scale is pooled over them.
+
+    Each sample is read three times (norm, distance, field), which is faster while it lies in the cache.
+    """
+    parts = (problems.generated, problems.positives, problems.negatives)
+    locations = len(problems.generated)
+    step = max(1, CACHED * locations // max(1, sum(part.numel() for part in parts)))
+    if field.scale != "location" or problems.generated.device.type != "cpu" or step >= locations:
+        return [problems]
+    pieces = zip(*(part.split(step) for part in parts), strict=True)
+    return [Problems(x, y, away, problems.weights, problems.present) for x, y, away in pieces]
 
 
 def _drift(rows: _Rows, field: DriftField, chunk: int) -> Drift:

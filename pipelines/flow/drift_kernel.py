@@ -97,11 +97,11 @@ def _corrected(kernel: Tensor) -> Tensor:
 
 
 def coefficients(kernel: Tensor, num_negatives: int, field: DriftField) -> Tensor:
-    """coef [..., J] of A [..., J]: what each y_j adds to the field at x_i. Every row sums to zero."""
+    """coef [..., J] of A [..., J], which is written over: what each y_j adds to the field at x_i; rows sum to zero."""
     negative, positive = kernel[..., :num_negatives], kernel[..., num_negatives:]
     towards, away = positive.sum(-1, keepdim=True), negative.sum(-1, keepdim=True)
     if field.correction == "ratio":
         kernel = torch.cat([_corrected(negative), _corrected(positive)], -1)
-    found = kernel * away
-    torch.mul(kernel[..., :num_negatives], -towards, out=found[..., :num_negatives])
-    return found
+    kernel[..., :num_negatives].mul_(-towards)
+    kernel[..., num_negatives:].mul_(away)
+    return kernel

@@ -95,7 +95,8 @@ def ranked_from(given: Tensor, scores: Tensor, numbers: Sequence[int]) -> Tensor
         StageError: another number is given than the sparsest level has.
     """
     if (given.sum(1) != numbers[-1]).any():
-        raise StageError(f"keyframes: the given set must have {numbers[-1]} places, has {given.sum(1).tolist()}.")
+        found = ", ".join(map(str, sorted(set(given.sum(1).tolist()))))
+        raise StageError(f"keyframes: the given set must have {numbers[-1]} places, has {found}.")
     return ranked(scores.masked_fill(given, -torch.inf), numbers, False)
 
 

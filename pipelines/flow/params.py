@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipelines.params import Count, NonNegative, Params, Positive, Real, Share
+from pipelines.params import Count, NonNegative, Params, Positive, Real, Share, Whole
 
 Fraction = Annotated[Share, Field(gt=0, lt=1)]
 
@@ -129,6 +129,27 @@ class DriftField(Params):
     scale: Literal["all", "problem", "location"]
     floor: NonNegative
     correction: Literal["ratio"] | None
+
+
+Scores = Annotated[tuple[Real, ...], BeforeValidator(_tuple), Field(min_length=1)]
+
+
+class GivenScores(Params):
+    """A score for each latent frame, the same for every clip; the lowest are given first."""
+
+    scores: Scores
+
+
+class LevelScores(Params):
+    """Scores for each latent frame by level, level 1 first: from the sparsest on, the lowest join what is given."""
+
+    level_scores: Annotated[tuple[Scores, ...], BeforeValidator(_tuple), Field(min_length=1)]
+
+
+class GivenSet(Params):
+    """The latent frames of the sparsest level, counted from 0; finer levels add others at random."""
+
+    coarsest: Annotated[tuple[Whole, ...], BeforeValidator(_tuple), Field(min_length=1)]
 
 
 class Transport(Params):

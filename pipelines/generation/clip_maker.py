@@ -103,10 +103,14 @@ class Wanted:
 
 
 def keyframes_of(clips: Tensor, refiner: Generator) -> dict[str, Tensor]:
-    """Evenly spaced frames of a flow's samples [B, C, T, H, W] as keyframes: ones that may be corrected."""
+    """Frames of a flow's samples [B, C, T, H, W] as keyframes: ones that may be corrected.
+
+    Those that the refiner was trained from, if they were always the same; evenly spaced ones otherwise.
+    """
     count, frames = len(clips), clips.shape[2]
     mask = torch.zeros(count, frames, dtype=torch.bool)
-    mask[:, uniform(frames, min(frames, refiner.facts["num_keyframes"]))] = True
+    evenly = uniform(frames, min(frames, refiner.facts["num_keyframes"]))
+    mask[:, refiner.facts.get("keyframes", evenly)] = True
     sure = REPLACED * mask.float()
     return {"keyframes": clips, "keyframe_mask": mask.to(clips.device), "keyframe_confidence": sure.to(clips.device)}
 

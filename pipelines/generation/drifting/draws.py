@@ -13,7 +13,9 @@ from torch import Tensor
 
 from pipelines.flow import keyframes
 from pipelines.flow.drift_statistics import drawn_strength
+from pipelines.flow.params import GivenScores, GivenSet, LevelScores
 from pipelines.generation.drifting.params import Keyframes, Strength
+from pipelines.stage import StageError
 
 STRIDE = 0x9E3779B97F4A7C15
 """Between the seeds of a sample's kinds of draws. Mixed well: torch's generator looks at 32 bits of a seed."""
@@ -62,15 +64,55 @@ def levels(seeds: Sequence[int], most: int) -> Tensor:
 
 
 def masks(seeds: Sequence[int], frames: int, how: Keyframes) -> Tensor:
-    """Nested masks [B, L + 1, T] of given frames, level 0 first.
+    """Masks [B, L + 1, T] of given frames, level 0 first; nested but where they are evenly spaced.
 
     Raises:
-        StageError: the counts do not fall strictly from T.
+        StageError: the counts do not fall strictly from T, or scores or a given set are not of T frames.
     """
     numbers = keyframes.counts(frames, how.least, how.levels, how.growth)
-    if how.selection == "uniform":
-        return keyframes.evenly(frames, numbers, len(seeds))
-    return keyframes.ranked(unit(seeds, "keyframes", frames), numbers, how.endpoints)
+    match how.selection:
+        case "uniform":
+            return keyframes.evenly(frames, numbers, len(seeds))
+        case GivenScores(scores=scores):
+            return keyframes.ranked(_scored([scores], frames, len(seeds))[:, 0], numbers, how.endpoints)
+        case LevelScores(level_scores=scores):
+            if len(scores) != how.levels:
+                rows = "1 row" if len(scores) == 1 else f"{len(scores)} rows"
+                raise StageError(f"keyframes.selection.level_scores: {rows} for {how.levels} levels; one for each.")
+            level_0 = (0.0,) * frames  # where all are given
+            return keyframes.ranked_by_level(_scored([level_0, *scores], frames, len(seeds)), numbers, how.endpoints)
+        case GivenSet(coarsest=places):
+            given = _given(places, frames, how.endpoints).expand(len(seeds), -1)
+            return keyframes.ranked_from(given, unit(seeds, "keyframes", frames), numbers)
+        case _:
+            return keyframes.ranked(unit(seeds, "keyframes", frames), numbers, how.endpoints)
+
+
+def _scored(rows: Sequence[Sequence[float]], frames: int, batch: int) -> Tensor:
+    """Scores [B, rows, T], equal for all clips."""
+    for row in rows:
+        if len(row) != frames:
+            raise StageError(
+                f"keyframes.selection: {len(row)} scores, but clips have {frames} latent frames; give one for each."
+            )
+    return torch.tensor(rows, dtype=torch.float64).expand(batch, -1, -1)
+
+
+def _given(places: Sequence[int], frames: int, endpoints: bool) -> Tensor:
+    """The set as a mask [1, T]."""
+    if max(places) >= frames:
+        raise StageError(
+            f"keyframes.selection.coarsest: frame {max(places)} lies outside clips of {frames} latent frames, 0 to "
+            f"{frames - 1}."
+        )
+    if endpoints and not {0, frames - 1} <= set(places):
+        raise StageError(
+            f"keyframes.selection.coarsest: {list(places)} lacks frame 0 or {frames - 1}, which endpoints: true always "
+            "gives; add them, or set endpoints: false."
+        )
+    given = torch.zeros(1, frames, dtype=torch.bool)
+    given[:, list(places)] = True
+    return given
 
 
 def strengths(seeds: Sequence[int], how: Strength | None) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipelines.flow.params import DriftField, Filling, PatchFilling
+from pipelines.flow.params import DriftField, Filling, GivenScores, GivenSet, LevelScores, PatchFilling
 from pipelines.generation.params import Denoiser, DenoiserParams
 from pipelines.params import Count, Names, NonNegative, Params, Positive, Real, Share, Training, Whole
 
@@ -24,7 +24,7 @@ class Keyframes(Params):
     growth: Literal["doubling", "linear", "geometric"]
     least: Count
     levels: Count
-    selection: Literal["random", "uniform"]
+    selection: Literal["random", "uniform"] | GivenScores | LevelScores | GivenSet
     endpoints: bool
 
 

@@ -18,8 +18,9 @@ from pipelines.data import validation_clips
 from pipelines.data.catalog import TRAIN
 from pipelines.data.groups import Groups, Size
 from pipelines.flow import keyframes
+from pipelines.flow.params import GivenSet
 from pipelines.generation.classes import gate, read_classes
-from pipelines.generation.drifting import measuring
+from pipelines.generation.drifting import draws, measuring
 from pipelines.generation.drifting.features import FeatureSpaces
 from pipelines.generation.drifting.finishing import Shown, final_numbers, finish, sampling
 from pipelines.generation.drifting.measuring import HeldOut
@@ -112,6 +113,7 @@ def description(params: DriftingRefinerParams, data: Latents) -> dict[str, Any]:
     """``generator.json``: what the refiner needs, how clips are filled in and how it is asked."""
     how, frames = params.keyframes, data.shape[1]
     counts = keyframes.counts(frames, how.least, how.levels, how.growth)
+    fixed = {"keyframes": sorted(how.selection.coarsest)} if isinstance(how.selection, GivenSet) else {}
     return {
         "kind": "refiner",
         "needs": ["keyframes"],
@@ -120,7 +122,7 @@ def description(params: DriftingRefinerParams, data: Latents) -> dict[str, Any]:
         "levels": counts,
         "clamp": params.clamp_keyframes,
         "sampling": sampling(params, how.levels),
-        "latents": {**data.facts(), "num_keyframes": counts[-1]},
+        "latents": {**data.facts(), "num_keyframes": counts[-1], **fixed},
     }
 
 
@@ -148,7 +150,7 @@ def train(
     data = Latents(latents, classes)
     data.require(DriftingRefiner.reads, "drifting_refiner", params.refiner)
     for shape in data.shapes:
-        keyframes.counts(shape[1], params.keyframes.least, params.keyframes.levels, params.keyframes.growth)
+        draws.masks([0], shape[1], params.keyframes)
     require_latents_of(latent_mae, latents)
     inputs = {
         "latents": latents,

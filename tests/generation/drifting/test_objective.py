@@ -125,7 +125,9 @@ def nested(name: str, value: Any) -> dict[str, Any]:
 
 
 KNOBS = [
-    ("keyframes.selection", "uniform"), ("keyframes.levels", 1), ("filling.mode", "slerp"),
+    ("keyframes.selection", "uniform"), ("keyframes.selection", {"scores": [2.0, 1.0, 0.0]}),
+    ("keyframes.selection", {"level_scores": [[0.0, 1.0, 2.0], [1.0, 0.0, 2.0]]}),
+    ("keyframes.selection", {"coarsest": [1]}), ("keyframes.levels", 1), ("filling.mode", "slerp"),
     ("corruption.kind", "none"), ("corruption.std", 0.5), ("corruption.replacement", None), ("noise_std", 0.9),
     ("clamp_keyframes", False), ("prompt_dropout", 1.0), ("class_dropout", 0.0),
     ("regression.spread", None), ("regression.spread", {"samples": 2, "weight": 1.0}), ("regression.floor", 0.9),
