@@ -150,7 +150,7 @@ def reference(groups: Sequence[Problems]) -> Tensor:
 
 
 def documents_loop(groups: Sequence[Problems]) -> Tensor:
-    """The same with the numbers that the document's loop takes of each: what its factor of 8.8 was measured against."""
+    """The same with the numbers that the document's loop takes of each: what its 8.8 was probably measured against."""
     return _looped(groups, [])
 
 
