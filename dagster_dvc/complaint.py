@@ -52,6 +52,7 @@ def _file(error: BaseException) -> str | None:
 
 def _where(error: BaseException, path: Path) -> tuple[int, str] | None:
     """Line and reason of one cause: of a YAML, JSON, TOML or Python parser, or of a byte that is no UTF-8."""
+    error = _in_python_words(error, path) if hasattr(error, "problem_mark") else error
     mark, begun = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
     if mark is not None:
         why = str(getattr(error, "problem", error))
@@ -67,6 +68,23 @@ def _where(error: BaseException, path: Path) -> tuple[int, str] | None:
         if isinstance(line, int):
             return line, str(getattr(error, "msg", error))
     return None
+
+
+def _in_python_words(error: BaseException, path: Path) -> BaseException:
+    """A YAML mistake as ruamel's parser in Python tells it.
+
+    Where ruamel.yaml.clib is installed DVC reads by libyaml, which names neither the character nor where a list began.
+    """
+    from ruamel.yaml import YAML  # here: most files can be read
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        YAML(typ="safe", pure=True).load(_bytes(path).decode())
+    except MarkedYAMLError as told:
+        return told
+    except (YAMLError, ValueError):
+        return error
+    return error
 
 
 def _bytes(path: Path) -> bytes:

@@ -50,7 +50,7 @@ ELSEWHERE: Mapping[str, str] = {
 def annotated() -> Iterator[tuple[str, Any]]:
     """Every public function and method of the project, by its name within ``pipelines``."""
     for found in pkgutil.walk_packages(pipelines.__path__, "pipelines."):
-        if found.name.endswith("__main__"):
+        if found.name.endswith("__main__") or found.name.startswith("pipelines.kubernetes"):  # of an extra
             continue
         module = importlib.import_module(found.name)
         for name, value in vars(module).items():

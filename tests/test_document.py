@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
 from dagster_dvc import yaml12
 from pipelines.document import ParamsError, Whole, edited, load, read_document
@@ -115,3 +116,13 @@ def test_new_blocks_numbers_and_nulls_are_written_so_that_every_yaml_reads_them(
     import yaml
 
     assert yaml.safe_load(made)["a"]["d"] == 1e-09
+
+
+PLAIN = """010 0o10 0x10 0b1 +1 1_000 1e-4 5e-05 1.0e-9 .5 1. .nan .inf -.inf 13:20 1:30:00 2026-11-28
+on off yes no True true TRUE ~ null Null ''"""
+
+
+@pytest.mark.parametrize("word", PLAIN.split())
+def test_a_plain_word_means_the_same_to_libyaml_and_to_the_parser_in_python(word: str) -> None:
+    quick, slow = (YAML(typ="safe", pure=pure).load(f"a: {word}\nb:\n- {word}\n") for pure in (False, True))
+    assert repr(quick) == repr(slow)

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 OURS = {"assets", "benchmarks", "dagster_dvc", "dagster_project", "pipelines", "tests"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OPTIONAL = {"bitsandbytes", "c2pa-python", "umap-learn", "faiss-cpu", "torchcodec", "torchmetrics", "skimage"}
+OPTIONAL |= {"dagster-k8s", "kubernetes", "urllib3", "botocore"}
 """Imported only where the extra is installed, or where a benchmark or a script names it as a peer."""
 
 

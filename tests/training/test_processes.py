@@ -126,7 +126,9 @@ def test_an_error_in_one_process_ends_all_within_seconds_and_is_told_first(tmp_p
     assert first.endswith("RuntimeError: the disk of the second process is gone")
 
 
-PROFILES = sorted(path for path in (ROOT / "profiles" / "launch").glob("*.yaml") if path.stem != "slurm")
+PROFILES = sorted(
+    path for path in (ROOT / "profiles" / "launch").glob("*.yaml") if path.stem not in ("slurm", "kubernetes")
+)
 """Those of accelerate."""
 
 
