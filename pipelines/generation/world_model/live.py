@@ -16,6 +16,7 @@ import base64
 import io
 import json
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -213,6 +214,11 @@ class LiveServer(ThreadingHTTPServer):
     def __init__(self, world: World, port: int) -> None:
         self.world = world
         super().__init__(("127.0.0.1", port), Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A page that was closed during its answer is no news; anything else is printed."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def serve(player: Player, port: int, seed: int) -> None:

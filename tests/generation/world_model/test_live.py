@@ -155,3 +155,16 @@ def test_a_question_that_makes_no_sense_is_refused_and_the_world_stays(
 def test_a_form_of_another_page_cannot_ask(server: LiveServer) -> None:
     assert asked(server, "/start", b"take=1", Content_Type="application/x-www-form-urlencoded")[0] == 400
     assert asked(server, "/none", {})[0] == 404 and asked(server, "/none")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(BrokenPipeError(), False), (ConnectionResetError(), False), (ValueError("x"), True)]
+)
+def test_a_page_that_goes_away_during_an_answer_is_no_news(
+    server: LiveServer, capsys: pytest.CaptureFixture[str], error: Exception, told: bool
+) -> None:
+    try:
+        raise error
+    except Exception:
+        server.handle_error(None, ("127.0.0.1", 1))  # as socketserver calls it
+    assert ("Traceback" in capsys.readouterr().err) == told
