@@ -204,6 +204,11 @@ def use(path: str, only_look: bool) -> None:
     """
     if not PARAMS_FILE.is_file() or not GRAPH.is_file():
         raise StageError(f"{PARAMS_FILE}, {GRAPH}: not both here; run from the project's root.")
+    here = Path.cwd().resolve()
+    if Path(path).is_dir() and Path(path).resolve() in (here, *here.parents):
+        raise StageError(
+            f"{path}: the project lies in it, and what it makes would be its footage; name a folder beside."
+        )
     layout = recognise(path)
     before = PARAMS_FILE.read_text(encoding="utf-8")
     text = with_source(before, layout.block, chosen(layout, before))

@@ -188,6 +188,8 @@ def test_tars_lerobot_vpt_and_recordings_are_recognised(project: Path) -> None:
         ("none.toml", r"has no \[\[datasets\]\]"),
         ("alone.csv", "no video lies beside it"),
         ("broken", "nothing in it can be used, so nothing was written"),
+        (".", "the project lies in it"),
+        ("..", "the project lies in it"),
     ],
 )
 def test_what_cannot_be_used_is_told_with_a_remedy_and_changes_nothing(
