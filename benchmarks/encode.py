@@ -85,8 +85,8 @@ class Held:
 def against_forward(place: Path, name: str, autoencoder: Autoencoder, count: int, held: Held) -> list[Figure]:
     """Decode, forward and write, overlapped, against the forward alone on ready tensors.
 
-    Where forward and decoding share the cores, even a perfect overlap reaches no more than
-    forward / (forward + decoding) of the forward's speed: that bound stands beside the figure.
+    Beside it the forward's share of both processor times: what decoding on the same cores leaves of its speed, where the
+    forward alone would keep all of them busy (a small one does not, so that the figure can lie above).
     """
     clips = write_clips(place, count)
     ready = [torch.rand(BATCH, 3, FRAMES, SIDE, SIDE) * 2 - 1 for _ in range(count // BATCH)]
@@ -113,7 +113,7 @@ def against_forward(place: Path, name: str, autoencoder: Autoencoder, count: int
     peer, unit = "the forward alone on ready tensors", "x clips per second"
     return [
         Figure(f"encode speed, {name}", "decode, forward, write", peer, unit, found, held.target),
-        Figure(f"encode bound, {name}", "forward and decoding on the same cores", peer, unit, bound, "stated"),
+        Figure(f"encode share, {name}", "forward", "forward and decoding", "of the processor time", bound, "stated"),
     ]
 
 
@@ -123,7 +123,7 @@ def against_forwards(place: Path) -> list[Figure]:
     small = StackedAutoencoder(4, 8, 128, 16, 2).eval().requires_grad_(False)
     wan = PretrainedVideoAutoencoder(AutoencoderKLWan(base_dim=16, num_res_blocks=1))
     return [
-        *against_forward(place / "small", "the demo's autoencoder", small, 256, Held(5, "0.95 of its bound")),
+        *against_forward(place / "small", "the demo's autoencoder", small, 256, Held(5, "target 0.95")),
         *against_forward(place / "wan", "Wan's layout", wan, 48, Held(3, "target 0.97")),
     ]
 
