@@ -85,8 +85,8 @@ class Held:
 def against_forward(place: Path, name: str, autoencoder: Autoencoder, count: int, held: Held) -> list[Figure]:
     """Decode, forward and write, overlapped, against the forward alone on ready tensors.
 
-    Beside it the forward's share of both processor times: what decoding on the same cores leaves of its speed, where the
-    forward alone would keep all of them busy (a small one does not, so that the figure can lie above).
+    Beside it the forward's share of both processor times: what decoding on the same cores leaves of its speed, if the
+    forward alone kept all of them busy (a small one does not, so that the figure can lie above).
     """
     clips = write_clips(place, count)
     ready = [torch.rand(BATCH, 3, FRAMES, SIDE, SIDE) * 2 - 1 for _ in range(count // BATCH)]
