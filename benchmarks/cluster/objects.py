@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,29 +70,35 @@ def environment_with(folder: Path) -> tuple[Path, dict[str, str]]:
 @contextlib.contextmanager
 def server(folder: Path, python: Path) -> Iterator[dict[str, str]]:
     """S3 on loopback; yields the variables under which clients find it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    log = (folder / "s3.log").open("ab")
-    running = subprocess.Popen([str(python.with_name("moto_server")), "-p", str(port)], stdout=log, stderr=log)
-    try:
-        _wait(address)
+    port = _free_port()
+    with _running([str(python.with_name("moto_server")), "-p", str(port)], folder / "s3.log", port) as address:
         keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
         yield {**keys, "AWS_ENDPOINT_URL": address}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def _running(command: list[str], log: Path, port: int) -> Iterator[str]:
+    """A server on this port of loopback, from when it listens; yields its address."""
+    address, until = f"http://127.0.0.1:{port}", time.monotonic() + 60
+    with log.open("ab") as said:
+        running = subprocess.Popen(command, stdout=said, stderr=said)
+    try:
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 2):
+                break
+            if time.monotonic() > until:
+                raise Failed(f"the S3 server does not answer at {address}")
+            time.sleep(0.2)
+        yield address
     finally:
         running.terminate()
         running.wait(10)
-
-
-def _wait(address: str) -> None:
-    until = time.monotonic() + 60
-    while True:
-        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=2):
-            return
-        if time.monotonic() > until:
-            raise Failed(f"the S3 server does not answer at {address}")
-        time.sleep(0.2)
 
 
 class Store:
@@ -248,38 +253,11 @@ sample_shards.write_latents(Path(sys.argv[1]), 36, 12)
 @contextlib.contextmanager
 def fast_server(folder: Path, python: Path) -> Iterator[dict[str, str]]:
     """rclone's S3 server over a folder of buckets: moto's, in Python, is slower than what is to be measured."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = (folder.parent / "rclone.log").open("ab")
-    words = [
-        "serve",
-        "s3",
-        str(folder),
-        "--addr",
-        f"127.0.0.1:{port}",
-        "--auth-key",
-        "test,test",
-        "--vfs-cache-mode",
-        "off",
-    ]
-    running = subprocess.Popen([str(python.with_name("rclone")), *words], stdout=log, stderr=log)
-    try:
-        _wait_for_port(port)
-        yield {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
-    finally:
-        running.terminate()
-        running.wait(10)
-
-
-def _wait_for_port(port: int) -> None:
-    until = time.monotonic() + 60
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 2):
-            return
-        if time.monotonic() > until:
-            raise Failed(f"the S3 server does not answer on port {port}")
-        time.sleep(0.2)
+    port = _free_port()
+    words = f"serve s3 --addr 127.0.0.1:{port} --auth-key test,test --vfs-cache-mode off".split()
+    command = [str(python.with_name("rclone")), *words, str(folder)]
+    with _running(command, folder.parent / "rclone.log", port) as address:
+        yield {"AWS_ENDPOINT_URL": address}
 
 
 def reading(store: Store) -> Row:
