@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -42,3 +43,14 @@ def newest_state(work: Path) -> str:
     """The name of the newest state of a training that is on disk below a stage's work folder; ``none`` without one."""
     names = sorted(path.name for path in work.glob("*/state-*"))
     return names[-1] if names else "none"
+
+
+class HandedOver:
+    """What is run by an engine for a stage, and speaks of it here."""
+
+    stage: str
+
+    def say(self, line: str) -> None:
+        """One line of the stage; a terminal that is gone stops nothing."""
+        with contextlib.suppress(OSError, ValueError):
+            print(f"{self.stage}: {line}", flush=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines import machine
 from pipelines.commands import stage_entries
 from pipelines.devices import wants_gpu
-from pipelines.handed_over import NOTES, key
+from pipelines.handed_over import NOTES, HandedOver, key
 from pipelines.kubernetes import pod
 from pipelines.kubernetes.pod import Seen
 from pipelines.kubernetes.target import Kubernetes, Target, block
@@ -91,7 +91,7 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Work:
+class Work(HandedOver):
     """What is to be run: ``words`` as after ``python -m pipelines``, and what identifies the result."""
 
     stage: str
@@ -116,11 +116,6 @@ class Work:
         from pipelines.kubernetes.follow import run  # it follows what this creates
 
         return run(self, look)
-
-    def say(self, line: str) -> None:
-        """One line of the stage; a terminal that is gone stops nothing."""
-        with contextlib.suppress(OSError, ValueError):
-            print(f"{self.stage}: {line}", flush=True)
 
     def note(self, restarts: int) -> Note:
         """The note of a pod that nobody has created yet."""

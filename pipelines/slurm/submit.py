@@ -13,7 +13,7 @@ from pathlib import Path
 from pipelines import machine
 from pipelines.commands import stage_entries
 from pipelines.devices import wants_gpu
-from pipelines.handed_over import key
+from pipelines.handed_over import HandedOver, key
 from pipelines.slurm import attempt, queue
 from pipelines.slurm.attempt import Attempt
 from pipelines.slurm.script import text
@@ -26,7 +26,7 @@ OF_A_JOB = ("SLURM_", "SBATCH_", "SRUN_", "DAGSTER_PIPES_")
 
 
 @dataclass(frozen=True)
-class Work:
+class Work(HandedOver):
     """What is to be run: ``words`` as after ``python -m pipelines``, and what identifies the result."""
 
     stage: str
@@ -45,11 +45,6 @@ class Work:
         from pipelines.slurm.follow import run  # it follows what this hands over
 
         return run(self, lock, look)
-
-    def say(self, line: str) -> None:
-        """One line of the stage; a terminal that is gone stops nothing."""
-        with contextlib.suppress(OSError, ValueError):
-            print(f"{self.stage}: {line}", flush=True)
 
 
 def work(
