@@ -112,8 +112,7 @@ def embed(clip: Path, node: Mapping[str, Any], paths: Mapping[str, Path], places
 
     Only content credentials may follow (:mod:`pipelines.standards.content_credentials`), which sign the chain as well.
     """
-    read = inputs_of(paths, places)
-    own = {digest(clip): run_facts.of_this_process()}
+    read, own = inputs_of(paths, places), {digest(clip): run_facts.of_this_process()}
     return append(clip, node, read, run_facts.of_inputs(paths, read[1]) | own)
 
 

@@ -142,7 +142,7 @@ def _unlisted(root: Path, path: str, md5: str, hashes: _Hashes) -> Item:
     found = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
     if found == md5.removesuffix(".dir"):
         return Item(path, "verified", f"its {len(entries)} files have the MD5 of {LOCK}; the cache has no list of them")
-    said = f"MD5 {found[:12]} instead of {md5[:12]}, which {LOCK} has; the cache has no list that names the file"
+    said = f"MD5 {found} instead of {md5.removesuffix('.dir')}, which {LOCK} has; the cache has no list of it"
     return Item(path, "does not match", said)
 
 
