@@ -227,8 +227,8 @@ class Ingest:
         if self.rows and share <= self.params.max_rejected_share:
             return
         counts = Counter(row["reason"] for row in made.rejected)
-        firsts = {row["reason"]: row for row in reversed(made.rejected)}
-        table = [f"  {reason:<20}{n:>6}  {_first(firsts[reason])}" for reason, n in counts.most_common()]
+        firsts = {row["reason"]: f"{row['file']}: {row['detail']}" for row in reversed(made.rejected)}
+        table = [f"  {reason:<20}{n:>6}  {firsts[reason]}" for reason, n in counts.most_common()]
         allowed = f"raw_video.source.{name}.max_rejected_share allows {self.params.max_rejected_share:.0%}"
         raise StageError(
             f"{len(made.rejected)} of {made.num_files} files were refused, {allowed}; "
@@ -250,10 +250,6 @@ def _told_of(error: Exception) -> str:
     place = traceback.extract_tb(error.__traceback__)[-1]
     said = str(error).splitlines()[:1] or [""]
     return f"{type(error).__name__}: {said[0][:200]} ({Path(place.filename).name}:{place.lineno})"
-
-
-def _first(row: dict[str, str]) -> str:
-    return f"{row['file']}: {row['detail']}"
 
 
 def _spooled(found: Found) -> int:
