@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from pipelines.flow import corruption, interpolation, keyframes
 from pipelines.flow.filling import alike, by_place, fill, level_share, over_elements
 from pipelines.flow.guidance import drop_prompts
-from pipelines.flow.params import GivenSet
 from pipelines.generation.drifting import draws
 from pipelines.generation.drifting.features import FeatureSpaces, Space, missing_places, picked
 from pipelines.generation.drifting.params import DriftingRefinerParams, KeypatchRefinerParams
@@ -107,9 +106,9 @@ class DriftingRefiner:
         """What is never missing, in the shape of a mask of one clip."""
         assert isinstance(self.params, DriftingRefinerParams)
         how, frames = self.params.keyframes, latents.shape[2]
+        if how.selection != "random":
+            return draws.masks([0], frames, how).all(1)
         never = torch.zeros(1, frames, dtype=torch.bool)
-        if isinstance(how.selection, GivenSet):
-            never[:, list(how.selection.coarsest)] = True
         if how.endpoints and frames > 2:
             never[:, [0, -1]] = True
         return never

@@ -18,7 +18,6 @@ from pipelines.data import validation_clips
 from pipelines.data.catalog import TRAIN
 from pipelines.data.groups import Groups, Size
 from pipelines.flow import keyframes
-from pipelines.flow.params import GivenSet
 from pipelines.generation.classes import gate, read_classes
 from pipelines.generation.drifting import draws, measuring
 from pipelines.generation.drifting.features import FeatureSpaces
@@ -113,7 +112,8 @@ def description(params: DriftingRefinerParams, data: Latents) -> dict[str, Any]:
     """``generator.json``: what the refiner needs, how clips are filled in and how it is asked."""
     how, frames = params.keyframes, data.shape[1]
     counts = keyframes.counts(frames, how.least, how.levels, how.growth)
-    fixed = {"keyframes": sorted(how.selection.coarsest)} if isinstance(how.selection, GivenSet) else {}
+    given = draws.sparsest(draws.masks([0], frames, how), how.selection)
+    fixed = {} if given is None else {"keyframes": given}
     return {
         "kind": "refiner",
         "needs": ["keyframes"],
