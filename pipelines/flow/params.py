@@ -141,7 +141,7 @@ class GivenScores(Params):
 
 
 class LevelScores(Params):
-    """Scores for each latent frame, or patch, by level, level 1 first: from the sparsest on, the lowest join the rest."""
+    """Scores for each latent frame, or patch, by level, level 1 first: from the sparsest on, the lowest join."""
 
     level_scores: Annotated[tuple[Scores, ...], BeforeValidator(_tuple), Field(min_length=1)]
 

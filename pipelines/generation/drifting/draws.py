@@ -130,9 +130,10 @@ def _scored(rows: Sequence[Sequence[float]], places: _Places, batch: int) -> Ten
     """Scores [B, rows, N], equal for all."""
     for row in rows:
         if len(row) != places.total:
+            scores = "1 score" if len(row) == 1 else f"{len(row)} scores"
             raise StageError(
-                f"{places.key}.selection: {len(row)} score{'s' * (len(row) != 1)}, but {places.whole} have {places.total} {places.each}; "
-                "give one for each."
+                f"{places.key}.selection: {scores}, but {places.whole} have {places.total} {places.each}; give one for "
+                "each."
             )
     return torch.tensor(rows, dtype=torch.float64).expand(batch, -1, -1)
 

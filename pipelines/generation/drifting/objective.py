@@ -14,7 +14,7 @@ from pipelines.generation.drifting import draws
 from pipelines.generation.drifting.features import FeatureSpaces, Space, missing_places, picked
 from pipelines.generation.drifting.params import DriftingRefinerParams, KeypatchRefinerParams
 from pipelines.generation.drifting.problems import Beside, mixed
-from pipelines.models.refiner import refined
+from pipelines.models.refiner import refined, temperature_of
 from pipelines.training.objective import Batch, LossOutput
 
 LEAST_SQUARE = 1e-8
@@ -160,7 +160,8 @@ class DriftingRefiner:
         if drift is not None:
             assert self.features is not None
             beside = self._beside(batch, start, seeds, alpha, step)
-            found = mixed(self._spaces_of(latents), self.features(made), beside, drift.problems, drift.field)
+            warmth = None if drift.learned_temperature is None else temperature_of(self.refiner)
+            found = mixed(self._spaces_of(latents), self.features(made), beside, drift.problems, drift.field, warmth)
             loss = loss + drift.weight * found.loss
             metrics["drift"] = found.loss.detach().mean()
             monitors |= found.monitors

@@ -149,6 +149,12 @@ class Strength(Params):
     plain_share: Share
 
 
+class LearnedTemperature(Params):
+    """One more temperature, learned from ``start`` on (:mod:`pipelines.flow.drift_temperature`)."""
+
+    start: Positive
+
+
 class Drifting(Params):
     """The drifting loss: when it begins, its problems, samples, features, kernel and guidance."""
 
@@ -160,6 +166,7 @@ class Drifting(Params):
     group: Group
     features: Features
     field: DriftField
+    learned_temperature: LearnedTemperature | None
     guidance: Strength | None
 
     @model_validator(mode="after")

@@ -43,7 +43,9 @@ def new_refiner(params: DriftingRefinerParams | KeypatchRefinerParams, data: Lat
     kernel = None
     if isinstance(params, DriftingRefinerParams) and params.filling.learned is not None:
         kernel = params.filling.learned.kernel
-    return Refiner(new_denoiser(longer, data, num_classes), not isinstance(block, DenoiserParams), kernel)
+    learned = None if params.drift is None else params.drift.learned_temperature
+    start = None if learned is None else learned.start
+    return Refiner(new_denoiser(longer, data, num_classes), not isinstance(block, DenoiserParams), kernel, start)
 
 
 def load_encoder(folder: Path, channels: int, random: int | None) -> LatentMae:

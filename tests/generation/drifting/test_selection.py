@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -69,7 +70,7 @@ def test_uniform_patches_lie_apart_and_are_nested() -> None:
     how = {"patch": 1, "growth": "geometric", "least": 8, "levels": 3, "selection": "uniform"}
     (levels,) = draws.patch_masks([0], (8, 8), Keypatches.model_validate(how))
     assert levels.sum(1).tolist() == [64, 32, 16, 8]
-    assert all(bool((sparse <= fine).all()) for fine, sparse in zip(levels[:-1], levels[1:], strict=True))
+    assert all(bool((sparse <= fine).all()) for fine, sparse in pairwise(levels))
     places = torch.nonzero(levels[3].view(8, 8)).double()
     apart = torch.cdist(places, places).fill_diagonal_(torch.inf)
     everywhere = torch.cdist(torch.cartesian_prod(torch.arange(8.0), torch.arange(8.0)).double(), places)
