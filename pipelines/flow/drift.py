@@ -31,7 +31,7 @@ from pipelines.flow.params import DriftField
 
 CHUNK = 2**26
 """Numbers of one intermediate [rows, K G, D] held at once: 256 MiB in float32."""
-CACHED = 2**19
+CACHED = 2**20
 """Numbers of features of locations that share no scale, computed one after another: what a processor's cache holds."""
 LEAST_DISTANCE, LEAST_SCALE, LEAST_FORCE = 1e-4, 1e-3, 1e-8
 """Floors of the authors' release under distances, scales and mean squared fields."""
@@ -187,7 +187,8 @@ def _near(problems: Problems, field: DriftField) -> list[Problems]:
     return [Problems(x, y, away, problems.weights, problems.present) for x, y, away in pieces]
 
 
-def _drift(rows: _Rows, field: DriftField, chunk: int) -> Drift:
+def _scaled(rows: _Rows, field: DriftField) -> tuple[Tensor, Tensor]:
+    """d / S [R, G, J], far or infinite where a pair takes no part, and s [R]."""
     floors = bool(field.floor)
     found = rows.distances()
     if floors:
@@ -200,6 +201,20 @@ def _drift(rows: _Rows, field: DriftField, chunk: int) -> Drift:
     own.add_(FAR) if floors else own.fill_(torch.inf)
     if rows.absent is not None:
         found.masked_fill_(rows.absent, torch.inf)
+    return found, scale
+
+
+@torch.no_grad()
+def scaled_distances(problems: Problems, field: DriftField) -> Tensor:
+    """d / S of all problems as the field's kernel takes them, [R, G, J] with R = L P; infinite: no pair."""
+    with torch.autocast(problems.generated.device.type, enabled=False):
+        found, _ = _scaled(_Rows(problems), field.model_copy(update={"floor": 0.0}))
+    return found
+
+
+def _drift(rows: _Rows, field: DriftField, chunk: int) -> Drift:
+    floors = bool(field.floor)
+    found, scale = _scaled(rows, field)
 
     def part(piece: slice) -> Tensor:
         """s V_tau of some rows, [r, K, G, D]."""

@@ -49,11 +49,16 @@ def affinities(scaled: Tensor, field: DriftField, weights: Tensor | None) -> Ten
     ``weights``: [R, 1, J].
     """
     rates = torch.tensor([-1.0 / tau for tau in field.temperatures], dtype=scaled.dtype, device=scaled.device)
-    logits = scaled[:, None] * rates[:, None, None]
     after = None if weights is None else weights[:, None]
-    if after is not None and field.weights == "inside":
-        logits.add_(after.log())
-        after = None
+    inside = None
+    if field.weights == "inside":
+        inside, after = after, None
+    if field.normalisation == "both" and not field.floor:
+        kernel = _both(scaled, rates, inside)
+        return kernel if after is None else kernel.mul_(after)
+    logits = scaled[:, None] * rates[:, None, None]
+    if inside is not None:
+        logits.add_(inside.log())
     match field.normalisation:
         case "none":
             kernel = logits.exp_()
@@ -62,13 +67,27 @@ def affinities(scaled: Tensor, field: DriftField, weights: Tensor | None) -> Ten
         case "sinkhorn":
             kernel = _balanced(logits)
         case "both":
-            kernel, columns = torch.softmax(logits, 3), torch.softmax(logits, 2)
-            if field.floor:
-                kernel.mul_(columns).nan_to_num_(nan=0.0).clamp_(min=field.floor).sqrt_()
-                kernel.masked_fill_(scaled[:, None].isinf(), 0.0)
-            else:
-                kernel.mul_(columns.clamp_(min=LEAST_COLUMN)).sqrt_().nan_to_num_(nan=0.0)
+            kernel = torch.softmax(logits, 3).mul_(torch.softmax(logits, 2)).nan_to_num_(nan=0.0)
+            kernel.clamp_(min=field.floor).sqrt_().masked_fill_(scaled[:, None].isinf(), 0.0)
     return kernel if after is None else kernel.mul_(after)
+
+
+def _both(scaled: Tensor, rates: Tensor, weights: Tensor | None) -> Tensor:
+    """sqrt(softmax over j x softmax over i) [R, K, G, J], the latter not below its floor.
+
+    One exponential E serves both softmaxes: taken from the nearest j of each x, and for the other softmax once more
+    from the nearest of all x. Where that leaves nothing of a whole column, E itself is nothing.
+    """
+    limits = torch.finfo(scaled.dtype)
+    nearest = scaled.amin(2, keepdim=True).clamp_(max=limits.max)
+    kernel = ((scaled - nearest)[:, None] * rates[:, None, None]).exp_()
+    if weights is not None:
+        kernel.mul_(weights)
+    rows = kernel.sum(3, keepdim=True).clamp_(min=limits.tiny).rsqrt_()
+    behind = ((nearest - nearest.amin(1, keepdim=True))[:, None] * rates[:, None, None]).exp_()
+    columns = kernel * behind
+    columns.mul_(columns.sum(2, keepdim=True).clamp_(min=limits.tiny).reciprocal_()).clamp_(min=LEAST_COLUMN)
+    return kernel.mul_(columns).sqrt_().mul_(rows)
 
 
 def _softmax(logits: Tensor, dim: int) -> Tensor:

@@ -135,19 +135,19 @@ Scores = Annotated[tuple[Real, ...], BeforeValidator(_tuple), Field(min_length=1
 
 
 class GivenScores(Params):
-    """A score for each latent frame, the same for every clip; the lowest are given first."""
+    """A score for each latent frame, or patch, the same for every clip; the lowest are given first."""
 
     scores: Scores
 
 
 class LevelScores(Params):
-    """Scores for each latent frame by level, level 1 first: from the sparsest on, the lowest join what is given."""
+    """Scores for each latent frame, or patch, by level, level 1 first: from the sparsest on, the lowest join."""
 
     level_scores: Annotated[tuple[Scores, ...], BeforeValidator(_tuple), Field(min_length=1)]
 
 
 class GivenSet(Params):
-    """The latent frames of the sparsest level, counted from 0; finer levels add others at random."""
+    """The latent frames, or patches, of the sparsest level, counted from 0; finer levels add others at random."""
 
     coarsest: Annotated[tuple[Whole, ...], BeforeValidator(_tuple), Field(min_length=1)]
 

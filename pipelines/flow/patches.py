@@ -31,10 +31,23 @@ def grid_of(height: int, width: int, patch: int) -> tuple[int, int]:
     return height // patch, width // patch
 
 
-def masks(scores: Tensor, numbers: Sequence[int], grid: tuple[int, int], patch: int) -> Tensor:
-    """Nested masks [B, L + 1, 1, H, W] of elements: at each level the patches of the lowest scores [B, N]."""
-    chosen = keyframes.ranked(scores, numbers, False).unflatten(2, grid)
-    return chosen.repeat_interleave(patch, 2).repeat_interleave(patch, 3)[:, :, None]
+def elements(chosen: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
+    """Masks [B, L + 1, 1, H, W] of elements from masks [B, L + 1, N] of patches."""
+    return chosen.unflatten(2, grid).repeat_interleave(patch, 2).repeat_interleave(patch, 3)[:, :, None]
+
+
+def evenly(grid: tuple[int, int], numbers: Sequence[int], batch: int) -> Tensor:
+    """Nested masks [B, L + 1, N] of patches spread over the picture: from the middle on, always the one farthest from
+    all before it; of equally far ones the first."""
+    places = torch.cartesian_prod(*(torch.arange(side, dtype=torch.float32) for side in grid))
+    apart = torch.full((len(places),), torch.inf)
+    rank, place = torch.zeros(len(places)), (grid[0] // 2) * grid[1] + grid[1] // 2
+    for number in range(len(places)):
+        rank[place], apart[place] = number, -1.0
+        apart = torch.minimum(apart, (places - places[place]).square().sum(1))
+        apart[place] = -1.0
+        place = int(apart.argmax())
+    return keyframes.ranked(rank.expand(batch, -1), numbers, False)
 
 
 def fill(pictures: Tensor, mask: Tensor, patch: int, how: PatchFilling) -> Tensor:

@@ -8,6 +8,7 @@ one more token after the prompt's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,15 +49,20 @@ class Refiner(nn.Module):
         denoiser: whose ``prompt_length`` is one more than that of prompts. Of a new one the last layer is zero; before
             what a pretrained one says stands a ``gate`` per channel that begins at zero.
         filling: frames of a learned filling's kernel; None: filling is not learned.
+        temperature: where a temperature of the drift that is learned beside it begins; None: none is. What it says
+            does not depend on it.
     """
 
-    def __init__(self, denoiser: VideoDenoiser, gated: bool, filling: int | None = None) -> None:
+    def __init__(
+        self, denoiser: VideoDenoiser, gated: bool, filling: int | None = None, temperature: float | None = None
+    ) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.strength = nn.Linear(2, denoiser.layout.text_dim, bias=False)
         nn.init.zeros_(self.strength.weight)
         self.gate = nn.Parameter(torch.zeros(denoiser.layout.out_channels)) if gated else None
         self.filling = None if filling is None else TemporalFilling(denoiser.layout.out_channels, filling)
+        self.log_temperature = None if temperature is None else nn.Parameter(torch.tensor([math.log(temperature)]))
 
     @property
     def patch(self) -> tuple[int, int, int]:
@@ -115,6 +121,8 @@ class Refiner(nn.Module):
             bent = self.filling(lines, given)
             x = x + bent
         residual = self.denoiser(x, told, embeds, mask, pseudo_class)
+        if self.log_temperature is not None:
+            residual = residual + 0.0 * self.log_temperature  # of every step, as gradients of several processes want it
         residual = residual if self.gate is None else residual * self.gate[:, None, None, None]
         return residual if bent is None else residual + bent
 
@@ -128,6 +136,8 @@ class Refiner(nn.Module):
             own["gate"] = self.gate.detach().contiguous()
         if self.filling is not None:
             own["filling"] = self.filling.weight.detach().contiguous()
+        if self.log_temperature is not None:
+            own["log_temperature"] = self.log_temperature.detach().contiguous()
         save_file(own, Path(save_directory) / WEIGHTS)
 
     @classmethod
@@ -139,7 +149,8 @@ class Refiner(nn.Module):
         """
         own = load_file(Path(folder) / WEIGHTS)
         kernel = own["filling"].shape[1] if "filling" in own else None
-        refiner = cls(VideoDenoiser.from_pretrained(folder), "gate" in own, kernel)
+        temperature = float(own["log_temperature"].exp()) if "log_temperature" in own else None
+        refiner = cls(VideoDenoiser.from_pretrained(folder), "gate" in own, kernel, temperature)
         with torch.no_grad():
             refiner.strength.weight.copy_(own["strength"])
             if refiner.gate is not None:
@@ -147,6 +158,13 @@ class Refiner(nn.Module):
             if refiner.filling is not None:
                 refiner.filling.weight.copy_(own["filling"])
         return refiner
+
+
+def temperature_of(network: nn.Module) -> Tensor:
+    """Logarithm [1] of the temperature that is learned beside a refiner, which a process may have wrapped."""
+    while not hasattr(network, "log_temperature"):
+        network = network.module  # type: ignore[assignment]
+    return network.log_temperature  # type: ignore[return-value]
 
 
 def refined(

@@ -11,7 +11,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from pipelines.flow import patches
+from pipelines.flow import keyframes, patches
 from pipelines.flow.filling import alike, level_share
 from pipelines.flow.params import PatchFilling
 from pipelines.flow.sampling import seeded_noise
@@ -67,18 +67,24 @@ class KeypatchGenerator(OneStep):
     def drawn_mask(self, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
         """Which elements are given of clips [C, T, H, W], one per seed: bool [B, T, H, W].
 
-        As many patches as at its sparsest level, others in every frame.
+        The patches of its sparsest level where training chose them and pictures are of its size; else as many, others
+        in every frame.
 
         Raises:
             StageError: the clips are not a whole number of patches.
         """
         grid = patches.grid_of(shape[2], shape[3], self.side)
         count = round(self.levels[-1] / self.levels[0] * grid[0] * grid[1])
+        if "keypatches" in self.facts and grid[0] * grid[1] == self.levels[0]:
+            given = torch.zeros(1, 1, self.levels[0], dtype=torch.bool)
+            given[:, :, self.facts["keypatches"]] = True
+            return patches.elements(given, grid, self.side)[:, 0].expand(len(seeds), *shape[1:])
         frames = []
         for seed in seeds:
             draw = torch.Generator().manual_seed((seed * FRAME_SEEDS + 1) & 0xFFFFFFFF)
             scores = torch.rand(shape[1], grid[0] * grid[1], generator=draw)
-            frames.append(patches.masks(scores, [max(1, count)], grid, self.side)[:, 0, 0])
+            chosen = keyframes.ranked(scores, [max(1, count)], False)
+            frames.append(patches.elements(chosen, grid, self.side)[:, 0, 0])
         return torch.stack(frames)
 
     def starting_clips(self, conditions: Mapping[str, Any]) -> Tensor:

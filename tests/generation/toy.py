@@ -161,7 +161,7 @@ def keypatching(steps: int = 4, **changes: Any) -> KeypatchRefinerParams:
     drift = {**values["drift"], **DRIFT, "features": features, **changes.pop("drift", {})}
     training = {"steps": steps, "batch_size": 4, "micro_batch": 4, "validate_every": steps, "log_every": 1}
     training = {**values["training"], **training, **changes.pop("training", {})}
-    keypatches = {"patch": 1, "growth": "linear", "least": 4, "levels": 2}
+    keypatches = {"patch": 1, "growth": "linear", "least": 4, "levels": 2, "selection": "random"}
     small = {"refiner": SMALL["denoiser"], "keypatches": keypatches, "validation": REFINER["validation"]}
     values = {**values, **small, "drift": drift, "training": training, **changes}
     return KeypatchRefinerParams.model_validate(values)

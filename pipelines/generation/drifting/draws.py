@@ -7,14 +7,15 @@ processes. Each kind of draw has a generator of its own: one more of one kind le
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pipelines.flow import keyframes
+from pipelines.flow import keyframes, patches
 from pipelines.flow.drift_statistics import drawn_strength
 from pipelines.flow.params import GivenScores, GivenSet, LevelScores
-from pipelines.generation.drifting.params import Keyframes, Strength
+from pipelines.generation.drifting.params import Keyframes, Keypatches, Selection, Strength
 from pipelines.stage import StageError
 
 STRIDE = 0x9E3779B97F4A7C15
@@ -63,6 +64,17 @@ def levels(seeds: Sequence[int], most: int) -> Tensor:
     return (unit(seeds, "level") * most).long().clamp(max=most - 1) + 1
 
 
+@dataclass(frozen=True)
+class _Places:
+    """What is chosen from, in words: ``keyframes``, latent ``frame``s of ``clips``; or patches of pictures."""
+
+    key: str
+    one: str
+    each: str
+    whole: str
+    total: int
+
+
 def masks(seeds: Sequence[int], frames: int, how: Keyframes) -> Tensor:
     """Masks [B, L + 1, T] of given frames, level 0 first; nested but where they are evenly spaced.
 
@@ -70,48 +82,81 @@ def masks(seeds: Sequence[int], frames: int, how: Keyframes) -> Tensor:
         StageError: the counts do not fall strictly from T, or scores or a given set are not of T frames.
     """
     numbers = keyframes.counts(frames, how.least, how.levels, how.growth)
-    match how.selection:
-        case "uniform":
-            return keyframes.evenly(frames, numbers, len(seeds))
+    if how.selection == "uniform":
+        return keyframes.evenly(frames, numbers, len(seeds))
+    places = _Places("keyframes", "frame", "latent frames", "clips", frames)
+    return _chosen(seeds, places, numbers, how.selection, how.endpoints)
+
+
+def patch_masks(seeds: Sequence[int], grid: tuple[int, int], how: Keypatches) -> Tensor:
+    """Nested masks [B, L + 1, N] of given patches of a grid, level 0 first.
+
+    Raises:
+        StageError: the counts do not fall strictly from N, or scores or a given set are not of N patches.
+    """
+    total = grid[0] * grid[1]
+    numbers = keyframes.counts(total, how.least, how.levels, how.growth, "keypatches")
+    if how.selection == "uniform":
+        return patches.evenly(grid, numbers, len(seeds))
+    return _chosen(seeds, _Places("keypatches", "patch", "patches", "pictures", total), numbers, how.selection, False)
+
+
+def sparsest(chosen: Tensor, selection: Selection) -> list[int] | None:
+    """The places of the sparsest level of masks [B, L + 1, N] where it is the same for all; None at random."""
+    return None if selection == "random" else chosen[0, -1].nonzero().flatten().tolist()
+
+
+def _chosen(
+    seeds: Sequence[int], places: _Places, numbers: Sequence[int], selection: Selection, endpoints: bool
+) -> Tensor:
+    match selection:
         case GivenScores(scores=scores):
-            return keyframes.ranked(_scored([scores], frames, len(seeds))[:, 0], numbers, how.endpoints)
+            return keyframes.ranked(_scored([scores], places, len(seeds))[:, 0], numbers, endpoints)
         case LevelScores(level_scores=scores):
-            if len(scores) != how.levels:
+            levels = len(numbers) - 1
+            if len(scores) != levels:
                 rows = "1 row" if len(scores) == 1 else f"{len(scores)} rows"
-                raise StageError(f"keyframes.selection.level_scores: {rows} for {how.levels} levels; one for each.")
-            level_0 = (0.0,) * frames  # where all are given
-            return keyframes.ranked_by_level(_scored([level_0, *scores], frames, len(seeds)), numbers, how.endpoints)
-        case GivenSet(coarsest=places):
-            given = _given(places, frames, how.endpoints).expand(len(seeds), -1)
-            return keyframes.ranked_from(given, unit(seeds, "keyframes", frames), numbers)
+                raise StageError(f"{places.key}.selection.level_scores: {rows} for {levels} levels; one for each.")
+            level_0 = (0.0,) * places.total  # where all are given
+            return keyframes.ranked_by_level(_scored([level_0, *scores], places, len(seeds)), numbers, endpoints)
+        case GivenSet(coarsest=coarsest):
+            given = _given(coarsest, places, numbers[-1], endpoints).expand(len(seeds), -1)
+            return keyframes.ranked_from(given, unit(seeds, "keyframes", places.total), numbers)
         case _:
-            return keyframes.ranked(unit(seeds, "keyframes", frames), numbers, how.endpoints)
+            return keyframes.ranked(unit(seeds, "keyframes", places.total), numbers, endpoints)
 
 
-def _scored(rows: Sequence[Sequence[float]], frames: int, batch: int) -> Tensor:
-    """Scores [B, rows, T], equal for all clips."""
+def _scored(rows: Sequence[Sequence[float]], places: _Places, batch: int) -> Tensor:
+    """Scores [B, rows, N], equal for all."""
     for row in rows:
-        if len(row) != frames:
+        if len(row) != places.total:
+            scores = "1 score" if len(row) == 1 else f"{len(row)} scores"
             raise StageError(
-                f"keyframes.selection: {len(row)} scores, but clips have {frames} latent frames; give one for each."
+                f"{places.key}.selection: {scores}, but {places.whole} have {places.total} {places.each}; give one for "
+                "each."
             )
     return torch.tensor(rows, dtype=torch.float64).expand(batch, -1, -1)
 
 
-def _given(places: Sequence[int], frames: int, endpoints: bool) -> Tensor:
-    """The set as a mask [1, T]."""
-    if max(places) >= frames:
+def _given(coarsest: Sequence[int], places: _Places, least: int, endpoints: bool) -> Tensor:
+    """The set as a mask [1, N]."""
+    key, last = f"{places.key}.selection.coarsest", places.total - 1
+    if max(coarsest) > last:
         raise StageError(
-            f"keyframes.selection.coarsest: frame {max(places)} lies outside clips of {frames} latent frames, 0 to "
-            f"{frames - 1}."
+            f"{key}: {places.one} {max(coarsest)} lies outside {places.whole} of {places.total} {places.each}, 0 to "
+            f"{last}."
         )
-    if endpoints and not {0, frames - 1} <= set(places):
+    if endpoints and not {0, last} <= set(coarsest):
         raise StageError(
-            f"keyframes.selection.coarsest: {list(places)} lacks frame 0 or {frames - 1}, which endpoints: true always "
-            "gives; add them, or set endpoints: false."
+            f"{key}: {list(coarsest)} lacks {places.one} 0 or {last}, which endpoints: true always gives; add them, or "
+            "set endpoints: false."
         )
-    given = torch.zeros(1, frames, dtype=torch.bool)
-    given[:, list(places)] = True
+    if len(set(coarsest)) != least:
+        raise StageError(
+            f"{key}: the given set must have {least} places, as {places.key}.least says; has {len(set(coarsest))}."
+        )
+    given = torch.zeros(1, places.total, dtype=torch.bool)
+    given[:, list(coarsest)] = True
     return given
 
 

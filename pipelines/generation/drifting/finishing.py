@@ -187,6 +187,8 @@ def finish(
         with run.computing():
             made = held.refine(refiner)
         numbers = measure(made)
+        if refiner.log_temperature is not None:
+            numbers["drift/learned_temperature"] = float(refiner.log_temperature.exp())
         draw(made[0])
     pictures.draw_errors(numbers, held.numbers, held.kind, run.name, run.plots / "missing_error.png")
     found = [{**gate, "samples": held.clips} for gate in gates(judged, numbers)]

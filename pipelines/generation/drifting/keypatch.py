@@ -51,9 +51,9 @@ def schedule(params: KeypatchRefinerParams, height: int, width: int) -> tuple[li
 
 def nested(params: KeypatchRefinerParams, pictures: Tensor, seeds: Sequence[int]) -> Tensor:
     """Masks [B, L + 1, 1, H, W] of given elements, a function of each seed."""
-    counts, grid = schedule(params, *pictures.shape[3:])
-    scores = draws.unit(seeds, "keyframes", counts[0])
-    return patches.masks(scores, counts, grid, params.keypatches.patch).to(pictures.device)
+    _, grid = schedule(params, *pictures.shape[3:])
+    chosen = draws.patch_masks(seeds, grid, params.keypatches)
+    return patches.elements(chosen, grid, params.keypatches.patch).to(pictures.device)
 
 
 class KeypatchRefiner(DriftingRefiner):
@@ -75,8 +75,10 @@ class KeypatchRefiner(DriftingRefiner):
         return Start(fill(latents, mask), told, mask, kept, level, target)
 
     def always_given(self, latents: Tensor) -> Tensor:
-        """Nothing."""
-        return torch.zeros(1, *latents.shape[2:], dtype=torch.bool)
+        """Patches that a selection gives at every level; at random none."""
+        if self.params.keypatches.selection == "random":
+            return torch.zeros(1, *latents.shape[2:], dtype=torch.bool)
+        return nested(self.params, latents, [0]).all(1)
 
 
 def held_out(batch: Mapping[str, Any], params: KeypatchRefinerParams) -> HeldOut:
@@ -119,18 +121,20 @@ def _picture_encoder(chosen: Any, autoencoder: Path, random: bool) -> Encoder:
 
 def description(params: KeypatchRefinerParams, data: Latents) -> dict[str, Any]:
     """``generator.json``: what the refiner needs, how pictures are filled in and how it is asked."""
-    counts, _ = schedule(params, *data.shape[2:])
+    counts, grid = schedule(params, *data.shape[2:])
+    how = params.keypatches
+    given = draws.sparsest(draws.patch_masks([0], grid, how), how.selection)
     return {
         "kind": "keypatch_refiner",
         "needs": ["keypatches"],
         "takes": ["prompt", "pseudo_class"],
         "space": params.space,
-        "patch": params.keypatches.patch,
+        "patch": how.patch,
         "filling": params.filling.model_dump(mode="json"),
         "levels": counts,
         "clamp": params.clamp_keypatches,
-        "sampling": sampling(params, params.keypatches.levels),
-        "latents": data.facts(),
+        "sampling": sampling(params, how.levels),
+        "latents": {**data.facts(), **({} if given is None else {"keypatches": given})},
     }
 
 
@@ -159,7 +163,7 @@ def train(
     data = Latents(latents, classes, Pictures(latents, clips if params.space == "pixels" else None))
     data.require(KeypatchRefiner.reads, "keypatch_refiner", params.refiner)
     for shape in data.shapes:
-        schedule(params, *shape[2:])
+        draws.patch_masks([0], schedule(params, *shape[2:])[1], params.keypatches)
     inputs = {"latents": latents, "pseudo_classes": pseudo_classes, "diagnostics": diagnostics}
     inputs |= {"autoencoder": autoencoder, "latent_mae": latent_mae, "clips": clips}
     if isinstance(params.encoder, ResNetFolder):

@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from pipelines.flow import corruption, interpolation, keyframes
 from pipelines.flow.filling import alike, by_place, fill, level_share, over_elements
 from pipelines.flow.guidance import drop_prompts
-from pipelines.flow.params import GivenSet
 from pipelines.generation.drifting import draws
 from pipelines.generation.drifting.features import FeatureSpaces, Space, missing_places, picked
 from pipelines.generation.drifting.params import DriftingRefinerParams, KeypatchRefinerParams
 from pipelines.generation.drifting.problems import Beside, mixed
-from pipelines.models.refiner import refined
+from pipelines.models.refiner import refined, temperature_of
 from pipelines.training.objective import Batch, LossOutput
 
 LEAST_SQUARE = 1e-8
@@ -107,9 +106,9 @@ class DriftingRefiner:
         """What is never missing, in the shape of a mask of one clip."""
         assert isinstance(self.params, DriftingRefinerParams)
         how, frames = self.params.keyframes, latents.shape[2]
+        if how.selection != "random":
+            return draws.masks([0], frames, how).all(1)
         never = torch.zeros(1, frames, dtype=torch.bool)
-        if isinstance(how.selection, GivenSet):
-            never[:, list(how.selection.coarsest)] = True
         if how.endpoints and frames > 2:
             never[:, [0, -1]] = True
         return never
@@ -161,7 +160,8 @@ class DriftingRefiner:
         if drift is not None:
             assert self.features is not None
             beside = self._beside(batch, start, seeds, alpha, step)
-            found = mixed(self._spaces_of(latents), self.features(made), beside, drift.problems, drift.field)
+            warmth = None if drift.learned_temperature is None else temperature_of(self.refiner)
+            found = mixed(self._spaces_of(latents), self.features(made), beside, drift.problems, drift.field, warmth)
             loss = loss + drift.weight * found.loss
             metrics["drift"] = found.loss.detach().mean()
             monitors |= found.monitors

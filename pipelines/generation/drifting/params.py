@@ -18,13 +18,16 @@ def _tuple(value: object) -> object:
 Windows = Annotated[tuple[Count, ...], BeforeValidator(_tuple), Field(min_length=1)]
 
 
+Selection = Literal["random", "uniform"] | GivenScores | LevelScores | GivenSet
+
+
 class Keyframes(Params):
     """How many latent frames are given at each level: K_0 = all of them … K_levels = ``least``; and which."""
 
     growth: Literal["doubling", "linear", "geometric"]
     least: Count
     levels: Count
-    selection: Literal["random", "uniform"] | GivenScores | LevelScores | GivenSet
+    selection: Selection
     endpoints: bool
 
 
@@ -146,6 +149,12 @@ class Strength(Params):
     plain_share: Share
 
 
+class LearnedTemperature(Params):
+    """One more temperature, learned from ``start`` on (:mod:`pipelines.flow.drift_temperature`)."""
+
+    start: Positive
+
+
 class Drifting(Params):
     """The drifting loss: when it begins, its problems, samples, features, kernel and guidance."""
 
@@ -157,6 +166,7 @@ class Drifting(Params):
     group: Group
     features: Features
     field: DriftField
+    learned_temperature: LearnedTemperature | None
     guidance: Strength | None
 
     @model_validator(mode="after")
@@ -226,12 +236,16 @@ class DriftingRefinerParams(Params):
 
 
 class Keypatches(Params):
-    """Patches of a picture that are given at each level: K_0 = all of them … K_levels = ``least``."""
+    """Patches of a picture that are given at each level: K_0 = all of them … K_levels = ``least``; and which.
+
+    Patches are counted row by row. None is given by rule, as endpoints of a clip are.
+    """
 
     patch: Count
     growth: Literal["doubling", "linear", "geometric"]
     least: Count
     levels: Count
+    selection: Selection
 
 
 class MaeSpace(Params):

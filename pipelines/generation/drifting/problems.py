@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pipelines.flow.drift import Problems, drift_pull
 from pipelines.flow.drift_statistics import unconditional_weight
+from pipelines.flow.drift_temperature import temperature_loss
 from pipelines.flow.params import DriftField
 from pipelines.generation.drifting.features import Space, Vectors, at, missing_places, picked
 from pipelines.generation.drifting.params import Mixture
@@ -117,8 +118,21 @@ class Mixed:
     monitors: dict[str, Tensor]
 
 
-def mixed(spaces: Sequence[Space], generated: Vectors, beside: Beside, mixture: Mixture, field: DriftField) -> Mixed:
-    """The mixture of all problems in all spaces; weights of problems are shares of their sum."""
+def mixed(
+    spaces: Sequence[Space],
+    generated: Vectors,
+    beside: Beside,
+    mixture: Mixture,
+    field: DriftField,
+    log_temperature: Tensor | None = None,
+) -> Mixed:
+    """The mixture of all problems in all spaces; weights of problems are shares of their sum.
+
+    ``log_temperature``: of one more temperature, whose own loss is added; its gradient reaches nothing else.
+    """
+    fixed = field
+    if log_temperature is not None:
+        field = field.model_copy(update={"temperatures": (*field.temperatures, float(log_temperature.detach().exp()))})
     clips, units = len(beside.mask), len(beside.alpha)
     kinds = {"clip": mixture.clip, "pseudo_class": mixture.pseudo_class, "pooled": mixture.pooled}
     whole = sum(kinds.values())
@@ -134,14 +148,22 @@ def mixed(spaces: Sequence[Space], generated: Vectors, beside: Beside, mixture: 
                 problems = of_units(space, generated[space.name], beside, 1 if kind == "pooled" else units)
             pull = drift_pull(problems, field)
             per_problem = pull.loss.mean(0)
+            if log_temperature is not None:
+                per_problem = per_problem + temperature_loss(problems, fixed, log_temperature).mean(0)
             loss = loss + weight / whole * space.weight * per_problem.repeat_interleave(clips // len(per_problem))
-            monitors |= _numbers(f"drift/{kind}/{space.name.replace('/', '_')}", pull.force, pull.scale, field)
+            monitors |= _numbers(f"drift/{kind}/{space.name.replace('/', '_')}", pull.force, pull.scale, fixed)
+            if log_temperature is not None:
+                monitors[f"drift/{kind}/{space.name.replace('/', '_')}/tau_learned/drift_norm_mean"] = pull.force[
+                    -1
+                ].mean()
+    if log_temperature is not None:
+        monitors["drift/learned_temperature"] = log_temperature.detach().exp().squeeze()
     return Mixed(loss, monitors)
 
 
 def _numbers(name: str, force: Tensor, scale: Tensor, field: DriftField) -> dict[str, Tensor]:
     """The raw force per temperature (rms of V in mean distances, before it is divided out) and the mean distance."""
     found = {f"{name}/feature_scale": scale.mean()}
-    for tau, size in zip(field.temperatures, force, strict=True):
+    for tau, size in zip(field.temperatures, force, strict=False):  # a learned one comes last
         found[f"{name}/tau_{tau:g}/drift_norm_mean"] = size.mean()
     return found

@@ -18,7 +18,6 @@ from pipelines.data import validation_clips
 from pipelines.data.catalog import TRAIN
 from pipelines.data.groups import Groups, Size
 from pipelines.flow import keyframes
-from pipelines.flow.params import GivenSet
 from pipelines.generation.classes import gate, read_classes
 from pipelines.generation.drifting import draws, measuring
 from pipelines.generation.drifting.features import FeatureSpaces
@@ -44,7 +43,9 @@ def new_refiner(params: DriftingRefinerParams | KeypatchRefinerParams, data: Lat
     kernel = None
     if isinstance(params, DriftingRefinerParams) and params.filling.learned is not None:
         kernel = params.filling.learned.kernel
-    return Refiner(new_denoiser(longer, data, num_classes), not isinstance(block, DenoiserParams), kernel)
+    learned = None if params.drift is None else params.drift.learned_temperature
+    start = None if learned is None else learned.start
+    return Refiner(new_denoiser(longer, data, num_classes), not isinstance(block, DenoiserParams), kernel, start)
 
 
 def load_encoder(folder: Path, channels: int, random: int | None) -> LatentMae:
@@ -113,7 +114,8 @@ def description(params: DriftingRefinerParams, data: Latents) -> dict[str, Any]:
     """``generator.json``: what the refiner needs, how clips are filled in and how it is asked."""
     how, frames = params.keyframes, data.shape[1]
     counts = keyframes.counts(frames, how.least, how.levels, how.growth)
-    fixed = {"keyframes": sorted(how.selection.coarsest)} if isinstance(how.selection, GivenSet) else {}
+    given = draws.sparsest(draws.masks([0], frames, how), how.selection)
+    fixed = {} if given is None else {"keyframes": given}
     return {
         "kind": "refiner",
         "needs": ["keyframes"],

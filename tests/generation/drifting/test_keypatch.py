@@ -12,8 +12,9 @@ from transformers import ResNetConfig, ResNetModel
 
 from pipelines.data.catalog import write_catalog
 from pipelines.data.video import write_mp4
+from pipelines.flow.keyframes import ranked
 from pipelines.flow.params import Harmonic, InverseDistance
-from pipelines.flow.patches import fill, masks
+from pipelines.flow.patches import elements, fill
 from pipelines.generation.drifting import keypatch
 from pipelines.generation.drifting.params import KeypatchRefinerParams
 from pipelines.generation.drifting.still import Pictures, cut_up
@@ -38,7 +39,7 @@ from tests.generation.toy import (
 PIXELS = {
     "space": "pixels",
     "encoder": {"kind": "own_encoder"},
-    "keypatches": {"patch": 4, "growth": "linear", "least": 4, "levels": 2},
+    "keypatches": {"patch": 4, "growth": "linear", "least": 4, "levels": 2, "selection": "random"},
     "filling": {"mode": "inverse_distance", "power": 2.0},
 }
 
@@ -128,7 +129,7 @@ FILLINGS = [InverseDistance(mode="inverse_distance", power=2.0), HARMONIC]
 @pytest.mark.parametrize("how", FILLINGS, ids=lambda how: how.mode)
 def test_given_patches_stay_nothing_else_is_looked_at_and_all_lies_between_them(how: Any) -> None:
     pictures = torch.rand(3, 2, 1, 8, 12)
-    given = masks(torch.rand(3, 24), [24, 9, 4], (4, 6), 2)
+    given = elements(ranked(torch.rand(3, 24), [24, 9, 4], False), (4, 6), 2)
     assert given.shape == (3, 3, 1, 8, 12) and given.flatten(2).sum(2).tolist() == [[96, 36, 16]] * 3
     assert bool((given[:, 1] | ~given[:, 2]).all()), "nested"
     mask = given[:, 2]
@@ -162,6 +163,18 @@ def test_it_leaves_a_generator_of_clips_frame_by_frame(trained: World) -> None:
         generator.sample({"keypatches": given["keypatches"]}, [1, 2])
     with pytest.raises(ValueError, match=r"with a mask \[2, 3\]"):
         generator.sample({**given, "keypatch_mask": given["keypatch_mask"][:, :, 0, 0]}, [1, 2])
+
+
+def test_evaluation_gives_the_patches_that_training_chose(tmp_path: Path) -> None:
+    chosen = {"patch": 1, "growth": "linear", "least": 4, "levels": 2, "selection": {"coarsest": [0, 3, 12, 15]}}
+    generator = Generator.load(World(tmp_path).train(keypatching(keypatches=chosen)))
+    assert isinstance(generator, KeypatchGenerator)
+    corners = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    corners[:: SIDE - 1, :: SIDE - 1] = True
+    drawn = generator.drawn_mask([1, 2], (CHANNELS, FRAMES, SIDE, SIDE))
+    assert torch.equal(drawn, corners.expand(2, FRAMES, SIDE, SIDE))
+    larger = generator.drawn_mask([1, 2], (CHANNELS, FRAMES, 2 * SIDE, 2 * SIDE))
+    assert (larger.flatten(2).sum(2) == 16).all(), "of another size as many, as at random"
 
 
 def test_its_numbers_and_pictures_are_those_of_a_refiner(trained: World) -> None:
@@ -268,9 +281,13 @@ def test_what_does_not_fit_is_told_before_anything_is_built(tmp_path: Path) -> N
     with pytest.raises(
         StageError, match=r"keypatches\.patch: pictures of 4 x 4 are not a whole number of patches of 3"
     ):
-        world.train(keypatching(keypatches={"patch": 3, "growth": "linear", "least": 4, "levels": 2}))
+        world.train(
+            keypatching(keypatches={"patch": 3, "growth": "linear", "least": 4, "levels": 2, "selection": "random"})
+        )
     with pytest.raises(StageError, match=r"keypatches: 20 levels from 4 of 16 .*levels from 1 to 12 would do"):
-        world.train(keypatching(keypatches={"patch": 1, "growth": "linear", "least": 4, "levels": 20}))
+        world.train(
+            keypatching(keypatches={"patch": 1, "growth": "linear", "least": 4, "levels": 20, "selection": "random"})
+        )
     with pytest.raises(ValueError, match="a latent_mae sees latents, own_encoder and resnet see pixels"):
         keypatching(encoder={"kind": "own_encoder"})
     with pytest.raises(ParamsError, match="micro_batch 3 would cut a unit of 2 samples"):

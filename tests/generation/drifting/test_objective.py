@@ -32,16 +32,23 @@ def gradient(places: tuple[Path, Path], micro: int, step: int = 50, section: Any
     known = {key: number % CLASSES for number, key in enumerate(shards.index["key"])}
     reader = Groups(shards, "train", ("latents", "prompt_embeds"), 8, 0, known, Size(2, 1, 2))
     torch.manual_seed(0)
-    network = Refiner(denoiser(CLASSES, text_length=4), gated=False)
-    for parameter in network.parameters():
-        parameter.data += 0.05 * torch.randn_like(parameter)
+    learned = params.drift.learned_temperature
+    start = None if learned is None else learned.start
+    network = Refiner(denoiser(CLASSES, text_length=4), gated=False, temperature=start)
+    for name, parameter in network.named_parameters():
+        if name != "log_temperature":
+            parameter.data += 0.05 * torch.randn_like(parameter)
     features = FeatureSpaces(params.drift.features, LatentMae.from_pretrained(places[1]))
     objective = DriftingRefiner(network, params, torch.zeros(1, DIM), features)
     for start in range(0, 8, micro):
         loss = objective.losses(reader.read(step, start, start + micro), step)["refiner"].loss
         assert loss.shape == (micro,) and loss.isfinite().all()
         (loss.mean() / (8 // micro)).backward()
-    return torch.cat([parameter.grad.flatten() for parameter in network.parameters() if parameter.grad is not None])
+    named = [(name, one.grad.flatten()) for name, one in network.named_parameters() if one.grad is not None]
+    if learned is not None:
+        own = dict(named)["log_temperature"]
+        assert own.isfinite().all() and bool(own) == (step >= params.drift.begin)
+    return torch.cat([grad for name, grad in named if name != "log_temperature"])
 
 
 MIXTURE = {"clip": 1.0, "pseudo_class": 0.5, "pooled": 0.0}
@@ -139,6 +146,7 @@ KNOBS = [
     ("drift.features.statistics", None), ("drift.features.latents.locations", 1), ("drift.field.temperatures", [0.2]),
     ("drift.field.normalisation", "rows"), ("drift.field.weights", "inside"), ("drift.field.scale", "location"),
     ("drift.field.floor", 0.0), ("drift.field.correction", "ratio"),
+    ("drift.learned_temperature", {"start": 0.5}),
 ]  # fmt: skip
 
 
@@ -148,6 +156,15 @@ def test_every_knob_changes_what_is_learned(places, plain: torch.Tensor, name: s
     drift = changes.pop("drift", {})
     found = gradient(places, 8, 4, section={**SPARSE, **changes}, **drift)
     assert found.isfinite().all() and float((found - plain).norm()) > 1e-6 * float(plain.norm())
+
+
+def test_a_learned_temperature_waits_for_the_drift_and_does_not_depend_on_how_a_batch_is_cut(places) -> None:
+    learned = {"learned_temperature": {"start": 0.3}}
+    assert torch.equal(gradient(places, 8, 0, **learned), gradient(places, 8, 0)), "regression alone"
+    whole, cut = (gradient(places, micro, problems=MIXTURE, **learned) for micro in (8, 4))
+    torch.testing.assert_close(cut, whole, rtol=2e-3, atol=2e-5)
+    warmer = gradient(places, 8, problems=MIXTURE, learned_temperature={"start": 3.0})
+    assert float((warmer - whole).norm()) > 1e-3 * float(whole.norm()), "what it says moves the field"
 
 
 @pytest.fixture(scope="module")

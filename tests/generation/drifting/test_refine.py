@@ -11,6 +11,7 @@ import torch
 from pipelines.generation.drifting import refine
 from pipelines.generation.drifting.params import DriftingRefinerParams
 from pipelines.models.lora import FILE as ADAPTER
+from pipelines.models.refiner import Refiner
 from pipelines.params import ParamsError
 from pipelines.stage import StageError
 from pipelines.training import checkpoint
@@ -111,6 +112,20 @@ def test_training_continues_exactly_where_it_stopped(tmp_path: Path) -> None:
     world.train(refining(6, training=straight), "parts")
     whole, parts = (checkpoint.read(tmp_path / "checkpoints" / name) for name in ("whole", "parts"))
     assert world.numbers("parts")["resumes"] == 1 and whole["weights"] == parts["weights"]
+
+
+def test_a_learned_temperature_moves_is_told_and_continues_exactly(tmp_path: Path) -> None:
+    world, drift = World(tmp_path), {"begin": 1, "learned_temperature": {"start": 1.0}}
+    straight = {"schedule": {"shape": "constant", "warmup_steps": 0}, "save_every": 2, "validate_every": 2}
+    for name, stops in (("whole", (4,)), ("parts", (2, 4))):
+        for stop in stops:
+            world.train(refining(stop, drift=drift, training=straight), name)
+    found = world.numbers("whole")["drift/learned_temperature"]
+    assert found != 1.0 and found == pytest.approx(1.0, abs=0.2)
+    own = Refiner.from_pretrained(tmp_path / "checkpoints/whole/ema").log_temperature
+    assert own is not None and float(own.detach().exp()) == pytest.approx(found)
+    whole, parts = (checkpoint.read(tmp_path / "checkpoints" / name)["weights"] for name in ("whole", "parts"))
+    assert world.numbers("parts")["resumes"] == 1 and whole == parts
 
 
 def test_it_learns_to_bend_what_interpolation_leaves_straight(tmp_path: Path) -> None:
