@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,8 @@ JUDGEMENTS = pa.schema(
 """One row per clip that was cut, kept or refused; a decision is "kept", "refused" or "off"."""
 REFUSALS = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("file", "reason", "detail")])
 
+ACTION_NAMES = "action_names"
+"""Where the table states names of the columns of ``actions``."""
 _KEY = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
@@ -86,7 +89,10 @@ def factor_names(catalog: pd.DataFrame) -> list[str]:
 
 
 def write_catalog(
-    folder: Path, clips: Iterable[Mapping[str, Any]], rejected: Iterable[Mapping[str, str]] = ()
+    folder: Path,
+    clips: Iterable[Mapping[str, Any]],
+    rejected: Iterable[Mapping[str, str]] = (),
+    action_names: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Write both tables, rows in the given order.
 
@@ -96,6 +102,7 @@ def write_catalog(
             that of :data:`METADATA` where there is some, and of :data:`PACKED` where clips lie in tars; further keys
             must be ``factor_<name>``.
         rejected: a mapping per refused file with ``file``, ``reason`` (a code) and ``detail``.
+        action_names: of the columns of ``actions``, where they are not a keyboard's and mouse's.
 
     Returns:
         The catalog as :func:`read_catalog` reads it.
@@ -118,7 +125,9 @@ def write_catalog(
         table = pa.Table.from_pylist(rows, schema=columns)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise StageError(f"{folder / CATALOG}: a value does not fit its column: {error}.") from None
-    catalog = table.to_pandas()
+    if action_names is not None:
+        table = table.replace_schema_metadata({ACTION_NAMES: json.dumps(list(action_names))})
+    catalog = _frame(table)
     _check(catalog, folder)
     _check_actions(rows, folder)
     pq.write_table(table, folder / CATALOG)
@@ -128,6 +137,8 @@ def write_catalog(
 
 def read_catalog(folder: Path) -> pd.DataFrame:
     """The clips of a folder, one row each, columns as in :data:`CLIPS` and ``factor_<name>``.
+
+    ``attrs["action_names"]`` are the names of the columns of ``actions``, where they are stated.
 
     Raises:
         StageError: there is no catalog, a column is missing or has another type, or a row is not allowed.
@@ -140,8 +151,16 @@ def read_catalog(folder: Path) -> pd.DataFrame:
                 f"{folder / CATALOG}: column {field.name} must be {field.type}, found {found.get(field.name)}; "
                 "run the stage raw_video again."
             )
-    catalog = table.to_pandas()
+    catalog = _frame(table)
     _check(catalog, folder)
+    return catalog
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    stated = (table.schema.metadata or {}).get(ACTION_NAMES.encode())
+    catalog = table.to_pandas()
+    if stated is not None:
+        catalog.attrs[ACTION_NAMES] = json.loads(stated)
     return catalog
 
 

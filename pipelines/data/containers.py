@@ -38,6 +38,9 @@ CHECKING = {"vp9": "libvpx-vp9"}
 """Decoders that notice where a frame's data does not end with the frame; FFmpeg's own ones decode on into garbage."""
 FORGIVING = ("h264", "tiff")
 """Decoders that in strict mode refuse undamaged files, too: recordings that begin within a group, tags out of order."""
+TABLED = ("huffyuv", "ffvhuff", "asv1", "asv2")
+"""Codecs whose tables stand in the container's head, and whose decoders take others where it has none: noise comes out,
+without an error (WTV keeps no such head)."""
 SHORTFALL_SECONDS = 0.5
 SHORTFALL_SHARE = 0.05
 """A file that says nowhere how long it is, but how many seconds, was cut off where it ends this much before them."""
@@ -90,7 +93,17 @@ def opened(path: Path, limits: Limits) -> Iterator[tuple[InputContainer, VideoSt
         if stream.width * stream.height > limits.max_pixels:
             found = f"{stream.width}x{stream.height} pixels; at most {limits.max_pixels} are allowed"
             raise VideoError("too_large", found)
+        _check_tables(container, stream)
         yield container, stream, _seconds(container) if missing is None else None
+
+
+def _check_tables(container: InputContainer, stream: VideoStream) -> None:
+    """Refuse a stream whose decoder would have to guess its tables; Huffyuv 1 had fixed ones, and marks them."""
+    codec = stream.codec_context
+    is_first = "huff" in codec.name and codec.bits_per_coded_sample % 8 != 0
+    if codec.name in TABLED and not codec.extradata and not is_first:
+        lost = f"its container ({container.format.name}) lost the tables that {codec.name} is decoded by"
+        raise VideoError("decode_error", f"{lost}; convert the original anew")
 
 
 def _rank(stream: VideoStream) -> tuple[int, bool, int]:

@@ -6,7 +6,7 @@ length that differs between samples is ``null``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -107,12 +107,13 @@ ACTIONS = ActionFacts(names=("W", "A", "S", "D", "mouse_dx", "mouse_dy"), kinds=
 """Keyboard and mouse: of rendered clips, of recordings, and of what a user gives by hand."""
 
 
-def action_facts(width: int) -> ActionFacts:
-    """What columns of this number are: :data:`ACTIONS`, or numbers without names (robots' data sets)."""
-    if width == len(ACTIONS.names):
+def action_facts(width: int, names: Sequence[str] | None = None) -> ActionFacts:
+    """What so many columns are: numbers of these ``names`` (robots' data sets); without names :data:`ACTIONS`, or
+    numbers that are counted where there are not so many of them."""
+    if names is None and width == len(ACTIONS.names):
         return ACTIONS
-    names = tuple(f"action_{place}" for place in range(width))
-    return ActionFacts(names=names, kinds=("number",) * width, offset=ACTIONS.offset)
+    told = tuple(names) if names is not None else tuple(f"action_{place}" for place in range(width))
+    return ActionFacts(names=told, kinds=("number",) * width, offset=ACTIONS.offset)
 
 
 class Manifest(Params):

@@ -7,6 +7,7 @@ have their duration measured on what is left of them.
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +43,7 @@ def missing_end(path: Path) -> str | None:
         check = _check_for(file.read(600))
         try:
             return None if check is None else check(file, size)
-        except (struct.error, IndexError):
+        except (struct.error, IndexError, ValueError):
             return "ends inside its header"
 
 
@@ -66,6 +67,8 @@ def _check_for(head: bytes) -> Check | None:
         (MXF, _mxf),
         (b".RMF", _real),
         (WTV, _recorded_tv),
+        (b"YUV4MPEG2 ", _planes),
+        (b"\x1f\x07\x00", _tape),
     ):
         if head.startswith(mark):
             return check
@@ -211,3 +214,36 @@ def _transport(file: BinaryIO, size: int) -> str:
     file.seek(0)
     length = packet_size(file.read(600))
     return f"ends {size % length} bytes into a packet of {length}" if size % length else ""
+
+
+def _planes(file: BinaryIO, size: int) -> str | None:
+    """YUV4MPEG2: every frame has the length that the head tells."""
+    file.seek(0)
+    head = file.read(600).split(b"\n")[0]
+    told = {field[:1]: field[1:].decode("latin-1") for field in head.split()[1:]}
+    length, at = _plane_bytes(told), len(head) + 1
+    while length and at < size:
+        file.seek(at)
+        mark = file.read(80)
+        if not b"FRAME".startswith(mark[:5]):
+            return ""
+        at += (mark.find(b"\n") + 1 or len(mark) + 1) + length
+    return _beyond(at, size, "its last frame") if length else None
+
+
+def _plane_bytes(told: dict[bytes, str]) -> int:
+    """Bytes of one YUV4MPEG2 frame; 0: of a form not known here."""
+    form = re.fullmatch(r"(mono|444alpha|420|422|444|411)(?:jpeg|mpeg2|paldv|p?(\d+))?", told.get(b"C", "420"))
+    if form is None:
+        return 0
+    width, height = int(told.get(b"W", "0")), int(told.get(b"H", "0"))
+    across, down = {"420": (2, 2), "422": (2, 1), "411": (4, 1)}.get(form[1], (1, 1))
+    colors = {"mono": 0, "444alpha": 3}.get(form[1], 2)
+    return (width * height + colors * -(-width // across) * -(-height // down)) * (2 if int(form[2] or 8) > 8 else 1)
+
+
+def _tape(file: BinaryIO, size: int) -> str:
+    """DV: frames of 12 or 10 sequences of 150 blocks of 80 bytes, by the bit that tells 625 lines from 525."""
+    file.seek(3)
+    length = 80 * 150 * (12 if file.read(1)[0] & 0x80 else 10)
+    return f"ends {size % length} bytes into a frame of {length}" if size % length else ""

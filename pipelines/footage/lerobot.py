@@ -83,6 +83,18 @@ def is_depth(feature: dict[str, Any]) -> bool:
     return any(bool(value) for name, value in told.items() if str(name).rpartition(".")[2] == "is_depth_map")
 
 
+def action_names(params: Lerobot, width: int) -> list[str]:
+    """Names of an action's columns: those that the data set states, where they are so many, or else numbers.
+
+    Raises:
+        StageError: as :func:`read_info`.
+    """
+    stated = read_info(Path(params.path))["features"].get(params.action, {}).get("names")
+    parts = list(stated.values()) if isinstance(stated, dict) else [stated]  # {"motors": […]}, or […]
+    names = [str(name) for part in parts if isinstance(part, list) for name in part]
+    return names if len(set(names)) == len(names) == width else [f"action_{place}" for place in range(width)]
+
+
 def _feature(params: Lerobot, info: dict[str, Any]) -> None:
     """Check that the named features are there.
 

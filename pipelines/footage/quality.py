@@ -58,7 +58,7 @@ def inside_bars(frames: np.ndarray) -> np.ndarray:
 
     Bars say nothing of what is shown, and the bits of them would be equal in all letterboxed footage.
     """
-    lit = frames.max(axis=(0, 3)) > BLACK
+    lit = frames.max(0).max(-1) > BLACK  # many times as fast as over both at once
     rows, columns = np.flatnonzero(lit.any(1)), np.flatnonzero(lit.any(0))
     if not len(rows) or rows[-1] - rows[0] < LEAST or columns[-1] - columns[0] < LEAST:
         return frames
@@ -83,10 +83,12 @@ def measure(frames: np.ndarray) -> dict[str, Any]:
     return {"motion": motion(frames), "sharpness": sharpness(frames), "hash": perceptual_hash(frames)}
 
 
-def lookalikes(hashes: Sequence[str], apart: Callable[[int, int], bool], max_bits: int) -> list[int | None]:
+def lookalikes(
+    hashes: Sequence[str], apart: Callable[[np.ndarray, int], np.ndarray], max_bits: int
+) -> list[int | None]:
     """Per clip: the first kept clip before it that looks the same; None: it is kept itself.
 
-    Only clips that are ``apart`` (told by their places) are compared. Candidates share one of 16
+    Only clips that are ``apart`` (many places against one: bool each) are compared. Candidates share one of 16
     bands, so that the work grows with the clips and not with their pairs; no pair within ``max_bits`` is missed.
     """
     codes = np.array([list(bytes.fromhex(one)) for one in hashes], np.uint8).reshape(len(hashes), -1)
@@ -96,8 +98,9 @@ def lookalikes(hashes: Sequence[str], apart: Callable[[int, int], bool], max_bit
     for place, code in enumerate(codes):
         bands = [(band, part.tobytes()) for band, part in enumerate(np.split(dealt[place], BANDS))]
         near = np.array(sorted(set().union(*(seen[band] for band in bands))), np.int64)
-        alike = near[np.bitwise_count(codes[near] ^ code).sum(1) <= max_bits].tolist()
-        twin = next((other for other in alike if apart(other, place)), None)
+        alike = near[np.bitwise_count(codes[near] ^ code).sum(1) <= max_bits]
+        twins = alike[apart(alike, place)]
+        twin = int(twins[0]) if len(twins) else None
         found.append(twin)
         if twin is None:
             for band in bands:
@@ -122,7 +125,7 @@ def judge(quality: Quality, clips: Sequence[dict[str, Any]]) -> list[dict[str, A
     order = [place for place in order if "refused" not in decided[place].values()]
     twins: dict[int, str] = {}
     if quality.duplicate is not None and order:
-        hashes, sources = [clips[p]["quality_hash"] for p in order], [clips[p]["source"] for p in order]
+        hashes, sources = [clips[p]["quality_hash"] for p in order], np.array([clips[p]["source"] for p in order])
         # Clips of one source differ by their times and are never duplicates of one another.
         twin_of = lookalikes(hashes, lambda one, other: sources[one] != sources[other], quality.duplicate.max_bits)
         for place, twin in zip(order, twin_of, strict=True):

@@ -10,6 +10,7 @@ from pipelines.data.stored import Place
 from pipelines.document import load
 from pipelines.footage import overview
 from pipelines.footage.ingest import ingest
+from pipelines.footage.lerobot import action_names
 from pipelines.footage.packing import deliver
 from pipelines.footage.params import RawVideoParams
 from pipelines.footage.rendered import make_clips
@@ -33,7 +34,8 @@ def make(params: RawVideoParams, out: Path, metrics: Path, plots: Path) -> None:
     with stage.whole_folder(out) as folder:
         (folder / "clips").mkdir()
         made = _clips(params, stage.current().work_folder(out), folder)
-        catalog = write_catalog(folder, made.clips, [*made.rejected, *made.listed])
+        names = _action_names(params, made)
+        catalog = write_catalog(folder, made.clips, [*made.rejected, *made.listed], names)
         if made.files_decoded is not None:
             write_decisions(folder, [{name: one[name] for name in JUDGEMENTS.names} for one in made.decisions])
         numbers = overview.numbers(catalog, made)
@@ -57,6 +59,13 @@ def _clips(params: RawVideoParams, work: Path, folder: Path) -> Made:
             for place in places.values():
                 place.file.unlink()
     return made
+
+
+def _action_names(params: RawVideoParams, made: Made) -> list[str] | None:
+    """Of what leads to the frames, where it is neither keys nor a mouse."""
+    robot = params.source.lerobot
+    acted = next((row["actions"] for row in made.clips if row["actions"] is not None), None)
+    return None if robot is None or acted is None else action_names(robot, len(acted[0]))
 
 
 def warn_unwatched(path: str | None, graph: Path = Path("dvc.yaml")) -> None:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from pipelines import stage
-from pipelines.data.catalog import FACTOR_PREFIX
+from pipelines.data.catalog import ACTION_NAMES, FACTOR_PREFIX
 from pipelines.data.contract import (
     CHECKSUM,
     EMPTY_PROMPT,
@@ -152,7 +152,7 @@ def write_folder(
     manifest = Manifest(
         version=VERSION,
         fields=fields,
-        actions=action_facts(action_width(catalog)) if "actions" in fields else None,
+        actions=action_facts(action_width(catalog), catalog.attrs.get(ACTION_NAMES)) if "actions" in fields else None,
         autoencoder=autoencoder,
         text_encoder=text,
         frame_rate=float(np.median(catalog["frame_rate"])),

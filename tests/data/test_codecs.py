@@ -49,6 +49,17 @@ def test_every_codec_and_depth_gives_eight_bit_rgb(
 
 
 @pytest.mark.parametrize(
+    ("codec", "pixel_format"), [("huffyuv", "yuv422p"), ("ffvhuff", "yuv422p10le"), ("asv1", "yuv420p")]
+)
+def test_a_stream_whose_container_lost_its_tables_is_refused(tmp_path: Path, codec: str, pixel_format: str) -> None:
+    """Decoders guess them, and give noise without an error."""
+    encode(tmp_path / "kept.avi", codec, pixel_format)
+    assert read_clip(tmp_path / "kept.avi")[:, :, :16].mean((0, 1, 2)) == pytest.approx([220, 0, 0], abs=14)
+    encode(tmp_path / "lost.wtv", codec, pixel_format)
+    assert reason(tmp_path / "lost.wtv") == "decode_error"
+
+
+@pytest.mark.parametrize(
     ("name", "codec", "pixel_format", "noise"),
     [
         ("a.mov", "qtrle", "argb", 0),

@@ -25,6 +25,8 @@ KINDS = [
     ("a.rm", "rv10", "yuv420p", {"b": "2M"}),
     ("a.gif", "gif", "rgb8", {}),
     ("a.apng", "apng", "rgb24", {}),
+    ("a.y4m", "rawvideo", "yuv420p", {}),
+    ("b.y4m", "wrapped_avframe", "yuv422p", {}),
 ]
 
 
@@ -76,6 +78,16 @@ def test_a_stated_duration_that_is_too_long_does_not_make_a_whole_file_truncated
     content[at : at + 4] = (int.from_bytes(content[at : at + 4], "big") * 5).to_bytes(4, "big")
     path.write_bytes(content)
     assert reason(path) is None and numbers(path, 25.0) == list(range(50))
+
+
+@pytest.mark.parametrize(("lines", "length"), [(0x3F, 120_000), (0xBF, 144_000)])
+def test_a_tape_ends_with_a_frame(tmp_path: Path, lines: int, length: int) -> None:
+    """DV: 525 or 625 lines, as its head says."""
+    path = tmp_path / "a.dv"
+    path.write_bytes(b"\x1f\x07\x00" + bytes([lines]) + bytes(2 * length - 4))
+    assert missing_end(path) == ""
+    path.write_bytes(path.read_bytes()[:-80])
+    assert missing_end(path)
 
 
 def test_a_file_of_unknown_kind_does_not_say_how_long_it_is(tmp_path: Path) -> None:

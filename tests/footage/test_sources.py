@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.data.catalog import read_decisions
+from pipelines.data.catalog import read_catalog, read_decisions
+from pipelines.data.contract import ACTIONS, action_facts
 from pipelines.data.video import read_clip, write_mp4
 from pipelines.footage.captions import NotHere
 from pipelines.footage.forecast import forecast
@@ -174,6 +175,29 @@ def test_clips_of_lerobot_never_cross_episodes_and_have_the_actions_before_each_
         assert (actions[:, 0] == episode).all()
         assert actions[:, 1] == pytest.approx(np.maximum(number - 1, 0), abs=1.2)
         assert (np.diff(actions[1:, 1]) == 2).all()  # 16 frames per second, of which clips take every other
+
+
+@pytest.mark.parametrize(
+    ("stated", "names"),
+    [
+        (["pan", "lift"], ["pan", "lift"]),
+        ({"motors": ["pan", "lift"]}, ["pan", "lift"]),
+        (["pan"], ["action_0", "action_1"]),
+        (None, ["action_0", "action_1"]),
+    ],
+)
+def test_actions_of_lerobot_are_called_as_the_data_set_says(tmp_path: Path, stated: Any, names: list[str]) -> None:
+    """Six joints of an arm would be taken for a keyboard and a mouse otherwise."""
+    lerobot(tmp_path / "set")
+    path = tmp_path / "set/meta/info.json"
+    info = json.loads(path.read_text())
+    info["features"]["action"]["names"] = stated
+    path.write_text(json.dumps(info))
+    run(of_lerobot(tmp_path / "set"), tmp_path)
+    kept = read_catalog(tmp_path / "clips").attrs["action_names"]
+    assert kept == names and action_facts(2, kept).kinds == ("number", "number")
+    joints = [f"joint {place}" for place in range(6)]
+    assert action_facts(6, joints).names == tuple(joints) and action_facts(6) == ACTIONS
 
 
 def test_what_lacks_in_a_lerobot_data_set_is_told(tmp_path: Path) -> None:
