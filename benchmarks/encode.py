@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from torch import Tensor
 
 from benchmarks.paired import Figure, cpu_seconds, ratios, seconds
 from pipelines.data.catalog import write_catalog
@@ -19,6 +20,7 @@ from pipelines.latents import folder, stock
 from pipelines.latents.clips import Clips
 from pipelines.latents.encode import prepare, write_parts
 from pipelines.latents.encoder import Encoder
+from pipelines.latents.forwards import Forwards
 from pipelines.latents.params import EmbeddedText, LatentShardsParams
 from pipelines.latents.text import text_encoder
 from pipelines.models.autoencoder import Autoencoder, PretrainedVideoAutoencoder, StackedAutoencoder
@@ -85,8 +87,9 @@ class Held:
 def against_forward(place: Path, name: str, autoencoder: Autoencoder, count: int, held: Held) -> list[Figure]:
     """Decode, forward and write, overlapped, against the forward alone on ready tensors.
 
-    Beside it the forward's share of both processor times: what decoding on the same cores leaves of its speed, if the
-    forward alone kept all of them busy (a small one does not, so that the figure can lie above).
+    The forward alone in two ways: batch after batch on all threads of torch, as a script calls it, and batches side by
+    side on a thread each, as the stage does, which is the harder peer. Beside them the forward's share of both
+    processor times: what decoding on the same cores leaves of its speed, and so the bound of the second figure.
     """
     clips = write_clips(place, count)
     ready = [torch.rand(BATCH, 3, FRAMES, SIDE, SIDE) * 2 - 1 for _ in range(count // BATCH)]
@@ -94,7 +97,7 @@ def against_forward(place: Path, name: str, autoencoder: Autoencoder, count: int
     encoder.text = text_encoder(TEXT, clips.catalog["caption"].tolist())
 
     def ours() -> None:
-        work = place / "work"
+        work, encoder.clips_encoded = place / "work", 0
         plan, _ = prepare(clips, RECIPES, place / "none", work)
         write_parts(work, plan, plan.parts, encoder)
         shutil.rmtree(work)
@@ -104,15 +107,25 @@ def against_forward(place: Path, name: str, autoencoder: Autoencoder, count: int
         for video in ready:
             autoencoder.encode(video)
 
+    @torch.no_grad()
+    def one(network: Autoencoder, video: Tensor) -> Tensor:
+        return network.encode(video)
+
+    def side_by_side() -> None:
+        for _ in Forwards(one, autoencoder, encoder.device).of(([], video) for video in ready):
+            pass
+
     def decode() -> None:
         for row in range(count):
             clips.frames(row)
 
     found = tuple(1 / ratio for ratio in ratios(ours, forward, held.rounds, seconds))
-    bound = tuple(1 / (1 + ratio) for ratio in ratios(decode, forward, held.rounds))
+    beside = tuple(1 / ratio for ratio in ratios(ours, side_by_side, held.rounds, seconds))
+    bound = tuple(1 / (1 + ratio) for ratio in ratios(decode, side_by_side, held.rounds))
     peer, unit = "the forward alone on ready tensors", "x clips per second"
     return [
         Figure(f"encode speed, {name}", "decode, forward, write", peer, unit, found, held.target),
+        Figure(f"encode, {name}, a thread a batch", "decode, forward, write", "the forward so", unit, beside, "stated"),
         Figure(f"encode share, {name}", "forward", "forward and decoding", "of the processor time", bound, "stated"),
     ]
 

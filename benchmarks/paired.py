@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import statistics
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -53,3 +55,53 @@ def ratios(
     ours()
     peer()
     return tuple(clock(ours) / clock(peer) for _ in range(rounds))
+
+
+class Turns:
+    """Two loops in one process, a step of one and a step of the other: both meet the same machine at every step.
+
+    Each calls :meth:`step` with its side (0 or 1) where a step begins, and is ended by :meth:`over`.
+    """
+
+    def __init__(self) -> None:
+        self.gates = (threading.Semaphore(0), threading.Semaphore(0))
+        self.came = (threading.Event(), threading.Event())
+        self.began = [0.0, 0.0]
+        self.taken: tuple[list[float], list[float]] = ([], [])
+
+    def step(self, side: int) -> None:
+        """A step of this side begins (the one before it is over): it goes on when the other has made one."""
+        if self.came[side].is_set():
+            self.taken[side].append(time.process_time() - self.began[side])
+            self.gates[1 - side].release()
+        self.came[side].set()
+        self.gates[side].acquire()
+        self.began[side] = time.process_time()
+
+    def over(self, side: int) -> None:
+        """This side makes no more steps; its last one, with what ends a run, is not counted."""
+        self.came[side].set()
+        self.gates[1 - side].release()
+
+    @contextmanager
+    def beside(self, peer: Callable[[], object]) -> Iterator[None]:
+        """Inside, side 0 is run; ``peer``, side 1, runs in a thread of its own."""
+
+        def begin() -> None:
+            for came in self.came:
+                came.wait()
+            self.gates[0].release()
+
+        threads = [threading.Thread(target=one, daemon=True) for one in (peer, begin)]
+        for thread in threads:
+            thread.start()
+        yield
+        for thread in threads:
+            thread.join()
+
+    def ratios(self, parts: int) -> tuple[float, ...]:
+        """Processor time of side 0 over that of side 1, in so many equal parts of the run, the first step left out."""
+        ours, peer = (one[1:] for one in self.taken)
+        size = min(len(ours), len(peer)) // parts
+        cuts = [slice(part * size, (part + 1) * size) for part in range(parts)]
+        return tuple(statistics.median(ours[cut]) / statistics.median(peer[cut]) for cut in cuts)

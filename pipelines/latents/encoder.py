@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pipelines import stage
 from pipelines.latents.clips import Clips, channels_first, to_unit_range
+from pipelines.latents.forwards import Forwards
 from pipelines.latents.params import LatentShardsParams
 from pipelines.latents.plan import Part, Plan, fields_of, prompt_hash
 from pipelines.latents.stock import Reader
@@ -142,17 +143,20 @@ class Encoder:
     def _joined(batch: list[int], pixels: list[Future[Tensor]]) -> tuple[list[int], Tensor]:
         return batch, torch.stack([one.result() for one in pixels])
 
+    def _forward(self, autoencoder: Autoencoder, pixels: Tensor) -> Tensor:
+        return encode_batch(autoencoder, pixels, self.params.batch_size, self.params.precision, self.device).cpu()
+
     def latents(self, rows: Sequence[int]) -> Generator[np.ndarray, None, None]:
         """float16 [C, T, H, W] of every clip, in order.
 
         Raises:
             StageError: latents are not finite, or a clip cannot be decoded.
         """
-        for batch, pixels in self.decoded(rows):
-            latents = encode_batch(self.autoencoder, pixels, self.params.batch_size, self.params.precision, self.device)
+        forwards = Forwards(self._forward, self.autoencoder, self.device)
+        for batch, latents in forwards.of(self.decoded(rows)):
             self.clips_encoded += len(batch)
             stage.report(self.clips_encoded, len(rows), "clips")
-            for row, value in zip(batch, latents.cpu().numpy(), strict=True):
+            for row, value in zip(batch, latents.numpy(), strict=True):
                 if not np.isfinite(value).all():
                     raise stage.StageError(
                         f"{self.clips.folder}: clip {self.clips.key(row)}: its latents are not finite in float16; "
