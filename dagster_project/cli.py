@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(words: list[str]) -> int:
-    if tools.told_of_paths(words):
+    if tools.told_of_paths(words) or (words[:1] == ["lineage"] and not home.projects_around()):
         return tools.tell(words[0], words[1:])
     is_help = bool({"-h", "--help"} & set(words))
     root = home.ROOT if is_help else home.project_root()

@@ -65,11 +65,18 @@ def project_root() -> Path:
     """
     if os.environ.get("REEL_PROJECT"):
         return Path(os.environ["REEL_PROJECT"]).resolve()
-    here = Path.cwd()
-    found = [folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()]
+    found = projects_around()
     if not found:
-        raise ProjectError(f"{here}: no dvc.yaml here or in a folder above; change to a project's folder first")
+        raise ProjectError(f"{Path.cwd()}: no dvc.yaml here or in a folder above; change to a project's folder first")
     return next((folder for folder in found if (folder / ".dvc").is_dir()), found[0])
+
+
+def projects_around() -> list[Path]:
+    """The current folder and those above it that hold a ``dvc.yaml``, the nearest first; or what is set."""
+    if os.environ.get("REEL_PROJECT"):
+        return [Path(os.environ["REEL_PROJECT"])]
+    here = Path.cwd()
+    return [folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()]
 
 
 def has_platform(root: Path) -> bool:

@@ -108,12 +108,12 @@ def _plain_json(path: Path) -> dict[str, Any]:
 
 
 def embed(clip: Path, node: Mapping[str, Any], paths: Mapping[str, Path], places: Mapping[str, str]) -> str:
-    """Append the chain to an mp4 that a command wrote, with the runs of what it was made from; returns its hash.
+    """Append the chain to an mp4 that this command wrote, with its run and those of what was read; returns its hash.
 
     Only content credentials may follow (:mod:`pipelines.standards.content_credentials`), which sign the chain as well.
     """
-    read = inputs_of(paths, places)
-    return append(clip, node, read, run_facts.of_inputs(paths, read[1]))
+    read, own = inputs_of(paths, places), {digest(clip): run_facts.of_this_process()}
+    return append(clip, node, read, run_facts.of_inputs(paths, read[1]) | own)
 
 
 def append(clip: Path, node: Mapping[str, Any], read: Read, runs: Runs | None = None) -> str:

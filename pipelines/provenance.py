@@ -99,6 +99,11 @@ def text_of(value: Any) -> str:
     return shown if len(shown) <= 120 else f"{shown[:117]}…"
 
 
+def number_of(value: Any) -> str:
+    """A number at four digits; in words where there is none."""
+    return f"{value:.4g}" if isinstance(value, int | float) else "not available"
+
+
 def set_values(node: Mapping[str, Any], every: bool) -> list[str]:
     """The parameters that differ from the shipped ones, or all of them."""
     params = node.get("params") or {}
@@ -155,7 +160,8 @@ def _about(found: Lineage, digest: str, node: Mapping[str, Any], every: bool) ->
     facts = node.get("facts") or {}
     if facts.get("samples") is not None:
         splits = ", ".join(f"{name} {count}" for name, count in (facts.get("splits") or {}).items())
-        hashed = f"; content {facts['content'][:SHORT]} of {facts['sources']} sources" if facts.get("content") else ""
+        sources = f"{facts.get('sources')} {'source' if facts.get('sources') == 1 else 'sources'}"
+        hashed = f"; content {facts['content'][:SHORT]} of {sources}" if facts.get("content") else ""
         yield f"{facts['samples']} samples ({splits}){hashed}"
     seeds = node.get("seed")
     if seeds:
@@ -168,8 +174,8 @@ def _about(found: Lineage, digest: str, node: Mapping[str, Any], every: bool) ->
     if every:
         yield from (f"  {value}" for value in values)
     for gate in node.get("gates") or []:
-        shown = f"{gate['value']:.4g}" if isinstance(gate.get("value"), int | float) else "not available"
-        yield f"gate {gate['name']} {shown} {gate.get('comparison')} {gate.get('threshold')}: {gate.get('verdict')}"
+        value, threshold = (number_of(gate.get(name)) for name in ("value", "threshold"))
+        yield f"gate {gate['name']} {value} {gate.get('comparison')} {threshold}: {gate.get('verdict')}"
     yield from _run_lines(found.runs.get(digest))
 
 

@@ -12,9 +12,11 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipelines import origin
 from pipelines.stage import CHAIN, RUNS, write_json
 
 VERSION = 1
@@ -32,6 +34,19 @@ def told(record: Mapping[str, Any]) -> dict[str, Any]:
     facts |= {name: (header.get("code") or {}).get(name) for name in ("commit", "dirty", "branch")}
     facts |= {"hardware": runtime.get("hardware"), "decision": record.get("decision")}
     return {**facts, "accepted": record.get("accepted") or []}
+
+
+def of_this_process() -> dict[str, Any]:
+    """The facts of a command that no record is kept of: since when it runs, of which commit, on what."""
+    import psutil  # here: only what writes clips needs it
+
+    began = datetime.fromtimestamp(psutil.Process().create_time(), UTC)
+    now = datetime.now(UTC)
+    times = {"began_at": began.isoformat(timespec="seconds"), "ended_at": now.isoformat(timespec="seconds")}
+    found = origin.commit()
+    code = {"commit": None, "dirty": None, **found, "branch": origin.branch() if found else None}
+    facts = {"resumed_at": [], "seconds": (now - began).total_seconds(), "hardware": origin.hardware()}
+    return {**times, **facts, **code, "decision": None, "accepted": []}
 
 
 def _holders(path: Path) -> list[Path]:

@@ -44,7 +44,7 @@ def _clips(folder: Path, shown: str, is_known: bool) -> Iterator[Item]:
     files = table["file"].to_pylist() if table is not None else []
     there = _names(folder, files)
     gone = [name for name in files if name not in there]
-    yield from (Item(f"{shown}/{name}", "missing", f"{CATALOG} names it") for name in gone)
+    yield from (Item(f"{shown}/{name}", "missing", f"{CATALOG} names it") for name in dict.fromkeys(gone))
     if len(files) > len(gone) and not is_known:
         yield Item(
             f"{shown}: clips", "unknown", f"{len(files) - len(gone)} are there; {CATALOG} has no hash of their files"

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from ruamel.yaml.error import YAMLError
 
 from pipelines.data.audited import Item
 from pipelines.document import load
+from pipelines.params import PARAMS_FILE
+from pipelines.provenance import differing, text_of
+from pipelines.stage import CHAIN
 
 LOCK = "dvc.lock"
 MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
@@ -53,44 +57,119 @@ def cache_of(root: Path) -> Path:
     return root / place / "files" / "md5"
 
 
-def outs(root: Path) -> list[tuple[str, str]]:
-    """Place and hash of everything that stages made, as ``dvc.lock`` has it; empty where there is none.
+@dataclass(frozen=True)
+class Out:
+    """What a stage made, as ``dvc.lock`` has it: place, hash, and bytes and files where it counts them."""
+
+    path: str
+    md5: str
+    size: int | None
+    count: int | None
+
+
+def locked(root: Path) -> tuple[list[Out], dict[str, Any]]:
+    """Everything that stages made, and the values of params.yaml that each stage ran with; empty without a dvc.lock.
 
     Raises:
         ValueError: it is damaged.
     """
     if not (root / LOCK).is_file():
-        return []
+        return [], {}
     try:
         stages: Any = (load((root / LOCK).read_text(encoding="utf-8")) or {})["stages"]
-        found = [(str(out["path"]), str(out["md5"])) for one in stages.values() for out in one.get("outs") or ()]
+        made = [
+            Out(str(out["path"]), str(out["md5"]), out.get("size"), out.get("nfiles"))
+            for one in stages.values()
+            for out in one.get("outs") or ()
+        ]
+        values = {name: (one.get("params") or {}).get(str(PARAMS_FILE)) or {} for name, one in stages.items()}
     except (OSError, KeyError, TypeError, AttributeError, ValueError, YAMLError) as error:
         raise ValueError(f"cannot be read ({' '.join(str(error).split())})") from None
-    if bad := [path for path, md5 in found if not MD5.fullmatch(md5) or Path(path).is_absolute() or ".." in path]:
-        raise ValueError(f"{bad[0]}: no place and hash of a file of this project")
-    return found
+    places = [
+        one.path for one in made if not MD5.fullmatch(one.md5) or Path(one.path).is_absolute() or ".." in one.path
+    ]
+    if places:
+        raise ValueError(f"{places[0]}: no place and hash of a file of this project")
+    return made, values
 
 
 def audit(root: Path) -> Iterator[Item]:
-    """Every file that stages made, and its copy in the cache; one line for what is whole of an output."""
+    """Every file that stages made, and its copy in the cache; one line for what is whole of an output.
+
+    ``dvc.lock`` itself is held against both: against what lies there, and against the chains that outputs carry.
+    """
     try:
-        made = outs(root)
+        made, values = locked(root)
     except ValueError as error:
         yield Item(LOCK, "does not match", str(error))
         return
     cache, hashes = cache_of(root), _Hashes()
-    for path, md5 in made:
-        listed = {path: md5}
-        if md5.endswith(".dir"):
-            try:
-                listed = {f"{path}/{name}": own for name, own in _listed(cache, md5, hashes).items()}
-            except FileNotFoundError:
-                yield Item(path, "unknown", f"{LOCK} names it by a list that the cache does not have")
-                continue
-            except ValueError as error:
-                yield Item(f"cache {md5}", "does not match", f"the list of files of {path}: {error}")
-                continue
-        yield from _out(root, path, listed, cache, hashes)
+    for out in made:
+        yield from _of_out(root, out, cache, hashes)
+        yield from _carried(root, out.path, values)
+
+
+def _of_out(root: Path, out: Out, cache: Path, hashes: _Hashes) -> Iterator[Item]:
+    """The files of an output, what is counted of them, and their copies in the cache."""
+    listed = {out.path: out.md5}
+    if out.md5.endswith(".dir"):
+        try:
+            listed = {f"{out.path}/{name}": own for name, own in _listed(cache, out.md5, hashes).items()}
+        except FileNotFoundError:
+            yield _unlisted(root, out.path, out.md5, hashes)
+            return
+        except ValueError as error:
+            yield Item(f"cache {out.md5}", "does not match", f"the list of files of {out.path}: {error}")
+            return
+    yield from _out(root, out.path, listed, cache, hashes)
+    yield from _counted(root, out, listed)
+
+
+def _unlisted(root: Path, path: str, md5: str, hashes: _Hashes) -> Item:
+    """A folder whose list of files the cache does not have: its hash is that of the list as DVC would write it."""
+    ignore = root / ".dvcignore"
+    lines = ignore.read_text(encoding="utf-8").splitlines() if ignore.is_file() else []
+    patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    files = [file for file in sorted((root / path).rglob("*")) if file.is_file()]
+    if not files:
+        return Item(path, "unknown", f"{LOCK} names it by a list that the cache does not have")
+    entries = [
+        {"md5": hashes.of(file), "relpath": file.relative_to(root / path).as_posix()}
+        for file in files
+        if not any(fnmatchcase(file.name, pattern) for pattern in patterns)
+    ]
+    text = json.dumps(sorted(entries, key=lambda entry: entry["relpath"]), sort_keys=True)
+    found = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+    if found == md5.removesuffix(".dir"):
+        return Item(path, "verified", f"its {len(entries)} files have the MD5 of {LOCK}; the cache has no list of them")
+    said = f"MD5 {found} instead of {md5.removesuffix('.dir')}, which {LOCK} has; the cache has no list of it"
+    return Item(path, "does not match", said)
+
+
+def _counted(root: Path, out: Out, listed: dict[str, str]) -> Iterator[Item]:
+    """What ``dvc.lock`` counts beside the hash, where every file is there."""
+    files = [root / name for name in listed]
+    if not all(file.is_file() for file in files):
+        return
+    size = sum(file.stat().st_size for file in files)
+    for name, said, found in (("bytes", out.size, size), ("files", out.count, len(files))):
+        if said is not None and said != found:
+            yield Item(f"{LOCK} {out.path}", "does not match", f"{said} {name}, of which {found} are there")
+
+
+def _carried(root: Path, path: str, values: dict[str, Any]) -> Iterator[Item]:
+    """The values that a stage ran with by ``dvc.lock``, against those that its result carries."""
+    try:
+        content = json.loads((root / path / CHAIN).read_text(encoding="utf-8"))
+        node = content["nodes"][content["artifact"]]
+        name, ran_with = node["stage"], node["params"]
+        locked_values = values[name][name]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # nothing carried, which the audit of the artifact tells; or values of another name
+    if isinstance(locked_values, dict) and isinstance(ran_with, dict):
+        for key, said, carried in differing(locked_values, ran_with):
+            told = f"{name}.{key} is {text_of(said)}, and {text_of(carried)} in the {CHAIN} of {path}"
+            yield Item(f"{LOCK} {name}", "does not match", told)
 
 
 def _out(root: Path, path: str, listed: dict[str, str], cache: Path, hashes: _Hashes) -> Iterator[Item]:

@@ -23,11 +23,13 @@ SPLITS = (TRAIN, VALIDATION, TEST, COMPOSITION)
 SEEN = (TRAIN, VALIDATION)
 """What is looked at while parameters are chosen; the other splits are for the last judgement alone."""
 FACTOR_PREFIX = "factor_"
+TAR_OFFSET = "tar_offset"
+"""Column of clips that lie in tars: the byte at which the header of the clip's member begins in the tar ``file``."""
 
 CLIPS = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),  # content key, [a-z0-9_-]
-        pa.field("file", pa.string(), nullable=False),  # mp4, relative to the folder
+        pa.field("file", pa.string(), nullable=False),  # mp4, or the tar that holds it, relative to the folder
         pa.field("caption", pa.string(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
         pa.field("num_frames", pa.int32(), nullable=False),
@@ -53,6 +55,8 @@ QUALITY = pa.schema(
 """Columns of clips cut from files; rendered clips have none of them."""
 METADATA = pa.schema([pa.field("metadata", pa.string())])
 """What the source tells of a clip's file besides the caption (score, licence, address): a JSON object; or null."""
+PACKED = pa.schema([pa.field(TAR_OFFSET, pa.int64(), nullable=False)])
+"""Absent where each clip is a file of its own; :mod:`pipelines.data.stored` reads both."""
 JUDGEMENTS = pa.schema(
     [
         *[CLIPS.field(name) for name in ("key", "source", "start_seconds", "end_seconds", "num_frames")],
@@ -70,10 +74,10 @@ REFUSALS = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("
 _KEY = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
-def schema(factors: Iterable[str] = (), measured: bool = False) -> pa.Schema:
-    """The columns of a catalog whose clips have the named ground-truth factors, or measures of their quality."""
+def schema(factors: Iterable[str] = (), measured: bool = False, packed: bool = False) -> pa.Schema:
+    """The columns of a catalog whose clips have the named factors, or measures of their quality, or lie in tars."""
     fields = [pa.field(FACTOR_PREFIX + name, pa.string(), nullable=False) for name in factors]
-    return pa.schema([*CLIPS, *((*QUALITY, *METADATA) if measured else ()), *fields])
+    return pa.schema([*CLIPS, *(PACKED if packed else ()), *((*QUALITY, *METADATA) if measured else ()), *fields])
 
 
 def factor_names(catalog: pd.DataFrame) -> list[str]:
@@ -89,7 +93,8 @@ def write_catalog(
     Args:
         folder: where the clips' ``file`` paths start.
         clips: a mapping per clip with every column of :data:`CLIPS`, and of :data:`QUALITY` or none of it, then with
-            that of :data:`METADATA` where there is some; further keys must be ``factor_<name>``.
+            that of :data:`METADATA` where there is some, and of :data:`PACKED` where clips lie in tars; further keys
+            must be ``factor_<name>``.
         rejected: a mapping per refused file with ``file``, ``reason`` (a code) and ``detail``.
 
     Returns:
@@ -101,9 +106,10 @@ def write_catalog(
     rows = list(clips)
     if rows and "quality_hash" in rows[0]:
         rows = [{"metadata": None, **row} for row in rows]
-    known = {*CLIPS.names, *QUALITY.names, *METADATA.names}
-    factors = [name.removeprefix(FACTOR_PREFIX) for name in (rows[0] if rows else ()) if name not in known]
-    columns = schema(factors, measured=bool(rows) and "quality_hash" in rows[0])
+    known = {*CLIPS.names, *PACKED.names, *QUALITY.names, *METADATA.names}
+    first = rows[0] if rows else {}
+    factors = [name.removeprefix(FACTOR_PREFIX) for name in first if name not in known]
+    columns = schema(factors, "quality_hash" in first, TAR_OFFSET in first)
     for row in rows:
         if set(row) != set(columns.names):
             odd = ", ".join(sorted(set(row) ^ set(columns.names)))
@@ -196,6 +202,8 @@ def _check(catalog: pd.DataFrame, folder: Path) -> None:
             raise StageError(f"{where}: clip {key}: split {split!r} is none of {', '.join(SPLITS)}.")
         if Path(file).is_absolute() or ".." in Path(file).parts:
             raise StageError(f"{where}: clip {key}: file {file!r} leaves the folder.")
+        if file.endswith(".tar") != (TAR_OFFSET in catalog):
+            raise StageError(f"{where}: clip {key}: {TAR_OFFSET} says where in a tar a clip begins; file is {file!r}.")
     wrong = [frames for frames in catalog["num_frames"].unique() if frames % 4 != 1]
     if wrong:
         raise StageError(f"{where}: a clip has {wrong[0]} frames; the number must be 1 mod 4.")

@@ -164,12 +164,10 @@ class Remote:
             if number and missing:
                 time.sleep(PAUSE * 2 ** (number - 1))
             trouble = {}
-            for piece, arrived in zip(missing, self._fetch(missing), strict=True):
-                told = arrived if isinstance(arrived, str) else damage(piece.row, arrived)
-                if told is not None:
-                    trouble[piece] = told
+            for piece, arrived in zip(missing, self._fetch(missing, damage), strict=True):
+                if isinstance(arrived, str):
+                    trouble[piece] = arrived
                     continue
-                assert isinstance(arrived, bytes | bytearray)
                 found[piece.row] = arrived
                 self.cache.put(piece, arrived)
             missing = list(trouble)
@@ -184,43 +182,49 @@ class Remote:
     def _path(self, piece: Piece) -> str:
         return f"{self.root.rstrip('/')}/{piece.shard}"
 
-    def _fetch(self, pieces: Sequence[Piece]) -> list[bytes | bytearray | str]:
-        """Content of each piece, or in words why there is none.
+    def _fetch(self, pieces: Sequence[Piece], damage: Damage) -> list[bytes | bytearray | str]:
+        """Content of each piece, whole, or in words why there is none.
 
         Raises:
             ContractError: an error that another try would not mend.
         """
         if not pieces:
             return []
-        came = self._ranged(pieces)
+        came = self._ranged(pieces, damage)
         rest = [piece for piece in pieces if piece not in came]
         paths = [self._path(piece) for piece in rest]
         starts, ends = [piece.offset for piece in rest], [piece.offset + piece.size for piece in rest]
         arrived: list[Any] = self.files.cat_ranges(paths, starts, ends, on_error="return") if rest else []
-        told = dict(zip(rest, (self._told(*one) for one in zip(rest, arrived, strict=True)), strict=True))
+        told = {piece: self._told(piece, one, damage) for piece, one in zip(rest, arrived, strict=True)}
         return [came.get(piece) or told[piece] for piece in pieces]
 
-    def _ranged(self, pieces: Sequence[Piece]) -> dict[Piece, bytearray]:
-        """What comes by requests of our own; what does not, fsspec is asked for, which has the words for errors."""
+    def _ranged(self, pieces: Sequence[Piece], damage: Damage) -> dict[Piece, bytearray | str]:
+        """What comes by requests of our own; what does not, fsspec is asked for, which has the words for errors.
+
+        Checksums are compared where a piece arrives: beside the others that are still on their way, and while its
+        bytes are in the processor's cache.
+        """
         if not self._is_tried:
             self._is_tried, self._ranges = True, ranges(self.files, self._path(pieces[0]))
         reader = self._ranges
         if reader is None:
             return {}
 
-        def one(piece: Piece) -> bytearray | None:
-            with contextlib.suppress(OSError):
-                return reader.read(self._path(piece), piece.offset, piece.size)
-            return None
+        def one(piece: Piece) -> bytearray | str | None:
+            try:
+                content = reader.read(self._path(piece), piece.offset, piece.size)
+            except OSError:
+                return None
+            return damage(piece.row, content) or content
 
         arrived = list(self._pool.map(one, pieces)) if len(pieces) > 1 else [one(pieces[0])]
         if not any(arrived):  # it is not the way here
             self._ranges = None
         return {piece: content for piece, content in zip(pieces, arrived, strict=True) if content}
 
-    def _told(self, piece: Piece, arrived: Any) -> bytes | str:
+    def _told(self, piece: Piece, arrived: Any, damage: Damage) -> bytes | str:
         if isinstance(arrived, bytes) and len(arrived) == piece.size:
-            return arrived
+            return damage(piece.row, arrived) or arrived
         if isinstance(arrived, bytes):
             return f"{len(arrived)} bytes came for {piece.size}; the server must answer byte ranges"
         if isinstance(arrived, Exception):

@@ -6,6 +6,7 @@ afterwards.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -57,7 +58,23 @@ class Place:
     checksums: dict[str, int]
 
 
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+@contextlib.contextmanager
+def whole_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    """A tar that grows beside its place by :func:`add`, is flushed and renamed at the end: whole or absent."""
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        with partial.open("wb") as stream:
+            with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+                yield tar
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Add a member that tells of nothing but its name and content."""
     info = tarfile.TarInfo(name)
     info.size, info.mode, info.mtime = len(content), 0o644, 0
     tar.addfile(info, io.BytesIO(content))
@@ -76,30 +93,20 @@ def write_shard(
     Raises:
         ContractError: a key is not allowed.
     """
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     places = []
-    try:
-        with partial.open("wb") as stream:
-            with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-                for key, sample, sidecar in samples:
-                    if not KEY.fullmatch(key):
-                        raise ContractError(
-                            f"{path}: key {key!r} must be at most 80 lower-case letters, digits, '-', '_'."
-                        )
-                    begin = tar.offset
-                    contents = member_bytes(sample, sidecar)
-                    for name, content in contents.items():
-                        _add(tar, f"{key}.{name}", content)
-                    checksums = {name: zlib.crc32(content) for name, content in contents.items()}
-                    places.append(Place(begin, tar.offset - begin, checksums))
-            stream.flush()
-            os.fsync(stream.fileno())
-        with partial.open("rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        facts = ShardFacts(sha256=sha256, size=partial.stat().st_size, num_samples=len(places))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_tar(path) as tar:
+        for key, sample, sidecar in samples:
+            if not KEY.fullmatch(key):
+                raise ContractError(f"{path}: key {key!r} must be at most 80 lower-case letters, digits, '-', '_'.")
+            begin = tar.offset
+            contents = member_bytes(sample, sidecar)
+            for name, content in contents.items():
+                add(tar, f"{key}.{name}", content)
+            checksums = {name: zlib.crc32(content) for name, content in contents.items()}
+            places.append(Place(begin, tar.offset - begin, checksums))
+    with path.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    facts = ShardFacts(sha256=sha256, size=path.stat().st_size, num_samples=len(places))
     return facts, places
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,14 +21,27 @@ class Html(str):
 
 
 def text(value: object) -> Html:
-    """Escape anything but markup."""
-    return value if isinstance(value, Html) else Html(html.escape(str(value), quote=True))
+    """Escape anything but markup; control characters and what turns the direction of writing are written out."""
+    return value if isinstance(value, Html) else Html(html.escape(visible(str(value)), quote=True))
+
+
+def visible(words: str) -> str:
+    """A text in which every character shows, or is a space or the end of a line."""
+    if words.isprintable():
+        return words
+    return "".join(c if c.isprintable() or c in "\n\t" else _written_out(c) for c in words)
+
+
+def _written_out(c: str) -> str:
+    if unicodedata.category(c) == "Zs":
+        return c
+    return " " if c.isspace() else c.encode("unicode_escape").decode()
 
 
 def shortened(value: object, most: int = 300) -> str:
     """A text of anybody's making in one line that cannot fill the page: control characters written out, cut."""
     cut = str(value)[: most + 1]
-    shown = "".join(c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode() for c in cut)
+    shown = "".join(c if c.isprintable() else " " if c.isspace() else _written_out(c) for c in cut)
     return shown if len(cut) <= most else f"{shown[:most]}… ({len(str(value)):,} characters)"
 
 

@@ -101,12 +101,17 @@ def _estimated(score: Callable[..., float], sides: Sequence[Resamples]) -> Estim
     return Estimate(value, torch.tensor(draws, dtype=torch.float64))
 
 
+RESOLVED = 0.01
+"""Of the narrower 95 % interval of two values, the difference that a comparison of them can make anything of."""
+
+
 def compared(one: Estimate, other: Estimate, better: Better) -> dict[str, Any]:
     """``one`` against ``other``: difference, its interval over equal resamples, and "better", "worse", "within noise".
 
     For a target of 1 the distances from it on a logarithmic scale are compared. A resample on the other side of 1 than
     the value counts as nearer than 1 itself: else what is noise around 1 would always lie away from it, and be worse
-    than real clips, which have 1 exactly.
+    than real clips, which have 1 exactly. Two that are equal but for rounding differ by next to nothing in every
+    resample: what is below :data:`RESOLVED` of the interval of either one is no difference, however sure it is.
     """
     if better == "near 1":
         sizes = [_from_one(estimate) for estimate in (one, other)]
@@ -116,7 +121,9 @@ def compared(one: Estimate, other: Estimate, better: Better) -> dict[str, Any]:
     moved = Estimate(difference, sizes[0][1] - sizes[1][1])
     sign = 1.0 if better == "higher" else -1.0
     low, high = sorted((sign * moved.low, sign * moved.high))
-    verdict = "better" if low > 0 else "worse" if high < 0 else "within noise"
+    widths = (own.high - own.low for own in (Estimate(float(value), draws) for value, draws in sizes))
+    is_seen = abs(difference) > RESOLVED * min(widths)
+    verdict = "better" if low > 0 and is_seen else "worse" if high < 0 and is_seen else "within noise"
     return {"difference": difference, "low": moved.low, "high": moved.high, "verdict": verdict}
 
 

@@ -40,7 +40,7 @@ class Size:
 def number(value: Any) -> str:
     """A metric as a person reads it: four significant digits, thousands apart, words as they are."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
+        return shortened(value)
     if isinstance(value, int) or (float(value).is_integer() and abs(value) >= 1000):
         return f"{int(value):,}".replace(",", "\u202f")
     if value and abs(value) < 1e-3:
@@ -80,8 +80,8 @@ def gate_table(gates: Sequence[Mapping[str, Any]]) -> Html:
         of_stage = (tag("a", gate["stage"], href=f"#stage-{gate['stage']}"),) if "stage" in gate else ()
         limit = f"{gate.get('comparison', '')} {number(gate.get('threshold', ''))}"
         value = number(gate["value"]) if gate.get("value") is not None else "undefined"
-        verdict, why = chip(str(gate.get("verdict", ""))), gate.get("reason", "")
-        rows.append((*of_stage, tag("code", gate.get("name", "")), value, limit, verdict, why))
+        verdict, why = chip(str(gate.get("verdict", ""))), shortened(gate.get("reason", ""))
+        rows.append((*of_stage, tag("code", shortened(gate.get("name", ""))), value, limit, verdict, why))
     return table((*(("stage",) if "stage" in gates[0] else ()), "gate", "value", "wanted", "verdict", "why"), rows)
 
 
@@ -109,8 +109,11 @@ def metric_table(stage: Outcome) -> Html:
         compared = join((f"{word(other)} {number(level)}" for other, level in others.items()), ", ")
         words = said.text + (f" ({said.better} is better)" if said.better in ("higher", "lower") else "")
         words += f" ({said.better})" if said.better and said.better not in ("higher", "lower") else ""
-        rows.append((tag("code", name), number(value), said.unit, compared, words))
-    rows += [(tag("code", name), "–", "", "", f"not defined: {why}") for name, why in stage.unavailable.items()]
+        rows.append((tag("code", shortened(name)), number(value), said.unit, compared, words))
+    rows += [
+        (tag("code", shortened(name)), "–", "", "", f"not defined: {shortened(why)}")
+        for name, why in stage.unavailable.items()
+    ]
     heads = ("number", "value", "unit", "beside it", "what it means")
     kept = [column for column in range(len(heads)) if any(row[column] for row in rows)]
     return table((heads[column] for column in kept), ([row[column] for column in kept] for row in rows), "metrics")
@@ -152,14 +155,8 @@ def values(params: Mapping[str, Any], prefix: str = "") -> list[tuple[Html, str]
         if isinstance(value, Mapping):
             rows += values(value, f"{prefix}{name}.")
         else:
-            shown = (
-                "none"
-                if value is None
-                else ", ".join(map(str, value))
-                if isinstance(value, (list, tuple))
-                else shortened(str(value))
-            )
-            rows.append((tag("code", f"{prefix}{name}"), shown))
+            words = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+            rows.append((tag("code", shortened(f"{prefix}{name}")), "none" if value is None else shortened(words)))
     return rows
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from pipelines import stage
 from pipelines.data.catalog import JUDGED
 from pipelines.data.limits import VideoError
+from pipelines.data.stored import Place
 from pipelines.data.video import Seen
 from pipelines.footage.ahead import in_order, processors
 from pipelines.footage.captions import NotHere, with_prefix
@@ -21,13 +22,13 @@ from pipelines.footage.cutting import cut, forms, told_of
 from pipelines.footage.digests import Digests
 from pipelines.footage.found import Found, file_of
 from pipelines.footage.opening import found_in
+from pipelines.footage.packing import deliver
 from pipelines.footage.params import Clip, Footage, RawVideoParams, Splits, Tars, Webdataset
 from pipelines.footage.quality import judge, measure
 from pipelines.footage.reels import VideoReel
 from pipelines.footage.reuse import Reuse, emptied
 from pipelines.footage.splits import split
 from pipelines.footage.storing import Cut, Made, content_hash, store
-from pipelines.recording import link
 from pipelines.stage import StageError, refused_by_disk
 
 VERSION = 2
@@ -138,13 +139,15 @@ class Cutter:
 class Ingest:
     """One run over a source: what came of each file, and of each clip."""
 
-    def __init__(self, params: Footage, reuse: Reuse, folder: Path) -> None:
-        self.params, self.reuse, self.folder = params, reuse, folder
+    def __init__(self, params: Footage, reuse: Reuse) -> None:
+        self.params, self.reuse = params, reuse
         self.made = Made(files_decoded=0)
         self.names: dict[str, str] = {}
         """Name of the first file of each content."""
         self.rows: list[dict[str, Any]] = []
         self.fidelity: dict[str, float] = {}
+        self.places: dict[str, Place] = {}  # by key
+        self.of: dict[str, str] = {}  # by key the content of the file that a clip was cut from
 
     def take(self, found: Found, looked: Looked) -> None:
         """Place the clips of one file; a refusal is noted with its reason."""
@@ -186,7 +189,8 @@ class Ingest:
     def _place(self, clip: dict[str, Any], digest: str, facts: Mapping[str, str | None]) -> None:
         row = clip["row"]
         if row["key"] not in self.fidelity:  # equal stretches of a recording are one clip
-            link(self.reuse.entry(digest) / row["file"], self.folder / row["file"])
+            self.places[row["key"]] = self.reuse.place(digest, clip)
+            self.of[row["key"]] = digest
             self.fidelity[row["key"]] = clip["psnr"]
             self.rows.append({**row, **facts})
 
@@ -210,12 +214,10 @@ class Ingest:
         return self.made
 
     def _decide(self, row: dict[str, Any], decision: dict[str, Any]) -> None:
-        """Note what was decided on a clip; one that is refused leaves no file."""
+        """Note what was decided on a clip."""
         columns = {f"{name}_decision": decision[name] for name in JUDGED}
         rest = {name: decision[name] for name in ("duplicate_of", "kept")}
         self.made.decisions.append({**row, **columns, **rest})
-        if not decision["kept"]:
-            (self.folder / row["file"]).unlink()
 
     def _check_share(self) -> None:
         made, name = self.made, place_of(self.params)
@@ -225,8 +227,8 @@ class Ingest:
         if self.rows and share <= self.params.max_rejected_share:
             return
         counts = Counter(row["reason"] for row in made.rejected)
-        firsts = {row["reason"]: row for row in reversed(made.rejected)}
-        table = [f"  {reason:<20}{n:>6}  {_first(firsts[reason])}" for reason, n in counts.most_common()]
+        firsts = {row["reason"]: f"{row['file']}: {row['detail']}" for row in reversed(made.rejected)}
+        table = [f"  {reason:<20}{n:>6}  {firsts[reason]}" for reason, n in counts.most_common()]
         allowed = f"raw_video.source.{name}.max_rejected_share allows {self.params.max_rejected_share:.0%}"
         raise StageError(
             f"{len(made.rejected)} of {made.num_files} files were refused, {allowed}; "
@@ -248,10 +250,6 @@ def _told_of(error: Exception) -> str:
     place = traceback.extract_tb(error.__traceback__)[-1]
     said = str(error).splitlines()[:1] or [""]
     return f"{type(error).__name__}: {said[0][:200]} ({Path(place.filename).name}:{place.lineno})"
-
-
-def _first(row: dict[str, str]) -> str:
-    return f"{row['file']}: {row['detail']}"
 
 
 def _spooled(found: Found) -> int:
@@ -280,7 +278,7 @@ def ingest(params: RawVideoParams, footage: Footage, work: Path, folder: Path) -
     shape |= {name: value for name, value in footage.model_dump().items() if name in named}
     digests = Digests(work / "digests.json")
     reuse = Reuse(work / "cut", {"shape": shape}, digests.of)
-    run, cutter = Ingest(footage, reuse, folder), Cutter(footage, params.clip, reuse)
+    run, cutter = Ingest(footage, reuse), Cutter(footage, params.clip, reuse)
     finished = False
     try:
         with emptied(work / "spool") as spool:
@@ -293,5 +291,7 @@ def ingest(params: RawVideoParams, footage: Footage, work: Path, folder: Path) -
     finally:
         digests.keep(finished)
     made = run.finish(params.splits)
+    if deliver(made.clips, run.places, folder, params.tars_above, reuse.tars):
+        reuse.note(made.clips, run.of)
     reuse.prune()
     return made

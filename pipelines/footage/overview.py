@@ -19,7 +19,7 @@ from PIL import Image
 
 from pipelines import stage
 from pipelines.data.catalog import FACTOR_PREFIX, JUDGED, SPLITS, TRAIN, factor_names
-from pipelines.data.video import read_clip
+from pipelines.data.stored import read_stored
 from pipelines.drawing import drawn, new_figure, one_line, palette
 from pipelines.footage.factors import MOTION, STEERED
 from pipelines.footage.storing import Made
@@ -137,7 +137,7 @@ def contact_sheet(folder: Path, catalog: pd.DataFrame) -> Figure:
         left, top = place % 6, place // 6
         box = (0.008 + left / 6, 1 - (0.45 + top * cell + tall) / height, 1 / 6 - 0.016, tall / height)
         axes = figure.add_axes(box, anchor="NW")
-        frames = read_clip(folder / clip["file"])
+        frames = read_stored(folder, clip)
         _show(axes, frames[len(frames) // 2])
         words = ("" if clip["split"] == TRAIN else "* ") + clip["caption"]
         text = "\n".join(textwrap.wrap(one_line(words, 300), 31, max_lines=4, placeholder=" …"))
@@ -165,7 +165,7 @@ def filmstrips(folder: Path, catalog: pd.DataFrame) -> Figure:
     height = 0.75 + (tall + 0.1) * len(rows)
     figure = _figure(width, height, f"{len(rows)} of {len(catalog)} clips over time")
     for place, clip in enumerate(rows):
-        frames = read_clip(folder / clip["file"])
+        frames = read_stored(folder, clip)
         bottom = 1 - (0.7 + place * (tall + 0.1) + tall) / height
         text = "\n".join(textwrap.wrap(one_line(clip["caption"], 300), 27, max_lines=5, placeholder=" …"))
         figure.text(0.012, bottom + tall / 2 / height, text, fontsize=7, va="center", color=INK)

@@ -200,11 +200,20 @@ class Source(Params):
 
 
 class RawVideoParams(Params):
-    """Where clips come from, their form, and the shares of them that training never sees."""
+    """Where clips come from, their form, and the shares of them that training never sees.
+
+    ``tars_above``: of more clips than these, the mp4 files lie in tars; null or left out: each is always a file.
+    """
 
     clip: Clip
     splits: Splits
     source: Source
+    tars_above: Whole | None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _left_out_is_never(cls, value: Any) -> Any:
+        return {"tars_above": None, **value} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _pictures_are_one_frame(self) -> RawVideoParams:

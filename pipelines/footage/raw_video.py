@@ -6,11 +6,14 @@ from pathlib import Path
 
 from pipelines import stage
 from pipelines.data.catalog import JUDGEMENTS, write_catalog, write_decisions
+from pipelines.data.stored import Place
 from pipelines.document import load
 from pipelines.footage import overview
 from pipelines.footage.ingest import ingest
+from pipelines.footage.packing import deliver
 from pipelines.footage.params import RawVideoParams
 from pipelines.footage.rendered import make_clips
+from pipelines.footage.reuse import emptied
 from pipelines.footage.storing import Made
 
 
@@ -19,7 +22,7 @@ def make(params: RawVideoParams, out: Path, metrics: Path, plots: Path) -> None:
 
     Args:
         params: the section ``raw_video``.
-        out: folder for ``clips/*.mp4``, ``catalog.parquet``, ``rejected.parquet`` and, for footage,
+        out: folder for ``clips/*.mp4`` or ``clips/*.tar``, ``catalog.parquet``, ``rejected.parquet`` and, for footage,
             ``decisions.parquet``; written whole or not at all.
         metrics: JSON file for the counts and the fidelity of the mp4 files.
         plots: folder for the pictures.
@@ -47,7 +50,13 @@ def _clips(params: RawVideoParams, work: Path, folder: Path) -> Made:
         warn_unwatched(getattr(footage, "path", None))
         return ingest(params, footage, work, folder)
     assert params.source.rendered is not None  # the parameters hold exactly one
-    return make_clips(params.source.rendered, params.clip, params.splits, folder)
+    made = make_clips(params.source.rendered, params.clip, params.splits, folder)
+    places = {row["key"]: Place(row["key"], folder / row["file"]) for row in made.clips}
+    with emptied(work / "tars") as tars:
+        if deliver(made.clips, places, folder, params.tars_above, tars):
+            for place in places.values():
+                place.file.unlink()
+    return made
 
 
 def warn_unwatched(path: str | None, graph: Path = Path("dvc.yaml")) -> None:

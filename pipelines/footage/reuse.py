@@ -2,6 +2,7 @@
 
 An entry is named by the file's content, everything that shapes its clips, and the code that cuts them, so that a rename
 or a new caption finds it and any other change does not. It is whole or absent, and its clips are checked when used.
+Clips that went into tars lie in these alone: the entry says in which, and where.
 """
 
 from __future__ import annotations
@@ -10,13 +11,17 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pipelines.code.stages import identity
+from pipelines.data.catalog import TAR_OFFSET
 from pipelines.data.limits import VideoError
+from pipelines.data.stored import Place
 from pipelines.footage.digests import Hashed
 from pipelines.stage import file_digest, whole_folder
 
@@ -46,9 +51,13 @@ class Reuse:
     """Entries of one stage's earlier runs; ``prune`` forgets those that the finished run did not ask for."""
 
     def __init__(self, folder: Path, shape: Mapping[str, Any], hashed: Hashed = file_digest) -> None:
-        self.folder, self.hashed = folder, hashed
+        self.folder, self.hashed, self.tars = folder, hashed, folder.with_name("tars")
         self.shape = {**shape, "code": code_digest()}
         self.asked: set[str] = set()
+        self._in_tars: dict[Path, set[str]] = {}
+        """By entry the tars in which clips of it lie."""
+        self._sums: dict[str, str] = {}
+        self._lock = threading.Lock()
 
     def entry(self, digest: str) -> Path:
         """Where the clips of a file of this content are, or will be."""
@@ -68,10 +77,59 @@ class Reuse:
             record = json.loads((entry / RECORD).read_text(encoding="utf-8"))
             if "reason" in record:
                 raise VideoError(record["reason"], record["detail"])
-            whole = all(self.hashed(entry / clip["row"]["file"]) == clip["sha256"] for clip in record["clips"])
+            tars = record.get("tars", {})
+            whole = all(self._sum(name) == sha256 for name, sha256 in tars.items())
+            alone = [clip for clip in record["clips"] if "tar" not in clip]
+            whole = whole and all(self.hashed(entry / clip["row"]["file"]) == clip["sha256"] for clip in alone)
         except (OSError, json.JSONDecodeError):
             return None
+        self._in_tars[entry] = set(tars)
         return record["clips"] if whole else None
+
+    def place(self, digest: str, clip: Mapping[str, Any]) -> Place:
+        """Where a clip of a file of this content lies."""
+        key = clip["row"]["key"]
+        if "tar" in clip:
+            return Place(key, self.tars / clip["tar"], clip["offset"])
+        return Place(key, self.entry(digest) / clip["row"]["file"])
+
+    def note(self, rows: Iterable[Mapping[str, Any]], of: Mapping[str, str]) -> None:
+        """Remember which clips lie in tars now; the files that they were go.
+
+        Args:
+            rows: of the catalog.
+            of: by key the content of the file that a clip was cut from.
+        """
+        moved: defaultdict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+        for row in rows:
+            moved[of[row["key"]]][row["key"]] = {"tar": Path(row["file"]).name, "offset": row[TAR_OFFSET]}
+        sums: dict[str, str] = {}
+        for digest, places in moved.items():
+            self._note(self.entry(digest), places, sums)
+
+    def _note(self, entry: Path, places: Mapping[str, Mapping[str, Any]], sums: dict[str, str]) -> None:
+        record = json.loads((entry / RECORD).read_text(encoding="utf-8"))
+        clips, known = record["clips"], record.get("tars", {})
+        told = [{**clip, **places.get(clip["row"]["key"], {})} for clip in clips]
+        if told == clips:
+            return
+        names = sorted({clip["tar"] for clip in told if "tar" in clip})
+        for name in names:
+            if name not in sums and (name not in known or any(place["tar"] == name for place in places.values())):
+                sums[name] = file_digest(self.tars / name)
+        record |= {"clips": told, "tars": {name: sums.get(name) or known[name] for name in names}}
+        _write(entry, record)
+        self._in_tars[entry] = set(names)
+        for clip in told:
+            if "tar" in clip:
+                (entry / clip["row"]["file"]).unlink(missing_ok=True)
+
+    def _sum(self, name: str) -> str:
+        """The hash of a tar, which many files' clips share."""
+        with self._lock:
+            if name not in self._sums:
+                self._sums[name] = self.hashed(self.tars / name)
+            return self._sums[name]
 
     @contextlib.contextmanager
     def keeping(self, digest: str) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
@@ -90,7 +148,7 @@ class Reuse:
                 refused = error
                 shutil.rmtree(folder / "clips")
                 record = {"reason": error.reason, "detail": str(error)}
-            (folder / RECORD).write_text(json.dumps(record, sort_keys=True), encoding="utf-8")
+            _write(folder, record)
         if refused is not None:
             if refused.reason in UNKEPT:
                 shutil.rmtree(entry)
@@ -101,6 +159,16 @@ class Reuse:
         for entry in self.folder.iterdir() if self.folder.is_dir() else ():
             if entry.name not in self.asked:
                 shutil.rmtree(entry, ignore_errors=True)
+        wanted = set().union(*self._in_tars.values())
+        for tar in self.tars.iterdir() if self.tars.is_dir() else ():
+            if tar.name not in wanted:
+                tar.unlink()
+
+
+def _write(entry: Path, record: Mapping[str, Any]) -> None:
+    partial = entry / f".{RECORD}.partial"
+    partial.write_text(json.dumps(record, sort_keys=True), encoding="utf-8")
+    partial.replace(entry / RECORD)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from pipelines.generation.clip_maker import ClipMaker, Wanted
 from pipelines.generation.finished import finish, watermark
 from pipelines.generation.pipeline import surroundings
 from pipelines.progress import Progress
+from pipelines.provenance import text_of
 from pipelines.stage import StageError
 from pipelines.textfile import TextError, lines_of, one_line, read_text
 from pipelines.training.generator import Generator
@@ -188,7 +189,7 @@ def write_clips(given: argparse.Namespace) -> None:
             with Mp4(path, (height, width), generator.facts["frame_rate"], facts) as film:
                 shown = write_film(film, pieces, num_frames)
             finish(path, "reel generate", {"prompt": prompts[number], "how": facts["comment"]}, read)
-        print(f"{path}: {prompts[number]}", flush=True)
+        print(f"{path}: {text_of(prompts[number])}", flush=True)
         strips.append(contact_sheet.strip(shown))
     if given.prompts is not None:
         for page in contact_sheet.draw(strips, prompts, given.out / SHEET):

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from pipelines.data.catalog import read_catalog
 from pipelines.data.order import Order
-from pipelines.data.video import VideoError, read_clip
+from pipelines.data.stored import read_stored
+from pipelines.data.video import VideoError
 from pipelines.latents.augmentation import changed, drawn
 from pipelines.latents.params import Augmentation
 from pipelines.models.geometry import latent_frames
@@ -111,7 +112,7 @@ class Clips:
             return known
         entry = self.catalog.iloc[row]
         try:
-            decoded = read_clip(self.folder / entry["file"])
+            decoded = read_stored(self.folder, entry)
         except VideoError as error:
             raise StageError(
                 f"{self.folder / entry['file']}: clip {entry['key']}: {error}; run raw_video again."

@@ -162,13 +162,18 @@ def _files(folder: Path, table: str) -> Iterator[dict[str, Any]]:
     for name, facts in (manifest.get("fields") or {}).items():
         yield _member(name, facts, list(shards))
     if table == "catalog.parquet":
-        yield {
-            "@type": "cr:FileSet",
-            "@id": "clips",
-            "name": "clips",
-            "encodingFormat": "video/mp4",
-            "includes": "clips/*.mp4",
-        }
+        yield from _clips(are_packed="tar_offset" in read_schema(folder / table).names)
+
+
+def _clips(are_packed: bool) -> Iterator[dict[str, Any]]:
+    """The mp4 files, and the tars that they lie in where they do."""
+    tars = {"@type": "cr:FileSet", "@id": "tars", "name": "tars", "encodingFormat": FORMATS[".tar"]}
+    clips = {"@type": "cr:FileSet", "@id": "clips", "name": "clips", "encodingFormat": "video/mp4"}
+    if are_packed:
+        yield {**tars, "includes": "clips/*.tar"}
+        yield {**clips, "containedIn": {"@id": "tars"}, "includes": "*.mp4"}
+    else:
+        yield {**clips, "includes": "clips/*.mp4"}
 
 
 FORMATS = {

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,3 +126,17 @@ def test_outside_a_project_that_is_what_is_said(
 ) -> None:
     monkeypatch.setenv("REEL_PROJECT", str(tmp_path))
     assert "not a DVC project" in refused(lambda: cli.main(["status"]), capsys, most=2)
+
+
+def test_outside_a_project_what_lineage_is_asked_of_is_a_path(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "REEL_PROJECT"}
+    path = os.pathsep.join(filter(None, [str(Path(cli.__file__).parents[1]), environment.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-m", "dagster_project.cli", "lineage", "nowhere.mp4"],
+        cwd=tmp_path,
+        env=environment | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (3, "lineage: nowhere.mp4: no such file or folder.\n")

@@ -233,6 +233,34 @@ def test_a_flipped_bit_in_every_cache_object_is_found(tracked: Path, tmp_path: P
         path.write_bytes(content)
 
 
+@pytest.mark.parametrize("key", ["md5", "size", "nfiles"])
+def test_a_digit_of_dvc_lock_that_is_another_is_found(tracked: Path, tmp_path: Path, key: str) -> None:
+    root = Path(shutil.copytree(tracked, tmp_path / "copy", symlinks=True))
+    lines = (root / "dvc.lock").read_text().splitlines()
+    places = [number for number, line in enumerate(lines) if line.strip().startswith(f"{key}: ")]
+    assert places
+    for number in places:
+        stem, ending = (lines[number].removesuffix(".dir"), ".dir") if ".dir" in lines[number] else (lines[number], "")
+        changed = f"{stem[:-1]}{'1' if stem[-1] != '1' else '2'}{ending}"
+        (root / "dvc.lock").write_text("\n".join([*lines[:number], changed, *lines[number + 1 :]]))
+        assert bad(root), changed
+    shutil.rmtree(root / "kept")
+    (root / "dvc.lock").write_text("\n".join(lines))
+    assert not bad(root), "a folder's hash is known without DVC's list of its files"
+
+
+def test_values_in_dvc_lock_that_a_result_was_not_made_with_are_named(tmp_path: Path) -> None:
+    stage = {"cmd": "x", "params": {"params.yaml": {"flow": {"steps": 3, "of": {"rate": 0.5}}}}}
+    stage |= {"outs": [{"path": "flow", "md5": "0" * 32 + ".dir"}]}
+    (tmp_path / "dvc.lock").write_text(json.dumps({"stages": {"flow": stage}}))
+    (tmp_path / "flow").mkdir()
+    for steps, count in ((3, 0), (4, 1)):
+        node = {"stage": "flow", "params": {"steps": steps, "of": {"rate": 0.5}}, "inputs": {}}
+        (tmp_path / "flow/lineage.json").write_text(json.dumps({"artifact": "a", "nodes": {"a": node}}))
+        named = [item for item in audit_dvc.audit(tmp_path) if item.path == "dvc.lock flow"]
+        assert len([item for item in named if "flow.steps is 3, and 4 in" in item.what]) == count == len(named)
+
+
 @pytest.mark.parametrize("lock", ["{", "stages: [1]", "stages: {a: {outs: [{path: ../x, md5: '0'}]}}"])
 def test_a_damaged_dvc_lock_is_told_in_a_line(tmp_path: Path, lock: str) -> None:
     (tmp_path / "dvc.lock").write_text(lock)

@@ -155,6 +155,10 @@ def test_a_small_difference_on_equal_prompts_is_seen_and_none_is_noise() -> None
     assert compared(other, one, "higher")["verdict"] == "worse"
     assert compared(one, other, "lower")["verdict"] == "worse"
     assert compared(one, one, "higher")["verdict"] == "within noise"
+    for better in ("higher", "lower", "near 1"):  # rounding is no difference, in however many resamples
+        rounded = Estimate(one.value * (1 + 1e-7), one.draws * (1 + 1e-7))
+        assert compared(rounded, one, better)["verdict"] == "within noise"
+        assert compared(one, rounded, better)["verdict"] == "within noise"
 
 
 def test_near_one_counts_from_both_sides() -> None:

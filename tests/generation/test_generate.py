@@ -76,6 +76,8 @@ def test_a_prompt_becomes_an_mp4_that_knows_its_prompt_and_seed(world, capsys):
     own = found.nodes[found.artifact]
     assert found.now == found.artifact and own["params"]["prompt"] == "red square"
     assert own["inputs"]["checkpoint"]["digest"] == digest(world / "flow")
+    run_of_it = found.runs[found.artifact]
+    assert run_of_it["hardware"]["device"] == "cpu" and run_of_it["began_at"] <= run_of_it["ended_at"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

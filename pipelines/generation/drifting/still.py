@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.data.catalog import read_catalog
+from pipelines.data.catalog import TAR_OFFSET, read_catalog
 from pipelines.data.shards import Shards
-from pipelines.data.video import VideoError, read_clip
+from pipelines.data.stored import read_stored
+from pipelines.data.video import VideoError
 from pipelines.stage import StageError
 
 CACHE_BYTES = 512 << 20
@@ -67,7 +68,7 @@ class Pictures(Shards):
                 "pixels takes one (raw_video.source.folder.cutting.buckets: null)."
             )
         self.size = sizes[0]
-        self._files = dict(zip(own.index, own["file"], strict=True))
+        self._files = own[[name for name in ("file", TAR_OFFSET) if name in own]]
         return own["num_frames"].to_numpy()
 
     def _sample(self, row: int, fields: tuple[str, ...], fetched: bytes | None) -> dict[str, Any]:
@@ -85,11 +86,12 @@ class Pictures(Shards):
         """Pixels of a clip, uint8 [T, H, W, 3]."""
         if key not in self._kept:
             assert self.clips is not None
-            path = self.clips / self._files[key]
+            clip = {**self._files.loc[key].to_dict(), "key": key}
             try:
-                self._kept[key] = read_clip(path)
+                self._kept[key] = read_stored(self.clips, clip)
             except VideoError as error:
-                raise StageError(f"{path}: clip {key}: {error}; run raw_video again.") from None
+                file = self.clips / str(clip["file"])
+                raise StageError(f"{file}: clip {key}: {error}; run raw_video again.") from None
             while len(self._kept) > 1 and len(self._kept) * self._kept[key].nbytes > CACHE_BYTES:
                 self._kept.popitem(last=False)
         return self._kept[key]
