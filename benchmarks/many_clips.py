@@ -45,7 +45,8 @@ until, quiet = time.monotonic() + 500, 0
 while quiet < 3 and time.monotonic() < until:  # until the look, a process of its own, has ended and is reported
     before = cursor
     spent, said = tick()
-    quiet = quiet + 1 if cursor == before and not follower._looking else 0
+    quiet = quiet + 1 if cursor == before and said == "nothing new" else 0
+    follower.wait()
     time.sleep(0.5)
 print(min(tick()[0] for _ in range(5)), said)
 """

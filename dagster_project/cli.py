@@ -212,7 +212,7 @@ def plan(project: DvcProject, arguments: argparse.Namespace) -> int:
         print(f"\n{line}", end="")
     print(tables.work(found, seconds, measured))
     print("A stage that ran before with the same inputs comes back from DVC's run cache in a second.")
-    return 0
+    return 1 if project.problems else 0
 
 
 def show_status(project: DvcProject, arguments: argparse.Namespace) -> int:

@@ -5,11 +5,13 @@ import sys
 from collections.abc import Sequence
 
 from pipelines.processes import end_descendants, follow_parent, leave_group
+from pipelines.progress import print_traceback
 from pipelines.stage import main
 
 
 def run(words: Sequence[str]) -> int:
     """Run one stage in this process, which nobody may orphan; returns its exit code."""
+    sys.excepthook = print_traceback
     orphaned = follow_parent()
     try:
         code = main(list(words))

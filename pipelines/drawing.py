@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import math
 import warnings
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import TYPE_CHECKING, Any, ParamSpec
 
-from pipelines.stage import bookkeeping
+from pipelines.stage import StageError, bookkeeping, say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from PIL.Image import Image
+
+Arguments = ParamSpec("Arguments")
+TOLERATED: tuple[type[Exception], ...] = (Exception,)
+"""What goes wrong in a drawing and ends no work; the tests see all of it."""
 
 FURTHER_FONTS = (
     *("Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "Droid Sans Fallback"),
@@ -30,6 +35,25 @@ def one_line(text: str, most: int) -> str:
     """A caption as a picture can show it: one line of at most so many characters, without control characters."""
     cut = "".join(letter if letter.isprintable() else " " for letter in text[: most + 1])
     return cut if len(cut) <= most else f"{cut[: most - 1]}…"
+
+
+def drawn(draw: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """A function that makes pictures of results: whatever goes wrong in it is one warning, for the results are there.
+
+    Data that cannot be read (a :class:`StageError`) is told as such: what is drawn of it is not all that needs it.
+    """
+
+    @wraps(draw)
+    def tolerant(*values: Arguments.args, **named: Arguments.kwargs) -> None:
+        try:
+            draw(*values, **named)
+        except StageError:
+            raise
+        except TOLERATED as error:
+            told = (str(error).splitlines() or [""])[0]
+            say(f"warning: a picture is not drawn ({draw.__module__}.{draw.__name__}: {type(error).__name__}: {told})")
+
+    return tolerant
 
 
 @cache

@@ -37,6 +37,7 @@ from pipelines.document import read_document
 from pipelines.ownership import owned
 from pipelines.params import Params, ParamsError, check, parse_section, section_class
 from pipelines.processes import is_forced
+from pipelines.progress import complain
 from pipelines.recording import note_time, restore_outputs, unchanged_inputs
 from pipelines.stage import ANEW, CODE, LEFT, STOPPED, STOPPED_NOTE, StageError, path_flags, refused_by_disk
 from pipelines.starting import WRITTEN, by_engine, here, said, sent_to
@@ -160,13 +161,13 @@ def main() -> int:
     try:
         code = launch(sys.argv[1:])
     except (ParamsError, StageError) as error:
-        print(f"{stage}: {error}", file=sys.stderr, flush=True)
+        complain(stage, error)
         code = 2
     except OSError as error:
         reason = refused_by_disk(error)
         if reason is None:
             raise
-        print(f"{stage}: {reason}", file=sys.stderr, flush=True)
+        complain(stage, reason)
         code = 2
     if code and code != LEFT:
         restored = restore_outputs(stage)

@@ -10,7 +10,11 @@ import contextlib
 import os
 import sys
 import time
+import traceback
+from types import TracebackType
 from typing import Any, Protocol
+
+from pipelines.credentials import without_credentials
 
 LINE_EVERY_SECONDS = 4.0
 
@@ -50,6 +54,17 @@ def _print(text: str) -> None:
         print(text, flush=True)
 
 
+def complain(stage: str, reason: object) -> None:
+    """Why a stage ends, on the standard error, which logs and Dagster keep: without the credentials of an address."""
+    print(without_credentials(f"{stage}: {reason}"), file=sys.stderr, flush=True)
+
+
+def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """As Python tells an error that nobody caught, without credentials: for ``sys.excepthook``."""
+    text = "".join(traceback.format_exception(kind, error, trace))
+    print(without_credentials(text), end="", file=sys.stderr, flush=True)
+
+
 class Progress:
     """Throttled progress of one stage: at most one line every few seconds, with the time that is left."""
 
@@ -63,6 +78,7 @@ class Progress:
         """One line now."""
         if os.environ.get("RANK", "0") != "0":
             return
+        text = without_credentials(text)
         _print(f"{self.stage}: {text}")
         if self.pipes is not None:
             with contextlib.suppress(Exception):

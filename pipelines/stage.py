@@ -27,7 +27,7 @@ from typing import Any
 from pipelines import peers
 from pipelines.outputs import whole_folder  # noqa: F401  one address for what a stage writes with
 from pipelines.params import PARAMS_FILE, ParamsError, TrackingParams, parse_section, read_document, section_class
-from pipelines.progress import Progress
+from pipelines.progress import Progress, complain
 
 STOPPED = 143  # exit code of a stage that was asked to stop and saved its state
 LEFT = 75  # exit code of a launcher that leaves its job running on a cluster
@@ -281,10 +281,10 @@ def main(argv: list[str] | None = None) -> int:
         call(module, function, arguments)
         return 0
     except (ParamsError, StageError) as error:
-        print(f"{name}: {error}", file=sys.stderr, flush=True)
+        complain(name, error)
         return 2
     except Stopped as stopped:
-        print(f"{name}: {stopped}", file=sys.stderr, flush=True)
+        complain(name, stopped)
         if os.environ.get("RANK", "0") == "0" and context.work is not None:
             with contextlib.suppress(OSError):
                 (context.work / STOPPED_NOTE).touch()
@@ -293,7 +293,7 @@ def main(argv: list[str] | None = None) -> int:
         reason, cut_off = refused_by_disk(error), peers.lost(error)
         if reason is None and cut_off is None:
             raise
-        print(f"{name}: {reason or cut_off}", file=sys.stderr, flush=True)
+        complain(name, reason or cut_off)
         return 2 if reason else peers.LOST_CODE
     finally:
         context.progress.close()

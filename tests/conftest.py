@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipelines import drawing
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -23,3 +25,9 @@ def accelerate_forgets() -> Iterator[None]:
     yield
     if "accelerate.state" in sys.modules:
         sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(autouse=True)
+def drawings_end_a_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In use a mistake in a drawing is a warning; a test must see it."""
+    monkeypatch.setattr(drawing, "TOLERATED", (OSError,))

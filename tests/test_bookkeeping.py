@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dagster_dvc.project import DvcProject
 from dagster_dvc.repro import record_time, recorded_seconds
-from pipelines import recording
-from pipelines.drawing import new_figure
+from pipelines import drawing, recording
+from pipelines.data import validation_clips
+from pipelines.drawing import drawn, new_figure
 from pipelines.params import Wandb
 from pipelines.progress import Progress
 from pipelines.record import Experiment
+from pipelines.stage import StageError
 from pipelines.training.tracking import WandbRun
 from tests.dagster_dvc import toy as project
 from tests.training.toy import params, run
@@ -83,6 +88,59 @@ def test_a_picture_that_cannot_be_written_is_one_warning(tmp_path: Path, capsys:
     assert len(told) == 1 and "curve.png is not written (Is a directory)" in told[0]
     figure.savefig(tmp_path / "other.png")
     assert (tmp_path / "other.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("error", [ValueError("NaN or Inf\nmore"), ZeroDivisionError(), KeyError("x"), MemoryError()])
+def test_whatever_goes_wrong_in_a_drawing_is_one_warning(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @drawn
+    def draw(path: str) -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        draw("x.png")  # where a test looks
+    monkeypatch.setattr(drawing, "TOLERATED", (Exception,))
+    draw("x.png")
+    [told] = warnings_in(capsys.readouterr().out)
+    assert type(error).__name__ in told and "draw" in told
+
+
+def test_data_that_a_drawing_cannot_read_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    @drawn
+    def draw() -> None:
+        raise StageError("clip 7 is damaged")
+
+    monkeypatch.setattr(drawing, "TOLERATED", (Exception,))
+    with pytest.raises(StageError, match="clip 7"):
+        draw()
+
+
+def test_every_function_that_draws_for_a_stage_is_tolerant() -> None:
+    """All that make a figure and return nothing; what `reel generate` and `compare` are asked for is no bookkeeping."""
+    asked = {"generation/contact_sheet.py", "representation/comparison.py"}
+    left = []
+    for file in sorted(Path(drawing.__file__).parent.rglob("*.py")):
+        name = file.relative_to(Path(drawing.__file__).parent).as_posix()
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if (
+                isinstance(node, ast.FunctionDef)
+                and re.match("draw(_|$)|contact_sheet$", node.name)
+                and name not in asked
+            ):
+                returns_none = isinstance(node.returns, ast.Constant) and node.returns.value is None
+                if returns_none and "drawn" not in {ast.unparse(one) for one in node.decorator_list}:
+                    left.append(f"{name}: {node.name}")
+    assert left == []
+
+
+def test_clips_of_a_validation_that_cannot_be_written_are_one_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "shown").write_text("a file lies here")
+    clips = [np.zeros((5, 16, 16, 3), np.uint8)]
+    path = validation_clips.write(tmp_path / "shown", 3, clips, ["a"], 8.0)
+    assert not path.is_file() and len(warnings_in(capsys.readouterr().out)) == 1
 
 
 def test_a_record_that_cannot_be_written_is_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

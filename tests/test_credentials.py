@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from pipelines.credentials import credential, without_credentials
-from pipelines.params import Params, ParamsError, check, parse_section
+from pipelines.params import Params, ParamsError, Wandb, check, parse_section
+from pipelines.training.tracking import WandbRun
 from tests.test_launch import dvc, environment, project, write_params  # noqa: F401  the fixture of a launched stage
 
 SIGNED = [
@@ -84,6 +85,28 @@ def test_the_graph_refuses_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         check()
 
 
+@pytest.mark.parametrize("kind", ["StageError", "ValueError"])
+def test_a_stage_whose_error_holds_an_address_shows_it_without_what_lets_in(
+    kind: str,
+    project: Path,  # noqa: F811
+) -> None:
+    """As libraries fail: with the whole address in the error."""
+    file = project / "pipelines/toy/toy.py"
+    error = "stage.StageError" if kind == "StageError" else kind
+    said = f'    stage.say("reading {SIGNED[4]}")\n    raise {error}("cannot read {SIGNED[4]} (403)")\n'
+    file.write_text(file.read_text().replace('    Path("pid")', said + '    Path("pid")'))
+    command = [sys.executable, "-m", "pipelines", "pipelines.toy.toy", "make", "--params", "toy"]
+    words = ["--out", "data/toy", "--metrics", "metrics/toy.json"]
+    done = subprocess.run(
+        [*command, *words], cwd=project, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == (2 if kind == "StageError" else 1), done.stderr
+    assert "planted" not in done.stdout + done.stderr
+    assert "reading https://host.example/a.tar" in done.stdout
+    assert "cannot read https://host.example/a.tar (403)" in done.stderr
+    assert ("Traceback" in done.stderr) == (kind == "ValueError")
+
+
 TOKENS = {
     "WANDB_API_KEY": "planted-wandb-0123456789abcdef0123456789ab",
     "HF_TOKEN": "planted-hf-0123456789",
@@ -118,4 +141,23 @@ def test_no_file_that_a_run_writes_holds_a_secret_of_the_environment_or_of_a_rem
         subprocess.run(command, cwd=project, env={**os.environ, **env}, stdout=stream, stderr=stream, check=False)
     written = [path for path in project.rglob("*") if path.is_file() and known.get(path) != path.read_bytes()]
     assert any(path.name == "record.json" for path in written) and log in written
+    assert [path for path in written if b"planted" in path.read_bytes()] == []
+
+
+@pytest.mark.slow
+def test_no_file_of_wandb_holds_a_secret_of_the_environment_or_of_a_remote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in TOKENS.items():
+        monkeypatch.setenv(name, value)
+    remote = "https://someone:planted-git-0123456789@host.example/a.git"
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.example"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "a"], ["remote", "add", "origin", remote]):
+        subprocess.run([*git, *words], check=True)
+    run = WandbRun(Wandb(project="test", mode="offline"), "toy", "toy-1", {"steps": 3}, tmp_path / "wandb")
+    run.log({"step": 1, "loss/net": 0.5})
+    run.close()
+    written = [path for path in (tmp_path / "wandb").rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in written)
     assert [path for path in written if b"planted" in path.read_bytes()] == []

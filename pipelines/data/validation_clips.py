@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from pipelines import stage
 from pipelines.data.video import read_clip, write_mp4
-from pipelines.drawing import one_line
+from pipelines.drawing import drawn, one_line
 
 SHEET_FRAMES = 5
 """Frames of each clip on a contact sheet."""
@@ -52,16 +52,25 @@ def _stacked(strips: Sequence[Image.Image], labels: Sequence[str]) -> Image.Imag
 
 
 def write(folder: Path, step: int, clips: Sequence[np.ndarray], labels: Sequence[str], frame_rate: float) -> Path:
-    """Write the clips (uint8 [T, H, W, 3], one shape) of a step; returns the mp4, the sheet stands beside it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the clips (uint8 [T, H, W, 3], one shape) of a step; returns the mp4, the sheet stands beside it.
+
+    Where they cannot be written, that is one warning, and the training goes on.
+    """
     path = folder / f"step-{step:06d}.mp4"
+    _write(path, step, clips, labels, frame_rate)
+    return path
+
+
+@drawn
+def _write(path: Path, step: int, clips: Sequence[np.ndarray], labels: Sequence[str], frame_rate: float) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_mp4(path, tiled(clips), frame_rate, metadata={"title": f"step {step}", "comment": "; ".join(labels)})
     chosen = np.linspace(0, len(clips[0]) - 1, min(SHEET_FRAMES, len(clips[0]))).round().astype(int)
     strips = [_enlarged(np.concatenate(list(clip[chosen]), axis=1), clip.shape[1]) for clip in clips]
     _stacked(strips, labels).save(path.with_suffix(".png"), optimize=True)
-    return path
 
 
+@drawn
 def draw_steps(folder: Path, path: Path) -> None:
     """The middle frame of the tiled clips of every validation (or of some, evenly spread), side by side."""
     files = sorted(folder.glob("step-*.mp4"))

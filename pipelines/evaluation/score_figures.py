@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from pipelines import stage
-from pipelines.drawing import new_figure, one_line
+from pipelines.drawing import drawn, new_figure, one_line
 
 COLOURS = {
     "rectified_flow": "#0072B2",
@@ -46,6 +46,7 @@ def _strip(video: Tensor, scale: int) -> Image.Image:
     return strip.resize((strip.width * scale, strip.height * scale), Image.Resampling.NEAREST)
 
 
+@drawn
 def contact_sheet(clips: Mapping[str, Tensor], prompts: Sequence[str], path: Path) -> None:
     """Rows are prompts, columns are systems, each with a few frames in order. Clips are [N, 3, T, H, W]."""
     count = min(len(prompts), ROWS_SHOWN)
@@ -149,6 +150,7 @@ def _finish(axes: Any, title: str) -> None:
     axes.tick_params(labelsize=9.5)
 
 
+@drawn
 def draw_scores(results: Mapping[str, Any], path: Path) -> None:
     """Kernel distances, motion ratio and, where factors are known, prompt agreement; bars carry 95 % intervals."""
 

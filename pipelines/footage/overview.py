@@ -20,7 +20,7 @@ from PIL import Image
 from pipelines import stage
 from pipelines.data.catalog import FACTOR_PREFIX, JUDGED, SPLITS, TRAIN, factor_names
 from pipelines.data.stored import read_stored
-from pipelines.drawing import new_figure, one_line, palette
+from pipelines.drawing import drawn, new_figure, one_line, palette
 from pipelines.footage.factors import MOTION, STEERED
 from pipelines.footage.storing import Made
 
@@ -83,6 +83,7 @@ def summary(content: Mapping[str, Any]) -> str:
     )
 
 
+@drawn
 def draw(folder: Path, catalog: pd.DataFrame, made: Made, pictures: Path) -> None:
     """Write ``contact_sheet.png``, ``filmstrips.png``, and ``factors.png`` or ``sources.png``."""
     _save(contact_sheet(folder, catalog), pictures / "contact_sheet.png")

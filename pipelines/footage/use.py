@@ -18,6 +18,7 @@ from typing import Any, cast
 import av
 
 from pipelines import stage
+from pipelines.commands import stage_entries
 from pipelines.data.limits import VideoError
 from pipelines.data.video import Seen, read_frames
 from pipelines.document import PARAMS_FILE, ParamsError, edited, load
@@ -27,6 +28,7 @@ from pipelines.footage.found import Found
 from pipelines.footage.ingest import cut_file
 from pipelines.footage.layouts import Layout, recognise
 from pipelines.footage.opening import found_in
+from pipelines.footage.own_outputs import refuse_own
 from pipelines.footage.params import Folder, Footage, RawVideoParams
 from pipelines.footage.source_block import SHARED, flow, paths_of, shared_values, with_deps, with_source
 from pipelines.footage.sources import limits_of
@@ -204,11 +206,7 @@ def use(path: str, only_look: bool) -> None:
     """
     if not PARAMS_FILE.is_file() or not GRAPH.is_file():
         raise StageError(f"{PARAMS_FILE}, {GRAPH}: not both here; run from the project's root.")
-    here = Path.cwd().resolve()
-    if Path(path).is_dir() and Path(path).resolve() in (here, *here.parents):
-        raise StageError(
-            f"{path}: the project lies in it, and what it makes would be its footage; name a folder beside."
-        )
+    refuse_own(path, stage_entries(), "raw_video")
     layout = recognise(path)
     before = PARAMS_FILE.read_text(encoding="utf-8")
     text = with_source(before, layout.block, chosen(layout, before))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.drawing import new_figure, one_line
+from pipelines.drawing import drawn, new_figure, one_line
 from pipelines.generation.validation import FixedLevels
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
@@ -38,6 +38,7 @@ def _row(frames: np.ndarray, gap: int = 1) -> np.ndarray:
     return np.concatenate(list(padded), axis=1)[:, :-gap]
 
 
+@drawn
 def draw_samples(true: Tensor, sampled: Tensor, prompts: Sequence[str], stage: str, path: Path) -> None:
     """Per prompt, latent frames of the held-out clip and of the sample, in the same false colours."""
     colours = [_row(clip) for clip in false_colour(true, true)]
@@ -60,6 +61,7 @@ def draw_samples(true: Tensor, sampled: Tensor, prompts: Sequence[str], stage: s
     figure.savefig(path, dpi=90)
 
 
+@drawn
 def draw_levels(fixed: FixedLevels, error: Tensor, target: Tensor, stage: str, path: Path) -> None:
     """Held-out loss at each fixed sigma beside the loss of predicting 0."""
     loss = fixed.by_level(error).tolist()

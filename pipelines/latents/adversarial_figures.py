@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.drawing import new_figure
+from pipelines.drawing import drawn, new_figure
 
 BEFORE, AFTER = "#777777", "#0072B2"
 NAMES = {
@@ -17,6 +17,7 @@ NAMES = {
 }
 
 
+@drawn
 def draw(before: Mapping[str, Any], after: Mapping[str, Any], path: Path) -> None:
     """Each number before and after, and PSNR of every frame of a clip where clips are equally long."""
     named = [name for name in NAMES if name in before and name in after]

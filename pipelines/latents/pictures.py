@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipelines.data import validation_clips
 from pipelines.data.shards import Shards
-from pipelines.drawing import new_figure, one_line
+from pipelines.drawing import drawn, new_figure, one_line
 from pipelines.latents.clips import Clips, FrameGroups, as_frames
 from pipelines.latents.quality import Quality
 from pipelines.models.autoencoder import Autoencoder
@@ -39,6 +39,7 @@ def _strip(frames: np.ndarray, gap: int = 2) -> np.ndarray:
     return np.concatenate(list(padded), axis=1)[:, :-gap]
 
 
+@drawn
 def draw_reconstructions(
     autoencoder: Autoencoder,
     clips: Clips,
@@ -77,6 +78,7 @@ def draw_reconstructions(
     _save(figure, path)
 
 
+@drawn
 def draw_augmentation(groups: FrameGroups, count: int, path: Path) -> None:
     """Training samples as they are in their clips, and beside them as the first three steps would change them."""
     titles = ["as it is in the clip", *(f"changed as at step {step}" for step in range(3))]
@@ -110,6 +112,7 @@ def write_validation(shown: Sequence[np.ndarray], clips: Clips, rows: Sequence[i
     return validation_clips.write(folder, step, shown, captions, float(clips.catalog["frame_rate"].iloc[chosen[0]]))
 
 
+@drawn
 def draw_quality(quality: Quality, baselines: dict[str, float], std: Tensor, least: float, path: Path) -> None:
     """PSNR of every held-out clip beside the baselines, and the spread of every latent channel."""
     figure = new_figure(figsize=(12, 3.8), layout="constrained")
@@ -145,6 +148,7 @@ def _false_colour(latents: np.ndarray) -> np.ndarray:
     return np.clip((shown - low) / np.maximum(high - low, 1e-9), 0, 1).reshape(*latents.shape[1:], -1)
 
 
+@drawn
 def draw_latents(autoencoder: Autoencoder, clips: Clips, folder: Path, device: torch.device, path: Path) -> None:
     """A few held-out samples as they stand in the shards: original frames, latents in false colour, latents decoded."""
     shards = Shards(folder)

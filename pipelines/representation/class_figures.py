@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.drawing import new_figure
+from pipelines.drawing import drawn, new_figure
 from pipelines.representation.mae_figures import AMBER, BLUE, GREEN, GREY, ORANGE, save
 from pipelines.representation.occupancy import lorenz
 
@@ -16,6 +16,7 @@ LEVELS = (("nmi_chance", "--", "chance"), ("nmi_most", ":", "the most that class
 """Numbers beside the NMI of the classes: their line and what they are."""
 
 
+@drawn
 def draw_occupancy(counts: np.ndarray, numbers: Mapping[str, Any], path: Path) -> None:
     """Samples per class, fullest first, and the Lorenz curve."""
     figure = new_figure(figsize=(12, 3.8), layout="constrained")
@@ -42,6 +43,7 @@ def draw_occupancy(counts: np.ndarray, numbers: Mapping[str, Any], path: Path) -
     save(figure, path)
 
 
+@drawn
 def draw_agreement(
     agreement: Mapping[str, Mapping[str, float]], others: Mapping[str, Mapping[str, float]], path: Path
 ) -> None:
@@ -72,6 +74,7 @@ def draw_agreement(
     save(figure, path)
 
 
+@drawn
 def draw_composition(labels: np.ndarray, factors: Mapping[str, np.ndarray], classes: int, path: Path) -> None:
     """Share of every factor value in every class, classes ordered so that likes stand together."""
     blocks, names = [], []

@@ -16,6 +16,7 @@ from pipelines import stage
 from pipelines.data.catalog import SEEN, TEST, TRAIN
 from pipelines.data.contract import require_autoencoder
 from pipelines.data.shards import Shards
+from pipelines.drawing import drawn
 from pipelines.representation import codebook, diagnostics_figures, exemplars, kernel
 from pipelines.representation.class_figures import draw_occupancy
 from pipelines.representation.gates import judge, over
@@ -108,6 +109,7 @@ def projection_table(data: Measured, planes: Mapping[str, np.ndarray]) -> pd.Dat
     return pd.DataFrame({**columns, "pseudo_class": data.labels[data.queries]})
 
 
+@drawn
 def draw(
     params: DiagnosticsParams,
     shards: Shards,

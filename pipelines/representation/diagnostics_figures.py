@@ -16,7 +16,7 @@ from matplotlib.colors import is_color_like
 from sklearn.cluster import KMeans
 from sklearn.manifold import TSNE
 
-from pipelines.drawing import new_figure
+from pipelines.drawing import drawn, new_figure
 from pipelines.representation.mae_figures import AMBER, BLUE, GREEN, GREY, ORANGE, PINK, SKY, save
 from pipelines.representation.params import TsneLayout, UmapLayout
 from pipelines.stage import StageError
@@ -131,6 +131,7 @@ def scatter(axes: Axes, plane: np.ndarray, values: np.ndarray, title: str, among
 BADGE = {"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
 
 
+@drawn
 def draw_projection(
     plane: np.ndarray, labels: np.ndarray, colourings: Mapping[str, np.ndarray], title: str, path: Path
 ) -> None:
@@ -150,6 +151,7 @@ def draw_projection(
 # ---- the kernel ---------------------------------------------------------------------------------------------------
 
 
+@drawn
 def draw_kernel(
     distances: Mapping[str, tuple[np.ndarray, np.ndarray]],
     taus: Sequence[float],

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipelines import stage
 from pipelines.data.shards import Shards
-from pipelines.drawing import new_figure, palette
+from pipelines.drawing import drawn, new_figure, palette
 from pipelines.models.autoencoder import load_autoencoder
 from pipelines.representation.mae_figures import GREEN, ORANGE, save
 
@@ -68,6 +68,7 @@ def chosen_classes(labels: np.ndarray, seed: int) -> list[tuple[str, int]]:
     return words + [("random", int(label)) for label in picked]
 
 
+@drawn
 def draw_exemplars(
     decoder: Decoder, h: np.ndarray, labels: np.ndarray, centroids: np.ndarray, seed: int, path: Path
 ) -> None:
@@ -88,6 +89,7 @@ def draw_exemplars(
     write_playing(playing, seconds, path.with_name("playing.gif"))
 
 
+@drawn
 def draw_pages(decoder: Decoder, h: np.ndarray, labels: np.ndarray, centroids: np.ndarray, path: Path) -> None:
     """Every class, by the middle frames of the clips nearest to its centre: pages of :data:`PAGE` classes, ``path`` and
     ``<name>_002`` and so on. A class without a sample here has its number and no pictures."""
@@ -166,6 +168,7 @@ def _grid(rows: list[tuple[str, np.ndarray]], columns: int, title: str, path: Pa
     save(figure, path, 77)
 
 
+@drawn
 def draw_retrieval(
     decoder: Decoder,
     near: tuple[np.ndarray, np.ndarray],

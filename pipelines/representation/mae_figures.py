@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipelines import stage
-from pipelines.drawing import new_figure, palette
+from pipelines.drawing import drawn, new_figure, palette
 
 BLUE, ORANGE, GREEN, PINK, AMBER, SKY, GREY = (
     "#0072B2",
@@ -74,6 +74,7 @@ def masked_clip(real: Tensor, guess: Tensor, mask: Tensor) -> np.ndarray:
     return (whole * 255).round().astype(np.uint8).repeat(PIXELS, axis=1).repeat(PIXELS, axis=2)
 
 
+@drawn
 def draw_reconstructions(
     latents: Tensor,
     predicted: Tensor,
@@ -106,6 +107,7 @@ def draw_reconstructions(
     save(figure, path)
 
 
+@drawn
 def draw_probes(probes: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path) -> None:
     """Held-out accuracy of linear probes per factor: trained features, random encoder, raw latents, chance."""
     factors = list(probes["features"])
@@ -130,6 +132,7 @@ def draw_probes(probes: Mapping[str, Mapping[str, Mapping[str, float]]], path: P
     save(figure, path)
 
 
+@drawn
 def draw_spectrum(shares: np.ndarray, raw: np.ndarray, feature: str, numbers: Mapping[str, float], path: Path) -> None:
     """Variance per principal direction and its running sum, beside raw latents."""
     figure = new_figure(figsize=(12, 3.8), layout="constrained")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.drawing import logarithmic, new_figure
+from pipelines.drawing import drawn, logarithmic, new_figure
 
 OURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 """Okabe and Ito's palette: told apart by colour-blind readers too."""
@@ -75,6 +75,7 @@ def _draw(axes: Any, rows: Rows, title: str, unit: str, names: Sequence[str]) ->
     axes.legend(handles[:LEGEND], labels[:LEGEND], fontsize=8, frameon=False)
 
 
+@drawn
 def draw(rows: Rows, stage: str, folder: Path) -> None:
     """Write the diagrams into ``folder``: one for each of seed D's, and ``training_overview.png`` with everything."""
     if not rows:

@@ -208,8 +208,8 @@ class Run:
         return self.work / SHOWN
 
     def showed(self, step: int, clip: Path) -> None:
-        """A validation wrote this mp4: it goes to wandb too, where that is on."""
-        if self.wandb is not None:
+        """A validation wrote this mp4 (or could not): it goes to wandb too, where that is on."""
+        if self.wandb is not None and clip.is_file():
             self.wandb.clip(f"{SHOWN}/clips", clip, step)
 
     def averaged(self, name: str) -> Any:

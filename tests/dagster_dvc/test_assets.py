@@ -18,6 +18,7 @@ from dagster_dvc.assets import (
 from dagster_dvc.events import reconcile
 from dagster_dvc.project import DvcProject, Stage
 from dagster_dvc.repro import Repro
+from dagster_dvc.resource import DvcResource
 from dagster_dvc.translator import Assets, DvcTranslator
 from tests.dagster_dvc import toy
 from tests.dagster_dvc.dagster_toy import QUIET, definitions, materialize, metadata
@@ -260,3 +261,18 @@ def test_eager_stages_are_asked_for_once_whatever_is_loaded_anew_between(root: P
         toy.edit(root, "params.yaml", "amount: 5", "amount: 6")
         made()
         assert [asked(), asked()] == [both, set()]  # made and loaded anew in one interval
+
+
+def test_nothing_that_dagster_keeps_or_takes_is_the_environment(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY"):
+        monkeypatch.setenv(name, "planted-0123456789")
+    toy.dvc(root, "remote", "add", "-d", "--local", "far", "https://someone:planted-0123456789@host.example/dvc")
+    place = tmp_path_factory.mktemp("dagster")
+    with dg.instance_for_test(temp_dir=str(place)) as instance:
+        assert materialize(root, instance, "prepare", "left").success
+    kept = [path for path in place.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".db" for path in kept)
+    assert [path for path in kept if b"planted" in path.read_bytes()] == []
+    assert "env" not in DvcResource.model_fields

@@ -54,7 +54,7 @@ def test_meanwhile_the_last_graph_is_shown_with_the_complaint(root: Path, text: 
     ("file", "broken", "line", "good"),
     [
         ("other.yaml", "a:\n  b: [1,\n", 2, "a: 1\n"),
-        ("other.json", '{"a":\n 1,\n}', 3, '{"a": 1}'),
+        ("other.json", '{"a":\n 1\n "b": 2}', 3, '{"a": 1}'),
         ("other.toml", "b = 1\na = \n", 2, "a = 1\n"),
         ("other.py", "b = 1\na = (\n", 2, "a = 1\n"),
     ],

@@ -175,6 +175,13 @@ def test_tars_lerobot_vpt_and_recordings_are_recognised(project: Path) -> None:
     assert used("rec") == wanted
 
 
+def test_what_a_stage_makes_of_nothing_of_the_clips_may_be_their_source(project: Path) -> None:
+    graph = project / "dvc.yaml"
+    graph.write_text(graph.read_text() + "  download:\n    cmd: get\n    outs: [data/films]\n")
+    long(project / "data/films/a.mp4", caption="a")
+    assert used("data/films")["path"] == "data/films"
+
+
 @pytest.mark.parametrize(
     ("path", "words"),
     [
@@ -190,6 +197,12 @@ def test_tars_lerobot_vpt_and_recordings_are_recognised(project: Path) -> None:
         ("broken", "nothing in it can be used, so nothing was written"),
         (".", "the project lies in it"),
         ("..", "the project lies in it"),
+        ("data/clips", "stage raw_video makes data/clips from the clips"),
+        ("data/clips/clips", "stage raw_video makes data/clips from"),
+        ("data", "stage raw_video makes data/clips from"),
+        ("checkpoints/autoencoder", "stage autoencoder makes checkpoints/autoencoder from"),
+        ("plots", "from the clips; name a folder of footage"),
+        (".dvc/cache", "tools keep copies"),
     ],
 )
 def test_what_cannot_be_used_is_told_with_a_remedy_and_changes_nothing(
@@ -198,6 +211,8 @@ def test_what_cannot_be_used_is_told_with_a_remedy_and_changes_nothing(
     long(project / "videos/a.mp4", caption="a")
     for name in ("empty", "texts", "inside", "broken", "lone"):
         (project / name).mkdir()
+    for name in ("data/clips/clips", "checkpoints/autoencoder", "plots", ".dvc/cache"):
+        long(project / name / "a.mp4")
     (project / "texts/a.doc").touch()
     (project / "broken/a.mp4").write_text("hello")
     embedded = pa.array([{"bytes": b"x", "path": "a.mp4"}], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))

@@ -115,3 +115,14 @@ def test_what_a_pod_waits_for_is_told_and_only_what_never_comes_ends_the_wait() 
     image = answer("Pending", {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off"}})
     assert image.is_hopeless and not image.has_begun
     assert not answer("Pending", {"waiting": {"reason": "ContainerCreating"}}).is_hopeless
+
+
+def test_a_pod_is_told_no_secret_of_this_machine() -> None:
+    secrets = {
+        name: "planted"
+        for name in ("HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "REEL_UI_TOKEN", "REEL_POSTGRES_URL", "PATH")
+    }
+    target = given("gpus: 1")
+    told = pod.variables(target, "train", {"REEL_CODE": "c", **secrets})
+    whole = [told, pod.meta(target, "train", "k", "t"), pod.spec(target, 6.0), pod.command(target, ["m", "f"])]
+    assert told["REEL_CODE"] == "c" and "planted" not in repr(whole)

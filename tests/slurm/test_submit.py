@@ -73,6 +73,14 @@ def test_the_attempt_is_on_disk_before_slurm_hears_of_it_and_its_number_afterwar
     assert sys.executable in Path("submitted").read_text()
 
 
+def test_no_file_of_a_submission_holds_what_the_environment_hands_on(project: Path) -> None:
+    one = work()
+    one.environment["HF_TOKEN"] = "planted"
+    handed_over(one)
+    holding = [path.name for path in project.rglob("*") if path.is_file() and "planted" in path.read_text()]
+    assert holding == ["variables"]  # what sbatch itself was given; the script and the notes name no value
+
+
 def test_a_job_that_slurm_refuses_leaves_no_attempt_and_is_told_in_slurms_words(project: Path) -> None:
     Path("full").touch()
     with pytest.raises(StageError, match="QOSMaxSubmitJobPerUserLimit"):

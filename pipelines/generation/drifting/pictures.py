@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.drawing import new_figure, one_line
+from pipelines.drawing import drawn, new_figure, one_line
 
 BLUE, GREY, GIVEN = "#0072B2", "#777777", "#D55E00"
 ROWS = ("true", "interpolation", "refined")
@@ -26,6 +26,7 @@ def _row(frames: np.ndarray, given: Sequence[bool]) -> np.ndarray:
     return np.concatenate(framed, axis=1)
 
 
+@drawn
 def draw_clips(
     clips: Mapping[str, np.ndarray], given: np.ndarray, prompts: Sequence[str], stage: str, path: Path
 ) -> None:
@@ -47,6 +48,7 @@ def draw_clips(
     figure.savefig(path, dpi=80)
 
 
+@drawn
 def draw_pictures(pictures: Mapping[str, np.ndarray], stage: str, path: Path) -> None:
     """A row of each of ``pictures`` (uint8 [B, H, W, 3]), those of one column of one held-out picture."""
     count = len(next(iter(pictures.values())))
@@ -63,6 +65,7 @@ def draw_pictures(pictures: Mapping[str, np.ndarray], stage: str, path: Path) ->
     figure.savefig(path, dpi=80)
 
 
+@drawn
 def draw_errors(numbers: Mapping[str, float], counts: Sequence[int], kind: str, stage: str, path: Path) -> None:
     """Error of what is missing by number of ``kind``: interpolation, refiner, and the gain with its interval."""
     figure = new_figure(figsize=(9, 3.6), layout="constrained")

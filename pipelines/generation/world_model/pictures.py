@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from pipelines.drawing import new_figure
+from pipelines.drawing import drawn, new_figure
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
 SHOWN = 9
@@ -27,6 +27,7 @@ def strip(frames: np.ndarray, count: int = SHOWN) -> np.ndarray:
     return np.concatenate(list(padded), axis=1)
 
 
+@drawn
 def draw_quarters(numbers: Mapping[str, float], rollout: np.ndarray, stage: str, path: Path) -> None:
     """Rollouts [N, T, H, W, 3], and by quarter what they follow and keep, beside shuffled actions and chance."""
     figure = new_figure(figsize=(11, 6.4), layout="constrained")
@@ -59,6 +60,7 @@ def _lines(axes: object, numbers: Mapping[str, float], name: str, title: str) ->
         axes.legend(frameon=False, fontsize=8)  # type: ignore[attr-defined]
 
 
+@drawn
 def draw_strips(ways: np.ndarray, named: Sequence[str], stage: str, path: Path) -> None:
     """The same start and noise told nothing or one key: ways [W, N, T, H, W, 3], a row each."""
     count = ways.shape[1]
