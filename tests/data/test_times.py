@@ -126,8 +126,6 @@ def test_frames_of_one_time_share_what_is_left_until_the_next(
     path = copied(write(tmp_path / "a.mkv", CARDS, codec, form, options), tmp_path / "b.mkv", change)
     frames = Film(path, Limits()).frames()
     found = [(seconds * 25, number(frame.to_ndarray(format="rgb24"))) for seconds, frame in frames]
-        (seconds * 25, number(frame.to_ndarray(format="rgb24"))) for seconds, frame in Film(path, Limits()).frames()
-    ]
     assert [one for _, one in found] == list(range(50))
     assert found[same[1]][0] == pytest.approx(shown, abs=0.03)
     assert found[-1][0] == pytest.approx(50 - len(same) if same[-1] < 49 else 49, abs=0.03)
