@@ -141,7 +141,7 @@ def test_no_file_that_a_run_writes_holds_a_secret_of_the_environment_or_of_a_rem
         subprocess.run(command, cwd=project, env={**os.environ, **env}, stdout=stream, stderr=stream, check=False)
     written = [path for path in project.rglob("*") if path.is_file() and known.get(path) != path.read_bytes()]
     assert any(path.name == "record.json" for path in written) and log in written
-    assert [path for path in written if b"planted" in path.read_bytes()] == []
+    assert [path for path in written if b"planted-" in path.read_bytes()] == []
 
 
 @pytest.mark.slow
@@ -160,4 +160,4 @@ def test_no_file_of_wandb_holds_a_secret_of_the_environment_or_of_a_remote(
     run.close()
     written = [path for path in (tmp_path / "wandb").rglob("*") if path.is_file()]
     assert any(path.suffix == ".wandb" for path in written)
-    assert [path for path in written if b"planted" in path.read_bytes()] == []
+    assert [path for path in written if b"planted-" in path.read_bytes()] == []
