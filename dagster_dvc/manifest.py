@@ -50,7 +50,10 @@ def build(root: Path) -> dict[str, Any]:
     read = {file for file in read | {file for stage in stages for file in stage["params"]} if file not in made}
     stages = _without_cycles(_readable(repo, stages, problems), problems)
     read |= {".dvc/config", ".dvc/config.local"}  # where the cache is
-    read |= {".dvcignore", *(os.path.relpath(file, root) for file in root.glob("*/.dvcignore"))}  # an output may be named
+    read |= {
+        ".dvcignore",
+        *(os.path.relpath(file, root) for file in root.glob("*/.dvcignore")),
+    }  # an output may be named
     return {
         "version": VERSION,
         "dvc": dvc_version(),

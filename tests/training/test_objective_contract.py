@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines.training.contract import BreachError, check_objective
+from pipelines.training.objective_contract import BreachError, check_objective
 from pipelines.training.objective import LossOutput
 from tests.training.objectives import CASES
 
