@@ -7,7 +7,6 @@ from dagster_dvc.missing import in_cache
 from dagster_dvc.project import DvcProject, Stage
 from dagster_dvc.status import Reason, stale
 
-
 Why = Mapping[str, Sequence[Reason]]
 
 

@@ -104,9 +104,7 @@ EDITS: dict[str, Callable[[Path], None]] = {
     "a param 2 as 20e-1": _edit("params.yaml", "amount: 2,", "amount: 20e-1,"),
     "a param 2 as 0x2": _edit("params.yaml", "amount: 2,", "amount: 0x2,"),
     "a section in another order": _edit("params.yaml", "{amount: 2, seconds: 0}", "{seconds: 0, amount: 2}"),
-    "a file of a dependency ignored": lambda root: (
-        (root / ".dvcignore").write_text((root / ".dvcignore").read_text() + "all.txt\n") and None
-    ),
+    "a file of a dependency ignored": _edit(".dvcignore", "__pycache__\n", "__pycache__\nall.txt\n"),
     "a param as a word": _edit("params.yaml", "amount: 2,", "amount: '2',"),
     "NaN in a section": _again("params.yaml", "gate: 1", "gate: .nan"),
     "NaN in a list of a section": _again("params.yaml", "gate: 1", "gate: 1, list: [.nan, 1]"),
