@@ -59,7 +59,7 @@ class Stepwise(Autoencoding):
     def losses(self, batch: Batch, step: int, network: str) -> dict[str, LossOutput]:
         """As the stage asks."""
         if network == "autoencoder":
-            self.turns.step(0)
+            self.turns.step()
         return super().losses(batch, step, network)
 
 
@@ -73,10 +73,9 @@ def ours(turns: Turns) -> None:
         section = BenchParams(training=training(STEPS, BATCH))
         run = Run.open(section, {}, out=folder / "out", metrics=folder / "m.json", plots=folder / "plots")
         train(objective, Groups(), run)
-    turns.over(0)
 
 
-def bare(turns: Turns) -> None:
+def bare() -> Iterator[None]:
     """The same game by hand: forward, backward, clip and step of either network, in turn."""
     coder, critic = networks()
     optimizers = [
@@ -91,15 +90,15 @@ def bare(turns: Turns) -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    for _ in range(STEPS):
-        turns.step(1)
+    while True:
         made = coder(video.flatten(1, 2))[0].unflatten(1, (3, -1))
         critic.requires_grad_(False)
         update(coder, optimizers[0], (made - video).square().mean() - WEIGHT * critic(made).mean())
         critic.requires_grad_(True)
         real, fake = critic(video), critic(made.detach())
         update(critic, optimizers[1], (functional.relu(1 - real) + functional.relu(1 + fake)).mean())
-    turns.over(1)
+        del made, real, fake
+        yield
 
 
 def largest(autoencoder: StackedAutoencoder, latents: Tensor) -> int:
@@ -131,9 +130,8 @@ def decoding() -> Iterator[Figure]:
 def measure() -> Iterator[Figure]:
     """The two-network loop, then decoding."""
     torch.set_num_threads(1)
-    turns = Turns()
-    with turns.beside(lambda: bare(turns)):
-        ours(turns)
+    turns = Turns(bare())
+    ours(turns)
     words, peer = f"{STEPS} steps of both networks, rows and reports", "a bare GAN loop, step by step in turn"
     yield Figure("loop of two networks", words, peer, "x processor time", turns.ratios(ROUNDS), "target at most 1.03")
     yield from decoding()

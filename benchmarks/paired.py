@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -58,49 +56,26 @@ def ratios(
 
 
 class Turns:
-    """Two loops in one process, a step of one and a step of the other: both meet the same machine at every step.
+    """A loop and its peer in one thread, a step of one and a step of the other: both meet the same machine.
 
-    Each calls :meth:`step` with its side (0 or 1) where a step begins, and is ended by :meth:`over`.
+    The loop calls :meth:`step` where a step of its own begins; its last one, with what ends a run, is not counted.
     """
 
-    def __init__(self) -> None:
-        self.gates = (threading.Semaphore(0), threading.Semaphore(0))
-        self.came = (threading.Event(), threading.Event())
-        self.began = [0.0, 0.0]
+    def __init__(self, peer: Iterator[object]) -> None:
+        self.peer = peer
+        self.began: float | None = None
         self.taken: tuple[list[float], list[float]] = ([], [])
 
-    def step(self, side: int) -> None:
-        """A step of this side begins (the one before it is over): it goes on when the other has made one."""
-        if self.came[side].is_set():
-            self.taken[side].append(time.process_time() - self.began[side])
-            self.gates[1 - side].release()
-        self.came[side].set()
-        self.gates[side].acquire()
-        self.began[side] = time.process_time()
-
-    def over(self, side: int) -> None:
-        """This side makes no more steps; its last one, with what ends a run, is not counted."""
-        self.came[side].set()
-        self.gates[1 - side].release()
-
-    @contextmanager
-    def beside(self, peer: Callable[[], object]) -> Iterator[None]:
-        """Inside, side 0 is run; ``peer``, side 1, runs in a thread of its own."""
-
-        def begin() -> None:
-            for came in self.came:
-                came.wait()
-            self.gates[0].release()
-
-        threads = [threading.Thread(target=one, daemon=True) for one in (peer, begin)]
-        for thread in threads:
-            thread.start()
-        yield
-        for thread in threads:
-            thread.join()
+    def step(self) -> None:
+        """The step before is over; the peer makes one, and the next begins."""
+        now = time.process_time()
+        if self.began is not None:
+            self.taken[0].append(now - self.began)
+        self.taken[1].append(cpu_seconds(lambda: next(self.peer)))
+        self.began = time.process_time()
 
     def ratios(self, parts: int) -> tuple[float, ...]:
-        """Processor time of side 0 over that of side 1, in so many equal parts of the run, the first step left out."""
+        """Processor time of the loop over the peer's, in so many equal parts of the run, the first step left out."""
         ours, peer = (one[1:] for one in self.taken)
         size = min(len(ours), len(peer)) // parts
         cuts = [slice(part * size, (part + 1) * size) for part in range(parts)]

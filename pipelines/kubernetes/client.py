@@ -20,13 +20,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dagster_k8s import PipesK8sClient  # type: ignore[import-not-found]
-from dagster_k8s.client import DagsterKubernetesClient  # type: ignore[import-not-found]
-from dagster_k8s.pipes import build_pod_body  # type: ignore[import-not-found]
-from dagster_k8s.utils import detect_current_namespace  # type: ignore[import-not-found]
+from dagster_k8s import PipesK8sClient
+from dagster_k8s.client import DagsterKubernetesClient
+from dagster_k8s.pipes import build_pod_body
+from dagster_k8s.utils import detect_current_namespace
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, DAGSTER_PIPES_MESSAGES_ENV_VAR, decode_param, encode_param
-from kubernetes.client import ApiException  # type: ignore[import-not-found]
-from kubernetes.config import ConfigException, list_kube_config_contexts  # type: ignore[import-not-found]
+from kubernetes.client import ApiException
+from kubernetes.config import ConfigException, list_kube_config_contexts
 from urllib3.exceptions import HTTPError
 
 from pipelines.kubernetes import pod
@@ -52,7 +52,7 @@ def _asked(what: str) -> Iterator[None]:
     except ApiException as error:
         said = str(error.reason or "")
         with contextlib.suppress(ValueError, TypeError, AttributeError):
-            said = json.loads(error.body)["message"]
+            said = json.loads(error.body or "")["message"]
         raise Unanswered(f"Kubernetes, {what}: {error.status} {said}") from None
     except (HTTPError, OSError) as error:
         said = str(getattr(error, "reason", None) or error).splitlines()[0]
@@ -71,7 +71,7 @@ class Pods(PipesK8sClient):
             raise StageError(
                 f"Kubernetes: {error}. Name a file in kubernetes.kubeconfig or KUBECONFIG, or say `target: local`."
             ) from None
-        self.api = DagsterKubernetesClient.production_client().core_api
+        self.api: Any = DagsterKubernetesClient.production_client().core_api
 
     def _plain(self, answer: Any) -> dict[str, Any]:
         return self.api.api_client.sanitize_for_serialization(answer)
@@ -161,7 +161,8 @@ def _namespace(kubeconfig: str | None, context: str | None) -> str:
     """Where this process's own pod is, else what the context of the kubeconfig file names."""
     inside = detect_current_namespace(None)
     if inside is None and "KUBERNETES_SERVICE_HOST" not in os.environ:
-        known, active = list_kube_config_contexts(kubeconfig)
+        contexts: Any = list_kube_config_contexts(kubeconfig)
+        known, active = contexts
         chosen = active if context is None else next(one for one in known if one["name"] == context)
         inside = (chosen["context"] or {}).get("namespace")
     return inside or "default"

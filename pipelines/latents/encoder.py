@@ -125,10 +125,10 @@ class Encoder:
     def decoded(self, rows: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
         """(rows, pixels uint8 [B, 3, T, H, W]) in order; the next batches are decoded meanwhile."""
         with ThreadPoolExecutor(DECODERS, thread_name_prefix="decode") as pool:
-            started: deque[tuple[list[int], list[Future[Tensor]]]] = deque()
+            started: deque[tuple[list[int], list[Future[np.ndarray]]]] = deque()
             try:
                 for batch in self._batches(rows):
-                    started.append((batch, [pool.submit(self._pixels, row) for row in batch]))
+                    started.append((batch, [pool.submit(self.clips.frames, row) for row in batch]))
                     if len(started) > BATCHES_AHEAD:
                         yield self._joined(*started.popleft())
                 while started:
@@ -136,12 +136,10 @@ class Encoder:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _pixels(self, row: int) -> Tensor:
-        return channels_first(self.clips.frames(row))
-
     @staticmethod
-    def _joined(batch: list[int], pixels: list[Future[Tensor]]) -> tuple[list[int], Tensor]:
-        return batch, torch.stack([one.result() for one in pixels])
+    def _joined(batch: list[int], pixels: list[Future[np.ndarray]]) -> tuple[list[int], Tensor]:
+        """By numpy: threads of torch, helping with so short a copy, turn idle on and take the decoder's time."""
+        return batch, channels_first(np.stack([one.result() for one in pixels]))
 
     def _forward(self, autoencoder: Autoencoder, pixels: Tensor) -> Tensor:
         return encode_batch(autoencoder, pixels, self.params.batch_size, self.params.precision, self.device).cpu()
