@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 WORK = Path(".work")
-PARTIAL = re.compile(r"\..+\.partial-(\d+)")
-"""Name of an output while it is written, with the process that writes it."""
+PARTIAL = re.compile(r"\.(.+)\.partial-(\d+)")
+"""Name of an output while it is written: the output's own name, and the process that writes it."""
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 

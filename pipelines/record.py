@@ -183,6 +183,7 @@ class Experiment:
             times = {"began_at": known["began_at"], "resumed_at": [*known.get("resumed_at", []), now()]}
         open_end = {"status": "running", "pid": os.getpid(), "error": None}
         self.put(**open_end, header={**header, **times, "ended_at": None}, **sections)
+        self.put(runtime=_of_a_job())  # a training that takes the record over is of the same job
 
     def end(self, status: str, error: str | None = None, **sections: Any) -> None:
         """``status``: finished, stopped or failed."""
@@ -245,7 +246,7 @@ def recorded(values: Mapping[str, Any], paths: Mapping[str, Path]) -> Iterator[N
         model={"read": read_checkpoints(read)},
         contract=choices(values, data),
         params=dict(values),
-        runtime={"hardware": origin.hardware(), "environment": origin.environment(), **_of_a_job()},
+        runtime={"hardware": origin.hardware(), "environment": origin.environment()},
     )
     began = time.monotonic()
 

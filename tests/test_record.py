@@ -247,8 +247,10 @@ def test_the_same_run_once_more_begins_anew_and_another_has_its_own_record(proje
         assert word in text
 
 
-def test_a_training_run_takes_the_record_over(tmp_path: Path) -> None:
-    """The launcher's record becomes that of the run, at its own place: one run, one record."""
+def test_a_training_run_takes_the_record_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launcher's record becomes that of the run, at its own place: one run, one record, of the same job."""
+    monkeypatch.setenv("REEL_JOB_FOLDER", str(tmp_path))
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     context = stage.Context("out", tmp_path / ".work/out")
     stage.enter(context)
     try:
@@ -260,3 +262,4 @@ def test_a_training_run_takes_the_record_over(tmp_path: Path) -> None:
     found = record(tmp_path)
     assert not generic.exists() and found["status"] == "finished" and found["runtime"]["step"] == 4
     assert found["results"]["score"] == 1.0 and "resumed_at" not in found["header"]
+    assert found["runtime"]["job"] == "7"

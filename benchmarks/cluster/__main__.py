@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.cluster import database, jobs, kubernetes, objects, watched
+from benchmarks.cluster import asked, database, jobs, kubernetes, objects, watched
 from benchmarks.cluster.network import network
 from benchmarks.cluster.slurm import running
 from benchmarks.cluster.training import Failed, Row, local
@@ -24,7 +24,7 @@ BEGIN, END = "<!-- cluster: by `make cluster-test` -->", "<!-- /cluster -->"
 
 def slurm_rows(folder: Path, only: list[str]) -> Iterator[Row]:
     """What goes wrong under Slurm."""
-    faults = [fault for fault in (*watched.ROWS, *jobs.FAULTS) if not only or fault.__name__ in only]
+    faults = [fault for fault in (*watched.ROWS, *asked.ROWS, *jobs.FAULTS) if not only or fault.__name__ in only]
     if not faults:
         return
     with network() as hosts, running(folder / "slurm", hosts) as cluster:

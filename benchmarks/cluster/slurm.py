@@ -2,6 +2,7 @@
 
 As root each node is a host of its own on a small network (a network namespace), so that it can be cut off. Slurm comes
 from where it is installed, else from the distribution's packages, unpacked into the folder: nothing is installed.
+Where slurmdbd and MariaDB are installed they keep its accounting; else there is none.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.cluster import accounting
 from benchmarks.cluster.network import Network
 
 CONF = """\
@@ -46,13 +48,14 @@ KillWait=10
 MinJobAge=900
 SlurmdTimeout=30
 SlurmctldTimeout=60
-AccountingStorageType=accounting_storage/none
+{accounting}
 JobAcctGatherType=jobacct_gather/linux
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
+GresTypes=gpu
 {plugins}
-NodeName=n1 NodeHostname={host} NodeAddr={first} Port={port1} CPUs=2 RealMemory=2000
-NodeName=n2 NodeHostname={host} NodeAddr={second} Port={port2} CPUs=2 RealMemory=2000
+NodeName=n1 NodeHostname={host} NodeAddr={first} Port={port1} CPUs=2 RealMemory=2000 Gres=gpu:1
+NodeName=n2 NodeHostname={host} NodeAddr={second} Port={port2} CPUs=2 RealMemory=2000 Gres=gpu:1
 PartitionName=low Nodes=n1,n2 Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
 PartitionName=high Nodes=n1,n2 PriorityTier=10 PreemptMode=OFF
 """
@@ -124,6 +127,8 @@ class Cluster:
         self.folder, self.network = folder, network
         folder.mkdir(mode=0o755)
         self.environment = {**os.environ, **tools(folder.parent), "SLURM_CONF": str(folder / "slurm.conf")}
+        self.has_accounting = accounting.is_here(self.environment["PATH"])
+        self._accounting: list[int] = []
         self._daemons: list[subprocess.Popen[bytes]] = []
 
     def _start(self, *words: str) -> None:
@@ -140,7 +145,7 @@ class Cluster:
         self._start("munged", "--foreground", "--force", "--num-threads=2", *words)
 
     def _configure(self) -> None:
-        port, port1, port2 = _ports(3)
+        port, port1, port2, *self._accounting = _ports(5)
         addresses = self.network.addresses if self.network else ("127.0.0.1",) * 3
         root = self.folder.parent / "packages"
         places = [place for place in map(_plugins, (root, Path("/"))) if place.is_dir()]  # Slurm refuses others
@@ -156,8 +161,12 @@ class Cluster:
             port1=port1,
             port2=port2,
             plugins=plugins,
+            accounting=accounting.lines(self.folder, self._accounting[0]) if self.has_accounting else accounting.NONE,
         )
         (self.folder / "slurm.conf").write_text(text)
+        (self.folder / "gres.conf").write_text(
+            "Name=gpu File=/dev/null\n"
+        )  # to be asked for; no job of ours runs on it
 
     def start(self) -> None:
         """All daemons, until both nodes are idle."""
@@ -167,6 +176,9 @@ class Cluster:
         until = time.monotonic() + 20
         while not (self.folder / "munge" / "socket").exists() and time.monotonic() < until:
             time.sleep(0.1)
+        if self.has_accounting:
+            store = (self._accounting[0], self._accounting[1])
+            accounting.start(self.folder, _user(), store, self._start, self.say)
         self._start("slurmctld", "-D")
         stepd = self.folder.parent / "packages" / "usr" / "sbin" / "slurmstepd"
         for number in (1, 2):

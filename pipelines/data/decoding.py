@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
@@ -62,7 +62,11 @@ class Thinned:
         if packet.pts is None or (self._times and packet.pts < self._times[-1] - back):
             self._rate = None  # times are missing or start again: nothing can be told
             return
-        insort(self._times, packet.pts)
+        place = bisect_left(self._times, packet.pts)
+        if place < len(self._times) and self._times[place] == packet.pts:
+            self._rate = None  # two frames of one time: when each is shown is told as they come
+            return
+        self._times.insert(place, packet.pts)
         self._sent.append(packet.pts)
         if len(self._sent) > FAR_PACKETS + 3 * AHEAD:
             self._times.remove(self._sent.popleft())
@@ -158,6 +162,7 @@ class Film:
         step = _step(container, stream)
         restarts, by_decoding = bool(names & set(RESTARTING)), "mpegvideo" in names
         self.timeline = Timeline(self.codec, self.tick, step, restarts, self.intra, by_decoding)
+        self.timeline.coming = self.waiting
         self.thinned = Thinned(self.rate, self.intra or self.codec in SKIPPABLE or _has_one_layer(stream))
         self.clusters = Clusters(self.path) if "matroska" in names else None
         self.open_ended = bool(names & {*RESTARTING, *RAW, "ivf", "nut"})

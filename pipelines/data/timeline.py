@@ -7,6 +7,7 @@ Decoders give frames in the order in which they are shown; the times that contai
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 from av.packet import Packet
 from av.video.frame import VideoFrame
@@ -42,6 +43,9 @@ class Timeline:
         self._last: float | None = None
         self._gap: float | None = None
         self._untimed: tuple[float | None, int] | None = None
+        self._same: tuple[int, int] | None = None
+        self.coming: Iterable[Packet] = ()
+        """Packets that were read and not sent yet."""
 
     @property
     def is_plain(self) -> bool:
@@ -62,11 +66,11 @@ class Timeline:
     def go_on(self) -> None:
         """After a jump to another place of the file."""
         self._waiting.clear()
-        self._pushed = self._last = self._gap = None
+        self._pushed = self._last = self._gap = self._same = None
 
     def sent(self, packet: Packet) -> None:
         """Note a packet that will give a frame."""
-        time = packet.dts if packet.pts is None or self._by_decoding else packet.pts
+        time = self._time(packet)
         if time is None or packet.size == 0 or packet.is_discard:
             return
         self._rising = self._rising and (self._pushed is None or time > self._pushed)
@@ -94,7 +98,7 @@ class Timeline:
         """When the frame is shown, since the first one; None: it is to be passed over, or no time is known."""
         stated = None if self.stands_still else self._stated(frame)
         step = frame.duration * self.tick if frame.duration else self._gap or self._step
-        found = self._after(step) if stated is None else self._placed(stated, step or 0.0, frame.key_frame)
+        found = self._after(step) if stated is None else self._shown(stated, step or 0.0, frame.key_frame)
         if found is None or (self._last is not None and found <= self._last):
             return None
         if self._last is not None and stated is not None:
@@ -109,6 +113,22 @@ class Timeline:
         since, count = self._untimed or (self._last, 0)
         self._untimed = since, count + 1
         return count * step if since is None else since + (count + 1) * step
+
+    def _shown(self, stated: int, step: float, key: bool) -> float:
+        """A stated time; frames of one time share what is left until the next time, a step each at most."""
+        time, count = self._same or (None, 0)
+        count = count + 1 if time == stated else 0
+        self._same = stated, count
+        if not count or self._last is None or self.first is None:
+            return self._placed(stated, step, key)
+        ahead = [*self._waiting, *(self._time(packet) for packet in self.coming if packet.size)]
+        room = min((one - stated for one in ahead if one is not None and one > stated), default=None)
+        if room is not None:
+            step = min(step or room * self.tick, room * self.tick / (count + 1 + ahead.count(stated)))
+        return (stated - self.first) * self.tick + self._moved + count * step
+
+    def _time(self, packet: Packet) -> int | None:
+        return packet.dts if packet.pts is None or self._by_decoding else packet.pts
 
     def _placed(self, stated: int, step: float, key: bool) -> float:
         """A stated time, moved to follow what was before where the times start again."""

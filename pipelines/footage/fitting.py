@@ -1,6 +1,6 @@
 """Classes and gates that fit the size of one's own data: those that stand in params.yaml are of the rendered clips.
 
-What is more than fits is lowered, nothing is raised: who wants other values writes them after `reel use`.
+What is more than fits is lowered, nothing here is raised: who wants other values writes them after `reel use`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """WebDataset tars of videos, from disk or by URL: read once, a few videos at a time on this machine's disk.
 
-A tar on this disk is read by its headers, so that its members may stand in any order; one by URL, or compressed, is
-streamed, and the members of a sample must follow one another. See :mod:`pipelines.footage.archive`.
+A tar on this disk is read by its headers, so that its members may stand in any order; one by URL is streamed, and the
+members of a sample must follow one another. See :mod:`pipelines.footage.archive`, for compressed ones
+:mod:`pipelines.footage.packed_tars`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pipelines.footage.archive import DAMAGED, Reader, Sample, headers, in_order
 from pipelines.footage.captions import SIDECARS
 from pipelines.footage.found import Found, Reel, refused
 from pipelines.footage.members import plans
+from pipelines.footage.packed_tars import packed_samples
 from pipelines.footage.params import Tars
 from pipelines.footage.sources import limits_of
 from pipelines.stage import StageError
@@ -102,8 +104,7 @@ def tar_samples(params: Tars, frame_rate: float, spool: Path) -> Iterator[Found]
         with opened(url) as stream:
             before = count
             try:
-                by_headers = not urlsplit(url).scheme and not is_packed(stream)
-                for sample in indexed(Path(url), reader) if by_headers else streamed(stream, reader):
+                for sample in _samples(url, stream, reader, spool):
                     if count == params.max_samples:
                         sample.close()
                         return
@@ -112,6 +113,12 @@ def tar_samples(params: Tars, frame_rate: float, spool: Path) -> Iterator[Found]
             except DAMAGED as error:
                 text = f"no whole tar after {count - before} samples ({error})"
                 yield refused(name, place + 1, len(urls), VideoError("damaged_tar", text))
+
+
+def _samples(url: str, stream: io.BufferedReader, reader: Reader, spool: Path) -> Iterator[Sample]:
+    if urlsplit(url).scheme:
+        return streamed(stream, reader)
+    return packed_samples(Path(url), reader, spool) if is_packed(stream) else indexed(Path(url), reader)
 
 
 def _found(sample: Sample, name: str, progress: tuple[int, int], how: tuple[float, Limits]) -> Found:

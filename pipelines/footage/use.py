@@ -24,6 +24,7 @@ from pipelines.data.video import Seen, read_frames
 from pipelines.document import PARAMS_FILE, ParamsError, edited, load
 from pipelines.footage.captions import NotHere
 from pipelines.footage.fitting import fitted, forms_with_pictures
+from pipelines.footage.fitting_text import fitted_text
 from pipelines.footage.found import Found
 from pipelines.footage.ingest import cut_file
 from pipelines.footage.layouts import Layout, recognise
@@ -224,7 +225,7 @@ def use(path: str, only_look: bool) -> None:
         print("Nothing was written. Next: reel use", path)
         return
     clips = _clips(params, seen)
-    text, changed = (text, []) if clips is None else fit(text, clips, seen)
+    text, changed = fit(text, clips, seen)
     _parsed(text)
     PARAMS_FILE.write_text(text, encoding="utf-8")
     GRAPH.write_text(graph, encoding="utf-8")
@@ -245,10 +246,11 @@ def _clips(params: RawVideoParams, seen: Glance) -> int | None:
     return round(sum(each) / len(each) * seen.files)
 
 
-def fit(text: str, clips: int, seen: Glance) -> tuple[str, list[str]]:
-    """params.yaml with classes and gates that fit so many clips, and a line for each change."""
+def fit(text: str, clips: int | None, seen: Glance) -> tuple[str, list[str]]:
+    """params.yaml with what fits so many clips, where that is known, and the captions; and a line for each change."""
     values, lines = load(text), []
-    for change in fitted(values, clips, seen.wordless):
+    by_number = () if clips is None else fitted(values, clips, seen.wordless)
+    for change in (*by_number, *fitted_text(values, seen.captions, seen.files < COUNTED)):
         text = edited(text, change.nested)
         lines.append(f"{PARAMS_FILE}: {'.'.join(change.key)} is now {flow(change.value)} ({change.reason}).")
     return text, lines

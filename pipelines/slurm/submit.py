@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from pipelines.slurm.target import Target
 from pipelines.stage import StageError
 
 KEPT_LOGS = 20
+ACCOUNT_SECONDS = 5.0
+"""How long a job that has told its own end may take to be over for Slurm too, whose words go into the record."""
 OF_A_JOB = ("SLURM_", "SBATCH_", "SRUN_", "DAGSTER_PIPES_")
 """Variables that are of another job (a launcher may run inside one), or of a channel that ends on this machine."""
 
@@ -173,7 +176,10 @@ def account(stage: str, number: str) -> None:
     """What Slurm says that the job took, into the record of the run that it made."""
     from pipelines.record import FILE, Experiment  # it reads the stage's context
 
-    known = queue.accounting(number)
+    until, known = time.monotonic() + ACCOUNT_SECONDS, queue.accounting(number)
+    while known and known.get("state") in queue.WORKING and time.monotonic() < until:
+        time.sleep(0.25)
+        known = queue.accounting(number) or known
     if not known:
         return
     for path in attempt.folder(stage).parent.glob(f"*/{FILE}"):

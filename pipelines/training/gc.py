@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,17 +57,19 @@ class Item:
         return f"{shown(self.size):>10}  {where}: {self.why}"
 
 
-def partials(outs: Iterable[Path]) -> Iterator[Item]:
-    """Half-written outputs, in ``.work`` and beside the outputs of stages, of processes that are gone."""
-    folders = {out.parent for out in outs}
-    places = [path for folder in sorted(folders) for path in folder.glob(".*.partial-*")]
+def partials(outs: Mapping[str, Sequence[Path]]) -> Iterator[tuple[str | None, Item]]:
+    """Half-written outputs of processes that are gone, by stage; in ``.work`` and beside the outputs of stages."""
+    owners = {(out.parent, out.name): stage for stage, paths in outs.items() for out in paths}
+    places = [path for folder in sorted({folder for folder, _ in owners}) for path in folder.glob(".*.partial-*")]
     places += [
         path for path in WORK.rglob(".*.partial-*") if not any(PARTIAL.fullmatch(up.name) for up in path.parents)
     ]
     for path in places:
         match = PARTIAL.fullmatch(path.name)
-        if match and not is_alive(int(match[1])) and time.time() - path.stat().st_mtime > QUIET_SECONDS:
-            yield Item.of((path,), "half written by a process that is gone", True)
+        if match and not is_alive(int(match[2])) and time.time() - path.stat().st_mtime > QUIET_SECONDS:
+            inside = path.relative_to(WORK).parts[0] if path.is_relative_to(WORK) else None
+            stage = inside or owners.get((path.parent, match[1]))
+            yield stage, Item.of((path,), "half written by a process that is gone", True)
 
 
 def sections() -> list[tuple[str, dict[str, Any]]]:
@@ -160,20 +163,26 @@ def collect(other_code: bool, yes: bool) -> list[Item]:
     """
     everywhere = sections()
     stages = (read_document(Path("dvc.yaml"))[0].get("stages") or {}) if Path("dvc.yaml").is_file() else {}
-    found = list(partials(Path(out) for entry in stages.values() for out in _outs(entry)))
-    for item in found if yes else ():
-        item.remove()
+    halves: dict[str | None, list[Item]] = {}
+    for stage, item in partials({name: [Path(out) for out in _outs(entry)] for name, entry in stages.items()}):
+        halves.setdefault(stage, []).append(item)
+    found: list[Item] = []
     for folder in sorted({path.parent for path in WORK.glob("*/owner.*")}):
+        half = halves.pop(folder.name, [])
         try:
             with owned(folder.name, folder):  # nobody starts the stage meanwhile
                 if any((folder / note).is_file() for note in NOTES.values()):
-                    raise StageError("a job of a cluster that no launcher follows may write there")
-                items = list(runs(folder.name, everywhere, other_code))
+                    raise StageError("a job of a cluster, perhaps followed by no launcher, may write there")
+                items = [*half, *runs(folder.name, everywhere, other_code)]
                 for item in items if yes else ():
                     item.remove()
-        except StageError:  # somebody runs it, or its folder cannot be read at the moment
-            items = [Item.of((folder,), "its stage is running", False)]
+        except StageError as error:  # somebody runs it, here or elsewhere, or its folder cannot be read at the moment
+            items = [Item.of((folder,), str(error), False)]
         found += items
+    for item in itertools.chain.from_iterable(halves.values()):  # of stages that no launcher has ever owned
+        found.append(item)
+        if yes:
+            item.remove()
     return sorted(found, key=lambda item: not item.goes)
 
 

@@ -1,4 +1,4 @@
-"""Old observations go; the newest, those that lineage points at, and every materialization stay."""
+"""Old observations go, and old runs that made nothing; what lineage points at and every materialization stay."""
 
 import time
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from dagster_dvc.events import DATA_VERSION, INPUT_POINTER
-from dagster_dvc.history import DAYS, build_history_sensor, purge_observations
+from dagster_dvc.history import DAYS, RUN_DAYS, build_history_sensor, purge_observations, purge_runs
 from tests.dagster_dvc.dagster_toy import QUIET
 
 pytestmark = QUIET
@@ -40,9 +40,9 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
         yield made
 
 
-def months_later(monkeypatch: pytest.MonkeyPatch) -> None:
+def months_later(monkeypatch: pytest.MonkeyPatch, days: float = DAYS + 1) -> None:
     now = time.time()
-    monkeypatch.setattr("dagster_dvc.history.time.time", lambda: now + (DAYS + 1) * 86400)
+    monkeypatch.setattr("dagster_dvc.history.time.time", lambda: now + days * 86400)
 
 
 def test_young_observations_stay(instance: dg.DagsterInstance) -> None:
@@ -94,4 +94,35 @@ def test_a_sensor_does_it_once_a_day_and_says_how_many(
     sensor = build_history_sensor()
     assert sensor.minimum_interval_seconds == 24 * 3600 and sensor.default_status == dg.DefaultSensorStatus.RUNNING
     said = sensor.evaluate_tick(dg.build_sensor_context(instance)).skip_message
-    assert said == "3 observations older than 30 days removed, 2 kept" and versions(instance) == ["1", "4"]
+    assert said is not None and said.startswith("3 observations older than 30 days removed, 2 kept; 0 runs removed")
+    assert versions(instance) == ["1", "4"]
+
+
+def test_old_runs_go_unless_they_made_something_or_are_under_way(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dg.asset
+    def made() -> None:
+        pass
+
+    @dg.op
+    def nothing() -> None:
+        pass
+
+    @dg.job
+    def idle() -> None:
+        nothing()
+
+    maker = dg.materialize([made], instance=instance).run_id
+    idler = idle.execute_in_process(instance=instance).run_id
+    failed, under_way = (
+        instance.add_run(dg.DagsterRun("idle", status=status)).run_id
+        for status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.STARTED)
+    )
+    months_later(monkeypatch)
+    assert purge_runs(instance) == 0
+    months_later(monkeypatch, RUN_DAYS + 1)
+    assert purge_runs(instance) == 2 and purge_runs(instance) == 0
+    assert {run.run_id for run in instance.get_runs()} == {maker, under_way}
+    assert not instance.all_logs(idler) and not instance.has_run(failed) and instance.all_logs(maker)
+    assert instance.get_latest_materialization_event(dg.AssetKey("made")) is not None

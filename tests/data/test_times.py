@@ -13,7 +13,7 @@ from pipelines.data.limits import Limits
 from pipelines.data.resample import nearest_in_time
 from pipelines.data.timeline import Timeline
 from pipelines.data.video import Seen, read_frames, sample_pictures
-from tests.data.cards import CARDS, WANTED, WITH_B, card, copied, number, numbers, write
+from tests.data.cards import CARDS, WANTED, WITH_B, X264, card, copied, number, numbers, write
 
 QUIET = {"x265-params": "log-level=none:pools=1", "crf": "4"}
 
@@ -35,6 +35,9 @@ QUIET = {"x265-params": "log-level=none:pools=1", "crf": "4"}
         ("b.m1v", "mpeg1video", "yuv420p", {"b": "4M", "bf": "2"}),
         ("c.mov", "tiff", "rgb24", {}),
         ("a.mxf", "mpeg2video", "yuv420p", {"b": "4M", "bf": "2"}),
+        ("a.asf", "libx264", "yuv420p", WITH_B),
+        ("a.mpg", "libx264", "yuv444p10le", WITH_B),
+        ("a.mpg", "libx264", "yuv420p", WITH_B),
         ("a.avi", "mpeg4", "yuv420p", {"b": "4M", "bf": "2"}),
         ("a.avi", "mjpeg", "yuvj420p", {"b": "8M"}),
         ("a.wmv", "wmv2", "yuv420p", {"b": "4M"}),
@@ -104,6 +107,29 @@ def test_a_recording_that_begins_within_a_group_begins_at_its_first_key_frame(
     options = {"crf": "4", "preset": "veryfast", key: "log-level=none:keyint=25:open-gop=1:bframes=3"}
     source = write(tmp_path / "a.ts", CARDS, codec, options=options)
     assert numbers(copied(source, tmp_path / "b.ts", lambda place, _: place >= 10), 25.0) == list(range(25, 50))
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mjpeg"])
+@pytest.mark.parametrize(("same", "shown"), [((20, 21), 20.5), ((20, 21, 22), 20 + 1 / 3), ((48, 49), 49.0)])
+def test_frames_of_one_time_share_what_is_left_until_the_next(
+    tmp_path: Path, codec: str, same: tuple[int, ...], shown: float
+) -> None:
+    options, form = ({**X264, "bf": "0"}, "yuv420p") if codec == "libx264" else ({"b": "8M"}, "yuvj420p")
+
+    def change(place: int, packet: Any) -> bool:
+        if place in same:
+            packet.pts = packet.dts = same[0] * packet.time_base.denominator // 25
+        elif place > same[-1]:
+            packet.pts = packet.dts = (place - len(same) + 1) * packet.time_base.denominator // 25
+        return True
+
+    path = copied(write(tmp_path / "a.mkv", CARDS, codec, form, options), tmp_path / "b.mkv", change)
+    frames = Film(path, Limits()).frames()
+    found = [(seconds * 25, number(frame.to_ndarray(format="rgb24"))) for seconds, frame in frames]
+    assert [one for _, one in found] == list(range(50))
+    assert found[same[1]][0] == pytest.approx(shown, abs=0.03)
+    assert found[-1][0] == pytest.approx(50 - len(same) if same[-1] < 49 else 49, abs=0.03)
+    assert set(numbers(path, 100.0)) - {None} == set(range(50))
 
 
 def test_an_edit_list_says_what_is_shown(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from pipelines.data import stream
 from pipelines.data.catalog import read_catalog
 from pipelines.data.limits import VideoError
+from pipelines.footage import packed_tars
 from pipelines.footage.forecast import forecast
 from pipelines.footage.params import RawVideoParams
 from pipelines.footage.tars import expand, listed_samples, tar_samples
@@ -254,10 +255,31 @@ def test_a_name_that_comes_again_is_a_row_and_mixes_with_nothing(tmp_path: Path)
         assert caught.value.reason == "repeated_key"
 
 
-def test_members_sorted_by_type_are_put_together_on_this_disk_and_told_when_they_are_streamed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_members_sorted_by_type_are_put_together_on_this_disk_whatever_the_packing(tmp_path: Path, mode: str) -> None:
+    members = [("a.mp4", b"1"), ("b.mp4", b"2"), ("._a.txt", b"no"), ("a.txt", b"one"), ("b.txt", b"two")]
+    assert names(write(tmp_path / "a.tar", members, mode)) == {"a.mp4": "one", "b.mp4": "two"}
+    assert not list((tmp_path / "spool").iterdir())
+
+
+def test_a_compressed_tar_sorted_by_type_that_ends_early_gives_what_is_whole(tmp_path: Path) -> None:
+    noise = random.Random(0).randbytes(100_000)
+    members = [("a.mp4", b"1"), ("b.mp4", b"2"), ("a.txt", b"one"), ("b.txt", b"two"), ("c.mp4", noise)]
+    path = write(tmp_path / "a.tar", members, "w:gz")
+    path.write_bytes(path.read_bytes()[:-60_000])
+    assert names(path) == {"a.mp4": "one", "b.mp4": "two", "a.tar": "damaged_tar"}
+
+
+@pytest.mark.parametrize("way", ["distant", "larger than allowed"])
+def test_members_sorted_by_type_are_told_where_they_are_streamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
     members = [("a.mp4", b"1"), ("b.mp4", b"2"), ("a.txt", b"one"), ("b.txt", b"two")]
-    assert names(write(tmp_path / "a.tar", members)) == {"a.mp4": "one", "b.mp4": "two"}
-    params = tars([str(write(tmp_path / "a.tar", members, "w:gz"))]).source.tars
+    path = write(tmp_path / "a.tar", members, "w:gz")
+    (tmp_path / "spool").mkdir()
+    if way == "larger than allowed":
+        monkeypatch.setattr(packed_tars, "FREE_SHARE", 0.0)
+    params = tars([path.as_uri() if way == "distant" else str(path)]).source.tars
     assert params is not None
     reasons = []
     for one in tar_samples(params, 8.0, tmp_path / "spool"):

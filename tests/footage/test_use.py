@@ -19,6 +19,7 @@ from PIL import Image
 from pipelines.data.video import write_mp4
 from pipelines.document import edited
 from pipelines.footage.fitting import fitted
+from pipelines.footage.fitting_text import fitted_text
 from pipelines.footage.layouts import recognise
 from pipelines.footage.source_block import with_deps, with_source
 from pipelines.footage.tars import counted
@@ -417,3 +418,23 @@ def test_a_tar_by_url_is_taken_as_it_is_named(tmp_path: Path) -> None:
     assert "DVC does not look at addresses" in layout.notes[0]
     write_tar(tmp_path / "y.tar", {"a.png": picture(0), "a.txt": b"words"})
     assert recognise(f"file://{tmp_path}/y.tar").values["captions"] == "txt"
+
+
+@pytest.mark.parametrize(
+    ("words", "is_all", "wanted"), [(22, True, 24), (23, True, 25), (23, False, 65), (500, True, 65)]
+)
+def test_long_captions_get_places_in_every_denoiser(words: int, is_all: bool, wanted: int) -> None:
+    """24 places hold 22 words, the end and the class; the text encoder cuts after 64 tokens."""
+    text = (ROOT / "params.yaml").read_text()
+    captions = {"A cat.", " ".join(["it's"] + ["word"] * (words - 3))}
+    for change in fitted_text(yaml.safe_load(text), captions, is_all):
+        text = edited(text, change.nested)
+    written = yaml.safe_load(text)
+    lengths = {
+        sizes["text_length"]
+        for section in written.values()
+        for name, sizes in section.items()
+        if name in ("denoiser", "refiner") and "text_length" in sizes
+    }
+    assert lengths == {wanted}
+    assert not list(fitted_text(written, captions, is_all))

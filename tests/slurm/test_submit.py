@@ -148,3 +148,21 @@ def test_a_note_that_cannot_be_read_stops_everything(project: Path) -> None:
     (attempt.folder("train") / attempt.NOTE).write_text('{"stage": "tr')
     with pytest.raises(StageError, match="whether a job runs is not known"):
         attempt.noted("train")
+
+
+def test_what_a_job_took_is_written_when_it_is_over_for_slurm_too(project: Path) -> None:
+    """The job says itself that it is done, before the accounting has it."""
+    file = Path(".work/train/a/record.json")
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"runtime": {"job": "7", "seconds": 1.0}}))
+    row = "7|{state}|0:0|3|00:02|{peak}|1|2|cpu=2|n1"
+    for name, text in (
+        ("first", row.format(state="RUNNING", peak="")),
+        ("then", row.format(state="COMPLETED", peak="2048K")),
+    ):
+        Path(name).write_text(text + "\n")
+    Path("commands/sacct").write_text(f"#!/bin/sh\ncd {project}\ncat first; cp then first\n")
+    submit.account("train", "7")
+    told = json.loads(file.read_text())["runtime"]
+    assert told["seconds"] == 1.0 and told["slurm"]["state"] == "COMPLETED" and told["slurm"]["from"] == "sacct"
+    assert told["slurm"]["peak_gib_of_a_process"] == pytest.approx(2 / 1024, abs=1e-3)

@@ -51,7 +51,7 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[list[str], li
     found = lines(capsys, *words)
     at = found.index("kept") if "kept" in found else len(found)
     return [line.split(": ", 1)[1] for line in found[1:at] if ": " in line], [
-        line.split(": ", 1)[1] for line in found[at + 1 : -1]
+        line.split(": ", 1)[1] for line in found[at + 1 : -1] if ": " in line
     ]
 
 
@@ -127,8 +127,30 @@ def test_the_work_of_a_running_stage_is_not_touched(project: Path, capsys: pytes
     train(project, params(steps=6))
     capsys.readouterr()
     with owned("out", Path(".work/out")):
-        assert told(capsys, "--yes") == ([], ["its stage is running"])
+        going, [why] = told(capsys, "--yes")
+        assert going == [] and f"is being written by process {os.getpid()} on" in why
     assert states() == 1
+
+
+def test_what_another_host_writes_is_not_touched(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = [Path(f"data/.out.partial-{GONE}"), Path(f".work/out/shards/.a.partial-{GONE}")]  # no process of here
+    other = Path(f"data/.other.partial-{GONE}")
+    for path in [*half, other]:
+        path.mkdir(parents=True)
+        os.utime(path, (1, 1))
+    note, beats = Path(".work/out/owner.json"), iter(range(2, 1000))
+
+    def beat(_seconds: float) -> None:  # while we look on
+        note.write_text(json.dumps({"pid": GONE, "host": "far", "since": "2026", "beats": next(beats)}))
+
+    beat(0)
+    monkeypatch.setattr("pipelines.ownership.time.sleep", beat)
+    going, staying = told(capsys, "--yes")
+    assert going == ["half written by a process that is gone"] and not other.exists()
+    assert len(staying) == 1 and f"is being written by process {GONE} on far since 2026" in staying[0]
+    assert all(path.exists() for path in half) and json.loads(note.read_text())["host"] == "far"
 
 
 def test_damaged_states_and_those_that_force_set_aside_go(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
