@@ -9,12 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+UNSUPPORTED = re.compile(r"Unsupported value of type '(\w+)' in '(.+):([^:']+)'$")
+"""What DVC raises, as a bare TypeError, of a value that it takes nowhere: a date, a set, bytes."""
 CONFLICT = re.compile(rb"^[<=>]{7}( |\r?$)", re.MULTILINE)
 
 
 def place(error: BaseException, root: Path) -> dict[str, Any] | None:
     """``{file, line, message}`` of the file that could not be read, relative to `root`; None where none is named."""
     causes = list(_causes(error))
+    if isinstance(error, TypeError) and (found := UNSUPPORTED.search(str(error))):
+        kind, named, key = found.groups()
+        message = f"{key} is read as a {kind}, which DVC takes for no value; put it in quotes"
+        return {"file": named, "line": _line_of(root / named, key), "message": message}
     file = next(filter(None, map(_file, causes)), None)
     if file is None:
         return None
@@ -85,6 +91,27 @@ def _in_python_words(error: BaseException, path: Path) -> BaseException:
     except (YAMLError, ValueError):
         return error
     return error
+
+
+def _line_of(path: Path, key: str) -> int:
+    """The line (from 1) on which a key such as ``train.lengths.1`` has its value; 1 where it is not found."""
+    from ruamel.yaml import YAML, MappingNode, SequenceNode  # here: most files can be read
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        node = YAML(typ="safe").compose(_bytes(path).decode())
+    except (YAMLError, ValueError):
+        return 1
+    line = 1
+    for part in key.split("."):
+        if isinstance(node, MappingNode):
+            node = next((value for name, value in node.value if name.value == part), None)
+        elif isinstance(node, SequenceNode) and part.isdigit() and int(part) < len(node.value):
+            node = node.value[int(part)]
+        if node is None:
+            return line
+        line = node.start_mark.line + 1
+    return line
 
 
 def _bytes(path: Path) -> bytes:

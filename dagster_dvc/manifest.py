@@ -50,6 +50,10 @@ def build(root: Path) -> dict[str, Any]:
     read = {file for file in read | {file for stage in stages for file in stage["params"]} if file not in made}
     stages = _without_cycles(_readable(repo, stages, problems), problems)
     read |= {".dvc/config", ".dvc/config.local"}  # where the cache is
+    read |= {
+        ".dvcignore",
+        *(os.path.relpath(file, root) for file in root.glob("*/.dvcignore")),
+    }  # an output may be named
     return {
         "version": VERSION,
         "dvc": dvc_version(),
@@ -102,7 +106,9 @@ def _stages(repo: Any, path: str, problems: list[dict[str, Any]], read: set[str]
     stages = []
     try:
         names = list(file.stages)
-    except DvcException as error:
+    except (DvcException, TypeError) as error:  # a TypeError: see told.UNSUPPORTED
+        if isinstance(error, TypeError) and told.place(error, Path(repo.root_dir)) is None:
+            raise
         problems.append(_placed(repo, error, None, relative, 1))
         return None
     for name in names:

@@ -76,7 +76,7 @@ def _is_current(root: Path, manifest: Mapping[str, Any]) -> bool:
     files: Mapping[str, str | None] = manifest["files"]
     found = {
         str(path.relative_to(root))
-        for pattern in ("dvc.yaml", "*/dvc.yaml", "*.dvc", "*/*.dvc")
+        for pattern in ("dvc.yaml", "*/dvc.yaml", "*.dvc", "*/*.dvc", ".dvcignore", "*/.dvcignore")
         for path in root.glob(pattern)
         if path.is_file()
     }

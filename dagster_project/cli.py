@@ -197,7 +197,7 @@ def _report(project: DvcProject, done: Summary) -> None:
 
 def plan(project: DvcProject, arguments: argparse.Namespace) -> int:
     """`reel plan`: what would run, and roughly how long, from recorded times."""
-    from dagster_dvc import repro, status
+    from dagster_dvc import remote, repro, status
     from dagster_project import tables
 
     found = status.plan(project, _goals(project, arguments))
@@ -212,18 +212,23 @@ def plan(project: DvcProject, arguments: argparse.Namespace) -> int:
         print(f"\n{line}", end="")
     print(tables.work(found, seconds, measured))
     print("A stage that ran before with the same inputs comes back from DVC's run cache in a second.")
+    if line := remote.hint(project, found):
+        print(line)
     return 1 if project.problems else 0
 
 
 def show_status(project: DvcProject, arguments: argparse.Namespace) -> int:
     """`reel status`: fresh, stale and why, running and how far."""
-    from dagster_dvc import missing, status
+    from dagster_dvc import missing, remote, status
     from dagster_dvc.running import running
     from dagster_project import footage, tables
 
     for problem in project.problems:
         print(problem, file=sys.stderr)
-    print(tables.stale(status.stale(project), project, running(project)))
+    why = status.stale(project)
+    print(tables.stale(why, project, running(project)))
+    if line := remote.hint(project, project.stages, why):
+        print(f"pull  {line}")
     for line in missing.lost(project, project.stages.values()):
         print(f"lost  {line}")
     for line in [*footage.unwatched(project), *footage.unread(project)]:

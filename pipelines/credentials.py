@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>|]+", re.IGNORECASE)
 SIGNS = re.compile(
-    r"(^|[-_.])(sig|signature|sas|key|pwd|auth|authorization)$|token|secret|passw|credential|api[-_]?key|access[-_]?key"
+    r"(^|[-_.])(sig|signature|sas|key|(auth|rl)key|pwd|auth|authorization|jwt|ticket|hmac|hdnts|session(id)?)$|token|secret|passw|credential|api[-_]?key|access[-_]?key"
     r"|^x-(amz|goog|oss|cos|obs)-",
     re.IGNORECASE,
 )
@@ -29,6 +29,14 @@ KNOWN = re.compile(
     r"|sk-[A-Za-z0-9_-]{32,}|xox[abprs]-[\w-]{20,})"
 )
 """Tokens that are known by their looks, wherever they stand."""
+HANDED = re.compile(
+    r"\b(?:authorization|proxy-authorization|cookie|[\w-]*(?:api-?key|token|secret)) *: *(?P<header>[^\s'\"][^'\"\n]*)"
+    r"|(?<=\s)(?:-u|--user|--proxy-user|--password|--http-password)(?: +|=)(?P<word>['\"]?[^\s'\"$]+)"
+    r"|\b[A-Z0-9_]*(?:TOKEN|SECRET|PASSWORD|API_?KEY|ACCESS_?KEY)[A-Z0-9_]*=(?P<value>[^\s'\"$]+)",
+    re.IGNORECASE,
+)
+"""What a command hands over: a header, a user with a password, a variable; not what it takes from one (``$NAME``)."""
+COMMAND = re.compile(r"\b(curl|wget|aws|gsutil|http|rclone|gcloud|az|ssh|s5cmd)\s|^pipe:")
 
 
 def credential(text: str) -> str | None:
@@ -37,7 +45,17 @@ def credential(text: str) -> str | None:
         told = _in_address(found)
         if told is not None:
             return told
+    if any(_handed(text)):
+        return "a password or token that a command hands over"
     return "a token" if KNOWN.search(text) else None
+
+
+def _handed(text: str) -> Iterator[str]:
+    """The passwords and tokens that stand in a command line."""
+    for found in HANDED.finditer(text) if COMMAND.search(text) else ():
+        value = found["header"] or found["word"] or found["value"]
+        if not {"$", "…"} & set(value):
+            yield value
 
 
 def _in_address(address: str) -> str | None:
@@ -49,7 +67,8 @@ def _in_address(address: str) -> str | None:
         user, at, _ = parts.netloc.rpartition("@")
         if at and (":" in user or parts.scheme.lower() not in NAMED_BUCKETS):
             return "a user or password before @"
-        for part in re.split("[&;]", f"{parts.query}&{parts.fragment}"):
+        _, _, beside = parts.path.partition(";")
+        for part in re.split("[&;]", f"{parts.query}&{parts.fragment}&{beside}"):
             name, equals, value = part.partition("=")
             if equals and value and SIGNS.search(unquote(name)):
                 return f"{unquote(name)}="
@@ -57,7 +76,9 @@ def _in_address(address: str) -> str | None:
 
 
 def without_credentials(text: str) -> str:
-    """A text whose addresses have neither users nor queries, where those let in, and no known token."""
+    """A text whose addresses have neither users nor queries, where those let in, and no token, known or handed over."""
+    for value in sorted(_handed(text), key=len, reverse=True):
+        text = text.replace(value, "…")
     return KNOWN.sub("…", ADDRESS.sub(lambda found: _cut(found.group()), text))
 
 
@@ -66,7 +87,9 @@ def _cut(address: str) -> str:
         return address
     try:
         chain = [urlsplit(one) for one in address.split("::")]
-        return "::".join(urlunsplit((p.scheme, p.netloc.rpartition("@")[2], p.path, "", "")) for p in chain)
+        return "::".join(
+            urlunsplit((p.scheme, p.netloc.rpartition("@")[2], p.path.partition(";")[0], "", "")) for p in chain
+        )
     except ValueError:
         return "…"
 

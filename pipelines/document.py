@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import copy
 import io
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML, MappingNode, Node, SequenceNode
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import CommentMark, YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
+from ruamel.yaml.tokens import CommentToken
 
 PARAMS_FILE = Path("params.yaml")
 WIDTH = 4096
@@ -130,7 +133,8 @@ _Representer.add_representer(Whole, lambda self, block: self.represent_dict(dict
 def edited(text: str, changes: Mapping[str, Any]) -> str:
     """The text with these changes: blocks key by key, a :class:`Whole` block and every other value in its place.
 
-    Comments stay, also those of lines that change; what a replaced block said of its old keys goes with them.
+    Comments stay, also those of lines that change; what a replaced block said of its old keys goes with them, but not
+    what stands behind it: the heading of the next block.
 
     Raises:
         ruamel.yaml.error.YAMLError: the text is no YAML.
@@ -166,13 +170,42 @@ def _merge(block: Any, changes: Mapping[str, Any]) -> None:
         if isinstance(change, Mapping) and not isinstance(change, Whole) and isinstance(present, Mapping):
             _merge(present, change)
         elif key not in block or present != change:
+            behind = _behind(present, block.lc.key(key)[1]) if isinstance(present, Mapping | list) else ""
             block[key] = _flow(change)
+            if behind:
+                _say_behind(block, key, behind)
+
+
+def _behind(block: Any, column: int) -> str:
+    """The comments below a block that do not belong to it: from the first that stands no deeper than its key.
+
+    The parser hangs them on the last key of the innermost last block.
+    """
+    while isinstance(block, CommentedMap | CommentedSeq) and block and not block.fa.flow_style():
+        last, slot = (next(reversed(block)), 2) if isinstance(block, CommentedMap) else (len(block) - 1, 0)
+        token = (block.ca.items.get(last) or [None] * 4)[slot]
+        if token is not None:
+            _, _, below = token.value.partition("\n")
+            lines = below.splitlines(keepends=True)
+            outside = [n for n, line in enumerate(lines) if re.match(rf" {{0,{column}}}#", line)]
+            if not outside:
+                return ""
+            while outside[0] and not lines[outside[0] - 1].strip():
+                outside[0] -= 1
+            return "".join(lines[outside[0] :])
+        block = block[last]
+    return ""
+
+
+def _say_behind(block: CommentedMap, key: str, text: str) -> None:
+    """Put comments below the line of a key, behind the comment that it has."""
+    slots = block.ca.items.setdefault(key, [None] * 4)
+    own = slots[2].value.rstrip("\n") if slots[2] else ""
+    slots[2] = CommentToken(f"{own}\n{text}", slots[2].start_mark if slots[2] else CommentMark(0), None)
 
 
 def _flow(value: Any) -> Any:
     """A new block is written in braces: its lines need no place of their own."""
-    from ruamel.yaml.comments import CommentedMap, CommentedSeq
-
     if isinstance(value, Mapping):
         made = CommentedMap({key: _flow(one) for key, one in value.items()})
     elif isinstance(value, list | tuple):

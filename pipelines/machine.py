@@ -21,6 +21,7 @@ DRIVERS = (("libcuda.so.1", "cuInit", "cuDeviceGetCount"), ("libamdhip64.so", "h
 """The driver's own libraries and how they are asked: they are there in containers and WSL2 too, and heed
 ``CUDA_VISIBLE_DEVICES``."""
 CGROUPS = Path("/sys/fs/cgroup")
+OWN_GROUPS = Path("/proc/self/cgroup")
 KINDS = ("outs", "metrics", "plots")
 
 
@@ -49,21 +50,36 @@ def stated_seconds(variable: str, default: float, is_allowed: Callable[[float], 
     return seconds
 
 
-def cores(cgroups: Path = CGROUPS) -> int:
+def cores(cgroups: Path = CGROUPS, own: Path = OWN_GROUPS) -> int:
     """Processors that this process may use at once: those it may run on, and no more than its container is given."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    given = _quota(cgroups)
+    given = _quota(cgroups, own)
     return max(1, min(allowed, int(given) if given else allowed))
 
 
-def _quota(cgroups: Path) -> float | None:
-    """Processors by the container's limit (cgroup version 2, or 1); None where there is none."""
+def _quota(cgroups: Path, own: Path) -> float | None:
+    """Processors by the strictest limit of this process's groups (cgroup version 2, or 1); None where there is none.
+
+    A container sees its own group as the root; a service or a user's slice of systemd stands below it.
+    """
+    groups = {"", "cpu"}
     with contextlib.suppress(OSError, ValueError):
-        quota, period = (cgroups / "cpu.max").read_text().split()
+        for line in own.read_text(encoding="utf-8").splitlines():
+            _, kinds, path = line.split(":", 2)
+            if not kinds or "cpu" in kinds.split(","):
+                below = Path(kinds and "cpu") / path.lstrip("/")
+                groups |= {str(group) for group in (below, *below.parents)}
+    found = [quota for group in groups if (quota := _limit(cgroups / group)) is not None]
+    return min(found, default=None)
+
+
+def _limit(group: Path) -> float | None:
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (group / "cpu.max").read_text().split()
         return None if quota == "max" else int(quota) / int(period)
     with contextlib.suppress(OSError, ValueError):
-        quota = int((cgroups / "cpu" / "cpu.cfs_quota_us").read_text())
-        return quota / int((cgroups / "cpu" / "cpu.cfs_period_us").read_text()) if quota > 0 else None
+        quota = int((group / "cpu.cfs_quota_us").read_text())
+        return quota / int((group / "cpu.cfs_period_us").read_text()) if quota > 0 else None
     return None
 
 

@@ -38,6 +38,23 @@ def test_cores_are_those_that_the_container_may_use(file: str, text: str, most: 
     assert machine.cores(tmp_path / "none") <= (os.cpu_count() or 1)
 
 
+@pytest.mark.parametrize(
+    ("groups", "limited", "most"),
+    [
+        ("0::/user.slice/user-7.slice/run.scope\n", "user.slice/user-7.slice/cpu.max", 1),
+        ("0::/user.slice/user-7.slice/run.scope\n", "user.slice/user-8.slice/cpu.max", 10**6),
+        ("4:memory:/a\n3:cpu,cpuacct:/docker/c\n1:name=systemd:/b\n", "cpu/docker/c/cpu.max", 1),
+        ("0::/outside/of/this/container\n", "cpu.max", 1),
+        ("no group\n", "cpu.max", 1),
+    ],
+)
+def test_the_limit_of_the_group_or_of_one_above_it_holds(groups: str, limited: str, most: int, tmp_path: Path) -> None:
+    (tmp_path / limited).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / limited).write_text("100000 100000\n")
+    (tmp_path / "own").write_text(groups)
+    assert machine.cores(tmp_path, tmp_path / "own") == min(most, machine.cores(tmp_path / "none"))
+
+
 def entry(deps: list[str], outs: list[str], pool: str | None = None) -> dict[str, object]:
     meta = {"dagster": {"pool": pool}} if pool else {}
     return {"cmd": "python -m pipelines.launch a b", "deps": deps, "outs": outs, "meta": meta}

@@ -1,6 +1,8 @@
 """A fresh clone with a remote: filled by a pull, not computed again, and told so when nobody asked."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,17 @@ def test_without_the_flag_it_is_said_in_one_line(clone: Path) -> None:
     assert set(outcomes(clone).values()) == {"executed"}
     done = DvcProject(clone)
     assert hint(done, done.stages) is None
+
+
+@pytest.mark.parametrize("words", [["status"], ["plan"]])
+def test_what_only_looks_says_it_too(clone: Path, words: list[str]) -> None:
+    command = [sys.executable, "-m", "dagster_project.cli", *words]
+    for said in (True, False):
+        env = toy.environment()
+        done = subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True, check=False)
+        lines = [line for line in done.stdout.splitlines() if "`dvc pull` first" in line]
+        assert len(lines) == said and done.returncode == 0, done.stderr
+        toy.dvc(clone, "pull", "--quiet")
 
 
 def test_what_changed_and_what_follows_it_is_computed(clone: Path) -> None:

@@ -16,6 +16,7 @@ BROKEN = {
     "left: 1\n<<<<<<< HEAD\nright: 1\n=======\nright: 2\n>>>>>>> other\n": "params.yaml:2: a merge conflict",
     "left: 1\nright: \udcff\n": "params.yaml:2: not UTF-8",
     "- left\n- right\n": "params.yaml:1: expected a dictionary",
+    "left: 1\nright:\n  days: [one,\n    2026-01-01]\n": "params.yaml:4: right.days.1 is read as a date",
 }
 GOOD = toy.FILES["params.yaml"]
 
@@ -100,3 +101,16 @@ def test_one_broken_pipeline_of_two_leaves_the_other_and_is_not_remembered(tmp_p
         assert [str(found).split(": ")[0] for found in DvcProject(root).problems] == ["sub/params.yaml:2"]
     write(root, "sub/params.yaml", "word: a\n")
     assert len(DvcProject(root).stages) == 6
+
+
+def test_an_output_that_is_ignored_takes_out_its_stage_from_that_edit_until_the_next(root: Path) -> None:
+    assert DvcProject(root).problems == []
+    before = (root / ".dvcignore").read_text()
+    (root / ".dvcignore").write_text(f"{before}work/model\n")
+    [problem] = DvcProject(root).problems
+    assert "stage 'train': " in str(problem) and f"is ignored by .dvcignore:{before.count(chr(10)) + 1}" in str(problem)
+    (root / ".dvcignore").write_text(before)
+    (root / "work/.dvcignore").write_text("model\n")
+    assert [found.stage for found in DvcProject(root).problems] == ["train"]
+    (root / "work/.dvcignore").unlink()
+    assert DvcProject(root).problems == [] and len(DvcProject(root).stages) == 5

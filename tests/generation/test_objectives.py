@@ -1,4 +1,4 @@
-"""Both objectives are what they say; tests/training/test_contract.py holds them to the contract."""
+"""Both objectives are what they say; tests/training/test_objective_contract.py holds them to the contract."""
 
 import pytest
 import torch

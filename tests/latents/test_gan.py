@@ -17,8 +17,8 @@ from pipelines.models.discriminator import PatchDiscriminator
 from pipelines.models.perceptual import EncoderFeatures
 from pipelines.models.stacked_autoencoder import StackedAutoencoder
 from pipelines.params import ParamsError
-from pipelines.training.contract import check_objective
 from pipelines.training.objective import ask
+from pipelines.training.objective_contract import check_objective
 from tests.latents.toy import losses
 
 GAME: dict[str, Any] = {

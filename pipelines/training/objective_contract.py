@@ -1,6 +1,6 @@
 """What every objective has to hold, checked by a program: ``check_objective`` names every breach in one error.
 
-For tests of the objectives here and of your own: see ``tests/training/test_contract.py``.
+For tests of the objectives here and of your own: see ``tests/training/test_objective_contract.py``.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines.training.contract import BreachError, check_objective
 from pipelines.training.objective import LossOutput
+from pipelines.training.objective_contract import BreachError, check_objective
 from tests.training.objectives import CASES
 
 ANCHOR = {"junction": 0.2, "first_frame_weight": 0.9, "noise_std": 0.05, "frame_noise_std": 0.5}
