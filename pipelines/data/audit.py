@@ -8,12 +8,15 @@ recorded. ``--quick`` looks at names, sizes and manifests and reads no shards an
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from pipelines import run_facts
 from pipelines.chain import NoChain, beside, carried, content_hash
@@ -198,22 +201,59 @@ def _wanted(one: dict[str, Any]) -> Iterator[tuple[str, str]]:
 # ---- one clip -----------------------------------------------------------------------------------------------------
 
 
-def uses(root: Path, clip: str) -> list[str]:
-    """Where a clip is in DIR, a line each: by key, the beginning of its content hash, or its source's name."""
-    lines = []
-    for folder in artifacts(root):
-        table = audit_clips.columns_of(folder, ("key", "split", "content_hash", "source"))
-        if table is None:
+def uses(root: Path, clip: str) -> tuple[list[str], list[str]]:
+    """Where a clip is, by key, begin of its content hash, or its source's name, a line each; and what is unknown.
+
+    Looked at are the tables in DIR, and those of the data sets that chains in DIR go back to, where the project around
+    DIR has them as they were. A data set that is nowhere can hold the clip: it is named.
+    """
+    folders = artifacts(root)
+    tables = {folder: _table(folder) for folder in folders}
+    here = {content_hash(folder) for folder, table in tables.items() if table is not None}
+    away: list[str] = []
+    for digest, path in _data_sets(folders).items():
+        place = next((one / path for one in root.resolve().parents if (one / "dvc.yaml").is_file()), None)
+        if digest in here:
             continue
-        for row in table.to_pylist():
+        if place is not None and place.is_dir() and content_hash(place) == digest:
+            tables[place] = _table(place)
+        else:
+            away.append(printable(f"{path} {digest[:SHORT]}, from which it was made, is not here; ask where it is"))
+    lines = []
+    for folder, table in tables.items():
+        for row in table.to_pylist() if table is not None else ():
             by_hash = len(clip) >= 8 and row["content_hash"].startswith(clip)
             if by_hash or clip in (row["key"], row["source"], Path(row["source"]).name):
                 lines.append(printable(f"{folder}: {row['key']}, split {row['split']}, from {row['source']}"))
-    return lines
+    return lines, away
+
+
+def _table(folder: Path) -> pa.Table | None:
+    return audit_clips.columns_of(folder, ("key", "split", "content_hash", "source"))
+
+
+def _data_sets(folders: Sequence[Path]) -> dict[str, str]:
+    """Content hash and path of every folder of samples that the chains of artifacts know."""
+    found: dict[str, str] = {}
+    for folder in folders:
+        with contextlib.suppress(NoChain):
+            for digest, node in carried(folder)[0]["nodes"].items():
+                if "samples" in (node.get("facts") or {}):
+                    found[digest] = node["path"]
+    return found
+
+
+def _answer(folder: Path, clip: str) -> int:
+    """Print whether a clip was used; 1 if so, 0 if not, 3 where that cannot be told."""
+    lines, away = uses(folder, clip)
+    said = lines or [f"{clip}: unknown; {one}" for one in away] or [f"{clip}: in no data set of {folder}"]
+    print("\n".join(said))
+    return 1 if lines else 3 if away else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 1 where something is missing or does not match, or a clip was found."""
+    """Entry point; returns the exit code: 1 where something is missing or does not match, or a clip was found; 3 where
+    that cannot be told."""
     parser = argparse.ArgumentParser(prog="reel audit", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--quick", action="store_true", help="read no shards and no weights")
@@ -223,9 +263,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     try:
         if given.clip is not None:
-            lines = uses(given.folder, given.clip)
-            print("\n".join(lines) or f"{given.clip}: in no data set in {given.folder}")
-            return 1 if lines else 0
+            return _answer(given.folder, given.clip)
         items = []
         for item in audit(given.folder, given.quick, given.key):
             items.append(item)

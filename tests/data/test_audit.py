@@ -40,7 +40,7 @@ def release(tmp_path: Path) -> Path:
     latents = write_latents(tmp_path / "release/data/latents")
     count = len(pd.read_parquet(latents / INDEX))
     indexed(latents, content_hash=[f"{n:032x}" for n in range(count)], source=[f"films/{n}.mp4" for n in range(count)])
-    carry(latents, {**NODE, "stage": "latent_shards", "path": "data/latents"}, {}, {})
+    carry(latents, {**NODE, "stage": "latent_shards", "path": "data/latents", "facts": {"samples": count}}, {}, {})
     checkpoint = tmp_path / "release/checkpoints/flow"
     checkpoint.mkdir(parents=True)
     (checkpoint / "net.safetensors").write_bytes(np.random.default_rng(0).bytes(500))
@@ -125,8 +125,23 @@ def test_a_clip_that_is_trained_on_and_held_out_is_found(release: Path) -> None:
 
 def test_whether_a_clip_was_used_is_answered_by_key_hash_and_source(release: Path) -> None:
     for clip in ("clip-003", f"{3:032x}", "films/3.mp4", "3.mp4"):
-        assert ["split validation" in line for line in uses(release, clip)] == [True], clip
-    assert uses(release, "4711.mp4") == [] and main([str(release), "--clip", "4711.mp4"]) == 0
+        assert ["split validation" in line for line in uses(release, clip)[0]] == [True], clip
+    assert uses(release, "4711.mp4") == ([], []) and main([str(release), "--clip", "4711.mp4"]) == 0
+
+
+def test_of_a_checkpoint_alone_the_project_around_it_answers_and_elsewhere_that_is_unknown(
+    release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flow = release / "checkpoints/flow"
+    shutil.copytree(flow, tmp_path / "elsewhere")
+    (release / "dvc.yaml").write_text("stages: {}\n")
+    for clip, code in (("films/3.mp4", 1), ("4711.mp4", 0)):
+        assert main([str(flow), "--clip", clip]) == code
+    capsys.readouterr()
+    assert main([str(tmp_path / "elsewhere"), "--clip", "films/3.mp4"]) == 3
+    assert "unknown; data/latents" in capsys.readouterr().out
+    indexed(release / "data/latents", source=["another"] * 12)  # other data than it was trained on
+    assert main([str(flow), "--clip", "another"]) == 3
 
 
 def test_quick_reads_no_shard_and_claims_nothing_of_them(release: Path) -> None:
