@@ -20,7 +20,7 @@ from pipelines import run_facts
 from pipelines.chain import NoChain, artifact_folder, carried
 from pipelines.progress import duration
 from pipelines.run_facts import Records
-from pipelines.stage import StageError
+from pipelines.stage import RUNS, StageError
 
 SHIPPED = Path(__file__).with_name("shipped.json")
 """The values of params.yaml as they are shipped; written by ``python -m pipelines.provenance --ship``."""
@@ -149,7 +149,29 @@ def text(found: Lineage, every: bool = False) -> str:
                 tell(key, one["path"], one["digest"], depth + 1)
 
     tell("", str(found.nodes[found.artifact].get("path") or found.path.name), found.artifact, 0)
+    lines.extend(_why_unknown(found))
     return "\n".join(map(printable, lines))
+
+
+def _why_unknown(found: Lineage) -> Iterator[str]:
+    """Why runs are unknown, and where they can be asked for; nothing where all are known."""
+    missing = sum(digest not in found.runs for digest in found.nodes)
+    if not missing:
+        return
+    folder = artifact_folder(found.path)
+    damaged = run_facts.damage(folder) if folder is not None else None
+    if damaged is not None:
+        why = f"{RUNS} beside it is {damaged}"
+    elif folder is None and not found.runs:
+        why = "a clip that a stage made holds none of them, so that equal runs leave equal bytes"
+    elif not found.runs:
+        why = f"there is no {RUNS} beside it: DVC restores none, and who copies may leave it out"
+    else:
+        why = "these were made, or handed over, without a record"
+    yield (
+        f"Of {missing} of {len(found.nodes)} the run (commit, machine, times) is unknown here: {why}. The project that "
+        "made it has them, if any, in .work: ask in its folder, reel lineage PATH."
+    )
 
 
 def _about(found: Lineage, digest: str, node: Mapping[str, Any], every: bool) -> Iterator[str]:
@@ -189,7 +211,7 @@ def _segments(node: Mapping[str, Any]) -> Iterator[str]:
 
 def _run_lines(run: Mapping[str, Any] | None) -> Iterator[str]:
     if run is None:
-        yield f"run: {UNKNOWN} here (commit, machine and times stand in the record of the project that made it)"
+        yield f"run: {UNKNOWN} here"
         return
     commit = f"commit {run['commit'][:SHORT]}" if run.get("commit") else f"commit {UNKNOWN}"
     dirty = " with local changes" if run.get("dirty") else ""

@@ -100,8 +100,12 @@ def test_a_copy_tells_commit_machine_driver_times_and_decision_of_all_it_was_mad
     assert f"commit {'f' * 12} with local changes; 2026-01-02T03:04:05+00:00, 1 min 00 s, resumed 1 times" in said
     assert "cuda 13.0, device cuda, driver 580.65" in said and "decision: keep, it is good (by person)" in said
     assert said.count("run: unknown here") == 2, "of the clips and of the folder itself nothing is known"
+    assert "Of 2 of 3 the run (commit, machine, times) is unknown here: these were made" in said
     (copy / RUNS).write_text((copy / RUNS).read_text().replace("1 min", "2 min").replace("f" * 40, "e" * 40))
     assert "e" * 12 not in text(lineage(copy)) and run_facts.damage(copy) is not None
+    assert f"unknown here: {RUNS} beside it is damaged" in text(lineage(copy))
+    (copy / RUNS).unlink()
+    assert f"unknown here: there is no {RUNS} beside it" in text(lineage(copy))
 
 
 def test_runs_are_not_left_where_dvc_would_hash_them(tmp_path: Path) -> None:
@@ -218,6 +222,7 @@ def test_the_clips_of_a_stage_tell_their_own_system_prompt_and_seed(tmp_path: Pa
     clip.write_bytes(before)
     found = lineage(clip)
     assert {one["stage"] for one in found.nodes.values()} == {"evaluation", "flow", "raw_video"}, "not that of other"
+    assert "a clip that a stage made holds none of them, so that equal runs leave equal bytes" in text(found)
     assert "asked: prompt a\\x1b <b>, seed 4, system flow" in text(found) and found.now == found.artifact
     assert {one["stage"] for one in lineage(out / "validation/step-1.mp4").nodes.values()} >= {"flow", "other"}
     clip_chains.tell(out, *told)

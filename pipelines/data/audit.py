@@ -8,7 +8,6 @@ recorded. ``--quick`` looks at names, sizes and manifests and reads no shards an
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,17 +15,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from pipelines import run_facts
 from pipelines.chain import NoChain, beside, carried, content_hash
-from pipelines.data import audit_clips, audit_dvc
+from pipelines.data import audit_clips, audit_dvc, audit_used
 from pipelines.data.audit_clips import CATALOG
 from pipelines.data.audited import BAD, Item
 from pipelines.data.contract import MANIFEST, ContractError, Manifest
 from pipelines.data.verify import verify
 from pipelines.described import read_json
-from pipelines.provenance import SHORT, answered, printable
+from pipelines.provenance import SHORT, answered
 from pipelines.stage import CHAIN, RUNS, StageError, file_digest
 from pipelines.standards import checking
 from pipelines.standards.signing import SIGNATURE
@@ -70,7 +67,7 @@ def audit(root: Path, quick: bool = False, trusted: Path | None = None) -> Itera
         shown = folder.relative_to(root).as_posix() if folder != root else folder.name or str(folder)
         yield from _weights(folder, shown, quick)
         yield from _shards(folder, shown, quick)
-        yield from _chain(folder, shown, here)
+        yield from _chain(folder, shown, here, root, quick)
         yield from audit_clips.audit(folder, shown, quick, is_known=not quick and (root / audit_dvc.LOCK).is_file())
         for name, verdict, what in checking.items(folder, quick, trusted):
             yield Item(f"{shown}/{name}", verdict, what)
@@ -140,7 +137,7 @@ def _shards(folder: Path, shown: str, quick: bool) -> Iterator[Item]:
             yield Item(f"{shown}/{name}", "does not match" if there else "missing", told)
 
 
-def _chain(folder: Path, shown: str, here: dict[str, Path]) -> Iterator[Item]:
+def _chain(folder: Path, shown: str, here: dict[str, Path], root: Path, quick: bool) -> Iterator[Item]:
     """Whether it is what its chain says was made, and whether what it was made from is here."""
     try:
         content, now = carried(folder)
@@ -159,9 +156,21 @@ def _chain(folder: Path, shown: str, here: dict[str, Path]) -> Iterator[Item]:
     yield from _beside(folder, shown, content.get("files"))
     for name, one in content["nodes"][own]["inputs"].items():
         for place, wanted in _wanted(one):
-            found = here.get(wanted)
             said = f"made from {name} {wanted[:SHORT]}"
-            yield Item(place, "verified" if found else "unknown", said if found else f"{said}, which is not here")
+            plain = wanted not in here and _is_plain(root, place)
+            if plain and quick:
+                yield Item(place, "unknown", f"{said}; what lies there was not read (--quick)")
+            elif wanted in here or (plain and _digest(root / place) == wanted):
+                yield Item(place, "verified", said)
+            else:
+                yield Item(place, "unknown", f"{said}, which is not here")
+
+
+def _is_plain(root: Path, place: str) -> bool:
+    """Whether a file or folder in DIR that is no artifact (metrics, plots, dvc.yaml) lies where it was read."""
+    path = root / place
+    inside = path.exists() and path.resolve().is_relative_to(root.resolve())
+    return inside and not any((path / name).is_file() for name in SIGNS)
 
 
 def _beside(folder: Path, shown: str, files: Any) -> Iterator[Item]:
@@ -198,59 +207,6 @@ def _wanted(one: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield one["path"], one["digest"]
 
 
-# ---- one clip -----------------------------------------------------------------------------------------------------
-
-
-def uses(root: Path, clip: str) -> tuple[list[str], list[str]]:
-    """Where a clip is, by key, begin of its content hash, or its source's name, a line each; and what is unknown.
-
-    Looked at are the tables in DIR, and those of the data sets that chains in DIR go back to, where the project around
-    DIR has them as they were. A data set that is nowhere can hold the clip: it is named.
-    """
-    folders = artifacts(root)
-    tables = {folder: _table(folder) for folder in folders}
-    here = {content_hash(folder) for folder, table in tables.items() if table is not None}
-    away: list[str] = []
-    for digest, path in _data_sets(folders).items():
-        place = next((one / path for one in root.resolve().parents if (one / "dvc.yaml").is_file()), None)
-        if digest in here:
-            continue
-        if place is not None and place.is_dir() and content_hash(place) == digest:
-            tables[place] = _table(place)
-        else:
-            away.append(printable(f"{path} {digest[:SHORT]}, from which it was made, is not here; ask where it is"))
-    lines = []
-    for folder, table in tables.items():
-        for row in table.to_pylist() if table is not None else ():
-            by_hash = len(clip) >= 8 and row["content_hash"].startswith(clip)
-            if by_hash or clip in (row["key"], row["source"], Path(row["source"]).name):
-                lines.append(printable(f"{folder}: {row['key']}, split {row['split']}, from {row['source']}"))
-    return lines, away
-
-
-def _table(folder: Path) -> pa.Table | None:
-    return audit_clips.columns_of(folder, ("key", "split", "content_hash", "source"))
-
-
-def _data_sets(folders: Sequence[Path]) -> dict[str, str]:
-    """Content hash and path of every folder of samples that the chains of artifacts know."""
-    found: dict[str, str] = {}
-    for folder in folders:
-        with contextlib.suppress(NoChain):
-            for digest, node in carried(folder)[0]["nodes"].items():
-                if "samples" in (node.get("facts") or {}):
-                    found[digest] = node["path"]
-    return found
-
-
-def _answer(folder: Path, clip: str) -> int:
-    """Print whether a clip was used; 1 if so, 0 if not, 3 where that cannot be told."""
-    lines, away = uses(folder, clip)
-    said = lines or [f"{clip}: unknown; {one}" for one in away] or [f"{clip}: in no data set of {folder}"]
-    print("\n".join(said))
-    return 1 if lines else 3 if away else 0
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 1 where something is missing or does not match, or a clip was found; 3 where
     that cannot be told."""
@@ -258,12 +214,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--quick", action="store_true", help="read no shards and no weights")
     parser.add_argument("--key", type=Path, metavar="PUB", help="public key (PEM) that a release must be signed with")
-    parser.add_argument("--clip", metavar="CLIP", help="only say whether a clip (key, content hash, source) was used")
+    parser.add_argument(
+        "--clip", metavar="CLIP", help="only say whether a clip (key, content hash, source or file) was used"
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
     given = parser.parse_args(argv)
     try:
         if given.clip is not None:
-            return _answer(given.folder, given.clip)
+            return audit_used.answer(given.folder, artifacts(given.folder), given.clip)
         items = []
         for item in audit(given.folder, given.quick, given.key):
             items.append(item)

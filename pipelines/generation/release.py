@@ -204,6 +204,10 @@ def say(told: facts.Release, out: Path, key: Path) -> None:
         stage.say("warning: no evaluation of these very weights is at hand, so the card has no numbers")
     if told.licence is None:
         stage.say("warning: nothing says under which licence the weights are; --licence NAME does")
+    if told.loads_with == "diffusers":
+        stage.say(f"{out}: diffusers alone loads it")
+    elif told.task != "other":
+        stage.say(f"{out}: Reelgraph loads it; no pipeline of diffusers drives such a network (`reel export` says why)")
     known = sum(digest in told.runs for digest in told.nodes)
     stage.say(
         f"{out}: {len(told.nodes)} artifacts in its chain, of {known} the run is recorded; signed by {_print(key)}"

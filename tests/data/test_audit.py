@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,8 @@ import pytest
 
 from pipelines import run_facts
 from pipelines.chain import carry
-from pipelines.data import audit_dvc
-from pipelines.data.audit import audit, main, uses
+from pipelines.data import audit_dvc, audit_used
+from pipelines.data.audit import artifacts, audit, main
 from pipelines.data.audit_near import near_duplicates
 from pipelines.data.audited import Item
 from pipelines.data.contract import INDEX, MANIFEST, Manifest
@@ -49,6 +50,10 @@ def release(tmp_path: Path) -> Path:
     (checkpoint / "README.md").write_text("# A card\n")
     carry(checkpoint, {**NODE, "stage": "flow", "path": "x"}, {"latents": latents}, {"latents": "data/latents"})
     return tmp_path / "release"
+
+
+def uses(root: Path, clip: str) -> tuple[list[str], list[str]]:
+    return audit_used.uses(root, artifacts(root), clip)
 
 
 def bad(root: Path) -> list[Item]:
@@ -127,6 +132,35 @@ def test_whether_a_clip_was_used_is_answered_by_key_hash_and_source(release: Pat
     for clip in ("clip-003", f"{3:032x}", "films/3.mp4", "3.mp4"):
         assert ["split validation" in line for line in uses(release, clip)[0]] == [True], clip
     assert uses(release, "4711.mp4") == ([], []) and main([str(release), "--clip", "4711.mp4"]) == 0
+
+
+def test_a_clip_is_known_by_a_path_of_the_askers_own_and_by_what_a_stored_file_says_of_itself(
+    release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [said] = uses(release, f"{tmp_path}/downloads/3.mp4")[0]
+    assert "split validation" in said and "by its file name alone" in said
+    assert len(uses(release, "elsewhere/clip-003.mp4")[0]) == 1
+    (tmp_path / "damaged.mp4").write_bytes(b"\0\0\0\2moov")
+    assert main([str(release), "--clip", str(tmp_path / "damaged.mp4")]) == 0
+    assert "another encoding" in capsys.readouterr().out
+    keys = [f"clip-{n:016x}" for n in range(len(pd.read_parquet(release / "data/latents" / INDEX)))]
+    indexed(release / "data/latents", key=keys)
+    moov = b"udta" + keys[5].encode() + b"\0"
+    (tmp_path / "renamed.mp4").write_bytes(struct.pack(">I4s", 8 + len(moov), b"moov") + moov)
+    assert [keys[5] in line for line in uses(release, str(tmp_path / "renamed.mp4"))[0]] == [True]
+
+
+def test_a_plain_folder_that_something_was_made_from_is_verified_where_it_lies(release: Path) -> None:
+    (release / "metrics").mkdir()
+    write_json(release / "metrics/one.json", {"x": 1})
+    report = release / "report"
+    report.mkdir()
+    (report / "report.html").write_text("<p>")
+    carry(report, {**NODE, "stage": "report", "path": "report"}, {"m": release / "metrics"}, {"m": "metrics"})
+    assert [item.verdict for item in audit(release) if item.path == "metrics"] == ["verified"]
+    assert next(item for item in audit(release, quick=True) if item.path == "metrics").verdict == "unknown"
+    write_json(release / "metrics/one.json", {"x": 2})
+    assert [item.verdict for item in audit(release) if item.path == "metrics"] == ["unknown"]
 
 
 def test_of_a_checkpoint_alone_the_project_around_it_answers_and_elsewhere_that_is_unknown(

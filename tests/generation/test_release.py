@@ -104,9 +104,27 @@ def bad(folder: Path) -> set[str]:
     return {item.path.partition("/")[2] for item in audit(folder) if item.verdict in ("missing", "does not match")}
 
 
-def test_diffusers_alone_loads_it(made: Path) -> None:
-    pipe = WanPipeline.from_pretrained(made)
-    assert isinstance(pipe.transformer, WanTransformer3DModel)
+ALONE = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("pipelines", "assets", "dagster_dvc", "dagster_project"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+from diffusers import DiffusionPipeline
+pipe = DiffusionPipeline.from_pretrained(sys.argv[1])
+print(type(pipe).__name__, type(pipe.transformer).__name__, type(pipe.vae).__name__)
+try:
+    import pipelines
+except ImportError:
+    print("alone")
+"""
+
+
+def test_diffusers_alone_loads_it_where_nothing_of_ours_can_be_imported(copy: Path) -> None:
+    done = subprocess.run([sys.executable, "-P", "-c", ALONE, str(copy)], capture_output=True, text=True, cwd=copy)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["WanPipeline", WanTransformer3DModel.__name__, "AutoencoderKLWan", "alone"]
 
 
 def test_diffusers_and_comfyui_get_the_same_adapter(made: Path, project: Path) -> None:
