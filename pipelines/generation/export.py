@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines import chain, origin, stage
+from pipelines import chain, origin, run_facts, stage
 from pipelines.data.contract import Manifest, require_autoencoder
 from pipelines.flow.params import Sampling
 from pipelines.generation import pipeline as own
@@ -249,10 +249,11 @@ def fill(place: Path, folder: Path, latents: Path, autoencoder: Path) -> Filled:
 
 
 def carry(out: Path, folder: Path, latents: Path, autoencoder: Path) -> None:
-    """Put where it came from into a written folder."""
+    """Put where it came from into a written folder, and this command as its run."""
     read = {"checkpoint": folder, "latents": latents, "autoencoder": autoencoder}
     told = {"stage": "reel export", "path": out.name, "environment": origin.environment()}
     chain.carry(out, told, read, {name: origin.inside(path) for name, path in read.items()})
+    run_facts.leave(out, run_facts.read(out) | {chain.content_hash(out): run_facts.of_this_process()})
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -33,7 +33,7 @@ from pipelines.recording import earlier_versions, link
 from pipelines.stage import CODE, StageError, digest, path_flags
 from pipelines.starting import WRITTEN, command_line
 from pipelines.training.accept import environment_of, put_code, put_code_of_today
-from pipelines.training.reproduced import compared
+from pipelines.training.reproduced import compared, forget
 
 FOLDER = WORK / "reproduce"
 MOST_VERSIONS = 50
@@ -204,7 +204,7 @@ def unlike(made: Made) -> list[str]:
 
 
 def run(made: Made, place: Path) -> None:
-    """Run the stage in the folder; an earlier try that was stopped goes on.
+    """Run the stage in the folder: anew, but an earlier try that was stopped goes on.
 
     Raises:
         StageError: it does not run, with what it said last.
@@ -218,6 +218,7 @@ def run(made: Made, place: Path) -> None:
     outside = [value for flag, value in flags.items() if flag != "params" and _is_outside(value)]
     if outside:
         raise StageError(f"{made.stage}: its command names {outside[0]}, which is no place in a project.")
+    forget(place)
     for flag in WRITTEN & flags.keys():
         _clear(place / flags[flag])
     command, variables = command_line([module, function], alone=made.hardware.get("processes", 1) == 1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from pipelines.chain import content_hash
 from pipelines.described import read_json
+from pipelines.leftovers import WORK
 from pipelines.provenance import SHORT, flat
 from pipelines.stage import BESIDE
 from pipelines.training.same import different_file, first_difference
@@ -31,6 +33,20 @@ def compared(then: Path, again: Path, within: float) -> tuple[bool, list[str]]:
     told = f"of its numbers {name} differs most: {was:.6g} then, {now:.6g} now, {apart:.2%} apart"
     verdict = f"within {within:g}: as asked" if apart <= within else f"more than the {within:g} that was asked for"
     return apart <= within, [*lines, told, verdict]
+
+
+def forget(place: Path) -> None:
+    """Throw away what an earlier try left that came to its end: it would be found again, and nothing made again.
+
+    What a try left that was stopped stays, so that a long training goes on.
+    """
+    for record in (place / WORK).glob("*/*/record.json"):
+        try:
+            is_finished = read_json(record).get("status") == "finished"
+        except (OSError, ValueError, AttributeError):
+            is_finished = True  # damaged: nobody knows of what it is
+        if is_finished:
+            shutil.rmtree(record.parent)
 
 
 def _first_step(one: Path, other: Path) -> list[str]:

@@ -305,6 +305,7 @@ def test_what_no_pipeline_of_diffusers_can_drive_is_told(made, tmp_path, capsys)
     assert "trained from scratch and takes 6 channels of positions" in capsys.readouterr().out
     carried = lineage(tmp_path / "own")
     assert carried.nodes[carried.artifact]["inputs"]["checkpoint"]["digest"] == digest(scratch)
+    assert carried.now == carried.artifact and carried.runs[carried.artifact]["hardware"], "when and on what, too"
     facts = json.loads((anchored / "generator.json").read_text())
     facts["phases"][0] |= {"still": True, "end": 0.2}
     facts["clocks"] = CLOCKS

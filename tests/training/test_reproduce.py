@@ -58,6 +58,9 @@ def test_a_copied_checkpoint_comes_out_bit_by_bit_by_the_code_of_its_commit(
     assert f"the code of commit {head[:12]}" in said and "the same, bit by bit" in said
     assert tree(here) == before, "the project is only read"
     assert "commit" in (copy / RUNS).read_text() and (here / ".work/reproduce").is_dir()
+    assert main([str(copy)]) == 0
+    again = capfd.readouterr().out
+    assert "the same, bit by bit" in again and "continues at" not in again, "made again, not taken from the first try"
 
 
 NODE: dict[str, Any] = {
