@@ -27,13 +27,13 @@ def uses(root: Path, folders: Sequence[Path], clip: str) -> tuple[list[str], lis
     """
     tables = {folder: _table(folder) for folder in folders}
     here = {content_hash(folder) for folder, table in tables.items() if table is not None}
+    project = next((one for one in root.resolve().parents if (one / "dvc.yaml").is_file()), None)
     away: list[str] = []
     for digest, path in _data_sets(folders).items():
-        place = next((one / path for one in root.resolve().parents if (one / "dvc.yaml").is_file()), None)
         if digest in here:
             continue
-        if place is not None and place.is_dir() and content_hash(place) == digest:
-            tables[place] = _table(place)
+        if project is not None and (project / path).is_dir() and content_hash(project / path) == digest:
+            tables[project / path] = _table(project / path)
         else:
             away.append(printable(f"{path} {digest[:SHORT]}, from which it was made, is not here; ask where it is"))
     rows = [(folder, row) for folder, table in tables.items() if table is not None for row in table.to_pylist()]
