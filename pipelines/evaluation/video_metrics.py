@@ -11,17 +11,29 @@ from torch.nn import functional
 from pipelines.flow.anchored import frame_variation
 
 FLOOR = 1e-12
+AT_ONCE = 16
+"""Clips that are compared at a time; differences of all of them, in float64, would be most of a stage's memory."""
 ROUNDING = 1e-6
 """Relative difference of features (float32) up to which they are equal."""
 
 
-def require_finite(*values: Tensor) -> None:
+def bytes_of(video: Tensor) -> Tensor:
+    """Video of any shape as uint8 of 0 to 255, what a file holds and a quarter of the memory; or given in [-1, 1]."""
+    return video if video.dtype == torch.uint8 else ((video.clamp(-1, 1) + 1) * 127.5).round().byte()
+
+
+def values(video: Tensor) -> Tensor:
+    """Video of any shape in [-1, 1], as it is or given as uint8 of 0 to 255."""
+    return video.float() / 127.5 - 1.0 if video.dtype == torch.uint8 else video
+
+
+def require_finite(*numbers: Tensor) -> None:
     """Check numbers before a metric is made of them.
 
     Raises:
         ValueError: some are not finite; compared with anything they would seem small, or large.
     """
-    if not all(bool(one.isfinite().all()) for one in values):
+    if not all(bool(part.isfinite().all()) for one in numbers for part in one.split(AT_ONCE)):
         raise ValueError("values that are not finite")
 
 
@@ -137,7 +149,8 @@ def frame_difference(video: Tensor) -> float:
         ValueError: clips of one frame, or values that are not finite.
     """
     _require_frames(video)
-    return float(video.diff(dim=2).abs().double().mean() * 127.5)
+    total = sum(float(values(part).diff(dim=2).abs().sum(dtype=torch.float64)) for part in video.split(AT_ONCE))
+    return total / video[:, :, 1:].numel() * 127.5
 
 
 def temporal_consistency(video: Tensor) -> float:
@@ -149,12 +162,18 @@ def temporal_consistency(video: Tensor) -> float:
         ValueError: clips of one frame, values that are not finite, or every frame is of one colour.
     """
     _require_frames(video)
+    alike = torch.cat([_neighbours_alike(values(part)) for part in video.split(AT_ONCE)])
+    if not len(alike):
+        raise ValueError("every frame is of one colour")
+    return float(alike.mean())
+
+
+def _neighbours_alike(video: Tensor) -> Tensor:
+    """Cosine similarity in float64 of each pair of neighbours of which one has structure, [any number]."""
     frames = (video - video.mean((3, 4), keepdim=True)).transpose(1, 2).flatten(2)
     flat = ((video - video[..., :1, :1]) == 0).all(4).all(3).all(1)
     shown = ~(flat[:, 1:] & flat[:, :-1])
-    if not bool(shown.any()):
-        raise ValueError("every frame is of one colour")
-    return float(functional.cosine_similarity(frames[:, 1:], frames[:, :-1], dim=2).double()[shown].mean())
+    return functional.cosine_similarity(frames[:, 1:], frames[:, :-1], dim=2).double()[shown]
 
 
 def _require_frames(video: Tensor) -> None:
@@ -175,7 +194,8 @@ def psnr(video: Tensor, reference: Tensor) -> float:
         ValueError: a clip is equal to its reference, so that there is no error to state; or values that are not finite.
     """
     require_finite(video, reference)
-    error = (video.double() - reference.double()).square().flatten(1).mean(1)
+    pairs = zip(video.split(AT_ONCE), reference.split(AT_ONCE), strict=True)
+    error = torch.cat([(values(a).double() - values(b).double()).square().flatten(1).mean(1) for a, b in pairs])
     if not bool((error > 0).all()):
         raise ValueError(f"{int((error == 0).sum())} clips are equal to their references: no PSNR")
     return float((10.0 * torch.log10(4.0 / error)).mean())

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import torch
 
 from pipelines.data.shards import Shards
 from pipelines.data.video import read_clip
-from pipelines.evaluation.judge import Scores, chance, grouped
+from pipelines.evaluation.decoder import Decoder
+from pipelines.evaluation.judge import Clips, Scores, chance, grouped
 from pipelines.evaluation.params import KnownFactors
 from pipelines.evaluation.parts import parts_of, real_latents
 from pipelines.evaluation.probe import Labels, Probe, train_clip_reader, train_frame_reader
@@ -221,6 +223,26 @@ def test_a_training_clip_without_class_is_named(scored: dict[str, Path], tmp_pat
     shards = Shards(scored["latents"])
     with pytest.raises(StageError, match="1 training clips have no class, first clip-000"):
         classes_of_prompts(shards, folder, [0], 1)
+
+
+def test_one_set_of_clips_is_decoded_at_a_time_beside_the_real_ones(
+    scored: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pixels of all systems at once were four GiB in the demo."""
+    alive: list[weakref.ref[torch.Tensor]] = []
+    decoded, most = Decoder.__call__, 0
+
+    def counted(self: Decoder, latents: torch.Tensor, what: str) -> Clips:
+        nonlocal most
+        clips = decoded(self, latents, what)
+        alive.append(weakref.ref(clips.video))
+        most = max(most, sum(one() is not None for one in alive))
+        return clips
+
+    monkeypatch.setattr(Decoder, "__call__", counted)
+    places = {name: tmp_path / name for name in ("out", "metrics", "plots")}
+    score(toy.params(), **{**scored, **places})
+    assert len(alive) > len(SYSTEMS) and most == 3, "real clips, and where others are judged beside them, two more"
 
 
 def test_the_class_of_a_prompt_is_that_of_equal_prompts(scored: dict[str, Path]) -> None:
