@@ -31,6 +31,7 @@ def test_beside_others(shared):
 """
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("processes", [[], ["-n", "1"]])
 def test_what_is_not_quick_and_not_marked_is_named_and_fails_the_run(tmp_path: Path, processes: list[str]) -> None:
     (tmp_path / "test_some.py").write_text(TESTS)

@@ -63,6 +63,7 @@ def test_the_project_is_the_nearest_folder_upwards_with_a_pipeline(
     assert home.project_root() == tmp_path
 
 
+@pytest.mark.costly
 def test_reel_works_in_a_second_clone_with_its_own_code_and_says_so(clone: Path) -> None:
     done = python(clone / "sub/deep", REEL, "status")
     assert done.returncode == 0, done.stderr
@@ -71,6 +72,7 @@ def test_reel_works_in_a_second_clone_with_its_own_code_and_says_so(clone: Path)
     assert (clone / ".dvc/tmp/dagster_dvc/manifest.json").is_file()
 
 
+@pytest.mark.costly
 def test_reel_tells_whose_code_works_on_a_project_that_has_none(tmp_path: Path) -> None:
     root = toy.make(tmp_path / "toy")
     done = python(root, REEL, "status")
@@ -95,6 +97,7 @@ def test_help_needs_no_project(tmp_path: Path) -> None:
     assert python(tmp_path, REEL, "run", "--help").stdout.startswith("usage: reel run")
 
 
+@pytest.mark.costly
 def test_the_code_location_is_of_the_project_around_the_current_folder(tmp_path: Path) -> None:
     root = toy.make(tmp_path / "toy")
     keys = "print(sorted(key.to_user_string() for key in d.defs.get_repository_def().asset_graph.get_all_asset_keys()))"

@@ -81,6 +81,7 @@ def test_samples_are_listed_with_what_they_show_and_some_are_written(scored: dic
     assert {path.name for path in scored["plots"].iterdir()} == {"contact_sheet.png", "scores.png"}
 
 
+@pytest.mark.costly
 def test_the_same_inputs_give_the_same_numbers(scored: dict[str, Path], tmp_path: Path) -> None:
     again = {**scored, "out": tmp_path / "out", "metrics": tmp_path / "metrics.json", "plots": tmp_path / "plots"}
     score(toy.params(), **again)
@@ -90,6 +91,7 @@ def test_the_same_inputs_give_the_same_numbers(scored: dict[str, Path], tmp_path
     assert (again["out"] / "samples.parquet").read_bytes() == (scored["out"] / "samples.parquet").read_bytes()
 
 
+@pytest.mark.costly
 def test_several_seeds_give_a_sample_each(scored: dict[str, Path], tmp_path: Path) -> None:
     again = {**scored, "out": tmp_path / "out", "metrics": tmp_path / "metrics.json", "plots": tmp_path / "plots"}
     score(toy.params(seeds=[0, 7], num_prompts=2), **again)
@@ -100,6 +102,7 @@ def test_several_seeds_give_a_sample_each(scored: dict[str, Path], tmp_path: Pat
     assert json.loads(again["metrics"].read_text())["num_samples"] == 4
 
 
+@pytest.mark.costly
 def test_data_without_factors_is_scored_without_agreement(tmp_path: Path) -> None:
     paths = toy.world(tmp_path, factors=False)
     score(toy.params(), **paths)
@@ -136,6 +139,7 @@ def test_another_autoencoder_or_damaged_weights_are_refused_before_work(
             score(toy.params(), **{**scored, "checkpoints": checkpoints, "out": tmp_path / "out"})
 
 
+@pytest.mark.costly
 def test_generators_are_found_whatever_they_are_called(scored: dict[str, Path], tmp_path: Path) -> None:
     """A checkpoint that somebody puts into the folder is scored like the others; one of a foreign kind is told."""
     checkpoints = tmp_path / "checkpoints"
@@ -173,6 +177,7 @@ def test_a_generator_gets_what_it_needs_and_no_more(scored: dict[str, Path]) -> 
         requests.part(replace(plain, needs=("prompt", "actions")), slice(0, 1))
 
 
+@pytest.mark.costly
 def test_other_splits_stand_beside_the_test_split(scored: dict[str, Path], tmp_path: Path) -> None:
     found = json.loads(scored["metrics"].read_text())
     assert set(found["validation"]) == set(found["composition"]) == {*SYSTEMS, "held_out"}
@@ -208,6 +213,7 @@ def test_pairs_are_compared_and_who_copies_has_no_distance_that_counts(scored: d
     assert verdict == "thief copies training clips"
 
 
+@pytest.mark.costly
 def test_a_factor_that_the_clips_lack_is_told(scored: dict[str, Path], tmp_path: Path) -> None:
     reader = toy.params().probe.clips.model_dump()
     factors = {"identity": ["colour"], "motion": ["direction"], "scene": []}
@@ -225,6 +231,7 @@ def test_a_training_clip_without_class_is_named(scored: dict[str, Path], tmp_pat
         classes_of_prompts(shards, folder, [0], 1)
 
 
+@pytest.mark.costly
 def test_one_set_of_clips_is_decoded_at_a_time_beside_the_real_ones(
     scored: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,7 @@ def run(folder: Path, params: AutoencoderParams) -> tuple[Path, dict]:
     return out, json.loads(metrics.read_text())
 
 
+@pytest.mark.costly
 def test_a_trained_autoencoder_leaves_checkpoint_numbers_and_pictures(tmp_path: Path) -> None:
     out, metrics = run(tmp_path, autoencoder_params(steps=60))
     assert metrics["psnr"] > metrics["psnr_mean_colour"] + 1
