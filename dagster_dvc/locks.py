@@ -7,7 +7,6 @@ process reaps none), and the stage would stay blocked; `release_dead` removes su
 import contextlib
 import fcntl
 import json
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +62,8 @@ def elsewhere(project: DvcProject) -> list[str]:
     """Hosts other than this one that are noted as running a stage, and wrote to the note within a day."""
     found = []
     for note in (project.scratch / "running").glob("*.json"):
+        import socket  # here: mostly nothing runs
+
         with contextlib.suppress(OSError, ValueError):
             host = json.loads(note.read_text(encoding="utf-8")).get("host", socket.gethostname())
             if host != socket.gethostname() and time.time() - note.stat().st_mtime < FORGOTTEN_SECONDS:
