@@ -22,6 +22,9 @@ from pipelines.data.tar import BLOCK, members
 from pipelines.data.video import read_clip
 from pipelines.data.written import read_written
 
+FACTS = ("key", "file", TAR_OFFSET, "num_frames", "height", "width")
+"""Columns of the catalog that a clip is read by; a tar's offset only where clips lie in tars."""
+
 
 @dataclass(frozen=True)
 class Place:

@@ -13,17 +13,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipelines.data.catalog import TAR_OFFSET, read_catalog
+from pipelines.data.catalog import read_catalog
 from pipelines.data.order import Order
-from pipelines.data.stored import read_stored
+from pipelines.data.stored import FACTS, read_stored
 from pipelines.data.video import VideoError
 from pipelines.latents.augmentation import changed, drawn
 from pipelines.latents.params import Augmentation
 from pipelines.models.geometry import latent_frames
 from pipelines.stage import StageError
 
-FACTS = ("key", "file", TAR_OFFSET, "num_frames", "height", "width")
-"""What must be known of a clip to read it."""
 CACHE_BYTES = 2 << 30
 """Most decoded pixels kept in memory; clips beyond it are decoded again when they are wanted."""
 
