@@ -1,5 +1,6 @@
 """Which project `reel` and the code location work on: the one around the current folder, with its own code."""
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dagster_dvc.project import ProjectError
-from dagster_project import home
+from dagster_project import cli, home
 from tests.dagster_dvc import toy
 
 REPO = Path(__file__).parents[2]
@@ -95,6 +96,25 @@ def test_without_a_project_reel_refuses_in_one_line(tmp_path: Path, words: tuple
 
 def test_help_needs_no_project(tmp_path: Path) -> None:
     assert python(tmp_path, REEL, "run", "--help").stdout.startswith("usage: reel run")
+
+
+def test_what_reel_help_does_not_need_is_not_imported(tmp_path: Path) -> None:
+    idle = {"dataclasses", "datetime", "hashlib", "importlib.util", "json", "socket", "subprocess", "yaml"}
+    code = (
+        f"import sys; before = {{*sys.modules}}; import dagster_project.cli; print({idle} & {{*sys.modules}} - before)"
+    )
+    assert python(tmp_path, code).stdout == "set()\n"
+
+
+def _parsers(word: str) -> dict[str, argparse.ArgumentParser]:
+    [action] = [one for one in cli._parser(word)._actions if isinstance(one, argparse._SubParsersAction)]
+    return action.choices
+
+
+@pytest.mark.parametrize("name", cli._commands())
+def test_a_command_alone_is_parsed_as_among_all(name: str) -> None:
+    alone = _parsers(name)
+    assert list(alone) == [name] and alone[name].format_help() == _parsers("")[name].format_help()
 
 
 @pytest.mark.costly
