@@ -8,13 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from pipelines import drawing
-from tests.costs import (  # noqa: F401  hooks of every test
-    pytest_addoption,
-    pytest_configure,
-    pytest_fixture_setup,
-    pytest_runtest_makereport,
-    pytest_runtest_setup,
-)
+
+pytest_plugins = ["tests.costs"]
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")

@@ -285,6 +285,7 @@ print(json.dumps([sorted(labels(code)) for code in found if is_function(code)]))
 """
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "stage",
     [
