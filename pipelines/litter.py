@@ -35,7 +35,7 @@ LITTER = (
     ".~lock.*#",
     ".*.partial-*",
 )
-"""Names of files and folders, as ``fnmatch`` reads them: macOS, Windows, Synology and QNAP, desktops, NFS; `reel fetch`."""
+"""Names of files and folders, as ``fnmatch`` reads them: macOS, Windows, NAS makers, desktops, NFS, `reel fetch`."""
 
 
 def is_litter(name: str) -> bool:

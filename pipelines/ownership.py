@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import getpass
 import json
 import os
 import socket
@@ -36,8 +37,15 @@ def _facts(path: Path) -> dict[str, Any]:
 
 def _describe(owner: dict[str, Any]) -> str:
     if {"pid", "host", "since"} <= owner.keys():
-        return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
+        of = f" of {owner['user']}" if owner.get("user") else ""
+        return f"process {owner['pid']}{of} on {owner['host']} since {owner['since']}"
     return "another process"
+
+
+def _user() -> str | None:
+    with contextlib.suppress(KeyError, OSError):  # a container may run as a number that has no name
+        return getpass.getuser()
+    return None
 
 
 def _refuse_other_host(stage: str, path: Path) -> None:
@@ -53,7 +61,10 @@ def _refuse_other_host(stage: str, path: Path) -> None:
     until = time.monotonic() + max(LOOK_ON_SECONDS, 2 * grace_seconds())
     while time.monotonic() < until:
         if _facts(path).get("beats", 0) != owner.get("beats", 0):
-            raise StageError(f"its output is being written by {_describe(owner)}; wait for it, or stop it there.")
+            raise StageError(
+                f"its output is being written by {_describe(owner)}; wait for it, or stop it there: "
+                f"kill -INT {owner.get('pid')}"
+            )
         if not path.is_file():
             return
         time.sleep(BEAT_SECONDS / 5)
@@ -79,6 +90,7 @@ def owned(stage: str, work: Path) -> Iterator[int]:
         facts = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
+            "user": _user(),
             "since": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
             "stage": stage,
         }

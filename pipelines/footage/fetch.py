@@ -66,12 +66,13 @@ class Changing(OSError):
 class Fetch:
     """One look at an address.
 
-    ``new`` are the names that came, ``changing`` those that are being written there; ``moved`` are the bytes that came
+    ``listed`` is the number of files there; ``new`` are the names that came, ``changing`` those that are being written there; ``moved`` are the bytes that came
     now, ``kept`` those of the same files that an earlier look had brought.
     """
 
     def __init__(self, url: str, folder: Path, known: dict[str, str]) -> None:
         self.url, self.folder, self.known = url, folder, known
+        self.listed = 0
         self.new: list[str] = []
         self.changing: list[str] = []
         self.moved, self.kept, self._noted = 0, 0, time.monotonic()
@@ -86,15 +87,18 @@ class Fetch:
         Raises:
             StageError: the address cannot be reached or read.
         """
-        for name, facts in sorted(self._try(lambda: listed(self.files, self.root)).items()):
+        found = self._try(lambda: listed(self.files, self.root))
+        self.listed = len(found)
+        for name, facts in sorted(found.items()):
             place = self.folder / name
             if place.is_file() and self.known.get(place.as_posix()) == version(facts):
                 continue
             try:
-                self.known[place.as_posix()] = self._try(lambda name=name, place=place: self._bring(name, place))
+                self._try(lambda name=name, place=place: self._bring(name, place))
             except Changing:
                 self.changing.append(name)
                 continue
+            self.known[place.as_posix()] = version(facts)  # as listed: a server may say it otherwise of one file alone
             self.new.append(name)
             if time.monotonic() - self._noted > NOTE_SECONDS:
                 self.note()
@@ -110,10 +114,12 @@ class Fetch:
         kept = f" ({in_bytes(self.kept)} of it had come before)" if self.kept else ""
         wait = f"; still being written there: {', '.join(self.changing[:3])}" if self.changing else ""
         moved = f"{in_bytes(self.moved)} moved from {shown(self.url)}"
-        return f"{len(self.new)} new or changed files, {moved}{kept}{names}{wait}"
+        return f"{len(self.new)} new or changed files, {moved}{kept}{names}{wait}" + (
+            "" if self.listed else ": no file is there"
+        )
 
-    def _bring(self, name: str, place: Path) -> str:
-        """One file, from where it broke off; returns its version."""
+    def _bring(self, name: str, place: Path) -> None:
+        """One file, from where it broke off."""
         source = f"{self.root.rstrip('/')}/{name}"
         content, size = self._now(source)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +138,6 @@ class Fetch:
             partial.unlink()
             raise Changing(f"{name} changed while it was read")
         partial.replace(place)
-        return content
 
     def _now(self, source: str) -> tuple[str, int]:
         """Version and bytes of a file there, asked anew."""

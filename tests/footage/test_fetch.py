@@ -150,6 +150,11 @@ def test_a_name_that_leads_out_of_the_folder_is_refused() -> None:
         listed(Files(), "lab/in")
 
 
+def test_an_address_below_which_nothing_lies_says_so(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"file://{there}/els", "footage"]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("/els: no file is there")
+
+
 def test_an_address_of_an_unknown_kind_is_told(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ss3://lab/in", "footage"]) == 2
     assert "reel fetch: ss3://lab/in:" in capsys.readouterr().err
