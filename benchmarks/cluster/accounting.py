@@ -3,7 +3,6 @@
 import contextlib
 import secrets
 import socket
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +38,7 @@ def lack(folder: Path) -> str:
         return ""
     try:
         packages.fetch(folder, PACKAGES)
-    except (OSError, subprocess.CalledProcessError) as error:
+    except packages.NotFetched as error:
         return f"slurmdbd and MariaDB are not installed, and cannot be fetched: {error}"
     return "" if packages.are_here(NEEDED, folder) else "slurmdbd and MariaDB are not in the packages of this system"
 

@@ -32,7 +32,7 @@ def programs(folder: Path) -> Path:
     if not _below(Path("/")):
         try:
             packages.fetch(folder, ["postgresql"])
-        except (OSError, subprocess.CalledProcessError) as error:
+        except packages.NotFetched as error:
             raise Failed(f"not tried: Postgres is not installed, and cannot be fetched: {error}") from None
     places = _below(packages.place(folder)) or _below(Path("/"))
     if not places:

@@ -18,28 +18,39 @@ def place(folder: Path) -> Path:
     return folder / "packages"
 
 
+class NotFetched(RuntimeError):
+    """The distribution's packages cannot be had, and why."""
+
+
 def fetch(folder: Path, names: Sequence[str]) -> None:
     """Unpack these packages, with those that they need and that are not installed; nothing is installed.
 
     Raises:
-        subprocess.CalledProcessError: apt does not know or does not get them.
-        FileNotFoundError: there is no apt.
+        NotFetched: there is no apt, or it does not know or does not get them, in its own words.
     """
-    root, options = place(folder), ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
+    root = place(folder)
     root.mkdir(exist_ok=True)
-    asked = subprocess.run(
-        ["apt-get", "--simulate", "--no-install-recommends", "install", *names],
-        capture_output=True,
-        text=True,
-        check=True,
+    wanted = re.findall(
+        r"^Inst (\S+)", _said(["apt-get", "--simulate", "--no-install-recommends", "install", *names]), re.M
     )
-    wanted = re.findall(r"^Inst (\S+)", asked.stdout, re.MULTILINE)
     print(f"fetches {len(wanted)} Debian packages for {', '.join(names)} into {root}", flush=True)
-    subprocess.run(["apt-get", *options, "download", *wanted], cwd=root, check=True, capture_output=True)
+    options = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
+    _said(["apt-get", *options, "download", *wanted], root)
     for package in root.glob("*.deb"):
-        subprocess.run(["dpkg", "-x", package.name, "."], cwd=root, check=True)
+        _said(["dpkg", "-x", package.name, "."], root)
         package.unlink()
     name_programs(root / "usr")
+
+
+def _said(words: Sequence[str], cwd: Path | None = None) -> str:
+    try:
+        done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise NotFetched(f"{words[0]}: {error.strerror}") from None
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip() or f"exit {done.returncode}").splitlines()
+        raise NotFetched(f"{' '.join(words[:2])}: {said[-1]}")
+    return done.stdout
 
 
 def name_programs(usr: Path) -> None:

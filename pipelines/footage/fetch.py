@@ -66,8 +66,8 @@ class Changing(OSError):
 class Fetch:
     """One look at an address.
 
-    ``listed`` is the number of files there; ``new`` are the names that came, ``changing`` those that are being written there; ``moved`` are the bytes that came
-    now, ``kept`` those of the same files that an earlier look had brought.
+    ``listed`` files are there; ``new`` are the names that came, ``changing`` those that are being written there;
+    ``moved`` are the bytes that came now, ``kept`` those of the same files that an earlier look had brought.
     """
 
     def __init__(self, url: str, folder: Path, known: dict[str, str]) -> None:

@@ -262,7 +262,8 @@ def run_raw_video(root: Path) -> dg.ExecuteInProcessResult:
     made = dg.Definitions(
         assets=stage_assets(project), jobs=[job], resources={"dvc": FetchingResource(grace_seconds=3)}
     ).resolve_job_def("alone")
-    return made.execute_in_process(instance=dg.DagsterInstance.ephemeral(), raise_on_error=False)
+    with dg.DagsterInstance.ephemeral() as instance:
+        return made.execute_in_process(instance=instance, raise_on_error=False)
 
 
 def test_what_has_arrived_is_brought_before_its_stage_looks(
