@@ -24,8 +24,11 @@ from typing import Any
 from pipelines.machine import grace_seconds
 from pipelines.stage import StageError
 
-BEAT_SECONDS, LOOK_ON_SECONDS = 5.0, 20.0
-"""Between two signs of life of an owner; how long another host looks for one, at least."""
+BEAT_SECONDS, LOOK_ON_SECONDS = 5.0, 75.0
+"""Between two signs of life of an owner; how long another host looks for one, at least. NFS may show what a folder held
+up to 60 s ago (``acdirmax``)."""
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+"""Of a kernel that runs: containers of one machine have names of their own, and one kernel, whose flock reaches all."""
 
 
 def _facts(path: Path) -> dict[str, Any]:
@@ -48,6 +51,12 @@ def _user() -> str | None:
     return None
 
 
+def _boot() -> str | None:
+    with contextlib.suppress(OSError):
+        return BOOT.read_text(encoding="utf-8").strip()
+    return None
+
+
 def _refuse_other_host(stage: str, path: Path) -> None:
     """Wait whether an owner on another host shows life.
 
@@ -55,8 +64,8 @@ def _refuse_other_host(stage: str, path: Path) -> None:
         StageError: it does.
     """
     owner = _facts(path)
-    if owner.get("host") in (None, socket.gethostname()):
-        return
+    if owner.get("host") in (None, socket.gethostname()) or (owner.get("boot") and owner["boot"] == _boot()):
+        return  # the flock was free, so it is gone
     print(f"{stage}: was last run by {_describe(owner)}; looks whether that goes on", flush=True)
     until = time.monotonic() + max(LOOK_ON_SECONDS, 2 * grace_seconds())
     while time.monotonic() < until:
@@ -91,6 +100,7 @@ def owned(stage: str, work: Path) -> Iterator[int]:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "user": _user(),
+            "boot": _boot(),
             "since": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
             "stage": stage,
         }
