@@ -1,4 +1,4 @@
-"""What file managers and network drives leave in a folder of data: never a clip, never a change of the data.
+"""What file managers, network drives and an unfinished fetch leave in a folder: never a clip, never a change of data.
 
 ``.dvcignore`` holds the same patterns, so that DVC and every reader see one folder.
 """
@@ -33,8 +33,9 @@ LITTER = (
     ".nfs*",
     ".fuse_hidden*",
     ".~lock.*#",
+    ".*.partial-*",
 )
-"""Names of files and folders, as ``fnmatch`` reads them: macOS, Windows, Synology and QNAP, Linux desktops, NFS."""
+"""Names of files and folders, as ``fnmatch`` reads them: macOS, Windows, NAS makers, desktops, NFS, `reel fetch`."""
 
 
 def is_litter(name: str) -> bool:

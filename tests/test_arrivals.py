@@ -199,6 +199,7 @@ NAMES = {
     ".nfs*": ".nfs0000000001",
     ".fuse_hidden*": ".fuse_hidden01",
     ".~lock.*#": ".~lock.captions.csv#",
+    ".*.partial-*": ".0123456789abcdef.partial-0123456789abcdef",
 }
 
 
