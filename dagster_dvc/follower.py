@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -77,8 +78,10 @@ class Follower:
         self._due: set[str] = set()
         """Stages with a new result whose outputs have not been compared since."""
 
-    def tick(self, instance: dg.DagsterInstance, cursor: str | None) -> tuple[str, str | None]:
+    def tick(self, opened: Callable[[], dg.DagsterInstance], cursor: str | None) -> tuple[str, str | None]:
         """One evaluation: what to say, and the next cursor.
+
+        The instance is opened when there is something to report: that costs more than all the rest of an idle tick.
 
         Raises:
             ProjectError: the project or its lock file cannot be read.
@@ -91,7 +94,7 @@ class Follower:
             return "nothing new", cursor
         if not _settled(project):
             return "dvc.lock has just been written", cursor
-        fresh = DvcProject(project.root)
+        instance, fresh = opened(), DvcProject(project.root)
         fresh.__dict__["manifest"] = project.manifest
         assets = Assets(fresh, self._translator)
         reported = reconcile(instance, assets) if now.lock != before.lock else []
