@@ -143,6 +143,8 @@ def _locked(items: list[dict[str, Any]] | None, wdir: str) -> dict[str, Locked]:
 
 
 def _join(wdir: str, path: str) -> str:
+    if "://" in path:
+        return path
     parts: list[str] = []
     for part in (PurePosixPath(wdir) / path).parts:
         if part == ".." and parts and parts[-1] != "..":
