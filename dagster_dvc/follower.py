@@ -28,7 +28,7 @@ VERSION = 2
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenState:
     """The cursor of the lock sensor: the digest of dvc.lock that was reported, and the marks of the disk."""
 
     lock: str | None = None
@@ -89,7 +89,7 @@ class Follower:
         project = self._graph.now()
         if project.problems:
             return f"waiting for a valid dvc.yaml: {project.problems[0]}", cursor
-        before, now = _seen(cursor), Seen(lock_digest(project), self._disk(project))
+        before, now = _seen(cursor), SeenState(lock_digest(project), self._disk(project))
         if now == before:
             return "nothing new", cursor
         if not _settled(project):
@@ -102,11 +102,11 @@ class Follower:
         said = [_count(reported, "stage output")]
         waits = self._waits(fresh, str(now.disk))
         if waits or self._look is None:
-            return _text(said) or waits, _cursor(Seen(now.lock, before.disk))
+            return _text(said) or waits, _cursor(SeenState(now.lock, before.disk))
         said.insert(0, _count(observe_sources(instance, assets, self._look.versions), "changed source"))
         said.append(_count(report_sync(instance, assets, self._look.wrong, self._due), "check"))
         self._due = unsettled(instance, assets)
-        return _text(said) or "nothing new", _cursor(Seen(now.lock, before.disk) if self._due else now)
+        return _text(said) or "nothing new", _cursor(SeenState(now.lock, before.disk) if self._due else now)
 
     def wait(self) -> None:
         """Wait until the look that a tick has started has ended."""
@@ -164,15 +164,15 @@ class Fingerprint:
         return self._value
 
 
-def _seen(cursor: str | None) -> Seen:
+def _seen(cursor: str | None) -> SeenState:
     try:
-        found = Seen(**json.loads(cursor or ""))
+        found = SeenState(**json.loads(cursor or ""))
     except (ValueError, TypeError):
-        return Seen()
-    return found if found.version == VERSION else Seen()
+        return SeenState()
+    return found if found.version == VERSION else SeenState()
 
 
-def _cursor(seen: Seen) -> str:
+def _cursor(seen: SeenState) -> str:
     return json.dumps(asdict(seen))
 
 
