@@ -94,10 +94,9 @@ class Hashes:
         while todo:
             place, below = todo.pop()
             prefix = "" if below == "." else f"{below}/"
-            with os.scandir(place) as found:
-                entries = list(found)
-                if prefix and any(entry.name == ".dvc" for entry in entries):
-                    continue  # a project of its own, of which DVC sees nothing
+            if prefix and os.path.lexists(f"{place}/.dvc"):
+                continue  # a project of its own, of which DVC sees nothing
+            with os.scandir(place) as entries:
                 for entry in entries:
                     name = f"{prefix}{entry.name}"
                     if entry.is_dir():
