@@ -200,7 +200,7 @@ class NetworkTraining(Params):
     schedule: Schedule
 
 
-class TrainingParams(Params):
+class Training(Params):
     """What every training stage states. ``batch_size`` is global; ``micro_batch`` is per process and forward.
 
     ``precision: auto`` is bf16 where the device has instructions for it, else fp32; the checkpoint says which it was.
@@ -224,7 +224,7 @@ class TrainingParams(Params):
     validate_every: Count
 
     @model_validator(mode="after")
-    def _whole_micro_batches(self) -> TrainingParams:
+    def _whole_micro_batches(self) -> Training:
         if self.batch_size % self.micro_batch:
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}; change one of them"

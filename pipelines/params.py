@@ -41,7 +41,7 @@ from pipelines.optimization import (  # noqa: F401  one address for what stages 
     Step,
     StopAbove,
     StopBelow,
-    TrainingParams,
+    Training,
 )
 from pipelines.values import (  # noqa: F401
     BelowOne,
