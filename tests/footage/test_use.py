@@ -113,8 +113,8 @@ def test_more_unusable_files_than_a_run_takes_are_said_beforehand(
         long(project / f"videos/{name}.mp4", caption=name)
     assert main(["videos", "--look"]) == 0
     assert "A run would stop" not in capsys.readouterr().out
-    video(project / "videos/d.mp4", num_frames=2)
-    (project / "videos/d.txt").write_text("short")
+    video(project / "videos/0.mp4", num_frames=2)
+    (project / "videos/0.txt").write_text("short")
     assert main(["videos", "--look"]) == 0
     said = capsys.readouterr().out
     assert "Not usable: 1 too_short" in said
