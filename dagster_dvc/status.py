@@ -1,7 +1,7 @@
 """Which stages are stale, and why: the lock file against the disk, as `dvc status` does, but never blocked by a run.
 
 `dvc status` refuses to answer while a stage runs; this reads files only. Staleness is DVC's: not transitive. What
-would run in a complete `dvc repro` is `plan`. Left out are data that ``dvc add`` put under DVC, which are no stages, and
+would run in a complete `dvc repro` is `plan`. Left out are data that ``dvc add`` put under DVC, no stages, and
 a frozen stage that is `always_changed`: `dvc status` names it and `dvc repro` leaves it.
 """
 
