@@ -17,7 +17,7 @@ from pipelines.starting import machine_config
 
 
 @dataclass(frozen=True)
-class Found:
+class LiveJob:
     """A live job of this project: how it is, what ends it, and whether a launcher follows it, as far as locks tell."""
 
     stage: str
@@ -46,7 +46,7 @@ def is_followed(stage: str, work: Path = Path(".work")) -> bool:
     return False
 
 
-def _of_slurm() -> list[Found]:
+def _of_slurm() -> list[LiveJob]:
     from pipelines.handed_over import project_mark
     from pipelines.slurm.attempt import read_comment
     from pipelines.slurm.queue import mine
@@ -54,24 +54,24 @@ def _of_slurm() -> list[Found]:
     told = [(job, read_comment(job.comment)) for job in mine() if job.is_live]
     ours = [(job, parts[1]) for job, parts in told if parts is not None and parts[0] == project_mark()]
     return [
-        Found(stage, f"{job.told()}, submitted {job.submitted}", f"scancel {job.number}", is_followed(stage))
+        LiveJob(stage, f"{job.told()}, submitted {job.submitted}", f"scancel {job.number}", is_followed(stage))
         for job, stage in ours
     ]
 
 
-def _of_kubernetes() -> list[Found]:
+def _of_kubernetes() -> list[LiveJob]:
     from pipelines.kubernetes.submit import of_project
 
     pods, found = of_project(*machine_config())
     ends = f"kubectl -n {pods.namespace} delete pod"
     return [
-        Found(one.stage, f"{one.told()}, created {one.created}", f"{ends} {one.name}", is_followed(one.stage))
+        LiveJob(one.stage, f"{one.told()}, created {one.created}", f"{ends} {one.name}", is_followed(one.stage))
         for one in found
         if not one.is_over
     ]
 
 
-def found() -> list[Found] | None:
+def found() -> list[LiveJob] | None:
     """Every live job that says it is of this project; None where nothing names a cluster and none answers.
 
     Raises:
