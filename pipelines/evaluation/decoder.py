@@ -19,7 +19,7 @@ AT_ONCE = 32
 """Clips that are decoded, or encoded, together."""
 
 
-class Decoder:
+class ClipDecoder:
     """Latents to clips by the autoencoder that made them."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:

@@ -19,15 +19,15 @@ from pipelines.data.contract import find_autoencoder, require_autoencoder
 from pipelines.data.shards import Shards
 from pipelines.data.video import write_mp4
 from pipelines.evaluation import score_figures
-from pipelines.evaluation.decoder import Decoder
+from pipelines.evaluation.decoder import ClipDecoder
 from pipelines.evaluation.distances import COPIED
 from pipelines.evaluation.interpolations import interpolations
 from pipelines.evaluation.judge import (
     BETTER,
     Clips,
+    FittedSpace,
     Judge,
     Made,
-    Measured,
     Scores,
     Words,
     chance,
@@ -49,7 +49,7 @@ REAL, FROZEN, NOISE = "held_out", "frozen", "noise"
 """References: real clips (the ceiling), their first frame standing still, and noise in place of latents."""
 
 
-def references(decoder: Decoder, real: Clips, seed: int) -> dict[str, Made]:
+def references(decoder: ClipDecoder, real: Clips, seed: int) -> dict[str, Made]:
     """Clips that no system made: real ones, their first frame repeated, noise."""
     still = real.video[:, :, :1].expand_as(real.video)
     noise = torch.randn(real.latents.shape, generator=torch.Generator().manual_seed(seed))
@@ -65,7 +65,7 @@ class Judged:
     shown: Tensor
 
 
-def judged(judge: Judge, decoder: Decoder, sets: Mapping[str, Made], count: int) -> dict[str, Judged]:
+def judged(judge: Judge, decoder: ClipDecoder, sets: Mapping[str, Made], count: int) -> dict[str, Judged]:
     """Every set after the judge, one decoded at a time; ``count`` clips of each are kept to be shown."""
     found = {}
     for name, made in sets.items():
@@ -91,7 +91,7 @@ def load_encoder(params: EvaluationParams, folder: Path, shards: Shards) -> Late
 def build_judge(
     params: EvaluationParams,
     shards: Shards,
-    decoder: Decoder,
+    decoder: ClipDecoder,
     encoder: LatentMae,
     real: Clips,
     reference: list[int],
@@ -102,7 +102,7 @@ def build_judge(
     train, space = real_latents(shards, rows), params.feature_space
     beside = real_latents(shards, reference)
     once = real.latents[: len(part.rows)]
-    spaces, undefined = dict[str, Measured](), dict[str, str]()
+    spaces, undefined = dict[str, FittedSpace](), dict[str, str]()
     for name, features in (("", space.appearance), ("_motion", space.motion)):
         try:
             spaces[name] = measured(encoder, train, beside, once, features, space)
@@ -150,7 +150,7 @@ def score(
     checkpoint.read(autoencoder)
     encoder = load_encoder(params, checkpoints / "latent_mae", shards)
     systems = load_systems(checkpoints, shards, params.sampling, device)
-    decoder = Decoder(autoencoder, device)
+    decoder = ClipDecoder(autoencoder, device)
     systems = {name: seen_in_pixels(one, decoder) for name, one in systems.items()}
     rows = [row for part in parts.values() for row in part.rows]
     found = classes_of_prompts(shards, pseudo_classes, rows, params.class_neighbours)
@@ -208,7 +208,7 @@ def requests_of(shards: Shards, classes: Mapping[int, int], part: Part) -> Reque
 
 
 def beside(
-    judge: Judge, shards: Shards, decoder: Decoder, part: Part, made: Mapping[str, Made], split: str
+    judge: Judge, shards: Shards, decoder: ClipDecoder, part: Part, made: Mapping[str, Made], split: str
 ) -> dict[str, Any]:
     """Numbers of another split, for every system and the real clips: all of validation's, agreement of compositions.
 

@@ -12,7 +12,7 @@ import torch
 
 from pipelines.data.shards import Shards
 from pipelines.data.video import read_clip
-from pipelines.evaluation.decoder import Decoder
+from pipelines.evaluation.decoder import ClipDecoder
 from pipelines.evaluation.judge import Clips, Scores, chance, grouped
 from pipelines.evaluation.params import KnownFactors
 from pipelines.evaluation.parts import parts_of, real_latents
@@ -237,16 +237,16 @@ def test_one_set_of_clips_is_decoded_at_a_time_beside_the_real_ones(
 ) -> None:
     """Pixels of all systems at once were four GiB in the demo."""
     alive: list[weakref.ref[torch.Tensor]] = []
-    decoded, most = Decoder.__call__, 0
+    decoded, most = ClipDecoder.__call__, 0
 
-    def counted(self: Decoder, latents: torch.Tensor, what: str) -> Clips:
+    def counted(self: ClipDecoder, latents: torch.Tensor, what: str) -> Clips:
         nonlocal most
         clips = decoded(self, latents, what)
         alive.append(weakref.ref(clips.video))
         most = max(most, sum(one() is not None for one in alive))
         return clips
 
-    monkeypatch.setattr(Decoder, "__call__", counted)
+    monkeypatch.setattr(ClipDecoder, "__call__", counted)
     places = {name: tmp_path / name for name in ("out", "metrics", "plots")}
     score(toy.params(), **{**scored, **places})
     assert len(alive) > len(SYSTEMS) and most == 3, "real clips, and where others are judged beside them, two more"
