@@ -7,7 +7,6 @@ process reaps none), and the stage would stay blocked; `release_dead` removes su
 import contextlib
 import fcntl
 import json
-import socket
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -75,6 +74,8 @@ def elsewhere(project: DvcProject) -> dict[str, dict[str, Any]]:
 def _noted(project: DvcProject) -> dict[str, dict[str, Any]]:
     found = {}
     for note in (project.scratch / "running").glob("*.json"):
+        import socket  # here: mostly nothing runs
+
         with contextlib.suppress(OSError, ValueError, KeyError):
             facts = json.loads(note.read_text(encoding="utf-8"))
             host = facts.get("host", socket.gethostname())
@@ -86,6 +87,8 @@ def _noted(project: DvcProject) -> dict[str, dict[str, Any]]:
 def _launched(project: DvcProject) -> dict[str, dict[str, Any]]:
     found = {}
     for note in (project.root / ".work").glob("*/owner.json"):
+        import socket  # here: mostly nothing runs
+
         with contextlib.suppress(OSError, ValueError, KeyError):
             facts = json.loads(note.read_text(encoding="utf-8"))
             host, since = facts["host"], datetime.fromisoformat(facts["since"]).timestamp()

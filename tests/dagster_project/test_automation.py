@@ -102,6 +102,7 @@ def unwatch(root: Path) -> None:
     toy.edit(root, "dvc.yaml", "    - videos\n", "")
 
 
+@pytest.mark.costly
 def test_clips_are_handled_when_dvc_has_recorded_them_and_not_before(project: Path) -> None:
     ticks = Ticks(project)
     request = ticks.asks()  # what was there before the first look is not recorded either
@@ -125,6 +126,7 @@ def test_clips_are_handled_when_dvc_has_recorded_them_and_not_before(project: Pa
     assert "nothing new in" in ticks.says()
 
 
+@pytest.mark.costly
 def test_a_run_that_failed_is_followed_by_another_and_three_by_a_person(project: Path) -> None:
     record(project)
     ticks = Ticks(project)
@@ -141,6 +143,7 @@ def test_a_run_that_failed_is_followed_by_another_and_three_by_a_person(project:
     assert "nothing new in" in ticks.says()
 
 
+@pytest.mark.costly
 def test_what_arrives_while_a_run_runs_is_asked_for_after_it(project: Path) -> None:
     record(project)
     ticks = Ticks(project)
@@ -151,6 +154,7 @@ def test_what_arrives_while_a_run_runs_is_asked_for_after_it(project: Path) -> N
     assert ticks.asks()
 
 
+@pytest.mark.costly
 def test_a_folder_that_dvc_does_not_look_at_is_handled_by_runs_that_went_well(project: Path) -> None:
     unwatch(project)
     ticks = Ticks(project)
@@ -170,6 +174,7 @@ def test_a_folder_that_dvc_does_not_look_at_is_handled_by_runs_that_went_well(pr
         assert "nothing new in" in ticks.says()
 
 
+@pytest.mark.costly
 def test_a_file_that_is_still_being_copied_starts_nothing(project: Path) -> None:
     record(project)
     ticks = Ticks(project)
@@ -179,6 +184,7 @@ def test_a_file_that_is_still_being_copied_starts_nothing(project: Path) -> None
     assert len(ticks.look().run_requests) == 1
 
 
+@pytest.mark.costly
 def test_a_file_that_came_and_went_is_no_news(project: Path) -> None:
     record(project)
     ticks = Ticks(project)
@@ -190,12 +196,14 @@ def test_a_file_that_came_and_went_is_no_news(project: Path) -> None:
         assert "nothing new in" in ticks.says()
 
 
+@pytest.mark.costly
 def test_a_cursor_of_an_earlier_version_is_a_first_look(project: Path) -> None:
     unwatch(project)
     for cursor in ("8d969eef6ecad3c29a3a629280e686cf0c3f5d5a86aff3ca12020c923adc6c92", '["a", "b"]', '{"other": 1}'):
         assert Ticks(project, cursor).says() == "remembered what is there now"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("watched", [True, False])
 def test_what_the_sensor_asks_for_is_a_valid_run_that_dvc_cannot_skip(project: Path, watched: bool) -> None:
     if not watched:
@@ -213,6 +221,7 @@ def test_what_the_sensor_asks_for_is_a_valid_run_that_dvc_cannot_skip(project: P
     assert config["ops"]["repro_latent_shards"]["config"] == {"force": False}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("source", "words"),
     [
@@ -226,12 +235,14 @@ def test_new_clips_says_why_it_does_nothing(project: Path, source: dict[str, Any
     assert words in Ticks(project).says()
 
 
+@pytest.mark.costly
 def test_new_clips_names_a_stage_that_dvc_yaml_lost(project: Path) -> None:
     ticks = Ticks(project)
     toy.edit(project, "dvc.yaml", "  raw_video:", "  raw_videos:")
     assert "dvc.yaml: no stage 'raw_video'; did you mean" in ticks.says()
 
 
+@pytest.mark.costly
 def test_recordings_are_watched_as_well(project: Path) -> None:
     write_source(project, folder=None, recordings={"path": "videos"})
     record(project)
@@ -240,6 +251,7 @@ def test_recordings_are_watched_as_well(project: Path) -> None:
     assert ticks.asks()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", [plan[0] for plan in PLANS])
 def test_a_schedule_ships_stopped_and_asks_for_its_selection(project: Path, name: str) -> None:
     loaded = repository(project)

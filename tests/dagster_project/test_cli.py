@@ -36,6 +36,7 @@ def project(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return root
 
 
+@pytest.mark.costly
 def test_a_first_day(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check"]) == 0
     assert cli.main(["plan"]) == 0
@@ -57,6 +58,7 @@ def test_a_first_day(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "left      reused" not in capsys.readouterr().out.replace("left     ", "left ")
 
 
+@pytest.mark.costly
 def test_a_failure_is_on_top_with_the_way_on(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     toy.edit(project, "params.yaml", "amount: 2", "amount: -2000")
     assert cli.main(["run", "--all"]) == 1
@@ -78,6 +80,7 @@ def test_mistakes_are_one_line(project: Path, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.startswith("dvc.yaml:")
 
 
+@pytest.mark.costly
 def test_up_to_date_is_never_said_of_what_could_not_be_looked_at(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,6 +141,7 @@ def test_what_another_host_runs_is_told_by_status_and_plan(project: Path, capsys
     assert "running" in row and told in row
 
 
+@pytest.mark.costly
 def test_a_command_of_a_room_gets_all_its_words() -> None:
     said = subprocess.run(
         [sys.executable, "-m", "dagster_project.cli", "generate", "--help"],
@@ -192,6 +196,7 @@ def test_a_linked_folder_among_the_footage_is_told_because_dvc_does_not_see_it(
     assert "raw_video: videos/day1/more is a linked folder" in said and f"add `{tmp_path / 'disk'}` to deps" in said
 
 
+@pytest.mark.costly
 def test_what_came_between_the_last_look_and_dvcs_own_is_told_by_status_and_check(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -216,6 +221,7 @@ def test_what_came_between_the_last_look_and_dvcs_own_is_told_by_status_and_chec
     assert late not in capsys.readouterr().out
 
 
+@pytest.mark.costly
 def test_a_check_that_found_nothing_is_made_again_when_anything_that_it_looks_at_is_another(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
