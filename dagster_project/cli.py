@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     lineage.add_argument("what", help="a path, a stage, or the first characters of a content hash that DVC knows")
     lineage.add_argument("rest", nargs=argparse.REMAINDER, help="of a path or stage: --all, --json, --svg FILE")
     demo = add("demo", run_demo, "Check everything, then run the whole graph.")
-    demo.add_argument("--jobs", type=count, default=home.jobs(), metavar="N", help="stages at once (REEL_JOBS, else 2)")
+    demo.add_argument("--jobs", type=count, metavar="N", help="stages at once (REEL_JOBS, else 2)")
     ablate.add_words(
         add("ablate", ablate.ablate, "Compare variants of params.yaml over training seeds, each in a folder.")
     )
@@ -113,9 +113,7 @@ def _add_runs(add: Callable[[str, Callable[..., int], str], argparse.ArgumentPar
         sub = add(name, command, text)
         sub.add_argument("stage", nargs="*", help="a stage, group:NAME, NAME+ (with what follows), or a pattern")
         sub.add_argument("--all", action="store_true", help="the whole graph")
-        sub.add_argument(
-            "--jobs", type=count, default=home.jobs(), metavar="N", help="stages at once (REEL_JOBS, else 2)"
-        )
+        sub.add_argument("--jobs", type=count, metavar="N", help="stages at once (REEL_JOBS, else 2)")
         if name == "run":
             sub.add_argument(
                 "--keep-going", action="store_true", help="after a failure, run what does not depend on it"
@@ -146,7 +144,7 @@ def run(project: DvcProject, arguments: argparse.Namespace) -> int:
     names = project.select(arguments.stage or ["*"]) if arguments.force else _goals(project, arguments)
     asked = project.select(arguments.stage or ["*"]) if arguments.carry_on else []
     env = {name: {"REEL_CONTINUE": "1"} for name in asked}
-    options = Options(arguments.jobs, arguments.keep_going, arguments.force, arguments.pull, env=env)
+    options = Options(arguments.jobs or home.jobs(), arguments.keep_going, arguments.force, arguments.pull, env=env)
     if not (options.pull or options.force) and (line := remote.hint(project, names)):
         print(line, file=sys.stderr, flush=True)
     return _run(project, names, options)
@@ -263,7 +261,7 @@ def run_demo(project: DvcProject, arguments: argparse.Namespace) -> int:
     from dagster_dvc.runner import Options
 
     failed = check(project, arguments)
-    return failed or _run(project, project.select(["*"]), Options(arguments.jobs))
+    return failed or _run(project, project.select(["*"]), Options(arguments.jobs or home.jobs()))
 
 
 def open_ui(project: DvcProject, arguments: argparse.Namespace) -> int:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines import stage
+from pipelines import machine, stage
 from pipelines.data.catalog import JUDGED
 from pipelines.data.limits import VideoError
 from pipelines.data.stored import Place
 from pipelines.data.video import Seen
-from pipelines.footage.ahead import in_order, processors
+from pipelines.footage.ahead import in_order
 from pipelines.footage.captions import NotHere, with_prefix
 from pipelines.footage.cutting import cut, forms, told_of
 from pipelines.footage.digests import Digests
@@ -283,7 +283,7 @@ def ingest(params: RawVideoParams, footage: Footage, work: Path, folder: Path) -
     try:
         with emptied(work / "spool") as spool:
             files, most = found_in(footage, params.clip.frame_rate, spool, digests.of), footage.limits.max_bytes
-            for found, looked in in_order(cutter.look, files, processors(), cutter.stop, _spooled, most):
+            for found, looked in in_order(cutter.look, files, machine.workers(), cutter.stop, _spooled, most):
                 run.take(found, looked)
                 if found.close is not None:
                     found.close()
