@@ -17,9 +17,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 OURS = {"assets", "benchmarks", "dagster_dvc", "dagster_project", "pipelines", "tests"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OPTIONAL = {"bitsandbytes", "c2pa-python", "umap-learn", "faiss-cpu", "torchcodec", "torchmetrics", "skimage"}
-OPTIONAL |= {"dagster-k8s", "kubernetes", "urllib3", "botocore"}
-"""Imported only where the extra is installed, or where a benchmark or a script names it as a peer."""
+PEERS = {"torchcodec", "torchmetrics", "skimage"}
+"""What a script compares our numbers with, where it is installed."""
 
 
 def declared(*extras: str) -> set[str]:
@@ -47,13 +46,13 @@ def imported(*rooms: str) -> dict[str, str]:
     ("rooms", "extras"), [(("pipelines", "assets", "dagster_dvc", "dagster_project"), ()), (("tests",), ("dev",))]
 )
 def test_every_direct_import_is_declared(rooms: tuple[str, ...], extras: tuple[str, ...]) -> None:
-    known = declared(*extras)
+    known = declared(*extras, *(set(PROJECT["optional-dependencies"]) - {"dev"}))
     found = imported(*rooms)
     assert len(found) > 5
     missing = {
         name: file
         for name, file in found.items()
-        if not (distributions().get(name, {canonicalize_name(name)}) & (known | OPTIONAL))
+        if not (distributions().get(name, {canonicalize_name(name)}) & (known | PEERS))
     }
     assert missing == {}
 
