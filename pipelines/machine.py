@@ -160,5 +160,19 @@ def torch_uses_gpus() -> bool:
     return False
 
 
+def unused_gpu() -> str | None:
+    """A line where this process was given GPUs that its torch cannot use, which computes on the CPU then, unsaid.
+
+    As with a driver older than torch asks for. None where no torch is loaded: the stage computes without.
+    """
+    torch, given = sys.modules.get("torch"), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if torch is None or not given or os.environ.get("RANK", "0") != "0" or torch.cuda.is_available():
+        return None
+    return (
+        f"runs on the CPU: GPU {given} is given to it, and the installed torch cannot use it; "
+        "`python -c 'import torch; torch.zeros(1).cuda()'` says why"
+    )
+
+
 if __name__ == "__main__":  # for the platform, which imports nothing of the pipelines
     print(cores() if sys.argv[1:] == ["cores"] else gpus() if torch_uses_gpus() else 0)

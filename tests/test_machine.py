@@ -67,6 +67,22 @@ def test_what_works_beside_torch_follows_what_the_user_says(
     assert machine.workers() == threads
 
 
+def test_a_gpu_that_was_given_and_cannot_be_used_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert "runs on the CPU: GPU 1 is given to it" in str(machine.unused_gpu())
+    monkeypatch.setenv("RANK", "1")  # one process says it
+    assert machine.unused_gpu() is None
+    monkeypatch.delenv("RANK")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert machine.unused_gpu() is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert machine.unused_gpu() is None
+
+
 def test_cores_are_counted_in_one_place() -> None:
     """Another count would not know the limits of containers."""
     rooms = ("pipelines", "dagster_dvc", "dagster_project", "assets")
