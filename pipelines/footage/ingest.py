@@ -30,6 +30,7 @@ from pipelines.footage.reuse import Reuse, emptied
 from pipelines.footage.splits import split
 from pipelines.footage.storing import Cut, Made, content_hash, store
 from pipelines.stage import StageError, refused_by_disk
+from pipelines.textfile import one_line
 
 VERSION = 2
 """Part of every content key: raise it when the same file would be cut or resized to other pixels."""
@@ -227,7 +228,7 @@ class Ingest:
         if self.rows and share <= self.params.max_rejected_share:
             return
         counts = Counter(row["reason"] for row in made.rejected)
-        firsts = {row["reason"]: f"{row['file']}: {row['detail']}" for row in reversed(made.rejected)}
+        firsts = {row["reason"]: one_line(f"{row['file']}: {row['detail']}") for row in reversed(made.rejected)}
         table = [f"  {reason:<20}{n:>6}  {firsts[reason]}" for reason, n in counts.most_common()]
         allowed = f"raw_video.source.{name}.max_rejected_share allows {self.params.max_rejected_share:.0%}"
         raise StageError(
