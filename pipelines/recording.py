@@ -185,7 +185,17 @@ def link(file: Path, place: Path) -> None:
     try:
         place.hardlink_to(file)
     except OSError:
-        shutil.copyfile(file, place)
+        _copied(file, place)
+
+
+def _copied(file: Path, place: Path) -> None:
+    """A copy under a name of its own: what was there may be a link to a cached file, which is not written through."""
+    partial = place.with_name(f".{place.name}.partial-{os.getpid()}")
+    try:
+        shutil.copyfile(file, partial)
+        partial.replace(place)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def placed(file: Path, place: Path, kinds: Sequence[str]) -> None:
@@ -201,7 +211,7 @@ def placed(file: Path, place: Path, kinds: Sequence[str]) -> None:
             else:
                 break
             return
-    shutil.copyfile(file, place)
+    _copied(file, place)
 
 
 def _clone(file: Path, place: Path) -> None:
