@@ -12,10 +12,10 @@ export DVC_NO_ANALYTICS := 1
 
 help:
 	@echo "make demo   the whole lineage on clips that the program renders, then a report"
-	@echo "make test   the tests, but those marked slow"
+	@echo "make test   the quick tests: those of at most a second of processor time, nine of ten"
 	@echo "make test-all  every test: real servers, several processes, kills, full disks"
 	@echo "make ui     Dagster on this machine: the lineage, runs, schedules"
-	@echo "make check  what CI runs: format, lint, types, fast tests, some slow ones, the demo at tiny size"
+	@echo "make check  what CI runs: format, lint, types, all tests but slow ones, some of those, the demo at tiny size"
 	@echo "make bench  figures as ratios against named peers"
 	@echo "make same-loss BASE=main   ten steps of every objective, here and in a commit, to the last bit"
 	@echo "make cluster-test  Slurm of two hosts, S3 and Postgres on this machine, broken one way after the other"
@@ -44,7 +44,7 @@ demo: env
 	@reel demo
 
 test: env
-	@OMP_NUM_THREADS=1 python -m pytest -n 2 -m "not slow"
+	@OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m "not slow and not costly"
 
 test-all: env
 	@OMP_NUM_THREADS=1 python -m pytest -n 2
@@ -59,7 +59,7 @@ check: env
 	ruff check .
 	pyright
 	@bash .ci/smoke
-	@OMP_NUM_THREADS=1 python -m pytest -n 2 -m "not slow"
+	@OMP_NUM_THREADS=1 python -m pytest -n 2 -m "not slow" --quick-within 5
 	@OMP_NUM_THREADS=1 python -m pytest -n 2 $(SOME_SLOW)
 
 ui: env

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from dagster_dvc.command import count, exit_status, port
+from dagster_dvc.command import exit_status
 from dagster_dvc.problem import ProjectError
-from dagster_project import ablate, accepting, comparing, home, keeping, promoting, tools
+from dagster_project import ablate, accepting, comparing, home, keeping, promoting, tools, words
 
 if TYPE_CHECKING:
     from dagster_dvc.project import DvcProject
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one `reel` command; the exit status is 0 when all went well, 1 when something did not, 130 after ctrl-C."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `reel run … &` hands down an ignored one
-    words = sys.argv[1:] if argv is None else list(argv)
-    return exit_status(lambda: _main(words))
+    told = sys.argv[1:] if argv is None else list(argv)
+    return exit_status(lambda: _main(told))
 
 
-def _main(words: list[str]) -> int:
-    if tools.told_of_paths(words) or (words[:1] == ["lineage"] and not home.projects_around()):
-        return tools.tell(words[0], words[1:])
-    is_help = bool({"-h", "--help"} & set(words))
+def _main(told: list[str]) -> int:
+    if tools.told_of_paths(told) or (told[:1] == ["lineage"] and not home.projects_around()):
+        return tools.tell(told[0], told[1:])
+    is_help = bool({"-h", "--help"} & set(told))
     root = home.ROOT if is_help else home.project_root()
-    _use_code_of(root, words)
-    if words and words[0] in tools.TOOLS:
-        return tools.run(words[0], words[1:], root)
-    arguments = _parser().parse_args(words)
+    _use_code_of(root, told)
+    if told and told[0] in tools.TOOLS:
+        return tools.run(told[0], told[1:], root)
+    arguments = _parser(told[0] if told else "").parse_args(told)
     os.environ.update(home.environment(root))
     signal.signal(signal.SIGTERM, _interrupt)
     from dagster_dvc.project import DvcProject
@@ -45,7 +45,7 @@ def _main(words: list[str]) -> int:
     return arguments.command(DvcProject(root), arguments)
 
 
-def _use_code_of(root: Path, words: Sequence[str]) -> None:
+def _use_code_of(root: Path, told: Sequence[str]) -> None:
     """Where the project has code of its own, that is what runs, whatever checkout this environment belongs to.
 
     A worktree or a second clone shares an environment with the first one; its edits are meant.
@@ -57,7 +57,7 @@ def _use_code_of(root: Path, words: Sequence[str]) -> None:
         print(f"reel: {line}", file=sys.stderr, flush=True)
         return
     print(f"reel: works on {root} with its own code (the environment is of {home.ROOT})", file=sys.stderr, flush=True)
-    command = [sys.executable, "-P", "-m", "dagster_project.cli", *words]  # no folder here may stand in the way
+    command = [sys.executable, "-P", "-m", "dagster_project.cli", *told]  # no folder here may stand in the way
     os.execve(sys.executable, command, _with_first(root))
 
 
@@ -67,72 +67,62 @@ def _with_first(root: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "REEL_PROJECT": str(root)}
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(word: str) -> argparse.ArgumentParser:
+    """Of the command that is asked for; of all of them, for --help or a complaint, where it is none.
+
+    To make every parser takes longer than the whole rest of `reel status`.
+    """
     parser = argparse.ArgumentParser(
         prog="reel", description="Run and inspect the lineage from raw video to evaluations."
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(name: str, command: Callable[..., int], text: str) -> argparse.ArgumentParser:
+    commands, known = parser.add_subparsers(required=True, metavar="COMMAND"), _commands()
+    for name in [word] if word in known else known:
+        command, text, add_words = known[name]
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command)
-        return sub
-
-    ui = add("ui", open_ui, "Start the Dagster web interface on this machine.")
-    ui.add_argument("--port", type=port, default=3000)
-    ui.add_argument("--token", action="store_true", help="on a machine with other users: let in only who has a token")
-    _add_runs(add)
-    add("status", show_status, "Which stages are stale and why, and which are running and how far.")
-    add("check", check, "Validate dvc.yaml, dvc.lock and params.yaml.")
-    lineage = add("lineage", show_lineage, tools.TOLD["lineage"][1])
-    lineage.add_argument("what", help="a path, a stage, or the first characters of a content hash that DVC knows")
-    lineage.add_argument("rest", nargs=argparse.REMAINDER, help="of a path or stage: --all, --json, --svg FILE")
-    demo = add("demo", run_demo, "Check everything, then run the whole graph.")
-    demo.add_argument("--jobs", type=count, default=home.jobs(), metavar="N", help="stages at once (REEL_JOBS, else 2)")
-    ablate.add_words(
-        add("ablate", ablate.ablate, "Compare variants of params.yaml over training seeds, each in a folder.")
-    )
-    accepting.add_words(
-        add("accept", accepting.accept, "Keep a training's result after a refactoring that ten steps show to be one.")
-    )
-    comparing.add_words(add("compare", comparing.compare, comparing.TEXT))
-    keeping.add_words(add("keep", keeping.keep, "The autoencoder that latents are made from: which, and another one."))
-    promoting.add_words(add("promote", promoting.promote, "Which checkpoint is in use: moved only to one not worse."))
+        add_words(sub)
     for name, (_, text) in (tools.TOLD | tools.TOOLS).items():  # for --help; `main` hands them on before
-        if name != "lineage":
+        if word not in known and name != "lineage":
             commands.add_parser(name, help=text, add_help=False)
     return parser
 
 
-def _add_runs(add: Callable[[str, Callable[..., int], str], argparse.ArgumentParser]) -> None:
-    """The words of `reel run` and `reel plan`."""
-    for name, command, text in (
-        ("run", run, "Bring stages, and what they need, up to date; independent ones run side by side."),
-        ("plan", plan, "What `reel run` would run, why, and how long it took last time."),
-    ):
-        sub = add(name, command, text)
-        sub.add_argument("stage", nargs="*", help="a stage, group:NAME, NAME+ (with what follows), or a pattern")
-        sub.add_argument("--all", action="store_true", help="the whole graph")
-        sub.add_argument(
-            "--jobs", type=count, default=home.jobs(), metavar="N", help="stages at once (REEL_JOBS, else 2)"
-        )
-        if name == "run":
-            sub.add_argument(
-                "--keep-going", action="store_true", help="after a failure, run what does not depend on it"
-            )
-            sub.add_argument("--pull", action="store_true", help="take what the DVC remote has, compute the rest")
-            how = sub.add_mutually_exclusive_group()
-            how.add_argument(
-                "--force",
-                action="store_true",
-                help="run the named stages even if nothing changed, trained from nothing",
-            )
-            how.add_argument(
-                "--continue",
-                dest="carry_on",
-                action="store_true",
-                help="of the named stages, go on from a state that other code, or a run of another length, has left",
-            )
+def _commands() -> dict[str, tuple[Callable[..., int], str, Callable[[argparse.ArgumentParser], object]]]:
+    """By name what it calls, what --help says, and what adds its words."""
+    return {
+        "ui": (open_ui, "Start the Dagster web interface on this machine.", words.ui_words),
+        "run": (
+            run,
+            "Bring stages, and what they need, up to date; independent ones run side by side.",
+            words.run_words,
+        ),
+        "plan": (plan, "What `reel run` would run, why, and how long it took last time.", words.stage_words),
+        "status": (show_status, "Which stages are stale and why, and which are running and how far.", words.none),
+        "check": (check, "Validate dvc.yaml, dvc.lock and params.yaml.", words.none),
+        "lineage": (show_lineage, tools.TOLD["lineage"][1], words.lineage_words),
+        "demo": (run_demo, "Check everything, then run the whole graph.", words.jobs_word),
+        "ablate": (
+            ablate.ablate,
+            "Compare variants of params.yaml over training seeds, each in a folder.",
+            ablate.add_words,
+        ),
+        "accept": (
+            accepting.accept,
+            "Keep a training's result after a refactoring that ten steps show to be one.",
+            accepting.add_words,
+        ),
+        "compare": (comparing.compare, comparing.TEXT, comparing.add_words),
+        "keep": (
+            keeping.keep,
+            "The autoencoder that latents are made from: which, and another one.",
+            keeping.add_words,
+        ),
+        "promote": (
+            promoting.promote,
+            "Which checkpoint is in use: moved only to one not worse.",
+            promoting.add_words,
+        ),
+    }
 
 
 def run(project: DvcProject, arguments: argparse.Namespace) -> int:
@@ -197,7 +187,7 @@ def _report(project: DvcProject, done: Summary) -> None:
 
 def plan(project: DvcProject, arguments: argparse.Namespace) -> int:
     """`reel plan`: what would run, and roughly how long, from recorded times."""
-    from dagster_dvc import remote, repro, status
+    from dagster_dvc import remote, repro, running, status
     from dagster_project import tables
 
     found = status.plan(project, _goals(project, arguments))
@@ -210,7 +200,7 @@ def plan(project: DvcProject, arguments: argparse.Namespace) -> int:
     print(tables.plan(found, seconds, measured))
     for line in tools.forecasts(found, project.root):
         print(f"\n{line}", end="")
-    print(tables.work(found, seconds, measured))
+    print(tables.work(found, seconds, measured) + tables.under_way(found, running.running(project)))
     print("A stage that ran before with the same inputs comes back from DVC's run cache in a second.")
     if line := remote.hint(project, found):
         print(line)

@@ -1,6 +1,5 @@
 """Where the platform keeps its own state: ``.dagster`` in the project, made when it is first needed."""
 
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -108,6 +107,8 @@ def _check_database(file: Path) -> None:
     Raises:
         ProjectError: one is without the other, or the package for it is missing.
     """
+    import importlib.util  # here: no other command waits for it
+
     told, text = bool(os.environ.get(DATABASE)), file.read_text(encoding="utf-8")
     if not told and DATABASE in text:
         raise ProjectError(

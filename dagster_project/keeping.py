@@ -6,13 +6,11 @@ Places are literal in dvc.yaml, so the one that is kept is a path in the command
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dagster_dvc.problem import ProjectError
 
@@ -35,8 +33,7 @@ def flag(stage: Stage, name: str) -> str | None:
     return words[words.index(name) + 1] if name in words[:-1] else None
 
 
-@dataclass(frozen=True)
-class Chain:
+class Chain(NamedTuple):
     """The stages that make autoencoders, each going on from another's, in the order of dvc.yaml; one is kept."""
 
     stages: dict[str, str]
@@ -135,6 +132,8 @@ def keep(project: DvcProject, arguments: argparse.Namespace) -> int:
 
 def _told(project: DvcProject, name: str, kept: bool) -> str:
     """One line of an autoencoder: whether it is kept, its PSNR, and its gates."""
+    import json  # here: no other command waits for it
+
     start = f"{'kept' if kept else '':4}  {name}"
     try:
         numbers = json.loads((project.root / Path(flag(project.stages[name], NUMBERS) or "")).read_text("utf-8"))

@@ -7,10 +7,7 @@ output. Git keeps it, DVC's cache and remote keep what it points at. Nothing in 
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,12 +68,20 @@ def released(project: DvcProject) -> dict[str, list[dict[str, Any]]]:
     """
     file = project.root / POINTER
     try:
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        return _read(file) if file.is_file() else {}
     except ValueError as error:
         raise ProjectError(f"{file}: {error}; `git diff {POINTER}` shows what changed") from None
 
 
+def _read(file: Path) -> dict[str, Any]:
+    import json  # here, as below: `reel --help` does not wait for it
+
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
 def _write(project: DvcProject, known: dict[str, list[dict[str, Any]]]) -> None:
+    import json
+
     partial = project.root / f".{POINTER}.partial"
     text = json.dumps({name: entries for name, entries in known.items() if entries}, indent=2, sort_keys=True)
     partial.write_text(text + "\n", encoding="utf-8")
@@ -125,6 +130,8 @@ def copy(project: DvcProject, name: str, place: Path) -> str:
 
 
 def _copied(project: DvcProject, hash_: str, place: Path) -> None:
+    import shutil
+
     from dagster_dvc.missing import cached_files
 
     files = cached_files(project, hash_)
@@ -153,6 +160,8 @@ def move(project: DvcProject, name: str, because: str | None = None) -> str:
     if entries and not because:
         numbers = _measured(project, stage, hash_, entries[-1]["hash"])
         why = judged(numbers)
+    from datetime import datetime
+
     at = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     entries.append({"hash": hash_, "at": at, "why": why, "comparison": numbers})
     _write(project, known)
@@ -205,14 +214,15 @@ def judged(numbers: dict[str, dict[str, Any]]) -> str:
 
 def _measured(project: DvcProject, stage: Stage, new: str, old: str) -> dict[str, dict[str, Any]]:
     """Both, sampled and judged beside one another by the evaluation's own function, outside the graph."""
+    import shutil
+    import subprocess
+
     folder = project.root / ".work" / "promotion" / stage.name
     shutil.rmtree(folder, ignore_errors=True)
     for name, hash_ in ((NEW, new), (OLD, old)):
         _copied(project, hash_, folder / "checkpoints" / name)
     _same_latents(folder)
     _bring_the_rest(project, folder / "checkpoints")
-    import subprocess  # here: no other command waits for it
-
     done = subprocess.run(
         _judging(project, folder),
         cwd=project.root,
@@ -224,7 +234,7 @@ def _measured(project: DvcProject, stage: Stage, new: str, old: str) -> dict[str
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason"]
         raise Refused(f"not promoted: the two could not be measured: {said[-1]}")
-    found = json.loads((folder / "out" / COMPARED).read_text(encoding="utf-8"))
+    found = _read(folder / "out" / COMPARED)
     shutil.rmtree(folder, ignore_errors=True)
     return found.get(f"{NEW} against {OLD}", {})
 
@@ -240,7 +250,7 @@ def _bring_the_rest(project: DvcProject, place: Path) -> None:
 def _same_latents(folder: Path) -> None:
     """A generator makes latents of one autoencoder; those of another are decoded, and judged, by other networks."""
     made_for = {
-        name: (json.loads((folder / "checkpoints" / name / "generator.json").read_text()).get("latents") or {})
+        name: (_read(folder / "checkpoints" / name / "generator.json").get("latents") or {})
         .get("autoencoder", {})
         .get("digest")
         for name in (NEW, OLD)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.handed_over import NOTES
+from pipelines.leftovers import WORK
 from pipelines.stage import StageError
 from pipelines.starting import machine_config
 
@@ -69,13 +71,21 @@ def _of_kubernetes() -> list[LiveJob]:
     ]
 
 
-def found() -> list[LiveJob]:
-    """Every live job that says it is of this project.
+def found() -> list[LiveJob] | None:
+    """Every live job that says it is of this project; None where nothing names a cluster and none answers.
 
     Raises:
         StageError: the cluster does not answer.
     """
-    return _of_kubernetes() if machine_config()[1].get("target") == "kubernetes" else _of_slurm()
+    target = machine_config()[1].get("target", "local")
+    if target == "kubernetes":
+        return _of_kubernetes()
+    try:
+        return _of_slurm()
+    except StageError:  # of a target that was changed since, a note would be left
+        if target == "slurm" or any(WORK.glob(f"*/{NOTES['slurm']}")):
+            raise
+        return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,6 +96,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StageError as error:
         print(f"reel jobs: {error}", file=sys.stderr)
         return 2
+    if jobs is None:
+        print(
+            "Stages run on this machine (`target` of launch.yaml), and no job of a cluster is noted here: reel status"
+        )
+        return 0
     print("\n".join(one.line() for one in jobs) or "No job of this project is in the queue.")
     return 0 if all(one.is_followed for one in jobs) else 1
 

@@ -1,4 +1,4 @@
-"""What file managers and network drives leave in a folder of data: never a clip, never a change of the data.
+"""What file managers, network drives and an unfinished fetch leave in a folder: never a clip, never a change of data.
 
 ``.dvcignore`` holds the same patterns, so that DVC and every reader see one folder.
 """
@@ -58,10 +58,11 @@ LITTER = (
     ".nfs*",
     ".fuse_hidden*",
     ".~lock.*#",
+    ".*.partial-*",
     "lost+found",
 )
 """Names of files and folders, as ``fnmatch`` reads them: macOS, Windows, Synology and QNAP, Linux desktops, what keeps
-folders in step, NFS and other file systems."""
+folders in step, NFS and other file systems, and `reel fetch`."""
 _MATCHES = re.compile("|".join(map(fnmatch.translate, LITTER))).match
 
 

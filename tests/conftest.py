@@ -9,6 +9,8 @@ import pytest
 
 from pipelines import drawing
 
+pytest_plugins = ["tests.costs"]
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

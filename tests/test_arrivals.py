@@ -63,6 +63,7 @@ def made(project: Path, name: str = "value") -> str:  # noqa: F811
     return (project / f"data/toy/{name}.txt").read_text()
 
 
+@pytest.mark.costly
 def test_a_file_that_arrives_while_the_stage_runs_is_read_and_not_only_recorded(footage: Path) -> None:
     (footage / "go").unlink()
     running = start(footage, sys.executable, "-m", "dvc", "repro")
@@ -77,6 +78,7 @@ def test_a_file_that_arrives_while_the_stage_runs_is_read_and_not_only_recorded(
     assert "up to date" in dvc(footage, "repro").stdout
 
 
+@pytest.mark.costly
 def test_litter_that_arrives_is_no_data(footage: Path) -> None:
     (footage / "go").unlink()
     running = start(footage, sys.executable, "-m", "dvc", "repro")
@@ -91,6 +93,7 @@ def test_litter_that_arrives_is_no_data(footage: Path) -> None:
     assert "up to date" in dvc(footage, "repro").stdout
 
 
+@pytest.mark.costly
 def test_a_folder_that_never_rests_fails_the_stage_and_the_earlier_result_stays(footage: Path) -> None:
     assert dvc(footage, "repro").returncode == 0
     lock = (footage / "dvc.lock").read_text()
@@ -155,6 +158,7 @@ def test_force_is_read_from_dvcs_command_line(line: str, forced: bool) -> None:
     assert asks_for_force(line.split()) == forced
 
 
+@pytest.mark.costly
 def test_a_stage_hears_that_it_is_forced_by_dvc_and_by_the_runner(footage: Path) -> None:
     assert dvc(footage, "repro").returncode == 0 and made(footage, "anew") == "False"
     assert dvc(footage, "repro", "-f").returncode == 0 and made(footage, "anew") == "True"
@@ -164,6 +168,7 @@ def test_a_stage_hears_that_it_is_forced_by_dvc_and_by_the_runner(footage: Path)
     assert forced.succeeded and made(footage, "anew") == "True"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("variables", [{}, {"PYTHONSAFEPATH": "1"}, {"PYTHONPATH": "elsewhere"}], ids=str)
 def test_in_a_second_clone_its_own_code_runs(footage: Path, variables: dict[str, str], tmp_path: Path) -> None:
     clone = Path(shutil.copytree(footage, tmp_path / "clone"))
@@ -178,6 +183,7 @@ def test_in_a_second_clone_its_own_code_runs(footage: Path, variables: dict[str,
     assert made(clone, "code") == "in the clone" and not (footage / "data").exists()
 
 
+@pytest.mark.costly
 def test_what_a_killed_run_left_half_written_goes_when_the_stage_starts(footage: Path) -> None:
     left = [footage / "data/.toy.partial-4194000", footage / "metrics/.toy.json.partial-4194000"]
     left.append(footage / ".work/toy/abc/.state-000000004.partial-4194000")
@@ -204,9 +210,11 @@ NAMES = {
     ".nfs*": ".nfs0000000001",
     ".fuse_hidden*": ".fuse_hidden01",
     ".~lock.*#": ".~lock.captions.csv#",
+    ".*.partial-*": ".0123456789abcdef.partial-0123456789abcdef",
 }
 
 
+@pytest.mark.costly
 def test_dvc_its_twin_and_our_readers_ignore_the_same_litter(footage: Path) -> None:
     litter = [NAMES.get(pattern, pattern) for pattern in LITTER]
     assert all(map(is_litter, litter)) and not any(map(is_litter, ("a.mp4", "desktop.mp4", "db", "_a.mp4", "eaDir")))

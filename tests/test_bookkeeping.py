@@ -63,6 +63,7 @@ def test_a_time_that_cannot_be_noted_is_one_warning(
     assert len(warnings_in(capsys.readouterr().out)) == 1
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("held", ["[]", '{"train": 3, "other": [1.0]}', "nonsense", '{"train": nul'])
 def test_a_note_of_times_that_is_none_is_written_anew(
     held: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -116,6 +117,7 @@ def test_data_that_a_drawing_cannot_read_is_told_as_such(monkeypatch: pytest.Mon
         draw()
 
 
+@pytest.mark.costly
 def test_every_function_that_draws_for_a_stage_is_tolerant() -> None:
     """All that make a figure and return nothing; what `reel generate` and `compare` are asked for is no bookkeeping."""
     asked = {"generation/contact_sheet.py", "representation/comparison.py"}

@@ -22,6 +22,7 @@ def is_sound(found: dict[str, str]) -> bool:
     return bool(found) and all(name.removesuffix(".dir") == md5 for name, md5 in found.items())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["copy", "hardlink", "symlink", "reflink,copy", "reflink,hardlink,copy"])
 def test_no_cached_file_changes_and_what_is_restored_is_linked_as_the_setting_says(
     project: Path,  # noqa: F811

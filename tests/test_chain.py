@@ -301,6 +301,7 @@ def reel(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100)
 
 
+@pytest.mark.costly
 def test_the_commands_need_no_project_around_them(tmp_path: Path) -> None:
     made(tmp_path, {"k": "1"})
     told = reel(tmp_path, "lineage", "checkpoints/flow")

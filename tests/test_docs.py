@@ -84,7 +84,7 @@ def module_file(name: str) -> Path | None:
 @cache
 def reel() -> dict[str, frozenset[str]]:
     """Every command of `reel`, with its options or the texts of its module."""
-    parser = cli._parser()
+    parser = cli._parser("")
     [choices] = [action.choices for action in parser._actions if action.choices]
     found = {name: frozenset(sub._option_string_actions) for name, sub in dict(choices).items()}
     for name, (module, _) in (tools.TOOLS | tools.TOLD).items():

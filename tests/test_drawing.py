@@ -35,6 +35,7 @@ def test_dollars_and_letters_without_a_glyph_end_nothing(text: str) -> None:
     assert drawn(text).min() < 128
 
 
+@pytest.mark.costly
 @settings(max_examples=15, deadline=None)
 @given(st.text(st.characters(codec="utf-8") | st.sampled_from("$\\{}^_"), max_size=12))
 def test_any_text_can_be_drawn(text: str) -> None:

@@ -48,6 +48,7 @@ def line_of(file: str, word: str) -> int:
     return max(number for number, line in enumerate(lines, 1) if line.strip().startswith(word))
 
 
+@pytest.mark.costly
 def test_a_new_stage_has_no_fault_and_its_project_none(project: Path) -> None:
     assert entries.complaints() == []
     assert said(project, "pipelines.entries") == ""
@@ -123,6 +124,7 @@ FILES = [
 ]  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("file", "old", "new", "what"), FILES, ids=[new.strip()[:24] for _, _, new, _ in FILES])
 def test_every_fault_of_a_section_its_class_or_its_module_is_told(
     project: Path, file: str, old: str, new: str, what: str
@@ -133,6 +135,7 @@ def test_every_fault_of_a_section_its_class_or_its_module_is_told(
     assert "Traceback" not in found
 
 
+@pytest.mark.costly
 def test_all_faults_are_told_at_once(project: Path) -> None:
     edit("dvc.yaml", "    deps: [data/latents]\n", "")
     edit("dvc.yaml", "dagster: {group: generation, kinds", "dagster: {kinds")

@@ -86,6 +86,7 @@ def test_the_guides_pipeline_becomes_three_stages(tmp_path: Path, capsys: pytest
     assert "#   training.workers: a fact of the machine: set REEL_READERS" in text
 
 
+@pytest.mark.costly
 def test_the_three_places_of_optimizers_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     entry = {"type": "RMSprop", "lr": 3e-4, "weight_decay": 0.0, "alpha": 0.9}
     (tmp_path / "rms.json").write_text(json.dumps({"optimizers": {"vae": entry}}))
@@ -124,6 +125,7 @@ def test_the_command_line_is_one_step(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "#   --workers: a fact of the machine" in printed
 
 
+@pytest.mark.costly
 def test_what_is_printed_is_a_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, text = imported(tmp_path, capsys, DATA + MODEL + INLINE)
     (tmp_path / "mine.yaml").write_text(text)

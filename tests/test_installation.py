@@ -43,6 +43,7 @@ def imported(*rooms: str) -> dict[str, str]:
     return {name: file for name, file in found.items() if name not in OURS | set(sys.stdlib_module_names)}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("rooms", "extras"), [(("pipelines", "assets", "dagster_dvc", "dagster_project"), ()), (("tests",), ("dev",))]
 )
@@ -109,6 +110,7 @@ def test_this_environment_is_the_lists() -> None:
     assert wrong == {}
 
 
+@pytest.mark.costly
 def test_what_only_an_option_needs_is_imported_late() -> None:
     """wandb, peft and webdataset's reader cost a second or more each, and most stages need none of them."""
     early = [

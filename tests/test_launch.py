@@ -158,6 +158,7 @@ def no_survivors() -> Iterator[list[int]]:
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.costly
 def test_a_stage_runs_through_dvc_and_is_up_to_date_after(project: Path) -> None:
     done = dvc(project, "repro")
     assert done.returncode == 0, done.stderr
@@ -165,6 +166,7 @@ def test_a_stage_runs_through_dvc_and_is_up_to_date_after(project: Path) -> None
     assert "up to date" in dvc(project, "repro").stdout
 
 
+@pytest.mark.costly
 def test_a_stage_notes_how_long_it_took_unless_its_starter_does(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert dvc(project, "repro").returncode == 0
     (times,) = json.loads((project / ".work/times.json").read_text()).values()
@@ -173,6 +175,7 @@ def test_a_stage_notes_how_long_it_took_unless_its_starter_does(project: Path, m
     assert list(json.loads((project / ".work/times.json").read_text()).values()) == [times] and len(times) == 1
 
 
+@pytest.mark.costly
 def test_mistakes_in_params_leave_earlier_results_in_place(project: Path) -> None:
     assert dvc(project, "repro").returncode == 0
     write_params(project, value=2, secnods=3)
@@ -184,6 +187,7 @@ def test_mistakes_in_params_leave_earlier_results_in_place(project: Path) -> Non
     assert (project / "metrics/toy.json").is_file()
 
 
+@pytest.mark.costly
 def test_a_stage_that_fails_puts_its_earlier_outputs_back(project: Path) -> None:
     assert dvc(project, "repro").returncode == 0
     write_params(project, value=2, fails=True)
@@ -195,6 +199,7 @@ def test_a_stage_that_fails_puts_its_earlier_outputs_back(project: Path) -> None
     assert (project / "data/toy/value.txt").read_text() == "2"
 
 
+@pytest.mark.costly
 def test_an_edit_during_the_run_fails_the_stage_and_records_nothing(project: Path) -> None:
     assert dvc(project, "repro").returncode == 0
     lock = (project / "dvc.lock").read_text()
@@ -231,6 +236,7 @@ def test_an_edit_that_is_taken_back_in_time_is_only_warned_of(project: Path, mon
     assert last == "toy: its inputs are again what they were at the start"
 
 
+@pytest.mark.costly
 @pytest.mark.skipif(not CAN_HIDE, reason="needs root to hide /proc")
 def test_ctrl_c_lets_a_stage_save_where_the_system_tells_no_processes(project: Path, no_survivors: list[int]) -> None:
     write_params(project, seconds=90)
@@ -244,6 +250,7 @@ def test_ctrl_c_lets_a_stage_save_where_the_system_tells_no_processes(project: P
     assert running.returncode == 143 and not gone([pid])
 
 
+@pytest.mark.costly
 def test_a_stage_that_does_not_end_is_ended_after_the_grace_time_and_the_stop_is_told(
     project: Path, no_survivors: list[int]
 ) -> None:
@@ -257,6 +264,7 @@ def test_a_stage_that_does_not_end_is_ended_after_the_grace_time_and_the_stop_is
     assert running.returncode != 0 and not gone([pid])
 
 
+@pytest.mark.costly
 def test_a_second_writer_is_refused_with_pid_and_since(project: Path, no_survivors: list[int]) -> None:
     write_params(project, seconds=90)
     first = start(project)
@@ -269,6 +277,7 @@ def test_a_second_writer_is_refused_with_pid_and_since(project: Path, no_survivo
     first.communicate(timeout=60)
 
 
+@pytest.mark.costly
 def test_a_killed_launcher_whose_stage_lives_still_owns_the_output(
     project: Path, no_survivors: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,6 +298,7 @@ def test_a_killed_launcher_whose_stage_lives_still_owns_the_output(
     assert last.returncode == 0
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_stopping_the_launcher_leaves_no_process(project: Path, no_survivors: list[int], number: int) -> None:
     write_params(project, seconds=60, child=number != signal.SIGKILL)
@@ -303,6 +313,7 @@ def test_stopping_the_launcher_leaves_no_process(project: Path, no_survivors: li
     assert gone(pids) == []
 
 
+@pytest.mark.costly
 def test_a_terminal_that_closes_stops_nothing_under_nohup(project: Path, no_survivors: list[int]) -> None:
     write_params(project, seconds=1.5)
     running = start(project, ignored=signal.SIGHUP)
@@ -312,6 +323,7 @@ def test_a_terminal_that_closes_stops_nothing_under_nohup(project: Path, no_surv
     assert running.returncode == 0, errors
 
 
+@pytest.mark.costly
 def test_killing_dvc_stops_its_stage(project: Path, no_survivors: list[int]) -> None:
     write_params(project, seconds=60)
     running = start(project, sys.executable, "-m", "dvc", "repro")
@@ -323,6 +335,7 @@ def test_killing_dvc_stops_its_stage(project: Path, no_survivors: list[int]) -> 
     assert gone(pids) == []
 
 
+@pytest.mark.costly
 def test_a_missing_input_says_who_makes_it(project: Path) -> None:
     words = [sys.executable, *CMD.split()[1:], "--latents", "data/latents"]
     failed = start(project, *words)
@@ -331,6 +344,7 @@ def test_a_missing_input_says_who_makes_it(project: Path) -> None:
     assert "--latents data/latents: not there" in errors
 
 
+@pytest.mark.costly
 def test_a_flag_that_the_stage_does_not_take_is_one_line(project: Path) -> None:
     (project / "data").mkdir()
     failed = start(project, sys.executable, *CMD.split()[1:], "--latnets", "data")
@@ -338,6 +352,7 @@ def test_a_flag_that_the_stage_does_not_take_is_one_line(project: Path) -> None:
     assert failed.returncode == 2 and "latnets" in errors and "Traceback" not in errors
 
 
+@pytest.mark.costly
 def test_several_processes_close_their_communication_before_they_end(project: Path) -> None:
     write_params(project)
     (project / "launch.yaml").write_text("num_processes: 2\nuse_cpu: true\n")
@@ -360,6 +375,7 @@ def test_several_processes_close_their_communication_before_they_end(project: Pa
     assert [(project / f"open-{rank}").read_text() for rank in (0, 1)] == ["False", "False"]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGKILL, 1)])
 def test_several_processes_that_were_asked_to_stop_end_with_143_and_broken_ones_do_not(
     project: Path, number: signal.Signals, expected: int, monkeypatch: pytest.MonkeyPatch
@@ -388,6 +404,7 @@ def toy(project: Path, old: str, new: str) -> None:
     path.write_text(path.read_text().replace(old, new))
 
 
+@pytest.mark.costly
 def test_a_docstring_runs_no_stage_an_edit_does_and_taking_it_back_brings_both_results_back(project: Path) -> None:
     (project / "pipelines/toy/toy.py").write_text(COUNTED)
     assert "the toy runs" in dvc(project, "repro").stdout
@@ -403,6 +420,7 @@ def test_a_docstring_runs_no_stage_an_edit_does_and_taking_it_back_brings_both_r
     assert (project / "data/toy/value.txt").read_text() == "1"
 
 
+@pytest.mark.costly
 def test_one_stage_alone_is_recorded_with_the_code_on_disk_and_says_that_the_file_was_not_of_it(project: Path) -> None:
     assert dvc(project, "repro").returncode == 0
     toy(project, "str(params.value)", "str(params.value + 1)")
@@ -412,6 +430,7 @@ def test_one_stage_alone_is_recorded_with_the_code_on_disk_and_says_that_the_fil
     assert "up to date" in dvc(project, "repro").stdout
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("content", ["{}", "no json", '{"toy": "0"}', None])
 def test_a_code_json_that_was_edited_by_hand_is_made_again_and_nothing_else_runs(
     project: Path, content: str | None
@@ -444,6 +463,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("what", BROKEN)
 def test_code_that_cannot_be_followed_is_one_line_and_costs_no_result(project: Path, what: str) -> None:
     assert dvc(project, "repro").returncode == 0
@@ -459,6 +479,7 @@ def test_code_that_cannot_be_followed_is_one_line_and_costs_no_result(project: P
         assert (project / "code.json").read_text() == before
 
 
+@pytest.mark.costly
 def test_a_stage_whose_module_is_missing_is_told_before_anything_is_deleted(project: Path) -> None:
     assert dvc(project, "repro").returncode == 0
     graph = (project / "dvc.yaml").read_text()
@@ -468,6 +489,7 @@ def test_a_stage_whose_module_is_missing_is_told_before_anything_is_deleted(proj
     assert (project / "data/toy/value.txt").read_text() == "1" and (project / "metrics/toy.json").is_file()
 
 
+@pytest.mark.costly
 def test_a_stage_that_tracks_the_code_of_another_is_told(project: Path) -> None:
     graph = yaml.safe_load((project / "dvc.yaml").read_text())
     graph["stages"]["toy"]["params"] = ["toy", {"code.json": ["other"]}]

@@ -39,6 +39,7 @@ def identities(project: Path) -> dict[str, str]:
     return {name: identity(stage_functions(name, entries[name]), source, with_arguments=True).value for name in names}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("room", new_stage.ROOMS)
 def test_a_new_stage_is_no_other_stages_business(project: Path, room: str) -> None:
     before = identities(project)
@@ -50,6 +51,7 @@ def test_a_new_stage_is_no_other_stages_business(project: Path, room: str) -> No
         assert (project / name).read_text().startswith(text.rstrip("\n")), "comments and order stay"
 
 
+@pytest.mark.costly
 def test_a_new_stage_is_complete(project: Path) -> None:
     """All that is held over a stage of this project holds for it at once: section, entry, page, lineage, parameters."""
     assert new_stage.main(["generation", "my_stage"]) == 0
@@ -61,6 +63,7 @@ def test_a_new_stage_is_complete(project: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:]
 
 
+@pytest.mark.costly
 def test_a_new_stage_trains_as_it_is_written(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert new_stage.main(["generation", "my_stage"]) == 0
     values = (project / "params.yaml").read_text().replace("steps: 200 ", "steps: 3 ")

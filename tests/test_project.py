@@ -93,6 +93,7 @@ def test_what_reel_check_says_of_entries_sections_and_their_classes_is_nothing()
     assert entries.everything(ROOT) == []
 
 
+@pytest.mark.costly
 def test_the_stage_that_hashes_the_code_depends_on_all_of_it_and_on_the_graph() -> None:
     code = stages()["code"]
     assert code["deps"] == ["pipelines", "graph.yaml"] and code["outs"] == ["code.json"]
@@ -124,6 +125,7 @@ def test_imports_go_one_way(path: Path) -> None:
     assert others <= allowed[here], f"{path.relative_to(ROOT)} may not import from {sorted(others - allowed[here])}"
 
 
+@pytest.mark.costly
 def test_science_knows_no_platform_and_the_platform_no_science() -> None:
     banned = {
         "pipelines": {"dagster", "dvc", "assets", "dagster_dvc", "dagster_project"},
@@ -142,6 +144,7 @@ def test_only_one_module_imports_dvc() -> None:
     assert [path.name for path in users] == ["manifest.py"]
 
 
+@pytest.mark.costly
 def test_the_code_location_loads_without_torch() -> None:
     heavy = "{'torch', 'dvc', 'diffusers', 'wandb'}"
     code = f"import sys, dagster_project.definitions; print(sorted({heavy} & set(sys.modules)))"
@@ -152,6 +155,7 @@ def test_the_code_location_loads_without_torch() -> None:
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
+@pytest.mark.costly
 def test_the_convention_for_time_is_written_once() -> None:
     pattern = re.compile(r"\bnoise\s*-\s*latents\b")
     users = [path for path in sources("pipelines") if pattern.search(strip_docs(path))]
@@ -189,6 +193,7 @@ def test_no_file_is_named_for_nothing() -> None:
     assert not found
 
 
+@pytest.mark.costly
 def test_nothing_is_pickled_and_no_shell_is_built() -> None:
     pattern = re.compile(r"\bpickle\b|torch\.load\(|allow_pickle=True|shell=True|os\.system\(|\beval\(|\bexec\(")
     for package in PACKAGES:
@@ -196,6 +201,7 @@ def test_nothing_is_pickled_and_no_shell_is_built() -> None:
             assert not pattern.search(re.sub(r"\.eval\(\)", "", strip_docs(path))), path.relative_to(ROOT)
 
 
+@pytest.mark.costly
 def test_every_public_function_says_what_it_does() -> None:
     missing = []
     for package in PACKAGES:
@@ -209,6 +215,7 @@ def test_every_public_function_says_what_it_does() -> None:
     assert not missing, "\n".join(missing)
 
 
+@pytest.mark.costly
 def test_every_figure_is_made_where_text_is_drawn_as_it_is_written() -> None:
     """Elsewhere a caption with two ``$`` in it would end a stage after all its work."""
     for path in sources("pipelines"):

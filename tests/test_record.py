@@ -41,6 +41,7 @@ class Curious(Regression):
         return super().losses(batch, step)
 
 
+@pytest.mark.costly
 def test_the_record_is_written_before_the_first_step_and_completed_at_the_end(tmp_path: Path) -> None:
     objective, _ = run(tmp_path, params(steps=4), lambda noise: Curious(noise, tmp_path))
     before, after = objective.found, record(tmp_path)  # type: ignore[attr-defined]
@@ -108,6 +109,7 @@ def test_the_log_holds_every_run_once_and_keeps_the_rest_of_the_file(
     assert str(tmp_path) not in text
 
 
+@pytest.mark.costly
 def test_a_person_overrules_with_a_reason_and_the_record_may_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,6 +140,7 @@ def test_a_run_whose_process_is_gone_was_interrupted(tmp_path: Path) -> None:
     assert found["status"] == "interrupted"
 
 
+@pytest.mark.costly
 def test_an_identical_run_leaves_an_identical_checkpoint(tmp_path: Path) -> None:
     def folder(name: str) -> dict[str, bytes]:
         run(tmp_path / name, params(steps=6))
@@ -236,6 +239,7 @@ def test_a_crash_completes_the_record_of_any_stage(project: Path, fails: str, st
     assert (fails in found["error"]) and found["runtime"]["seconds"] >= 0
 
 
+@pytest.mark.costly
 def test_the_same_run_once_more_begins_anew_and_another_has_its_own_record(project: Path) -> None:
     assert probe(project) == 0 and probe(project) == 0
     assert "resumed_at" not in record(project)["header"]

@@ -86,6 +86,7 @@ def test_a_prompt_becomes_a_picture(world: Path) -> None:
     assert {path.name for path in (world / "many").iterdir()} == {"000.png", "001.png", "contact_sheet.png"}
 
 
+@pytest.mark.costly
 def test_the_game_on_pictures_ends_with_what_could_not_be_measured_named(world: Path, tmp_path: Path) -> None:
     changes = {"freeze": [], "discriminator": {"dimensions": 2, "width": 4, "levels": 2, "condition": "latents"}}
     section = game(steps=2, **changes)
@@ -125,6 +126,7 @@ def flow(place: Path, latents: Path, out: str, steps: int, **changes: object) ->
     return place / out
 
 
+@pytest.mark.costly
 def test_a_later_step_goes_on_from_the_flow_before_it_also_at_another_size(world: Path, tmp_path: Path) -> None:
     run(
         footage(

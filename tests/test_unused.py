@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 REPO = Path(__file__).parents[1]
 ROOMS = ("pipelines", "assets", "dagster_project", "dagster_dvc")
 
@@ -40,6 +42,7 @@ def idle(sources: dict[str, str], told: str) -> list[str]:
     return found
 
 
+@pytest.mark.costly
 def test_no_function_serves_tests_only() -> None:
     files = [file for room in ROOMS for file in sorted((REPO / room).rglob("*.py"))]
     pages = [REPO / "dvc.yaml", REPO / "pyproject.toml", REPO / "README.md", *(REPO / "docs").glob("*.md")]

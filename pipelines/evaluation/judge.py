@@ -24,7 +24,7 @@ Words = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True)
 class Clips:
-    """Clips as latents [N, C, T', H', W'] and as decoded video [N, 3, T, H, W] in [-1, 1].
+    """Clips as latents [N, C, T', H', W'] and as decoded video [N, 3, T, H, W], uint8 or in [-1, 1].
 
     ``missing``: bool [N, T'] or [N, T', H', W'], latent frames or places that a generator was not given, where it was
     given some.
@@ -36,6 +36,14 @@ class Clips:
 
     def __len__(self) -> int:
         return len(self.latents)
+
+
+@dataclass(frozen=True)
+class Made:
+    """Clips that are not decoded yet: latents, and what a generator was not given, as in :class:`Clips`."""
+
+    latents: Tensor
+    missing: Tensor | None = None
 
 
 # ---- feature spaces -----------------------------------------------------------------------------------------------

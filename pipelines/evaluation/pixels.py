@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from pipelines.evaluation.judge import Clips
 from pipelines.flow.params import Guidance
 from pipelines.training.generator import Generator
 from pipelines.training.picture_refining import KeypatchGenerator
@@ -17,8 +16,8 @@ from pipelines.training.picture_refining import KeypatchGenerator
 class Codec(Protocol):
     """Latents to clips and back."""
 
-    def __call__(self, latents: Tensor, what: str) -> Clips:
-        """Decoded clips."""
+    def video(self, latents: Tensor, what: str) -> Tensor:
+        """Decoded clips in [-1, 1]."""
         ...
 
     def encode(self, video: Tensor) -> Tensor:
@@ -68,7 +67,7 @@ class InPixels(Generator):
         return self.inner.drawn_mask(seeds, (3, frames, shape[2] * side, shape[3] * side))
 
     def _told(self, conditions: Mapping[str, Any]) -> dict[str, Any]:
-        video = self.codec(conditions["keypatches"], "patches").video
+        video = self.codec.video(conditions["keypatches"], "patches")
         return {**conditions, "keypatches": video * conditions["keypatch_mask"][:, None]}
 
     def starting_clips(self, conditions: Mapping[str, Any]) -> Tensor:

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from pipelines import stage
 from pipelines.evaluation.params import ReaderTraining
+from pipelines.evaluation.video_metrics import values
 
 FRAMES_READ = 5
 LATENT_NOISE = 0.05
@@ -111,10 +112,10 @@ def _fit(
 
 
 def train_frame_reader(video: Tensor, labels: Labels, params: ReaderTraining, seed: int) -> FrameReader:
-    """From real clips [N, 3, T, H, W]: a random frame of each, mirrored half of the time."""
+    """From real clips [N, 3, T, H, W], uint8 or in [-1, 1]: a random frame of each, mirrored half of the time."""
 
     def draw(rows: Tensor) -> Tensor:
-        frames = video[rows, :, torch.randint(video.shape[2], (len(rows),))]
+        frames = values(video[rows, :, torch.randint(video.shape[2], (len(rows),))])
         return torch.where((torch.rand(len(rows)) < 0.5)[:, None, None, None], frames.flip(3), frames)
 
     with torch.random.fork_rng(devices=[]):
@@ -145,7 +146,7 @@ def read_frames(reader: FrameReader, video: Tensor) -> dict[str, Tensor]:
     places = torch.linspace(0, video.shape[2] - 1, FRAMES_READ).round().long().unique()
     found: dict[str, list[Tensor]] = {}
     for part in video.split(64):
-        logits = [reader(part[:, :, place]) for place in places.tolist()]
+        logits = [reader(values(part[:, :, place])) for place in places.tolist()]
         for name in logits[0]:
             likely = torch.stack([frame[name].log_softmax(1) for frame in logits]).sum(0)
             found.setdefault(name, []).append(likely.argmax(1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from pipelines.data.contract import find_autoencoder, require_autoencoder
 from pipelines.data.shards import Shards
 from pipelines.data.video import write_mp4
 from pipelines.evaluation import score_figures
+from pipelines.evaluation.decoder import ClipDecoder
 from pipelines.evaluation.distances import COPIED
 from pipelines.evaluation.interpolations import interpolations
 from pipelines.evaluation.judge import (
@@ -26,6 +27,7 @@ from pipelines.evaluation.judge import (
     Clips,
     FittedSpace,
     Judge,
+    Made,
     Scores,
     Words,
     chance,
@@ -39,9 +41,7 @@ from pipelines.evaluation.parts import Part, factor_words, parts_of, real_latent
 from pipelines.evaluation.pixels import seen_in_pixels
 from pipelines.evaluation.resampling import Resamples, all_compared
 from pipelines.evaluation.systems import Requests, classes_of_prompts, generate, load_systems
-from pipelines.models.autoencoder import load_autoencoder
 from pipelines.models.latent_mae import LatentMae
-from pipelines.models.streaming import decoded_in_pieces
 from pipelines.training import checkpoint
 from pipelines.training.generator import Generator
 
@@ -49,35 +49,31 @@ REAL, FROZEN, NOISE = "held_out", "frozen", "noise"
 """References: real clips (the ceiling), their first frame standing still, and noise in place of latents."""
 
 
-class ClipDecoder:
-    """Latents to clips by the autoencoder that made them."""
-
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        self.autoencoder: Any = load_autoencoder(folder)
-        self.device = device
-        self.autoencoder.to(device)
-
-    @torch.no_grad()
-    def __call__(self, latents: Tensor, what: str) -> Clips:
-        """Decode [N, C, T', H', W'] in parts."""
-        parts = []
-        for part in latents.split(32):
-            pieces = decoded_in_pieces(self.autoencoder, part.to(self.device))
-            parts.append(torch.cat([piece.float().cpu() for piece in pieces], dim=2))
-            stage.report(sum(map(len, parts)), len(latents), f"{what} decoded")
-        return Clips(latents, torch.cat(parts))
-
-    @torch.no_grad()
-    def encode(self, video: Tensor) -> Tensor:
-        """Latents of video [N, 3, T, H, W]."""
-        return torch.cat([self.autoencoder.encode(part.to(self.device)).float().cpu() for part in video.split(32)])
-
-
-def references(decoder: ClipDecoder, real: Clips, seed: int) -> dict[str, Clips]:
+def references(decoder: ClipDecoder, real: Clips, seed: int) -> dict[str, Made]:
     """Clips that no system made: real ones, their first frame repeated, noise."""
     still = real.video[:, :, :1].expand_as(real.video)
     noise = torch.randn(real.latents.shape, generator=torch.Generator().manual_seed(seed))
-    return {REAL: real, FROZEN: decoder(decoder.encode(still), "frozen"), NOISE: decoder(noise, "noise")}
+    return {REAL: Made(real.latents), FROZEN: Made(decoder.encode(still)), NOISE: Made(noise)}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is kept of one set of clips: its numbers, what the probe reads, and the video of the first few."""
+
+    scores: Scores
+    readings: dict[str, list[str]]
+    shown: Tensor
+
+
+def judged(judge: Judge, decoder: ClipDecoder, sets: Mapping[str, Made], count: int) -> dict[str, Judged]:
+    """Every set after the judge, one decoded at a time; ``count`` clips of each are kept to be shown."""
+    found = {}
+    for name, made in sets.items():
+        clips = judge.real if name == REAL else replace(decoder(made.latents, name), missing=made.missing)
+        readings = judge.readings(clips)
+        found[name] = Judged(judge.scores(clips, readings), readings, clips.video[:count].clone())
+        del clips  # before the next one is decoded
+    return found
 
 
 def load_encoder(params: EvaluationParams, folder: Path, shards: Shards) -> LatentMae:
@@ -159,33 +155,34 @@ def score(
     rows = [row for part in parts.values() for row in part.rows]
     found = classes_of_prompts(shards, pseudo_classes, rows, params.class_neighbours)
     classes = dict(zip(rows, found.tolist(), strict=True))
-    clips = {name: sampled(systems, shards, classes, part, params, decoder) for name, part in parts.items()}
+    made = {name: sampled(systems, shards, classes, part, params) for name, part in parts.items()}
 
     test = parts[TEST]
     real = decoder(real_latents(shards, test.every), REAL)
     judge = build_judge(params, shards, decoder, encoder, real, reference, test)
-    filled = interpolations(systems, requests_of(shards, classes, test), decoder)
-    others = references(decoder, real, params.seeds[0]) | filled
-    readings = {name: judge.readings(one) for name, one in (clips[TEST] | others).items()}
-    scores = {name: judge.scores(one, readings[name]) for name, one in (clips[TEST] | others).items()}
+    filled = interpolations(systems, requests_of(shards, classes, test))
+    sets = made[TEST] | references(decoder, real, params.seeds[0]) | filled
+    seen = judged(judge, decoder, sets, params.num_shown)
+    scores = {name: one.scores for name, one in seen.items()}
+    readings = {name: one.readings for name, one in seen.items()}
     results = results_of(judge, scores, list(systems), readings, factor_words(shards, shards.rows(TRAIN).tolist()))
     for name in (VALIDATION, COMPOSITION):
         if name in parts:
-            results[name] = beside(judge, shards, decoder, parts[name], clips[name], name)
+            results[name] = beside(judge, shards, decoder, parts[name], made[name], name)
         else:
             results["unavailable"][name] = f"the latents have no split {name}" if why is None else why
     if why is not None:
         results["unavailable"][TEST] = why
     pairs = compared_systems({name: scores[name] for name in [*systems, *filled, REAL]})
     table = sample_table(shards, test.every, params, readings, judge.words)
-    shown = {REAL: real, **filled, **clips[TEST]}
+    shown = {name: seen[name].shown for name in (REAL, *filled, *systems)}
     with stage.whole_folder(out) as folder:
         write_clips(folder, table, shown, len(test.rows[: params.num_shown]), shards.manifest.frame_rate)
         table.to_parquet(folder / "samples.parquet", index=False)
         stage.write_json(folder / "comparisons.json", pairs)
     plots.mkdir(parents=True, exist_ok=True)
     prompts = table["prompt"].tolist()[: min(params.num_shown, len(test.rows))]
-    score_figures.contact_sheet({name: one.video for name, one in shown.items()}, prompts, plots / "contact_sheet.png")
+    score_figures.contact_sheet(shown, prompts, plots / "contact_sheet.png")
     score_figures.draw_scores(results, plots / "scores.png")
     stage.write_metrics(metrics, {**results, "seconds": round(time.monotonic() - began, 1)})
 
@@ -196,13 +193,13 @@ def sampled(
     classes: Mapping[int, int],
     part: Part,
     params: EvaluationParams,
-    decoder: ClipDecoder,
-) -> dict[str, Clips]:
-    """Clips of every system for the prompts of one split; ``classes`` are by row of the index."""
+) -> dict[str, Made]:
+    """Latents of every system for the prompts of one split; ``classes`` are by row of the index."""
     requests = requests_of(shards, classes, part)
-    made = {name: generate(name, system, requests, params.batch_size) for name, system in systems.items()}
-    missing = {name: requests.missing(system) for name, system in systems.items()}
-    return {name: replace(decoder(latents, name), missing=missing[name]) for name, latents in made.items()}
+    return {
+        name: Made(generate(name, system, requests, params.batch_size), requests.missing(system))
+        for name, system in systems.items()
+    }
 
 
 def requests_of(shards: Shards, classes: Mapping[int, int], part: Part) -> Requests:
@@ -211,7 +208,7 @@ def requests_of(shards: Shards, classes: Mapping[int, int], part: Part) -> Reque
 
 
 def beside(
-    judge: Judge, shards: Shards, decoder: ClipDecoder, part: Part, clips: Mapping[str, Clips], split: str
+    judge: Judge, shards: Shards, decoder: ClipDecoder, part: Part, made: Mapping[str, Made], split: str
 ) -> dict[str, Any]:
     """Numbers of another split, for every system and the real clips: all of validation's, agreement of compositions.
 
@@ -220,11 +217,13 @@ def beside(
     real = decoder(real_latents(shards, part.every), f"{split} {REAL}")
     own = of_part(judge, shards, real, part)
     found = {}
-    for name, one in {**clips, REAL: real}.items():
+    for name, latents in {**made, REAL: Made(real.latents)}.items():
+        one = real if name == REAL else replace(decoder(latents.latents, f"{split} {name}"), missing=latents.missing)
         readings = own.readings(one)
         agreement_alone = split == COMPOSITION
         scores = Scores(own.agreement(readings), {}, {}) if agreement_alone else own.scores(one, readings)
         found[name] = scores.numbers()
+        del one
     return found
 
 
@@ -285,15 +284,15 @@ def sample_table(
     return pd.concat(tables, ignore_index=True)
 
 
-def write_clips(folder: Path, table: pd.DataFrame, shown: Mapping[str, Clips], count: int, frame_rate: float) -> None:
-    """The first ``count`` clips of each set as ``clips/<number>-<system>.mp4``; their names go into the table."""
+def write_clips(folder: Path, table: pd.DataFrame, shown: Mapping[str, Tensor], count: int, frame_rate: float) -> None:
+    """The first ``count`` of each set of videos as ``clips/<number>-<system>.mp4``; their names go into the table."""
     (folder / "clips").mkdir()
     files: list[str | None] = [None] * len(table)
     names, prompts, seeds = (table[column].tolist() for column in ("system", "prompt", "seed"))
-    for name, clips in shown.items():
+    for name, videos in shown.items():
         for number, row in enumerate([row for row, system in enumerate(names) if system == name][:count]):
             file = f"clips/{number:02d}-{name}.mp4"
             said = {"title": str(prompts[row]), "comment": f"{name}, seed {seeds[row]}"}
-            write_mp4(folder / file, score_figures.frames_of(clips.video[number]), frame_rate, said)
+            write_mp4(folder / file, score_figures.frames_of(videos[number]), frame_rate, said)
             files[row] = file
     table["file"] = files

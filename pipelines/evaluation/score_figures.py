@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipelines import stage
 from pipelines.drawing import drawn, new_figure, one_line
+from pipelines.evaluation.video_metrics import bytes_of
 
 COLOURS = {
     "rectified_flow": "#0072B2",
@@ -26,8 +27,8 @@ GROUPS = {"all_identity": "identity", "all_motion": "motion", "all_scene": "scen
 
 
 def frames_of(video: Tensor) -> np.ndarray:
-    """One clip [3, T, H, W] in [-1, 1] as uint8 [T, H, W, 3]."""
-    return ((video.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy()
+    """One clip [3, T, H, W] as uint8 [T, H, W, 3]."""
+    return bytes_of(video).permute(1, 2, 3, 0).numpy()
 
 
 def title_of(system: str) -> str:

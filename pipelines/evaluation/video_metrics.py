@@ -18,20 +18,30 @@ CLIPS_AT_ONCE = 4
 """Clips whose pixels are compared in float64 at a time."""
 
 
-def require_finite(*values: Tensor) -> None:
+def bytes_of(video: Tensor) -> Tensor:
+    """Video of any shape as uint8 of 0 to 255, what a file holds and a quarter of the memory; or given in [-1, 1]."""
+    return video if video.dtype == torch.uint8 else ((video.clamp(-1, 1) + 1) * 127.5).round().byte()
+
+
+def values(video: Tensor) -> Tensor:
+    """Video of any shape in [-1, 1], as it is or given as uint8 of 0 to 255."""
+    return video.float() / 127.5 - 1.0 if video.dtype == torch.uint8 else video
+
+
+def require_finite(*numbers: Tensor) -> None:
     """Check numbers before a metric is made of them.
 
     Raises:
         ValueError: some are not finite; compared with anything they would seem small, or large.
     """
-    if not all(bool(torch.stack(one.aminmax()).isfinite().all()) for one in values if one.numel()):
+    if not all(bool(torch.stack(one.aminmax()).isfinite().all()) for one in numbers if one.numel()):
         raise ValueError("values that are not finite")
 
 
 def _by_clip(metric: Callable[..., Tensor], *videos: Tensor) -> Tensor:
     """What a metric gives for some clips at a time, joined: few clips stay in the processor's cache, and in memory."""
     parts = zip(*(video.split(CLIPS_AT_ONCE) for video in videos), strict=True)
-    return torch.cat([metric(*part) for part in parts])
+    return torch.cat([metric(*map(values, part)) for part in parts])
 
 
 # ---- Fréchet distance ---------------------------------------------------------------------------------------------

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ MOST_STATISTICS_CLIPS, MOST_HELD_OUT_CLIPS = 2048, 512
 """Most clips that the statistics of latents are taken from, and that are measured; of more, as many are drawn."""
 MOST_PATCH_VALUES = 32_000_000
 """Most numbers in the matrix of patches that the principal components are fitted to."""
+MOST_DIRECT = 2048
+"""Most numbers of a patch of which all directions are computed; of larger ones the strongest alone are sought."""
 
 
 def psnr(mean_squared_error: float) -> float:
@@ -132,22 +135,42 @@ class PatchPCA:
         return unstack(groups, frames).clamp(-1, 1)
 
 
-def fit_patch_pca(rows: Tensor, components: int) -> PatchPCA:
+def fit_patch_pca(parts: Iterable[Tensor], components: int) -> PatchPCA:
     """The best linear code with so many numbers per patch, in closed form.
 
     Args:
-        rows: patches [N, D].
+        parts: patches [n, D], some after the other. Of up to :data:`MOST_DIRECT` numbers a patch, only the moments are
+            kept of them.
     """
+    some = iter(parts)
+    first = next(some)
+    if first.shape[1] <= MOST_DIRECT:
+        return _from_moments(chain([first], some), components)
+    rows = torch.cat([first, *some])
     mean = rows.mean(dim=0)
-    centred = rows - mean
+    centred = rows.sub_(mean)
     kept = min(components, *centred.shape)
-    if centred.shape[1] <= 2048:
-        vectors = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -kept:].flip(1)
-    else:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            vectors = torch.svd_lowrank(centred, q=min(kept + 16, *centred.shape), niter=4)[2][:, :kept]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vectors = torch.svd_lowrank(centred, q=min(kept + 16, *centred.shape), niter=4)[2][:, :kept]
     return PatchPCA(mean, vectors, (centred @ vectors).square().mean(dim=0).sqrt())
+
+
+def _from_moments(parts: Iterable[Tensor], components: int) -> PatchPCA:
+    """Principal components from one pass over patches: sums of them and of their products, about a first mean."""
+    about = total = products = torch.zeros(1, dtype=torch.float64)
+    count = 0
+    for part in parts:
+        about = about if count else part.mean(dim=0)
+        centred = part - about
+        total = total + centred.sum(dim=0, dtype=torch.float64)
+        products = products + centred.T @ centred
+        count += len(part)
+    mean = total / count
+    values, vectors = torch.linalg.eigh(products / count - torch.outer(mean, mean))
+    kept = min(components, count, len(mean))
+    deviations = values[-kept:].flip(0).clamp_min(0).sqrt()
+    return PatchPCA(about + mean.float(), vectors[:, -kept:].flip(1).float(), deviations.float())
 
 
 def patch_pca_of(clips: Clips, rows: Sequence[int], strides: tuple[int, int], channels: int) -> PatchPCA:
@@ -160,7 +183,7 @@ def patch_pca_of(clips: Clips, rows: Sequence[int], strides: tuple[int, int], ch
     per_clip = 3 * (int(entry["num_frames"]) - 1 + strides[0]) * int(entry["height"]) * int(entry["width"])
     count = max(1, min(len(rows), MOST_PATCH_VALUES // per_clip))
     chosen = [rows[index] for index in np.linspace(0, len(rows) - 1, count).astype(int)]
-    return fit_patch_pca(torch.cat([patches(video, *strides) for _, video in clips.videos(chosen, 8)]), channels)
+    return fit_patch_pca((patches(video, *strides) for _, video in clips.videos(chosen, 8)), channels)
 
 
 def linear_baselines(clips: Clips, fitted: PatchPCA, rows: Sequence[int], strides: tuple[int, int]) -> dict[str, float]:

@@ -92,6 +92,7 @@ def outside_code(text: str) -> str:
     return re.sub(r"\\.", "", text)
 
 
+@pytest.mark.costly
 def test_a_page_shows_hostile_texts_as_short_texts(project: Path) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         result = materialize(project, instance, translator=ReelTranslator())
@@ -106,6 +107,7 @@ def test_a_page_shows_hostile_texts_as_short_texts(project: Path) -> None:
     assert re.fullmatch(r"!\[[^\]]*\]\(data:image/png;base64,[\w+/=]+\)", outside_code(str(picture)))
 
 
+@pytest.mark.costly
 def test_a_failure_shows_hostile_last_lines_as_one_block(project: Path) -> None:
     (project / "fails").write_text("")
     with dg.DagsterInstance.ephemeral() as instance:

@@ -34,6 +34,7 @@ def test_what_is_no_picture_is_left_out(tmp_path: Path) -> None:
     assert thumbnail(tmp_path / "broken.jpg") is None
 
 
+@pytest.mark.costly
 def test_a_page_shows_pictures_gates_checkpoint_inputs_and_the_command(tmp_path: Path) -> None:
     root = toy.make(tmp_path)
     toy.dvc(root, "repro", "train")
@@ -46,6 +47,7 @@ def test_a_page_shows_pictures_gates_checkpoint_inputs_and_the_command(tmp_path:
     assert "reel run train" in ReelTranslator().get_description(stage, None)
 
 
+@pytest.mark.costly
 @pytest.mark.filterwarnings("ignore:Property `OpDefinition.version` is deprecated:DeprecationWarning")
 def test_pictures_are_stored_once_for_each_data_version(tmp_path: Path) -> None:
     root = toy.make(tmp_path)

@@ -46,6 +46,7 @@ def without_trees(module: Module) -> Module:
     return replace(module, definitions=definitions)
 
 
+@pytest.mark.costly
 def test_every_module_of_this_project_comes_back_as_it_was_parsed(tmp_path: Path) -> None:
     (tmp_path / "pipelines").symlink_to(ROOT / "pipelines")
     (tmp_path / "dvc.yaml").touch()

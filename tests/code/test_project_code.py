@@ -51,6 +51,7 @@ def documented(text: str) -> str:
     return ast.unparse(ast.fix_missing_locations(tree))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("edit", [commented, documented, lambda text: ast.unparse(ast.parse(text))])
 def test_comments_docstrings_and_formatting_of_all_files_change_no_stage(
     before: dict[str, str], copy: Path, edit: Callable[[str], str]
@@ -62,6 +63,7 @@ def test_comments_docstrings_and_formatting_of_all_files_change_no_stage(
     assert values(copy) == before
 
 
+@pytest.mark.costly
 def test_a_style_sheet_makes_only_the_page_anew(before: dict[str, str], copy: Path) -> None:
     for path in [*(copy / "pipelines").rglob("*.css"), *(copy / "pipelines").rglob("*.js")]:
         path.write_text(path.read_text() + "/* edited */\n")
@@ -69,6 +71,7 @@ def test_a_style_sheet_makes_only_the_page_anew(before: dict[str, str], copy: Pa
     assert {name for name in before if before[name] != after[name]} == {"report"}
 
 
+@pytest.mark.costly
 def test_an_edit_touches_the_stages_that_reach_it(before: dict[str, str], copy: Path) -> None:
     path = copy / "pipelines/flow/path.py"
     assert "noise - latents" in path.read_text()
@@ -78,6 +81,7 @@ def test_an_edit_touches_the_stages_that_reach_it(before: dict[str, str], copy: 
     assert "rectified_flow" in changed and not changed & {"raw_video", "autoencoder", "latent_shards", "report"}
 
 
+@pytest.mark.costly
 def test_a_stage_of_ones_own_changes_no_other(before: dict[str, str], copy: Path) -> None:
     (copy / "pipelines/generation/own.py").write_text(
         '"""Own."""\nfrom pathlib import Path\n\nfrom pipelines.generation.own_params import OwnParams\n\n\n'

@@ -258,6 +258,7 @@ TOYS: dict[str, Callable[[Path], Callable[[], Any]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("stage", [name for name in stage_entries(HERE.parent / "dvc.yaml") if name != "code"])
 def test_every_function_that_a_stage_executes_is_part_of_its_identity(stage: str, tmp_path: Path) -> None:
     entry, source = stage_entries(HERE.parent / "dvc.yaml")[stage], Source(HERE.parent)
@@ -284,6 +285,7 @@ print(json.dumps([sorted(labels(code)) for code in found if is_function(code)]))
 """
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "stage",
     [

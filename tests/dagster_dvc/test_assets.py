@@ -70,6 +70,7 @@ def test_selections_by_stage_words(root: Path) -> None:
     assert len(dvc_assets(project, select=["*"], exclude=["group:training"])) == 3
 
 
+@pytest.mark.costly
 def test_a_first_run_executes_a_second_reuses_and_going_back_restores(tmp_path: Path) -> None:
     root = toy.make(tmp_path)
     with dg.DagsterInstance.ephemeral() as instance:
@@ -94,6 +95,7 @@ def tag(event: dg.DagsterEvent) -> str:
     return tags["dagster/data_version"]
 
 
+@pytest.mark.costly
 def test_a_run_tells_its_numbers_params_hashes_and_progress(root: Path) -> None:
     toy.edit(root, "params.yaml", "steps: 0", "steps: 8")
     with dg.DagsterInstance.ephemeral() as instance:
@@ -113,6 +115,7 @@ def test_a_run_tells_its_numbers_params_hashes_and_progress(root: Path) -> None:
         assert not any("did not receive any messages" in line for line in lines)
 
 
+@pytest.mark.costly
 def test_one_of_two_outputs_can_be_selected(root: Path) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         result = materialize(root, instance, "evaluate/scores")
@@ -120,6 +123,7 @@ def test_one_of_two_outputs_can_be_selected(root: Path) -> None:
         assert instance.get_latest_materialization_event(dg.AssetKey(["evaluate", "pictures"])) is not None
 
 
+@pytest.mark.costly
 def test_a_failed_gate_is_recorded_and_stops_what_follows(root: Path) -> None:
     toy.edit(root, "params.yaml", "gate: 1", "gate: 1000")
     with dg.DagsterInstance.ephemeral() as instance:
@@ -134,6 +138,7 @@ def test_a_failed_gate_is_recorded_and_stops_what_follows(root: Path) -> None:
         assert made == {"prepare", "left", "right", "train"}
 
 
+@pytest.mark.costly
 def test_a_bound_in_dvc_yaml_is_a_gate_that_retrains_nothing(root: Path) -> None:
     toy.edit(root, "dvc.yaml", "metric: total, min: 1,", "metric: total, max: 1,")
     with dg.DagsterInstance.ephemeral() as instance:
@@ -142,6 +147,7 @@ def test_a_bound_in_dvc_yaml_is_a_gate_that_retrains_nothing(root: Path) -> None
         assert metadata(result, "train")["dvc/outcome"] == "reused"
 
 
+@pytest.mark.costly
 def test_a_failing_stage_says_its_own_last_words_and_keeps_the_earlier_result(root: Path) -> None:
     before = (root / "work/model").read_text()
     toy.edit(root, "params.yaml", "amount: 2", "amount: -2000")
@@ -154,6 +160,7 @@ def test_a_failing_stage_says_its_own_last_words_and_keeps_the_earlier_result(ro
     assert (root / "work/model").read_text() == before
 
 
+@pytest.mark.costly
 def test_force_runs_an_unchanged_stage(root: Path) -> None:
     config = {"ops": {"repro_train": {"config": {"force": True}}}}
     with dg.DagsterInstance.ephemeral() as instance:
@@ -161,6 +168,7 @@ def test_force_runs_an_unchanged_stage(root: Path) -> None:
         assert metadata(result, "train")["dvc/outcome"] == "executed"
 
 
+@pytest.mark.costly
 def test_a_stage_that_runs_elsewhere_is_tried_again(root: Path) -> None:
     toy.edit(root, "params.yaml", "steps: 0", "steps: 80")
     elsewhere = Repro(DvcProject(root), "train")
@@ -199,6 +207,7 @@ def test_two_outputs_with_one_key_get_two_and_both_places_are_said(root: Path) -
     assert re.match(r"dvc\.yaml:9 \(stage 'left'.*dvc\.yaml:3 \(stage 'prepare'", said) and "rename one" in said
 
 
+@pytest.mark.costly
 def test_a_broken_stage_is_shown_and_the_rest_works(root: Path) -> None:
     toy.edit(root, "dvc.yaml", "cmd: python evaluate.py", "command: python evaluate.py")
     graph = definitions(root).resolve_asset_graph()
@@ -230,6 +239,7 @@ def test_an_eager_stage_is_asked_for_when_what_it_reads_was_made_anew_and_only_t
         assert asked(cursor)[0] == set()
 
 
+@pytest.mark.costly
 def test_eager_stages_are_asked_for_once_whatever_is_loaded_anew_between(root: Path, tmp_path: Path) -> None:
     """A real instance on disk, and the cursor as the daemon keeps it: as text."""
     toy.edit(root, "dvc.yaml", "meta: {dagster: {group: training}}", "meta: {dagster: {automation: eager}}")
@@ -263,6 +273,7 @@ def test_eager_stages_are_asked_for_once_whatever_is_loaded_anew_between(root: P
         assert [asked(), asked()] == [both, set()]  # made and loaded anew in one interval
 
 
+@pytest.mark.costly
 def test_nothing_that_dagster_keeps_or_takes_is_the_environment(
     root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,7 @@ def test_a_component_without_a_project_says_so(tmp_path: Path) -> None:
     assert "not a DVC project" in str(error.value.__cause__)
 
 
+@pytest.mark.costly
 def test_the_packages_command_works_without_dagster(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     at = ["--project", str(root)]
     assert command.main([*at, "doctor"]) == 0

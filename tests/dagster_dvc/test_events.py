@@ -67,6 +67,7 @@ def test_an_empty_instance_is_filled_from_the_lock_with_provenance(root: Path) -
         assert follow(root, instance) == []
 
 
+@pytest.mark.costly
 def test_a_repro_in_a_terminal_turns_the_graph_green(root: Path) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         follow(root, instance)
@@ -77,6 +78,7 @@ def test_a_repro_in_a_terminal_turns_the_graph_green(root: Path) -> None:
         assert stale_keys(root, instance) == set()
 
 
+@pytest.mark.costly
 def test_a_run_of_dagsters_own_needs_no_second_report(root: Path) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         observe_sources(instance, Assets(DvcProject(root)))
@@ -104,6 +106,7 @@ def test_an_output_deleted_by_hand_fails_the_in_sync_check_until_it_is_back(root
         assert report_sync(instance, Assets(DvcProject(root))) == [dg.AssetKey("train")]
 
 
+@pytest.mark.costly
 def test_a_stage_that_reads_metrics_is_stale_when_they_change(tmp_path: Path) -> None:
     text = (
         toy.DVC_YAML + "  summary: {cmd: cp metrics/train.json summary, deps: [metrics/train.json], outs: [summary]}\n"
@@ -119,6 +122,7 @@ def test_a_stage_that_reads_metrics_is_stale_when_they_change(tmp_path: Path) ->
         assert stale_keys(root, instance) == {"summary"}
 
 
+@pytest.mark.costly
 def test_a_running_stage_does_not_fail_the_in_sync_check(root: Path) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         follow(root, instance)
@@ -159,6 +163,7 @@ def changed_rows(instance: dg.DagsterInstance, name: str) -> dict[tuple[str, str
     return {(str(row["what"]), str(row["name"])): (str(row["before"]), str(row["now"])) for row in rows}
 
 
+@pytest.mark.costly
 def test_a_materialization_says_what_differs_from_the_one_before(root: Path) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         follow(root, instance)

@@ -41,6 +41,7 @@ def switch_branch(root: Path) -> str:
     return other
 
 
+@pytest.mark.costly
 def test_the_output_of_another_branch_is_replaced_by_the_recorded_one(root: Path) -> None:
     recorded = switch_branch(root)
     lock = (root / "dvc.lock").read_text()
@@ -53,6 +54,7 @@ def test_the_output_of_another_branch_is_replaced_by_the_recorded_one(root: Path
     assert (root / "dvc.lock").read_text() == lock
 
 
+@pytest.mark.costly
 def test_the_same_holds_in_dagster(root: Path) -> None:
     recorded = switch_branch(root)
     lock = (root / "dvc.lock").read_text()
@@ -62,6 +64,7 @@ def test_the_same_holds_in_dagster(root: Path) -> None:
     assert (root / "dvc.lock").read_text() == lock
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dagster", [False, True])
 def test_what_stands_nowhere_else_is_refused_and_kept(root: Path, dagster: bool) -> None:
     (root / "work/right").unlink()
@@ -87,6 +90,7 @@ def test_force_runs_nothing_that_is_frozen(root: Path) -> None:
     assert (root / "dvc.lock").read_text() == lock
 
 
+@pytest.mark.costly
 def test_a_frozen_stage_that_never_ran_is_refused(tmp_path: Path) -> None:
     root = toy.make(tmp_path)
     toy.edit(root, "dvc.yaml", "cmd: python add.py right", "frozen: true\n    cmd: python add.py right")
@@ -96,6 +100,7 @@ def test_a_frozen_stage_that_never_ran_is_refused(tmp_path: Path) -> None:
     assert not (root / "dvc.lock").exists()
 
 
+@pytest.mark.costly
 def test_an_output_that_the_cache_lost_comes_from_the_remote_when_asked_for(root: Path, tmp_path: Path) -> None:
     toy.dvc(root, "remote", "add", "--default", "store", str(tmp_path / "store"))
     toy.dvc(root, "push", "--quiet")

@@ -80,6 +80,7 @@ def reasons(root: Path) -> dict[str, list[str]]:
     return {name: [str(reason) for reason in found] for name, found in stale(DvcProject(root)).items()}
 
 
+@pytest.mark.costly
 def test_after_an_edit_the_stage_whose_key_changed_is_stale_and_says_why_before_anything_has_run(root: Path) -> None:
     assert reasons(root) == {}
     (root / "parts/one.txt").write_text("2")
@@ -92,11 +93,13 @@ def test_after_an_edit_the_stage_whose_key_changed_is_stale_and_says_why_before_
     assert reasons(root)["two"] == ["code: a, b, c and 1 more"]
 
 
+@pytest.mark.costly
 def test_an_edit_that_changes_no_key_runs_only_the_maker(root: Path) -> None:
     (root / "parts/one.txt").write_text("1\n")
     assert ran(root) == ["marks"]
 
 
+@pytest.mark.costly
 def test_code_versions_follow_the_key_of_the_stage(root: Path) -> None:
     (root / "parts/one.txt").write_text("2")
     project = DvcProject(root)
@@ -108,6 +111,7 @@ def test_code_versions_follow_the_key_of_the_stage(root: Path) -> None:
     assert same == {"marks": True, "one": False, "two": True}
 
 
+@pytest.mark.costly
 def test_one_stage_alone_gets_its_file_up_to_date_first_and_hears_of_it(root: Path) -> None:
     (root / "parts/one.txt").write_text("2")
     said: list[str] = []
@@ -117,6 +121,7 @@ def test_one_stage_alone_gets_its_file_up_to_date_first_and_hears_of_it(root: Pa
     assert refresh(DvcProject(root), "one", said.append) is None and len(said) == 1
 
 
+@pytest.mark.costly
 def test_a_file_that_cannot_be_made_starts_no_stage_and_is_told_in_one_line(root: Path) -> None:
     (root / "parts/one.txt").write_text("broken")
     assert "parts: a part is broken; mend it" in reasons(root)["marks"][0]
@@ -125,6 +130,7 @@ def test_a_file_that_cannot_be_made_starts_no_stage_and_is_told_in_one_line(root
     assert (root / "one.out").read_text() == "one"
 
 
+@pytest.mark.costly
 def test_a_stage_that_runs_keeps_no_other_from_starting(root: Path) -> None:
     (root / "one.wait").write_text("")
     running = Repro(DvcProject(root), "one", options=("--force",))
@@ -139,6 +145,7 @@ def test_a_stage_that_runs_keeps_no_other_from_starting(root: Path) -> None:
     assert ran(root) == ["marks"]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("content", ["no json", "{}", "[1]"])
 def test_a_file_that_was_edited_by_hand_is_made_again_and_runs_nothing(root: Path, content: str) -> None:
     (root / "marks.json").unlink()

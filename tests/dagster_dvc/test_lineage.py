@@ -18,6 +18,7 @@ def test_the_tree_reaches_from_a_stage_to_the_source_with_params_and_code(root: 
     assert text == tree(DvcProject(root), "work/model")
 
 
+@pytest.mark.costly
 def test_a_result_that_is_gone_is_found_by_its_hash(root: Path) -> None:
     value = read_lock(DvcProject(root))["train"].outs["work/model"].hash
     assert value

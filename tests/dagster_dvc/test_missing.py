@@ -77,6 +77,7 @@ def test_a_folder_is_cached_only_with_every_file_in_it(root: Path) -> None:
     assert repro(root, "prepare").outcome == "executed"
 
 
+@pytest.mark.costly
 def test_a_source_that_the_cache_lost_is_one_line_with_the_remedy(tracked: Path) -> None:
     md5 = lose_source(tracked)
     expected = (
@@ -93,6 +94,7 @@ def test_a_source_that_the_cache_lost_is_one_line_with_the_remedy(tracked: Path)
     assert (tracked / "work/numbers/all.txt").is_file()
 
 
+@pytest.mark.costly
 def test_a_source_that_is_only_deleted_is_brought_back_from_the_cache(tracked: Path) -> None:
     (tracked / "source/numbers.txt").unlink()
     failed = repro(tracked, "prepare")
@@ -113,6 +115,7 @@ def test_an_input_that_another_stage_makes_names_that_stage(root: Path) -> None:
     assert said.endswith("stage 'train' reads work/left, which is missing; make it again: dvc repro left")
 
 
+@pytest.mark.costly
 def test_a_frozen_stage_without_its_output_says_how_to_go_on(root: Path) -> None:
     toy.edit(root, "dvc.yaml", "cmd: python add.py right", "frozen: true\n    cmd: python add.py right")
     (root / "work/right").unlink()

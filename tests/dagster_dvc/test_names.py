@@ -54,6 +54,7 @@ def odd(root: Path) -> Path:
     return root
 
 
+@pytest.mark.costly
 def test_odd_paths_groups_and_stage_names_load_run_and_are_fresh(tmp_path: Path) -> None:
     root = odd(tmp_path)
     project = DvcProject(root)

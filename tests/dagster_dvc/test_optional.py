@@ -43,6 +43,7 @@ def run(root: Path, *words: str) -> str:
     return (root / "judged").read_text().strip()
 
 
+@pytest.mark.costly
 def test_what_reads_the_whole_folder_runs_without_it(project: Path) -> None:
     assert DvcProject(project).select(["*"]) == ["data", "main", "judge"]
     assert list(plan(DvcProject(project), ["judge"])) == ["data", "main", "judge"]
@@ -52,6 +53,7 @@ def test_what_reads_the_whole_folder_runs_without_it(project: Path) -> None:
     assert "baseline" not in now.select(["group:models"]) + now.select(["data+"]) + now.select(["base*"])
 
 
+@pytest.mark.costly
 def test_its_name_runs_it_and_from_then_on_it_belongs_to_the_graph(project: Path) -> None:
     run(project, "judge")
     assert DvcProject(project).select(["+baseline"]) == ["data", "baseline"]
@@ -62,6 +64,7 @@ def test_its_name_runs_it_and_from_then_on_it_belongs_to_the_graph(project: Path
     assert DvcProject(project).select(["*"]) == ["data", "main", "baseline", "judge"]
 
 
+@pytest.mark.costly
 def test_in_a_chain_of_names_what_follows_it_runs_too(project: Path) -> None:
     assert DvcProject(project).select(["baseline+"]) == ["baseline", "judge"]
 
@@ -77,6 +80,7 @@ CHAIN = GRAPH.replace(
 )
 
 
+@pytest.mark.costly
 def test_what_an_optional_stage_needs_runs_with_it(tmp_path: Path) -> None:
     root = toy.make(tmp_path / "project", CHAIN)
     assert DvcProject(root).set_aside == {"baseline", "refined"}
@@ -84,6 +88,7 @@ def test_what_an_optional_stage_needs_runs_with_it(tmp_path: Path) -> None:
     assert list(plan(DvcProject(root), ["refined"])) == ["data", "baseline", "refined"]
 
 
+@pytest.mark.costly
 def test_a_stage_that_another_one_reads_by_name_is_not_aside(tmp_path: Path) -> None:
     root = toy.make(tmp_path / "project", CHAIN.replace("deps: [models]", "deps: [models, models/refined]"))
     assert not DvcProject(root).set_aside

@@ -39,6 +39,7 @@ def test_a_stage_added_to_dvc_yaml_appears(root: Path) -> None:
     assert list(project.stages)[-1] == "count"
 
 
+@pytest.mark.costly
 def test_foreach_vars_and_interpolation_are_resolved_by_dvc(tmp_path: Path) -> None:
     text = """
         vars: [sizes.yaml]
@@ -68,12 +69,14 @@ def test_selection_knows_names_patterns_groups_and_neighbours(root: Path) -> Non
         project.select(["trian"])
 
 
+@pytest.mark.costly
 def test_broken_yaml_names_file_and_line(tmp_path: Path) -> None:
     root = toy.make(tmp_path, "stages:\n  prepare:\n    cmd: [unclosed\n  left: x\n")
     with pytest.raises(ProjectError, match=r"dvc\.yaml:\d+: "):
         _ = DvcProject(root).stages
 
 
+@pytest.mark.costly
 def test_broken_yaml_shows_the_last_graph_that_could_be_read(root: Path) -> None:
     before = list(DvcProject(root).stages)
     (root / "dvc.yaml").write_text((root / "dvc.yaml").read_text() + "  broken: [\n")

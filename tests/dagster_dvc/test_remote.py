@@ -29,11 +29,13 @@ def outcomes(root: Path, **options: bool) -> dict[str, str]:
     return {name: result.outcome for name, result in done.results.items()}
 
 
+@pytest.mark.costly
 def test_everything_comes_from_the_remote_when_asked_for(clone: Path) -> None:
     assert outcomes(clone, pull=True) == dict.fromkeys(DvcProject(clone).stages, "restored")
     assert toy.dvc(clone, "status", "--json").stdout.strip() == "{}"
 
 
+@pytest.mark.costly
 def test_without_the_flag_it_is_said_in_one_line(clone: Path) -> None:
     project = DvcProject(clone)
     assert pullable(project, project.stages) == list(project.stages)
@@ -45,6 +47,7 @@ def test_without_the_flag_it_is_said_in_one_line(clone: Path) -> None:
     assert hint(done, done.stages) is None
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("words", [["status"], ["plan"]])
 def test_what_only_looks_says_it_too(clone: Path, words: list[str]) -> None:
     command = [sys.executable, "-m", "dagster_project.cli", *words]
@@ -56,6 +59,7 @@ def test_what_only_looks_says_it_too(clone: Path, words: list[str]) -> None:
         toy.dvc(clone, "pull", "--quiet")
 
 
+@pytest.mark.costly
 def test_what_changed_and_what_follows_it_is_computed(clone: Path) -> None:
     toy.edit(clone, "params.yaml", "amount: 2,", "amount: 3,")
     project = DvcProject(clone)

@@ -26,6 +26,7 @@ def outcomes(summary: Summary) -> dict[str, str]:
     return {name: result.outcome for name, result in summary.results.items()}
 
 
+@pytest.mark.costly
 def test_only_what_changed_runs_and_going_back_comes_from_the_run_cache(root: Path) -> None:
     toy.edit(root, "params.yaml", "amount: 2", "amount: 5")
     assert outcomes(run(root)) == dict(
@@ -42,6 +43,7 @@ def test_dvc_itself_reports_an_unchanged_stage(root: Path) -> None:
     assert (result.outcome, result.succeeded) == ("unchanged", True)
 
 
+@pytest.mark.costly
 def test_independent_stages_run_side_by_side(root: Path) -> None:
     toy.edit(root, "params.yaml", "word: 'on', seconds: 0", "word: 'on', seconds: 1.5")
     toy.edit(root, "params.yaml", "amount: 2, seconds: 0", "amount: 2, seconds: 1.5")
@@ -65,6 +67,7 @@ stages:
 """
 
 
+@pytest.mark.costly
 def test_the_longest_chain_starts_first_by_what_stages_say_and_then_by_what_they_took(root: Path) -> None:
     (root / "dvc.yaml").write_text(CHAINS)
     (root / "dvc.lock").unlink()
@@ -89,6 +92,7 @@ def test_a_usual_time_that_is_none_is_left_out_and_told(said: str, root: Path) -
     assert "meta.dagster.seconds" in line and "such as 90" in line
 
 
+@pytest.mark.costly
 def test_a_failure_says_why_starts_nothing_after_it_and_leaves_the_earlier_result(root: Path) -> None:
     before = (root / "work/model").read_text()
     toy.edit(root, "params.yaml", "amount: 2", "amount: -2000")
@@ -100,6 +104,7 @@ def test_a_failure_says_why_starts_nothing_after_it_and_leaves_the_earlier_resul
     assert (root / "metrics/train.json").exists()
 
 
+@pytest.mark.costly
 def test_a_failure_elsewhere_does_not_stop_the_rest_when_asked(root: Path) -> None:
     toy.edit(root, "add.py", "side = sys.argv[1]", "side = sys.argv[1]; assert side == 'right', 'left is broken'")
     summary = run(root, "left", "right", jobs=1, keep_going=True)
@@ -107,6 +112,7 @@ def test_a_failure_elsewhere_does_not_stop_the_rest_when_asked(root: Path) -> No
     assert "left is broken" in summary.results["left"].error
 
 
+@pytest.mark.costly
 def test_a_second_start_is_refused_at_once_naming_pid_and_since(root: Path) -> None:
     toy.edit(root, "params.yaml", "steps: 0", "steps: 600")
     first = Repro(DvcProject(root), "train", grace=3)
@@ -123,6 +129,7 @@ def test_a_second_start_is_refused_at_once_naming_pid_and_since(root: Path) -> N
     assert running(DvcProject(root)) == {}
 
 
+@pytest.mark.costly
 def test_a_stopped_stage_leaves_no_process_no_lock_and_resumes(root: Path) -> None:
     toy.edit(root, "params.yaml", "steps: 0", "steps: 40")
     process = Repro(DvcProject(root), "train", grace=3)

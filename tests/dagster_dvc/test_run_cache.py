@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
 from dagster_dvc.doctor import complaints
 from dagster_dvc.project import DvcProject
@@ -58,6 +59,7 @@ def _write(root: Path, cases: dict[str, tuple[str, str, str]], old: str, new: st
         (root / f"{name}.yaml").write_text(text.replace(old, new))
 
 
+@pytest.mark.costly
 def test_such_a_parameter_is_refused_and_its_stage_runs_without_the_run_cache(tmp_path: Path) -> None:
     root = _project(tmp_path, REFUSED)
     for complaint, (_, _, said) in zip(sorted(complaints(DvcProject(root))), REFUSED.values(), strict=True):
@@ -72,6 +74,7 @@ def test_such_a_parameter_is_refused_and_its_stage_runs_without_the_run_cache(tm
     assert not any("2" in (root / f"{name}.txt").read_text() for name in REFUSED)
 
 
+@pytest.mark.costly
 def test_one_in_a_file_that_a_stage_makes_is_found_too(tmp_path: Path) -> None:
     root = toy.make(tmp_path, MADE, make__py=MAKE, sized__py=PROGRAM)
     project = DvcProject(root)
@@ -80,6 +83,7 @@ def test_one_in_a_file_that_a_stage_makes_is_found_too(tmp_path: Path) -> None:
     assert complaints(DvcProject(root))[0].startswith("made.json:1: sized.size: ")
 
 
+@pytest.mark.costly
 def test_other_names_use_the_run_cache_as_ever(tmp_path: Path) -> None:
     root = _project(tmp_path, OTHERS)
     assert complaints(DvcProject(root)) == []

@@ -25,6 +25,7 @@ def write(root: Path, file: str, text: str) -> None:
     (root / file).write_bytes(toy.textwrap.dedent(text).encode("utf-8", "surrogateescape"))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("text", BROKEN)
 def test_a_broken_params_file_is_named_with_its_line_and_forgotten_once_it_is_mended(root: Path, text: str) -> None:
     shutil.rmtree(root / ".dvc/tmp/dagster_dvc", ignore_errors=True)
@@ -72,6 +73,7 @@ def test_a_broken_file_of_one_stage_takes_out_that_stage_until_it_is_mended(
     assert list(DvcProject(root).stages) == ["prepare", "left", "right", "train", "evaluate"]
 
 
+@pytest.mark.costly
 def test_values_that_only_interpolation_reads_are_watched_too(tmp_path: Path) -> None:
     stages = """
         vars: [{kind: x}, more.yaml]
@@ -91,6 +93,7 @@ def test_values_that_only_interpolation_reads_are_watched_too(tmp_path: Path) ->
         assert "edited" in DvcProject(root).stages[name].command
 
 
+@pytest.mark.costly
 def test_one_broken_pipeline_of_two_leaves_the_other_and_is_not_remembered(tmp_path: Path) -> None:
     root = toy.make(tmp_path)
     (root / "sub").mkdir()
@@ -103,6 +106,7 @@ def test_one_broken_pipeline_of_two_leaves_the_other_and_is_not_remembered(tmp_p
     assert len(DvcProject(root).stages) == 6
 
 
+@pytest.mark.costly
 def test_an_output_that_is_ignored_takes_out_its_stage_from_that_edit_until_the_next(root: Path) -> None:
     assert DvcProject(root).problems == []
     before = (root / ".dvcignore").read_text()

@@ -126,6 +126,7 @@ def rows(said: str) -> list[list[str]]:
     return [re.split(r"  +", line.strip()) for line in lines[1:]]
 
 
+@pytest.mark.costly
 def test_a_large_effect_is_found_and_a_small_one_is_noise(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before, ran = contents(project), (project.parent / "home/data_ran").read_text()
     words = ["ablate", "train.effect=0,100,1e-9", "--seeds", "3", "--higher", "score"]
@@ -144,6 +145,7 @@ def test_a_large_effect_is_found_and_a_small_one_is_noise(project: Path, capsys:
     assert "done in" not in capsys.readouterr().out, "the second time nothing runs"
 
 
+@pytest.mark.costly
 def test_numbers_of_a_later_stage_are_compared_and_systems_within_it(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,6 +159,7 @@ def test_numbers_of_a_later_stage_are_compared_and_systems_within_it(
     assert rows(capsys.readouterr().out)[1][-1] == "higher", "nobody said which way is better"
 
 
+@pytest.mark.costly
 def test_a_failed_variant_is_not_in_the_table(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["ablate", "train.effect=0,broken", "--metric", "score"]) == 1
     said = capsys.readouterr()
@@ -166,11 +169,13 @@ def test_a_failed_variant_is_not_in_the_table(project: Path, capsys: pytest.Capt
     )
 
 
+@pytest.mark.costly
 def test_one_seed_gives_no_verdict(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["ablate", "train.effect=0,100", "--metric", "score", "--higher", "score"]) == 0
     assert rows(capsys.readouterr().out)[1][-1] == "one seed: no verdict"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
@@ -191,6 +196,7 @@ def test_mistakes_are_told_before_anything_runs(
     assert not (project / ".work/ablations").exists()
 
 
+@pytest.mark.costly
 def test_no_training_at_all_is_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.main(["ablate", "train", "--seeds", "0"])
@@ -198,12 +204,14 @@ def test_no_training_at_all_is_refused(project: Path, capsys: pytest.CaptureFixt
     assert not (project / ".work/ablations").exists()
 
 
+@pytest.mark.costly
 def test_values_may_hold_commas_and_the_first_is_the_baseline(project: Path) -> None:
     plan = variants.planned(DvcProject(project), ["train.effect=[1, 2],{a: 1, b: 2},'x,y'"], 1, [])
     values = [value for run in plan.runs for key, value in run.edits if key == ("train", "effect")]
     assert values == [[1, 2], {"a": 1, "b": 2}, "x,y"]
 
 
+@pytest.mark.costly
 def test_params_keep_their_comments(project: Path, tmp_path: Path) -> None:
     variants.write_params(project, tmp_path / "new.yaml", [(("train", "effect"), 1e-9)])
     told = (tmp_path / "new.yaml").read_text()
@@ -229,6 +237,7 @@ def test_a_stopped_ablation_goes_on_where_it_was(project: Path) -> None:
     assert len(steps) == 81, "no step was made twice, in either variant"
 
 
+@pytest.mark.costly
 def test_an_unpaired_difference_within_its_interval_is_noise() -> None:
     found = difference({0: 1.0, 1: 2.0, 2: 3.0}, {0: 2.0, 1: 1.5, 2: 4.0}, "higher")
     assert found is not None and found.verdict == "within noise" and found.low is not None and found.low < 0
@@ -237,6 +246,7 @@ def test_an_unpaired_difference_within_its_interval_is_noise() -> None:
     assert nearer is not None and nearer.verdict == "better"
 
 
+@pytest.mark.costly
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=6), st.lists(st.floats(-5, 5), min_size=2, max_size=6))
 def test_swapping_the_variants_swaps_the_verdict(one: list[float], other: list[float]) -> None:
     first, second = dict(enumerate(one)), dict(enumerate(other))
@@ -245,6 +255,7 @@ def test_swapping_the_variants_swaps_the_verdict(one: list[float], other: list[f
     assert back.verdict == {"better": "worse", "worse": "better"}.get(there.verdict, there.verdict)
 
 
+@pytest.mark.costly
 def test_trainings_without_an_effect_rarely_differ() -> None:
     import random
 
@@ -257,6 +268,7 @@ def test_trainings_without_an_effect_rarely_differ() -> None:
     assert 25 <= wrong <= 80, "about one in twenty, as the table says"
 
 
+@pytest.mark.costly
 def test_sources_outside_of_the_project_are_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project.parent / "beside").mkdir()
     (project.parent / "beside/x.txt").write_text("x")
@@ -265,6 +277,7 @@ def test_sources_outside_of_the_project_are_refused(project: Path, capsys: pytes
     assert "outside of the project" in capsys.readouterr().err
 
 
+@pytest.mark.costly
 def test_unknown_words_are_a_project_error(project: Path) -> None:
     with pytest.raises(ProjectError, match="so nothing would change"):
         toy.edit(project, "params.yaml", "judge: {systems: 2}", "judge: {systems: 2}\nlonely: {a: 1}")

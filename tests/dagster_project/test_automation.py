@@ -12,6 +12,8 @@ import yaml
 from assets.stages import stage_assets
 from dagster_dvc.project import DvcProject
 from dagster_dvc.resource import DvcResource
+from dagster_project.footage import dependency, is_recorded
+from dagster_project.incoming import FetchingResource
 from dagster_project.jobs import build_jobs
 from dagster_project.schedules import PLANS, build_schedules
 from dagster_project.sensors import build_clips_sensor
@@ -100,6 +102,7 @@ def unwatch(root: Path) -> None:
     toy.edit(root, "dvc.yaml", "    - videos\n", "")
 
 
+@pytest.mark.costly
 def test_clips_are_handled_when_dvc_has_recorded_them_and_not_before(project: Path) -> None:
     ticks = Ticks(project)
     request = ticks.asks()  # what was there before the first look is not recorded either
@@ -123,6 +126,7 @@ def test_clips_are_handled_when_dvc_has_recorded_them_and_not_before(project: Pa
     assert "nothing new in" in ticks.says()
 
 
+@pytest.mark.costly
 def test_a_run_that_failed_is_followed_by_another_and_three_by_a_person(project: Path) -> None:
     record(project)
     ticks = Ticks(project)
@@ -139,6 +143,7 @@ def test_a_run_that_failed_is_followed_by_another_and_three_by_a_person(project:
     assert "nothing new in" in ticks.says()
 
 
+@pytest.mark.costly
 def test_what_arrives_while_a_run_runs_is_asked_for_after_it(project: Path) -> None:
     record(project)
     ticks = Ticks(project)
@@ -149,6 +154,7 @@ def test_what_arrives_while_a_run_runs_is_asked_for_after_it(project: Path) -> N
     assert ticks.asks()
 
 
+@pytest.mark.costly
 def test_a_folder_that_dvc_does_not_look_at_is_handled_by_runs_that_went_well(project: Path) -> None:
     unwatch(project)
     ticks = Ticks(project)
@@ -168,6 +174,7 @@ def test_a_folder_that_dvc_does_not_look_at_is_handled_by_runs_that_went_well(pr
         assert "nothing new in" in ticks.says()
 
 
+@pytest.mark.costly
 def test_a_file_that_is_still_being_copied_starts_nothing(project: Path) -> None:
     record(project)
     ticks = Ticks(project)
@@ -177,6 +184,7 @@ def test_a_file_that_is_still_being_copied_starts_nothing(project: Path) -> None
     assert len(ticks.look().run_requests) == 1
 
 
+@pytest.mark.costly
 def test_a_file_that_came_and_went_is_no_news(project: Path) -> None:
     record(project)
     ticks = Ticks(project)
@@ -188,12 +196,14 @@ def test_a_file_that_came_and_went_is_no_news(project: Path) -> None:
         assert "nothing new in" in ticks.says()
 
 
+@pytest.mark.costly
 def test_a_cursor_of_an_earlier_version_is_a_first_look(project: Path) -> None:
     unwatch(project)
     for cursor in ("8d969eef6ecad3c29a3a629280e686cf0c3f5d5a86aff3ca12020c923adc6c92", '["a", "b"]', '{"other": 1}'):
         assert Ticks(project, cursor).says() == "remembered what is there now"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("watched", [True, False])
 def test_what_the_sensor_asks_for_is_a_valid_run_that_dvc_cannot_skip(project: Path, watched: bool) -> None:
     if not watched:
@@ -211,6 +221,7 @@ def test_what_the_sensor_asks_for_is_a_valid_run_that_dvc_cannot_skip(project: P
     assert config["ops"]["repro_latent_shards"]["config"] == {"force": False}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("source", "words"),
     [
@@ -224,12 +235,14 @@ def test_new_clips_says_why_it_does_nothing(project: Path, source: dict[str, Any
     assert words in Ticks(project).says()
 
 
+@pytest.mark.costly
 def test_new_clips_names_a_stage_that_dvc_yaml_lost(project: Path) -> None:
     ticks = Ticks(project)
     toy.edit(project, "dvc.yaml", "  raw_video:", "  raw_videos:")
     assert "dvc.yaml: no stage 'raw_video'; did you mean" in ticks.says()
 
 
+@pytest.mark.costly
 def test_recordings_are_watched_as_well(project: Path) -> None:
     write_source(project, folder=None, recordings={"path": "videos"})
     record(project)
@@ -238,6 +251,7 @@ def test_recordings_are_watched_as_well(project: Path) -> None:
     assert ticks.asks()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", [plan[0] for plan in PLANS])
 def test_a_schedule_ships_stopped_and_asks_for_its_selection(project: Path, name: str) -> None:
     loaded = repository(project)
@@ -251,3 +265,31 @@ def test_a_schedule_ships_stopped_and_asks_for_its_selection(project: Path, name
     job = loaded.get_job(schedule.job_name)
     assert {key.to_user_string() for key in job.asset_layer.selected_asset_keys} == EXPECTED[name]
     assert dg.validate_run_config(job, request.run_config)
+
+
+def run_raw_video(root: Path) -> dg.ExecuteInProcessResult:
+    """The stage alone, by a run of Dagster in this process."""
+    project = DvcProject(root)
+    job = dg.define_asset_job("alone", selection=["raw_video"])
+    made = dg.Definitions(
+        assets=stage_assets(project), jobs=[job], resources={"dvc": FetchingResource(grace_seconds=3)}
+    ).resolve_job_def("alone")
+    with dg.DagsterInstance.ephemeral() as instance:
+        return made.execute_in_process(instance=instance, raise_on_error=False)
+
+
+def test_what_has_arrived_is_brought_before_its_stage_looks(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(project)
+    bucket = tmp_path_factory.mktemp("bucket")
+    (bucket / "second.mp4").write_bytes(b"2")
+    monkeypatch.setenv("REEL_INCOMING_URL", f"file://{bucket}")
+    found = run_raw_video(project)
+    assert found.success and (project / "videos/second.mp4").read_bytes() == b"2"
+    dep = dependency(DvcProject(project), project / "videos")
+    assert dep is not None and is_recorded(DvcProject(project), dep)
+    monkeypatch.setenv("REEL_INCOMING_URL", "ss3://lab/in?token=secret")
+    failed = run_raw_video(project)
+    said = str([event.event_specific_data for event in failed.get_step_failure_events()])
+    assert not failed.success and "reel fetch: ss3://lab/in:" in said and "secret" not in said

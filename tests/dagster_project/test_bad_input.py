@@ -109,6 +109,7 @@ IN_A_PROJECT = {
 }
 
 
+@pytest.mark.costly
 def test_a_projects_commands_refuse_what_they_cannot_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,6 +36,7 @@ def project(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return root
 
 
+@pytest.mark.costly
 def test_a_first_day(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check"]) == 0
     assert cli.main(["plan"]) == 0
@@ -57,6 +58,7 @@ def test_a_first_day(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "left      reused" not in capsys.readouterr().out.replace("left     ", "left ")
 
 
+@pytest.mark.costly
 def test_a_failure_is_on_top_with_the_way_on(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     toy.edit(project, "params.yaml", "amount: 2", "amount: -2000")
     assert cli.main(["run", "--all"]) == 1
@@ -78,6 +80,7 @@ def test_mistakes_are_one_line(project: Path, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.startswith("dvc.yaml:")
 
 
+@pytest.mark.costly
 def test_up_to_date_is_never_said_of_what_could_not_be_looked_at(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,6 +128,20 @@ def test_stopping_reel_stops_everything_below(project: Path, number: signal.Sign
     assert int((project / ".work/step").read_text()) < 600
 
 
+def test_what_another_host_runs_is_told_by_status_and_plan(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    note = project / ".work" / "prepare" / "owner.json"
+    note.parent.mkdir(parents=True)
+    owner = {"pid": 7, "host": "far", "user": "ana", "since": "2026-11-28 09:00:00+00:00", "beats": 3}
+    note.write_text(json.dumps(owner))
+    assert cli.main(["plan", "prepare"]) == 0
+    told = "(pid 7): on far of ana; wait for it, or stop it there"
+    assert f"prepare is running already {told}" in capsys.readouterr().out
+    assert cli.main(["status"]) == 0
+    [row] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("prepare ")]
+    assert "running" in row and told in row
+
+
+@pytest.mark.costly
 def test_a_command_of_a_room_gets_all_its_words() -> None:
     said = subprocess.run(
         [sys.executable, "-m", "dagster_project.cli", "generate", "--help"],
@@ -179,6 +196,7 @@ def test_a_linked_folder_among_the_footage_is_told_because_dvc_does_not_see_it(
     assert "raw_video: videos/day1/more is a linked folder" in said and f"add `{tmp_path / 'disk'}` to deps" in said
 
 
+@pytest.mark.costly
 def test_what_came_between_the_last_look_and_dvcs_own_is_told_by_status_and_check(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,6 +221,7 @@ def test_what_came_between_the_last_look_and_dvcs_own_is_told_by_status_and_chec
     assert late not in capsys.readouterr().out
 
 
+@pytest.mark.costly
 def test_a_check_that_found_nothing_is_made_again_when_anything_that_it_looks_at_is_another(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

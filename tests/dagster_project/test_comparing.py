@@ -42,6 +42,7 @@ def reel(root: Path, *words: str) -> int:
         return cli.main(["compare", *words])
 
 
+@pytest.mark.costly
 def test_sides_of_several_seeds_get_a_verdict_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = project(tmp_path / "here", 1.0, 0)
     for number, seed in enumerate((0, 1)):
@@ -146,6 +147,7 @@ def git(root: Path, *words: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+@pytest.mark.costly
 def test_a_revision_is_compared_by_its_own_results_and_the_project_is_only_read(tmp_path: Path) -> None:
     root = tmp_path / "p"
     root.mkdir()

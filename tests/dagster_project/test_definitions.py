@@ -31,6 +31,7 @@ def load(root: Path) -> list:
     return json.loads(done.stdout)
 
 
+@pytest.mark.costly
 def test_the_code_location_of_this_project_is_light_and_complete() -> None:
     DvcProject(REPO).manifest  # noqa: B018 (a first load may spend its time in dvc)
     heavy, keys, jobs, schedules, sensors, statuses = load(REPO)
@@ -49,6 +50,7 @@ def test_every_stage_has_a_group_and_a_description() -> None:
         assert stage.desc and stage.dagster.get("group"), stage.name
 
 
+@pytest.mark.costly
 def test_a_project_without_our_stages_loads_with_the_jobs_it_can_have(tmp_path: Path) -> None:
     _, keys, jobs, *_ = load(toy.make(tmp_path))
     assert "train" in keys

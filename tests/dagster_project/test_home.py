@@ -1,5 +1,6 @@
 """Which project `reel` and the code location work on: the one around the current folder, with its own code."""
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dagster_dvc.project import ProjectError
-from dagster_project import home
+from dagster_project import cli, home
 from tests.dagster_dvc import toy
 
 REPO = Path(__file__).parents[2]
@@ -63,6 +64,7 @@ def test_the_project_is_the_nearest_folder_upwards_with_a_pipeline(
     assert home.project_root() == tmp_path
 
 
+@pytest.mark.costly
 def test_reel_works_in_a_second_clone_with_its_own_code_and_says_so(clone: Path) -> None:
     done = python(clone / "sub/deep", REEL, "status")
     assert done.returncode == 0, done.stderr
@@ -71,6 +73,7 @@ def test_reel_works_in_a_second_clone_with_its_own_code_and_says_so(clone: Path)
     assert (clone / ".dvc/tmp/dagster_dvc/manifest.json").is_file()
 
 
+@pytest.mark.costly
 def test_reel_tells_whose_code_works_on_a_project_that_has_none(tmp_path: Path) -> None:
     root = toy.make(tmp_path / "toy")
     done = python(root, REEL, "status")
@@ -95,6 +98,26 @@ def test_help_needs_no_project(tmp_path: Path) -> None:
     assert python(tmp_path, REEL, "run", "--help").stdout.startswith("usage: reel run")
 
 
+def test_what_reel_help_does_not_need_is_not_imported(tmp_path: Path) -> None:
+    idle = {"dataclasses", "datetime", "hashlib", "importlib.util", "json", "socket", "subprocess", "yaml"}
+    code = (
+        f"import sys; before = {{*sys.modules}}; import dagster_project.cli; print({idle} & {{*sys.modules}} - before)"
+    )
+    assert python(tmp_path, code).stdout == "set()\n"
+
+
+def _parsers(word: str) -> dict[str, argparse.ArgumentParser]:
+    [action] = [one for one in cli._parser(word)._actions if isinstance(one, argparse._SubParsersAction)]
+    return action.choices
+
+
+@pytest.mark.parametrize("name", cli._commands())
+def test_a_command_alone_is_parsed_as_among_all(name: str) -> None:
+    alone = _parsers(name)
+    assert list(alone) == [name] and alone[name].format_help() == _parsers("")[name].format_help()
+
+
+@pytest.mark.costly
 def test_the_code_location_is_of_the_project_around_the_current_folder(tmp_path: Path) -> None:
     root = toy.make(tmp_path / "toy")
     keys = "print(sorted(key.to_user_string() for key in d.defs.get_repository_def().asset_graph.get_all_asset_keys()))"

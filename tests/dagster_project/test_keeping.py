@@ -67,6 +67,7 @@ def latents(root: Path) -> str:
     return (root / "latents.txt").read_text()
 
 
+@pytest.mark.costly
 def test_latents_are_made_from_the_one_that_is_kept_and_from_the_former_again(project: Path) -> None:
     before = (project / "dvc.yaml").read_text()
     assert latents(project) == "a+latents"
@@ -82,6 +83,7 @@ def test_latents_are_made_from_the_one_that_is_kept_and_from_the_former_again(pr
     assert latents(project) == "a+latents"
 
 
+@pytest.mark.costly
 def test_without_a_stage_it_says_which_there_are(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "numbers.json").write_text(
         json.dumps({"psnr": 31.25, "gates": [{"name": "flicker", "verdict": "fail"}]})
@@ -96,6 +98,7 @@ def test_without_a_stage_it_says_which_there_are(project: Path, capsys: pytest.C
     ]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("stage", ["other", "sharpr"])
 def test_what_makes_no_autoencoder_is_refused_with_the_names(
     project: Path, capsys: pytest.CaptureFixture[str], stage: str
@@ -114,6 +117,7 @@ def test_a_path_that_comes_out_of_an_anchor_is_not_half_changed() -> None:
     assert "[a.txt]" in keeping.exchanged(text, ["latent_shards"], "a.txt", "s.txt")
 
 
+@pytest.mark.costly
 def test_in_the_projects_own_graph_every_reader_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, tmp_path / name)

@@ -165,6 +165,7 @@ def test_no_service_of_dagster_is_started_that_the_layer_does_not_know() -> None
         started_as(["python", "-m", "dagster", "api", "grpc"])
 
 
+@pytest.mark.costly
 def test_services_look_round_less_often_than_dagster_would() -> None:
     """In a process of its own: the intervals are Dagster's, whoever imports it."""
     code = (

@@ -71,6 +71,7 @@ def make(root: Path, value: int) -> DvcProject:
     return DvcProject(root)
 
 
+@pytest.mark.costly
 def test_the_pointer_moves_to_what_is_not_worse_stays_otherwise_and_moves_back(project: Path) -> None:
     now = make(project, 5)
     assert "nothing to compare" in move(now, "flow")
@@ -92,6 +93,7 @@ def test_the_pointer_moves_to_what_is_not_worse_stays_otherwise_and_moves_back(p
         undo(now, "flow")
 
 
+@pytest.mark.costly
 def test_what_cannot_be_compared_is_refused_and_a_person_may_overrule(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

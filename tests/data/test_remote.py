@@ -213,6 +213,7 @@ for _ in range(5):
 """
 
 
+@pytest.mark.costly
 def test_two_processes_share_one_cache(tmp_path: Path, server: type[Ranges], monkeypatch: pytest.MonkeyPatch) -> None:
     limit = 40_000
     monkeypatch.setenv("REEL_CACHE_GIB", f"{limit / 2**30:.12f}")

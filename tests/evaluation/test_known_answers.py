@@ -123,3 +123,20 @@ def test_every_pair_is_compared_once_and_nearness_to_one_is_of_logarithms() -> N
     assert found["a against b"]["motion_ratio"]["difference"] == pytest.approx(0.0)
     assert found["a against c"]["motion_ratio"]["difference"] == pytest.approx(np.log(2))
     assert found["a against c"]["motion_ratio"]["verdict"] == "worse"
+
+
+def test_video_as_bytes_is_what_a_file_holds_and_its_numbers_are_within_half_a_level() -> None:
+    video = torch.tensor([-1.5, -1.0, -0.999, 0.0, 0.5, 1.0, 2.0])
+    held = video_metrics.bytes_of(video)
+    assert held.tolist() == [0, 0, 0, 128, 191, 255, 255] and held.dtype == torch.uint8
+    assert video_metrics.bytes_of(held) is held and video_metrics.values(video) is video
+    assert video_metrics.values(held)[[0, 5]].tolist() == [-1.0, 1.0]
+    torch.testing.assert_close(video_metrics.values(held), video.clamp(-1, 1), rtol=0, atol=0.5 / 127.5 + 1e-6)
+
+
+@pytest.mark.parametrize("number", ["frame_difference", "temporal_consistency", "psnr"])
+def test_numbers_of_bytes_are_those_of_the_values_that_they_stand_for(number: str) -> None:
+    held = torch.randint(256, (4, 3, 4, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    videos = [held, held.flip(0)] if number == "psnr" else [held]
+    metric = getattr(video_metrics, number)
+    assert metric(*videos) == pytest.approx(metric(*map(video_metrics.values, videos)), rel=1e-12)

@@ -246,6 +246,7 @@ def test_a_stage_tells_where_it_came_from_by_the_chain_that_it_carries(tmp_path:
     assert "digest" in written(folder), "a damaged chain: its own record tells, and the page is written"
 
 
+@pytest.mark.costly
 def test_the_page_stays_small_and_says_what_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = project(tmp_path)
     noise = np.random.default_rng(0).integers(0, 255, (200, 300, 3), dtype=np.uint8)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import torch
 
 from pipelines.data.shards import Shards
 from pipelines.data.video import read_clip
-from pipelines.evaluation.judge import Scores, chance, grouped
+from pipelines.evaluation.decoder import Decoder
+from pipelines.evaluation.judge import Clips, Scores, chance, grouped
 from pipelines.evaluation.params import KnownFactors
 from pipelines.evaluation.parts import parts_of, real_latents
 from pipelines.evaluation.probe import Labels, Probe, train_clip_reader, train_frame_reader
@@ -79,6 +81,7 @@ def test_samples_are_listed_with_what_they_show_and_some_are_written(scored: dic
     assert {path.name for path in scored["plots"].iterdir()} == {"contact_sheet.png", "scores.png"}
 
 
+@pytest.mark.costly
 def test_the_same_inputs_give_the_same_numbers(scored: dict[str, Path], tmp_path: Path) -> None:
     again = {**scored, "out": tmp_path / "out", "metrics": tmp_path / "metrics.json", "plots": tmp_path / "plots"}
     score(toy.params(), **again)
@@ -88,6 +91,7 @@ def test_the_same_inputs_give_the_same_numbers(scored: dict[str, Path], tmp_path
     assert (again["out"] / "samples.parquet").read_bytes() == (scored["out"] / "samples.parquet").read_bytes()
 
 
+@pytest.mark.costly
 def test_several_seeds_give_a_sample_each(scored: dict[str, Path], tmp_path: Path) -> None:
     again = {**scored, "out": tmp_path / "out", "metrics": tmp_path / "metrics.json", "plots": tmp_path / "plots"}
     score(toy.params(seeds=[0, 7], num_prompts=2), **again)
@@ -98,6 +102,7 @@ def test_several_seeds_give_a_sample_each(scored: dict[str, Path], tmp_path: Pat
     assert json.loads(again["metrics"].read_text())["num_samples"] == 4
 
 
+@pytest.mark.costly
 def test_data_without_factors_is_scored_without_agreement(tmp_path: Path) -> None:
     paths = toy.world(tmp_path, factors=False)
     score(toy.params(), **paths)
@@ -134,6 +139,7 @@ def test_another_autoencoder_or_damaged_weights_are_refused_before_work(
             score(toy.params(), **{**scored, "checkpoints": checkpoints, "out": tmp_path / "out"})
 
 
+@pytest.mark.costly
 def test_generators_are_found_whatever_they_are_called(scored: dict[str, Path], tmp_path: Path) -> None:
     """A checkpoint that somebody puts into the folder is scored like the others; one of a foreign kind is told."""
     checkpoints = tmp_path / "checkpoints"
@@ -171,6 +177,7 @@ def test_a_generator_gets_what_it_needs_and_no_more(scored: dict[str, Path]) -> 
         requests.part(replace(plain, needs=("prompt", "actions")), slice(0, 1))
 
 
+@pytest.mark.costly
 def test_other_splits_stand_beside_the_test_split(scored: dict[str, Path], tmp_path: Path) -> None:
     found = json.loads(scored["metrics"].read_text())
     assert set(found["validation"]) == set(found["composition"]) == {*SYSTEMS, "held_out"}
@@ -206,6 +213,7 @@ def test_pairs_are_compared_and_who_copies_has_no_distance_that_counts(scored: d
     assert verdict == "thief copies training clips"
 
 
+@pytest.mark.costly
 def test_a_factor_that_the_clips_lack_is_told(scored: dict[str, Path], tmp_path: Path) -> None:
     reader = toy.params().probe.clips.model_dump()
     factors = {"identity": ["colour"], "motion": ["direction"], "scene": []}
@@ -221,6 +229,27 @@ def test_a_training_clip_without_class_is_named(scored: dict[str, Path], tmp_pat
     shards = Shards(scored["latents"])
     with pytest.raises(StageError, match="1 training clips have no class, first clip-000"):
         classes_of_prompts(shards, folder, [0], 1)
+
+
+@pytest.mark.costly
+def test_one_set_of_clips_is_decoded_at_a_time_beside_the_real_ones(
+    scored: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pixels of all systems at once were four GiB in the demo."""
+    alive: list[weakref.ref[torch.Tensor]] = []
+    decoded, most = Decoder.__call__, 0
+
+    def counted(self: Decoder, latents: torch.Tensor, what: str) -> Clips:
+        nonlocal most
+        clips = decoded(self, latents, what)
+        alive.append(weakref.ref(clips.video))
+        most = max(most, sum(one() is not None for one in alive))
+        return clips
+
+    monkeypatch.setattr(Decoder, "__call__", counted)
+    places = {name: tmp_path / name for name in ("out", "metrics", "plots")}
+    score(toy.params(), **{**scored, **places})
+    assert len(alive) > len(SYSTEMS) and most == 3, "real clips, and where others are judged beside them, two more"
 
 
 def test_the_class_of_a_prompt_is_that_of_equal_prompts(scored: dict[str, Path]) -> None:

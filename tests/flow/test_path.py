@@ -3,6 +3,7 @@
 import ast
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -59,6 +60,7 @@ def test_weighted_mean_counts_only_what_has_weight():
     assert path.per_sample(error, torch.zeros(1, 1, 2, 1, 1)).tolist() == [0.0, 0.0]
 
 
+@pytest.mark.costly
 def test_only_the_path_subtracts_latents_from_noise():
     def subtracts(source: Path) -> bool:
         nodes = (node for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.BinOp))

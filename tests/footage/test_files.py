@@ -40,6 +40,7 @@ def test_files_of_endings_that_nobody_listed_are_looked_into(tmp_path: Path) -> 
     assert not found.passed and not found.pictures
 
 
+@pytest.mark.costly
 def test_what_is_passed_over_is_counted_by_its_ending_and_listed(tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     for k in range(4):
@@ -62,6 +63,7 @@ def test_what_is_passed_over_is_counted_by_its_ending_and_listed(tmp_path: Path)
     assert "HEIC" in rows["c.heic"] and "is a picture" in rows["d.png"]
 
 
+@pytest.mark.costly
 def test_linked_folders_are_followed_once_and_links_to_nothing_are_a_row(tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     for k in range(3):
@@ -100,6 +102,7 @@ def test_a_name_that_is_no_text_is_a_name(tmp_path: Path) -> None:
     assert len(set(catalog["source"])) == 4
 
 
+@pytest.mark.costly
 def test_a_file_that_goes_away_after_it_was_listed_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     videos = tmp_path / "videos"
     for k in range(4):
@@ -221,6 +224,7 @@ def test_too_few_frames_per_second_name_the_remedy(tmp_path: Path) -> None:
         run(folder(tmp_path / "videos", clip=clip), tmp_path)
 
 
+@pytest.mark.costly
 def test_a_screen_recording_is_held_and_the_seconds_are_counted(tmp_path: Path) -> None:
     def slow(place: int, packet: Any) -> bool:
         packet.pts = packet.dts = place * packet.duration * 25  # one frame per second
@@ -283,6 +287,7 @@ def test_a_cut_off_animation_is_truncated(tmp_path: Path) -> None:
     assert told.value.reason == "truncated"
 
 
+@pytest.mark.costly
 def test_what_no_one_foresaw_of_a_file_is_a_row_and_a_full_disk_ends_the_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

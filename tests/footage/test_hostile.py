@@ -110,6 +110,7 @@ def test_a_full_disk_is_told_as_one_and_not_as_a_tar_that_cannot_be_read(
     assert refusal("a.tar", caught.value) is None and refusal("a.tar", OSError(5, "Input/output error"))
 
 
+@pytest.mark.costly
 def test_what_stands_behind_the_end_of_a_tar_damages_nothing(tmp_path: Path, three: bytes) -> None:
     assert told(tmp_path, three + bytes(1024) + b"junk" * 500, packed=False) == (USED, {})
     with pytest.raises(StageError, match="damaged_tar"):

@@ -42,6 +42,7 @@ def tars(root: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (root / "clips/clips").glob("*.tar")}
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("kind", ["footage", "rendered"])
 def test_clips_in_tars_are_the_clips_that_files_hold(tmp_path: Path, kind: str) -> None:
@@ -62,6 +63,7 @@ def test_clips_in_tars_are_the_clips_that_files_hold(tmp_path: Path, kind: str) 
     assert held == {path.name: path.read_bytes() for path in (tmp_path / "files/clips/clips").iterdir()}
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("small")
 def test_what_lies_in_tars_is_reused_and_a_new_file_changes_few_of_them(tmp_path: Path) -> None:
     source = videos(tmp_path / "in", "acdefghijklmnop")
@@ -83,6 +85,7 @@ def test_what_lies_in_tars_is_reused_and_a_new_file_changes_few_of_them(tmp_path
     assert kept == set(tars(tmp_path)), "what no clip lies in any more is gone"
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("small")
 def test_clips_leave_their_tars_where_they_are_few_again(tmp_path: Path) -> None:
     params = folder(videos(tmp_path / "in", "abcdef"))
@@ -95,6 +98,7 @@ def test_clips_leave_their_tars_where_they_are_few_again(tmp_path: Path) -> None
         assert content == (tmp_path / "files/clips" / clip["file"]).read_bytes()
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("small")
 def test_a_damaged_tar_is_cut_again(tmp_path: Path) -> None:
     params = packed(folder(videos(tmp_path / "in", "abcdef")))
@@ -108,6 +112,7 @@ def test_a_damaged_tar_is_cut_again(tmp_path: Path) -> None:
     assert 0 < numbers["files_decoded"] < 6 and tars(tmp_path) == whole
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("small")
 def test_a_tar_that_does_not_hold_the_clip_is_told_with_the_clip(tmp_path: Path) -> None:
     run(packed(rendered(), above=0), tmp_path)

@@ -39,6 +39,7 @@ def rendered(num_clips: int = 16, seed: int = 0) -> RawVideoParams:
     return RawVideoParams.model_validate({"clip": CLIP, "splits": SPLITS, "source": source})
 
 
+@pytest.mark.costly
 def test_rendered_clips_are_what_the_catalog_says(tmp_path: Path) -> None:
     catalog, metrics = run(rendered(), tmp_path)
     counts = {"train": 8, "validation": 4, "test": 4}
@@ -64,6 +65,7 @@ def test_the_default_split_has_every_factor_value_on_both_sides() -> None:
             assert {getattr(one, name) for one in part} - {STEERED} == set(values)
 
 
+@pytest.mark.costly
 def test_equal_parameters_give_equal_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         run(rendered(), tmp_path / name)
@@ -72,6 +74,7 @@ def test_equal_parameters_give_equal_bytes(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
 
 
+@pytest.mark.costly
 def test_a_longer_series_keeps_the_clips_and_splits_of_a_shorter_one(tmp_path: Path) -> None:
     short, _ = run(rendered(8), tmp_path / "short")
     long, _ = run(rendered(16), tmp_path / "long")
@@ -81,6 +84,7 @@ def test_a_longer_series_keeps_the_clips_and_splits_of_a_shorter_one(tmp_path: P
     assert set(other["key"]).isdisjoint(short["key"])
 
 
+@pytest.mark.costly
 def test_pictures_are_drawn_for_both_sources(tmp_path: Path) -> None:
     for number in range(2):
         video(tmp_path / "videos" / f"{number}.mp4", seed=number)
@@ -112,6 +116,7 @@ def test_videos_are_cut_by_time_into_clips_that_tell_where_they_are_from(tmp_pat
     assert np.concatenate(levels) == pytest.approx(expected, abs=4.5)  # 4.4 levels are one frame of the source
 
 
+@pytest.mark.costly
 def test_a_rename_keeps_keys_and_splits_and_a_new_video_keeps_the_keys(tmp_path: Path) -> None:
     for number in range(3):
         video(tmp_path / "videos" / f"{number}.mp4", seed=number)
@@ -127,6 +132,7 @@ def test_a_rename_keeps_keys_and_splits_and_a_new_video_keeps_the_keys(tmp_path:
     assert set(before["key"]) < set(more["key"]) and len(more) == len(before) + 2
 
 
+@pytest.mark.costly
 def test_the_number_of_clips_per_video_can_be_capped(tmp_path: Path) -> None:
     for number in range(3):
         video(tmp_path / "videos" / f"{number}.mp4", num_frames=20, seed=number)

@@ -45,6 +45,7 @@ def test_a_recording_gives_clips_with_the_keys_that_led_to_each_frame(tmp_path: 
     assert levels == pytest.approx(35 + 200 * np.arange(0, 10, 2) / 32, abs=5)
 
 
+@pytest.mark.costly
 def test_a_recording_that_grows_keeps_its_clips_and_another_log_makes_others(tmp_path: Path) -> None:
     record(tmp_path / "in/a", 22, LOG)
     record(tmp_path / "in/b", 22, LOG, seed=1)

@@ -46,6 +46,7 @@ def test_without_the_rule_clips_need_no_caption(tmp_path: Path) -> None:
     assert set(catalog["caption"]) == {""}
 
 
+@pytest.mark.costly
 def test_only_new_files_are_decoded_and_a_caption_or_a_name_is_nothing_new(tmp_path: Path) -> None:
     for number in range(3):
         video(tmp_path / f"in/{number}.mp4", seed=number)
@@ -66,6 +67,7 @@ def test_only_new_files_are_decoded_and_a_caption_or_a_name_is_nothing_new(tmp_p
     assert set(third["key"]) == set(first["key"]) and metrics["files_decoded"] == 0
 
 
+@pytest.mark.costly
 def test_reused_clips_equal_those_of_a_fresh_run(tmp_path: Path) -> None:
     for number in range(2):
         video(tmp_path / f"in/{number}.mp4", seed=number)
@@ -76,6 +78,7 @@ def test_reused_clips_equal_those_of_a_fresh_run(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
 
 
+@pytest.mark.costly
 def test_other_parameters_and_damage_in_the_kept_clips_decode_again(tmp_path: Path) -> None:
     for number in range(3):
         video(tmp_path / f"in/{number}.mp4", seed=number)
@@ -91,6 +94,7 @@ def test_other_parameters_and_damage_in_the_kept_clips_decode_again(tmp_path: Pa
     assert metrics["files_decoded"] == 0
 
 
+@pytest.mark.costly
 def test_a_refusal_is_remembered_until_its_limit_moves(tmp_path: Path) -> None:
     video(tmp_path / "in/a.mp4", num_frames=16)
     video(tmp_path / "in/long.mp4", num_frames=40, seed=1)
@@ -103,6 +107,7 @@ def test_a_refusal_is_remembered_until_its_limit_moves(tmp_path: Path) -> None:
     assert metrics["rejected"] == {} and metrics["files_decoded"] == 2
 
 
+@pytest.mark.costly
 def test_kept_and_refused_clips_stand_side_by_side_in_the_decisions(tmp_path: Path) -> None:
     video(tmp_path / "in/a.mp4")
     video(tmp_path / "in/again.mkv.mp4", frame_rate=8.01)
@@ -136,6 +141,7 @@ def test_new_and_gone_files_are_counted_beforehand(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.costly
 def test_a_run_without_news_reads_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(4):
         video(tmp_path / f"in/{number}.mp4", seed=number)

@@ -224,6 +224,7 @@ def test_what_lacks_in_a_lerobot_data_set_is_told(tmp_path: Path) -> None:
         run(of_lerobot(root), tmp_path)
 
 
+@pytest.mark.costly
 def test_a_lerobot_data_set_without_actions_gives_clips_without_them(tmp_path: Path) -> None:
     lerobot(tmp_path / "set")
     catalog, _ = run(of_lerobot(tmp_path / "set", action=None), tmp_path)

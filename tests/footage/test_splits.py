@@ -57,6 +57,7 @@ def test_three_hashes_are_enough_for_three_splits(values: set[int]) -> None:
     assert set(split_by_hash([f"{value:08x}" for value in values], splits(0.1, 0.1)).values()) == THREE
 
 
+@pytest.mark.costly
 def test_a_file_is_in_one_split(tmp_path: Path) -> None:
     for number in range(8):
         scenery(tmp_path / f"in/{number}.mp4", number)
@@ -66,6 +67,7 @@ def test_a_file_is_in_one_split(tmp_path: Path) -> None:
     assert metrics["clips_refused_by"]["split"] == 0
 
 
+@pytest.mark.costly
 def test_a_copy_in_another_size_and_quality_is_never_in_a_second_split(tmp_path: Path) -> None:
     """Half of the videos stand there twice; whichever split their hashes name, their footage is in one alone."""
     for number in range(16):
@@ -95,6 +97,7 @@ def test_a_split_that_shows_nothing_of_its_own_is_told(tmp_path: Path) -> None:
         run(folder(tmp_path / "in"), tmp_path)
 
 
+@pytest.mark.costly
 def test_a_single_file_is_split_by_time_without_shared_frames(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,6 +121,7 @@ def composed(num_clips: int, **block: Any) -> RawVideoParams:
     return RawVideoParams.model_validate({"clip": CLIP, "splits": SPLITS, "source": source})
 
 
+@pytest.mark.costly
 def test_a_held_out_combination_is_shown_by_the_split_composition_and_by_no_other(tmp_path: Path) -> None:
     catalog, metrics = run(composed(48, composition={"num_clips": 8, "combinations": list(PAIRS)}), tmp_path)
     held_out = np.zeros(len(catalog), bool)
@@ -142,6 +146,7 @@ def test_whatever_is_held_out_every_block_stays_balanced(data: st.DataObject) ->
             assert counts == [BLOCK // len(values)] * len(values)
 
 
+@pytest.mark.costly
 def test_no_scene_of_one_series_is_in_another(tmp_path: Path) -> None:
     catalog, _ = run(composed(96, composition={"num_clips": 8, "combinations": list(PAIRS)}), tmp_path)
     assert catalog["key"].is_unique

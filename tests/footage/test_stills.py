@@ -28,6 +28,7 @@ def picture(path: Path, size: tuple[int, int] = (48, 64), level: int = 90, **opt
     path.with_suffix(".txt").write_text("a still thing")
 
 
+@pytest.mark.costly
 def test_pictures_are_clips_of_one_frame_beside_videos(tmp_path: Path) -> None:
     picture(tmp_path / "in/wide.jpg", quality=95)
     picture(tmp_path / "in/upright.jpg", quality=95, exif=_turned())

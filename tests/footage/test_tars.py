@@ -45,6 +45,7 @@ def tars(urls: list[str], **block: object) -> RawVideoParams:
     return footage("tars", **{"urls": urls, "max_samples": None, **block})
 
 
+@pytest.mark.costly
 def test_tars_are_read_from_disk_and_by_url_with_the_same_keys(tmp_path: Path, server: str) -> None:
     for number in range(2):
         members = {f"a{number}.mp4": mp4(tmp_path, number), f"a{number}.txt": b"from text"}
@@ -146,6 +147,7 @@ def test_a_damaged_tar_gives_samples_or_a_reason(
     assert names and not list(spool.iterdir())
 
 
+@pytest.mark.costly
 def test_the_number_of_samples_is_bounded(tmp_path: Path) -> None:
     tar(tmp_path / "a.tar", {f"{k}.{end}": part for k in range(3) for end, part in _sample(tmp_path, k)})
     catalog, _ = run(tars([str(tmp_path / "a.tar")], max_samples=2), tmp_path)

@@ -71,6 +71,7 @@ def long(path: Path, seed: int = 0, caption: str | None = None, rate: float = 8.
     video(path, num_frames=40, seed=seed, caption=caption, frame_rate=rate)
 
 
+@pytest.mark.costly
 def test_a_folder_is_looked_at_and_written_with_every_other_line_kept(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,6 +90,7 @@ def test_a_folder_is_looked_at_and_written_with_every_other_line_kept(
     assert before[1] == [line for line in after[1] if "my videos" not in line]
 
 
+@pytest.mark.costly
 def test_using_another_source_takes_its_values_along_and_its_dependency_away(project: Path) -> None:
     long(project / "one/a.mp4", caption="a")
     long(project / "two/a.mp4", caption="a")
@@ -145,6 +147,7 @@ def tables(root: Path) -> None:
     pq.write_table(pa.table({"video": ["a.mp4", "gone.mp4"], "caption": ["words", "w"]}), root / "ltx/open.parquet")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("path", "wanted"),
     [
@@ -165,6 +168,7 @@ def test_folders_and_tables_of_other_trainers_are_recognised(project: Path, path
         assert source()["folder"]["quality"]["caption"] is None
 
 
+@pytest.mark.costly
 def test_tars_lerobot_vpt_and_recordings_are_recognised(project: Path) -> None:
     for number in range(3):
         long(project / f"made/{number}.mp4", number, "words")
@@ -191,6 +195,7 @@ def test_tars_lerobot_vpt_and_recordings_are_recognised(project: Path) -> None:
     assert used("rec") == wanted
 
 
+@pytest.mark.costly
 def test_what_a_stage_makes_of_nothing_of_the_clips_may_be_their_source(project: Path) -> None:
     graph = project / "dvc.yaml"
     graph.write_text(graph.read_text() + "  download:\n    cmd: get\n    outs: [data/films]\n")
@@ -266,6 +271,7 @@ def test_params_in_braces_and_deps_in_lines_are_changed_too() -> None:
         with_deps("stages: {}\n", ["new"], [])
 
 
+@pytest.mark.costly
 def test_classes_and_gates_are_written_to_fit_so_few_clips_and_what_fits_stays(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -287,6 +293,7 @@ def test_classes_and_gates_are_written_to_fit_so_few_clips_and_what_fits_stays(
     assert main(["mine"]) == 0 and "is now 2" not in capsys.readouterr().out
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("clips", "wanted"),
     [
@@ -326,6 +333,7 @@ def picture(seed: int) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.costly
 def test_tars_of_pictures_become_the_source_that_reads_them_with_a_form_of_one_frame(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -348,6 +356,7 @@ def test_tars_of_pictures_become_the_source_that_reads_them_with_a_form_of_one_f
     assert main(["packed.tar.zst"]) == 2 and "unpack it: `zstd -d`" in capsys.readouterr().err
 
 
+@pytest.mark.costly
 def test_folders_of_pictures_get_a_form_of_one_frame_too(project: Path) -> None:
     (project / "pics").mkdir()
     for number in range(2):
@@ -357,6 +366,7 @@ def test_folders_of_pictures_get_a_form_of_one_frame_too(project: Path) -> None:
     assert source()["folder"]["cutting"]["buckets"] == {"fold": 8, "sizes": [[1, 64, 64]]}
 
 
+@pytest.mark.costly
 def test_files_of_trainers_lead_to_the_one_data_set_of_videos_and_say_what_is_left_out(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -374,6 +384,7 @@ def test_files_of_trainers_lead_to_the_one_data_set_of_videos_and_say_what_is_le
     assert main(["set.toml"]) == 2 and "holds 3 data sets; use one of them: img, vids, more" in capsys.readouterr().err
 
 
+@pytest.mark.costly
 def test_a_table_that_captions_nothing_is_named_with_its_mistake(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -383,6 +394,7 @@ def test_a_table_that_captions_nothing_is_named_with_its_mistake(
     assert "Not taken for captions: m.jsonl:1: 2 captions for one video." in capsys.readouterr().out
 
 
+@pytest.mark.costly
 def test_recordings_of_vpt_are_known_by_any_log_and_lerobot_by_a_camera_of_colours(project: Path) -> None:
     for number in range(2):
         (project / "game").mkdir(exist_ok=True)
@@ -397,6 +409,7 @@ def test_recordings_of_vpt_are_known_by_any_log_and_lerobot_by_a_camera_of_colou
     assert used("robot")["camera"] == "observation.images.front"
 
 
+@pytest.mark.costly
 def test_captions_beside_a_folder_of_pictures_are_found_from_the_folder_and_from_the_table(project: Path) -> None:
     for name in ("a.png", "b.png"):
         (project / "pictures").mkdir(exist_ok=True)

@@ -74,6 +74,7 @@ def run(section: RawVideoParams, place: Path) -> Path:
     return place / "clips"
 
 
+@pytest.mark.costly
 def test_pictures_and_their_prompts_are_found_by_the_names_that_are_stated(tmp_path: Path, server: str) -> None:
     for number in range(2):
         write_tar(tmp_path / f"t-{number}.tar", pictures(range(6 * number, 6 * number + 6)))

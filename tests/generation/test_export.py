@@ -255,6 +255,7 @@ def test_wan_goes_on_from_a_picture_as_we_do(made):
     torch.testing.assert_close(made_by_them, ours(folder, first_frame=first), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.costly
 def test_an_adapter_loads_into_the_pipeline_of_its_base(made):
     """The checkpoint's own file, without an export; merged and loaded weights agree."""
     for name, family in (("wan", WanPipeline), ("ltx", LTXPipeline)):

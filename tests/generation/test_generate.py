@@ -214,6 +214,7 @@ def trained_showing(world: Path, place: Path, prompts: list[str]) -> Path:
     return places["out"] / "validation"
 
 
+@pytest.mark.costly
 def test_validation_shows_prompts_of_the_users_own(world, tmp_path):
     shown = trained_showing(world, tmp_path, ["red  square", "square"])
     assert [path.suffix for path in sorted(shown.iterdir())] == [".mp4", ".png"]

@@ -67,6 +67,7 @@ def test_prompt_lengths_come_from_the_index_where_it_has_them(tmp_path: Path) ->
         data.require(("latents", "pseudo_class"), "test", size)
 
 
+@pytest.mark.costly
 def test_clips_of_two_shapes_train_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -55,6 +55,7 @@ def through_anchor() -> tuple[AnchoredFlow, list[Phase], bool]:
     return AnchoredFlow(network, params, EMPTY, tokens=lambda _: 12), phases, True
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("make", [straight, through_anchor], ids=["rectified", "anchored"])
 def test_eight_clips_are_reproduced_from_their_prompts(make) -> None:
     clips = eight()
@@ -85,6 +86,7 @@ def opposite() -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("tau", [0.5, 0.0])
 def test_a_network_trained_on_two_opposite_motions_samples_both_and_never_without_noise_of_frames(tau: float) -> None:
     clips, count = opposite(), 24

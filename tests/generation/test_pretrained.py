@@ -33,6 +33,7 @@ def weights(folder: Path) -> bytes:
     return (folder / "transformer/diffusion_pytorch_model.safetensors").read_bytes()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", MADE)
 def test_an_adapter_is_trained_on_a_base_that_stays(world, name):
     base = save(world.folder / name, MADE[name]())
@@ -54,6 +55,7 @@ def test_an_adapter_is_trained_on_a_base_that_stays(world, name):
     assert longer.shape == (2, CHANNELS, FRAMES + 2, SIDE, SIDE + 2)
 
 
+@pytest.mark.costly
 def test_a_whole_pretrained_network_is_trained_and_loads_with_diffusers_alone(world):
     base = save(world.folder / "wan", wan())
     places = world.places("flow")
@@ -137,6 +139,7 @@ def test_the_share_says_how_many_samples_are_given_their_first_frame():
     assert 90 < sum(map(int, counts)) < 150  # of 240
 
 
+@pytest.mark.costly
 def test_clips_of_one_latent_frame_are_images_and_have_nothing_to_go_on_to(tmp_path, monkeypatch):
     monkeypatch.setattr("tests.generation.toy.FRAMES", 1)
     world = World(tmp_path)

@@ -121,6 +121,7 @@ except ImportError:
 """
 
 
+@pytest.mark.costly
 def test_diffusers_alone_loads_it_where_nothing_of_ours_can_be_imported(copy: Path) -> None:
     done = subprocess.run([sys.executable, "-P", "-c", ALONE, str(copy)], capture_output=True, text=True, cwd=copy)
     assert done.returncode == 0, done.stderr
@@ -147,6 +148,7 @@ def test_diffusers_and_comfyui_get_the_same_adapter(made: Path, project: Path) -
     assert VideoDenoiser.from_pretrained(averaged(project / "flow")).base is not None
 
 
+@pytest.mark.costly
 def test_the_tool_of_openssf_verifies_it_and_a_changed_card_breaks_the_signature(copy: Path) -> None:
     command = [sys.executable, "-m", "model_signing", "verify", "key", str(copy), "--signature"]
     command += [str(copy / signing.SIGNATURE), "--public_key", str(copy / signing.PUBLIC)]

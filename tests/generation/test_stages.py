@@ -57,6 +57,7 @@ def numbers(world: World, name: str) -> dict:
     return json.loads((world.folder / f"metrics/{name}.json").read_text())
 
 
+@pytest.mark.costly
 def test_rectified_flow_leaves_a_checkpoint_that_samples(tmp_path):
     world = World(tmp_path)
     places = world.places("flow")
@@ -84,6 +85,7 @@ def test_rectified_flow_leaves_a_checkpoint_that_samples(tmp_path):
         generator.require_autoencoder("f" * 64, "checkpoints/autoencoder")
 
 
+@pytest.mark.costly
 def test_identity_stands_still_and_motion_follows_from_its_anchor(tmp_path):
     world = World(tmp_path)
     identity = world.anchored(anchored(), "identity")
@@ -102,6 +104,7 @@ def test_identity_stands_still_and_motion_follows_from_its_anchor(tmp_path):
     assert "afm/stage_transition" not in rows[1] and "afm_loss/local_raw" in rows[0]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("tau", "verdict"), [(0.5, "pass"), (0.0, "fail")])
 def test_a_formula_without_weights_is_a_baseline_that_wins_on_the_literal_path(tmp_path, capsys, tau, verdict):
     """What it explains there is no credit: its samples stand still, and a network that explains less is told so."""
@@ -118,6 +121,7 @@ def test_a_formula_without_weights_is_a_baseline_that_wins_on_the_literal_path(t
     assert ("WARNING: the baseline wins" in said.split("a formula")[1]) == (verdict == "fail")
 
 
+@pytest.mark.costly
 def test_unified_mode_trains_and_samples_both_phases_with_one_network(tmp_path):
     world = World(tmp_path)
     folder = world.anchored(anchored(**UNIFIED), "unified")
@@ -126,6 +130,7 @@ def test_unified_mode_trains_and_samples_both_phases_with_one_network(tmp_path):
     world.anchored(anchored("motion"), "motion", folder)
 
 
+@pytest.mark.costly
 def test_stage_1_with_a_little_local_loss_ends_in_the_anchor_and_leads_on(tmp_path):
     world = World(tmp_path)
     little = {"loss_weights": {"identity": 1.0, "motion": 0.1}, "motion_gain": {"value": 1.2, "warmup_steps": 0}}
@@ -136,6 +141,7 @@ def test_stage_1_with_a_little_local_loss_ends_in_the_anchor_and_leads_on(tmp_pa
     assert len(Generator.load(motion).phases) == 2
 
 
+@pytest.mark.costly
 def test_a_checkpoint_whose_networks_were_told_another_time_is_refused(tmp_path):
     world = World(tmp_path)
     identity = world.anchored(anchored(steps=1), "identity")
@@ -145,6 +151,7 @@ def test_a_checkpoint_whose_networks_were_told_another_time_is_refused(tmp_path)
         Generator.load(identity)
 
 
+@pytest.mark.costly
 def test_a_failed_gate_stops_the_stage_before_it_starts(tmp_path):
     world = World(tmp_path)
     write_gates(world.gates, "fail")
@@ -155,6 +162,7 @@ def test_a_failed_gate_stops_the_stage_before_it_starts(tmp_path):
     world.anchored(anchored(steps=1), "identity")
 
 
+@pytest.mark.costly
 def test_a_motion_stage_needs_a_fitting_parent(tmp_path):
     world = World(tmp_path)
     with pytest.raises(StageError, match="needs --init"):
@@ -184,6 +192,7 @@ def test_latents_that_do_not_fit_are_told_before_anything_is_built(tmp_path):
         rectified_flow.train(rectified(denoiser={**SMALL["denoiser"], "text_length": 1}), world.latents, **places)
 
 
+@pytest.mark.costly
 def test_training_continues_exactly_where_it_stopped(tmp_path):
     world = World(tmp_path)
     straight = {"shape": "constant", "warmup_steps": 0}
@@ -199,6 +208,7 @@ def test_training_continues_exactly_where_it_stopped(tmp_path):
     assert numbers(world, "parts")["resumes"] == 1 and whole["weights"] == parts["weights"]
 
 
+@pytest.mark.costly
 def test_every_validation_shows_the_same_prompts_and_leaves_training_alone(tmp_path):
     world, weights = World(tmp_path), {}
     for prompts in (0, 2):
@@ -218,6 +228,7 @@ def test_every_validation_shows_the_same_prompts_and_leaves_training_alone(tmp_p
     assert not (tmp_path / "checkpoints/with-0/validation").exists()
 
 
+@pytest.mark.costly
 def test_validation_takes_no_more_clips_at_once_than_training(tmp_path, monkeypatch):
     """What fits into memory in training must not run out of it at the first validation."""
     world, sizes = World(tmp_path), []
@@ -240,6 +251,7 @@ def test_validation_takes_no_more_clips_at_once_than_training(tmp_path, monkeypa
     assert max(sizes) == 2 and len(sizes) > 20
 
 
+@pytest.mark.costly
 def test_guidance_of_a_user_touches_only_phases_that_have_some(tmp_path):
     world = World(tmp_path)
     identity = world.anchored(anchored(steps=1), "identity")

@@ -72,6 +72,7 @@ def logged(out: Path) -> set[str]:
     return {name for line in (out / "metrics.jsonl").read_text().splitlines() for name in json.loads(line)}
 
 
+@pytest.mark.costly
 def test_the_game_leaves_a_checkpoint_numbers_beside_the_parents_and_pictures(parent: Path, tmp_path: Path) -> None:
     out, metrics = run(parent, tmp_path, params())
     assert {"psnr", "ssim", "perceptual", "flicker", "feature_distance", "psnr_per_frame"} <= metrics.keys()
@@ -86,6 +87,7 @@ def test_the_game_leaves_a_checkpoint_numbers_beside_the_parents_and_pictures(pa
             assert picture.width > 200 and picture.getextrema()[0] != (255, 255)
 
 
+@pytest.mark.costly
 def test_a_frozen_encoder_and_its_latents_stay_equal_to_the_bit(parent: Path, tmp_path: Path) -> None:
     out, _ = run(parent, tmp_path, params())
     before, after = load_autoencoder(parent / "autoencoder"), load_autoencoder(out)
@@ -96,6 +98,7 @@ def test_a_frozen_encoder_and_its_latents_stay_equal_to_the_bit(parent: Path, tm
     assert names and all(name.startswith(("decoder", "linear_out")) for name in names)
 
 
+@pytest.mark.costly
 def test_latents_of_an_encoder_that_trained_are_normalised_anew(parent: Path, tmp_path: Path) -> None:
     from pipelines.latents.clips import Clips
     from pipelines.latents.quality import latent_statistics
@@ -106,6 +109,7 @@ def test_latents_of_an_encoder_that_trained_are_normalised_anew(parent: Path, tm
     assert torch.allclose(mean, torch.zeros(4), atol=1e-3) and torch.allclose(std, torch.ones(4), atol=1e-3)
 
 
+@pytest.mark.costly
 def test_a_stopped_game_goes_on_exactly(parent: Path, tmp_path: Path) -> None:
     def section(steps: int) -> AutoencoderAdversarialParams:
         return params(steps=4, training=params(steps=4).training.model_dump(mode="json") | {"steps": steps})
@@ -118,6 +122,7 @@ def test_a_stopped_game_goes_on_exactly(parent: Path, tmp_path: Path) -> None:
         assert (whole / name).read_bytes() == (parts / name).read_bytes(), name
 
 
+@pytest.mark.costly
 def test_without_an_adversary_other_losses_go_on(parent: Path, tmp_path: Path) -> None:
     alone = params().training.model_copy(update={"per_network": None}).model_dump(mode="json")
     section = params(adversarial=None, discriminator=None, training=alone)
@@ -125,6 +130,7 @@ def test_without_an_adversary_other_losses_go_on(parent: Path, tmp_path: Path) -
     assert "loss/discriminator" not in logged(out) and "loss/perceptual" in logged(out)
 
 
+@pytest.mark.costly
 def test_a_pretrained_autoencoder_is_handed_on_as_it_is(parent: Path, tmp_path: Path) -> None:
     AutoencoderKLWan(
         base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, latents_mean=[0.0] * 4, latents_std=[1.0] * 4
@@ -176,6 +182,7 @@ def test_a_discriminator_without_an_adversarial_block_is_refused() -> None:
         params(adversarial=None)
 
 
+@pytest.mark.costly
 def test_a_posterior_is_trained_and_its_mean_are_the_latents(parent: Path, tmp_path: Path) -> None:
     kl = {"weight": 0.01, "warmup": {"shape": "cosine", "start": 0, "steps": 4}, "reduce": "mean", "free_bits": 0.0}
     section = autoencoder_params(steps=3).model_copy(update={"losses": losses(kl=kl)})

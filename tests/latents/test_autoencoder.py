@@ -40,6 +40,7 @@ def run(folder: Path, params: AutoencoderParams) -> tuple[Path, dict]:
     return out, json.loads(metrics.read_text())
 
 
+@pytest.mark.costly
 def test_a_trained_autoencoder_leaves_checkpoint_numbers_and_pictures(tmp_path: Path) -> None:
     out, metrics = run(tmp_path, autoencoder_params(steps=60))
     assert metrics["psnr"] > metrics["psnr_mean_colour"] + 1
@@ -178,7 +179,7 @@ def test_patch_components_are_the_best_linear_code() -> None:
     rows = torch.randn(200, 3) @ torch.randn(3, 12) + 5
 
     def error(components: int) -> float:
-        fitted = fit_patch_pca(rows, components)
+        fitted = fit_patch_pca([rows], components)
         assert torch.allclose(fitted.components.T @ fitted.components, torch.eye(components), atol=1e-5)
         centred = rows - fitted.mean
         return float((centred - centred @ fitted.components @ fitted.components.T).square().mean())
@@ -186,7 +187,7 @@ def test_patch_components_are_the_best_linear_code() -> None:
     assert error(3) < 1e-8
     spectrum = torch.linalg.svdvals(rows - rows.mean(0))
     assert error(2) == pytest.approx(float(spectrum[2] ** 2 / rows.numel()), rel=1e-3)
-    assert torch.allclose(fit_patch_pca(rows, 3).deviations, spectrum[:3] / len(rows) ** 0.5, rtol=1e-3)
+    assert torch.allclose(fit_patch_pca([rows], 3).deviations, spectrum[:3] / len(rows) ** 0.5, rtol=1e-3)
 
 
 def test_training_starts_at_patch_pca_which_is_measured_on_the_same_pixels(tmp_path: Path) -> None:
@@ -207,7 +208,7 @@ def test_the_code_that_training_starts_at_keeps_distances_but_for_one_factor(is_
     torch.manual_seed(0)
     weights = torch.randn(4096, 4) * torch.tensor([9.0, 3.0, 1.0, 0.3])
     rows = weights @ torch.linalg.qr(torch.randn(768, 4)).Q.T
-    linear = fit_patch_pca(rows, 4)
+    linear = fit_patch_pca([rows], 4)
     groups = torch.nn.functional.pixel_shuffle(rows[:, :, None, None], 8)
     network = StackedAutoencoder(4, 8, width=8, latent_channels=4, blocks=1).eval()
     network.start_linear(linear.mean, linear.spread() if is_spread else linear.components, linear.deviation)

@@ -54,6 +54,7 @@ def run(place: Path, out: Path, section: AutoencoderDecoderParams, large: str = 
     return json.loads((out / "metrics.json").read_text())
 
 
+@pytest.mark.costly
 def test_large_clips_gain_and_latents_of_every_size_stay_equal_to_the_bit(place: Path, tmp_path: Path) -> None:
     metrics = run(place, tmp_path, params())
     assert metrics["psnr"] > metrics["before"]["psnr"]

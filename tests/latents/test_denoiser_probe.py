@@ -29,6 +29,7 @@ def spoilt(latents: Tensor, seed: int) -> Tensor:
     return flat.gather(2, order[:, None].expand_as(flat)).view_as(latents)
 
 
+@pytest.mark.costly
 def test_spoilt_latents_are_ranked_last_and_the_numbers_come_again() -> None:
     train, held_out = smooth(128, 0), smooth(32, 1)
     good = probe(train, held_out, SHORT)

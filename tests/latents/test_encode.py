@@ -48,6 +48,7 @@ def encoded(folder: Path, checkpoint: Path, clips: Path | None = None, samples_p
     return Shards(folder / "latents")
 
 
+@pytest.mark.costly
 def test_shards_hold_what_the_contract_says(tmp_path: Path, checkpoint: Path) -> None:
     shards = encoded(tmp_path, checkpoint)
     manifest = shards.manifest
@@ -115,6 +116,7 @@ def test_clips_without_actions_are_encoded_without_that_field(tmp_path: Path, ch
     assert set(shards.manifest.fields) == {"latents", "prompt_embeds", "prompt"}
 
 
+@pytest.mark.costly
 def test_an_autoencoder_whose_gate_failed_is_refused_and_earlier_latents_stay(tmp_path: Path, checkpoint: Path) -> None:
     shards = encoded(tmp_path, checkpoint)
     before = Manifest.read(shards.folder)

@@ -81,10 +81,10 @@ def test_statistics_of_latents_are_those_of_all_their_numbers(clips: Clips) -> N
 def test_the_mean_colour_leaves_the_variance_and_all_components_leave_nothing(clips: Clips) -> None:
     video = torch.cat([video for _, video in clips.videos([0, 1, 2], 3)])
     pixels = video.movedim(1, -1).flatten(0, -2)
-    found = linear_baselines(clips, fit_patch_pca(pixels, 3), [0, 1, 2], (1, 1))
+    found = linear_baselines(clips, fit_patch_pca([pixels], 3), [0, 1, 2], (1, 1))
     assert found["psnr_mean_colour"] == pytest.approx(psnr(float(pixels.var(0, unbiased=False).mean())), abs=1e-3)
     assert found["psnr_patch_pca"] > 90
-    one = fit_patch_pca(pixels, 1)
+    one = fit_patch_pca([pixels], 1)
     centred = pixels - pixels.mean(0)
     left = torch.linalg.svdvals(centred)[1:].square().sum() / centred.numel()
     assert linear_baselines(clips, one, [0, 1, 2], (1, 1))["psnr_patch_pca"] == pytest.approx(

@@ -163,6 +163,7 @@ def test_many_small_shards_are_put_together(tmp_path: Path, checkpoint: Path, mo
     assert len(files(tmp_path)) == 1 and len(Shards(tmp_path / "latents")) == 3
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("what", ["autoencoder", "precision", "size", "code"])
 def test_what_shapes_latents_encodes_all_again(
     tmp_path: Path, checkpoint: Path, what: str, monkeypatch: pytest.MonkeyPatch

@@ -56,6 +56,7 @@ def run(place: Path, out: Path, kind: str, params: AutoencoderParams) -> tuple[P
     return out / "out", json.loads((out / "metrics.json").read_text())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", FORMS)
 def test_a_network_from_random_weights_learns_and_its_own_config_normalises_its_latents(
     place: Path, tmp_path: Path, kind: str
@@ -78,6 +79,7 @@ def test_a_network_from_random_weights_learns_and_its_own_config_normalises_its_
     assert metrics["num_held_out"] >= 1 and (tmp_path / "plots/reconstructions.png").is_file()
 
 
+@pytest.mark.costly
 def test_fine_tuning_begins_at_the_pretrained_weights(place: Path, tmp_path: Path) -> None:
     kind = "AutoencoderKLWan"
     seeded = {"training": autoencoder_params(steps=1).training.model_copy(update={"seed": 7})}  # theirs were made of 0
@@ -91,6 +93,7 @@ def test_fine_tuning_begins_at_the_pretrained_weights(place: Path, tmp_path: Pat
     assert 0 < distance(tuned) < 0.01 < distance(random)
 
 
+@pytest.mark.costly
 def test_a_stopped_training_goes_on_exactly(place: Path, tmp_path: Path) -> None:
     kind = "AutoencoderKL"
 
@@ -105,6 +108,7 @@ def test_a_stopped_training_goes_on_exactly(place: Path, tmp_path: Path) -> None
     assert metrics["resumes"] == 1 and (whole / name).read_bytes() == (parts / name).read_bytes()
 
 
+@pytest.mark.costly
 def test_the_game_goes_on_from_it_with_its_encoder_frozen(place: Path, tmp_path: Path) -> None:
     kind = "AutoencoderKLWan"
     parent, _ = run(place, tmp_path, kind, section(place, kind, 2))
@@ -145,6 +149,7 @@ def test_windows_begin_anywhere_and_pictures_train_beside_clips(tmp_path: Path) 
     assert starts == {0, 1, 2, 3, 4}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["ours", "AutoencoderKLWan"])
 def test_pictures_and_clips_of_two_sizes_train_one_autoencoder(place: Path, tmp_path: Path, kind: str) -> None:
     forms = {"clips": (range(8), 16, 5), "wide": (range(8, 16), 24, 5), "pictures": (range(16, 24), 16, 1)}

@@ -171,6 +171,7 @@ def test_fewer_different_embeddings_than_classes_is_refused(how: Kmeans | Vq) ->
         quantiser.fit(samples, 3, how, 0, Ranks.alone())
 
 
+@pytest.mark.costly
 def test_the_fallback_is_taken_when_occupancy_fails_and_both_are_recorded(chain: Chain) -> None:
     rule = {"num_classes": 2, "min_entropy_ratio": 0.0, "max_near_empty_share": 0.0, "near_empty": 8}
     decision = chain.cluster(num_classes=20, fallback=rule)["decision"]
@@ -186,6 +187,7 @@ def test_a_sample_that_is_not_finite_is_named(chain: Chain) -> None:
         chain.cluster()
 
 
+@pytest.mark.costly
 def test_data_without_factors_has_classes_and_says_what_is_missing(chain: Chain) -> None:
     shutil.rmtree(chain.latents)
     toy.latents(chain.latents, chain.autoencoder, known=False)
@@ -333,6 +335,7 @@ def test_exemplars_play_all_their_frames(made: Chain) -> None:
         assert picture.info["duration"] == pytest.approx(1000 / 8, abs=10)
 
 
+@pytest.mark.costly
 def test_classes_of_another_encoder_are_refused(chain: Chain) -> None:
     shutil.rmtree(chain.mae)
     train(toy.mae_params(training={"seed": 5}), chain.latents, chain.mae, *chain.files("mae"))
@@ -355,6 +358,7 @@ def test_assignments_of_another_codebook_are_refused(chain: Chain) -> None:
         chain.diagnose()
 
 
+@pytest.mark.costly
 def test_too_few_samples_for_a_metric_leave_it_out_with_a_reason(chain: Chain) -> None:
     report = chain.diagnose(max_samples=9, neighbours=[1, 72])
     assert "retrieval" not in report
@@ -365,6 +369,7 @@ def test_too_few_samples_for_a_metric_leave_it_out_with_a_reason(chain: Chain) -
     assert report["num_samples"] == 9
 
 
+@pytest.mark.costly
 def test_nothing_that_is_reported_depends_on_what_test_clips_show(made: Chain, tmp_path: Path) -> None:
     """Two data sets that differ in their test clips alone: the same numbers, the same classes of what may be seen."""
     chains = [Chain(tmp_path / name) for name in ("one", "two")]
@@ -391,6 +396,7 @@ def test_nothing_that_is_reported_depends_on_what_test_clips_show(made: Chain, t
         assert not set(asked["neighbour"]) & set(tables[0]["key"][~seen])
 
 
+@pytest.mark.costly
 def test_one_line_reads_the_test_split_and_nothing_else_changes(
     chain: Chain, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,6 +65,7 @@ def tool(folder: Path, *words: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.costly
 def test_mlcroissant_finds_no_error_and_reads_every_row_of_shards(latents: Path) -> None:
     assert "error" not in tool(latents, "validate").lower()
     told = tool(latents, "load", "--record_set", croissant.ROWS, "--num_records", "-1")
@@ -72,6 +73,7 @@ def test_mlcroissant_finds_no_error_and_reads_every_row_of_shards(latents: Path)
     assert all(f"'samples/key': b'{key}'" in told for key in keys)
 
 
+@pytest.mark.costly
 def test_mlcroissant_takes_the_clips_too_with_lists_and_captions_of_anybody(latents: Path) -> None:
     told = tool(latents.parent / "clips", "load", "--record_set", croissant.ROWS, "--num_records", "-1")
     assert "'samples/caption': b'<b>'" in told and "'samples/actions': [[0.5]]" in told

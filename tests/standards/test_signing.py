@@ -48,6 +48,7 @@ def model_signing(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.costly
 def test_the_command_of_openssf_verifies_our_signature_and_refuses_what_was_changed(folder: Path) -> None:
     words = ("verify", "key", folder, "--signature", folder / SIGNATURE, "--public_key", folder / PUBLIC)
     done = model_signing(*words)

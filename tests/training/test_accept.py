@@ -52,6 +52,7 @@ def trained(template: Path, tmp_path: Path) -> Path:
     return shutil.copytree(template, tmp_path / "project", symlinks=True)
 
 
+@pytest.mark.costly
 def test_a_refactoring_is_accepted_twice_and_all_is_fresh(trained: Path) -> None:
     first, lock = files(trained / "checkpoints/toy"), json.loads((trained / "code.json").read_text())["toy"]
     written(trained, REFACTORED)
@@ -75,6 +76,7 @@ def test_a_refactoring_is_accepted_twice_and_all_is_fresh(trained: Path) -> None
     assert not list((trained / ".work/toy").glob(".accept*"))
 
 
+@pytest.mark.costly
 def test_other_numbers_are_named_and_nothing_is_recorded(trained: Path) -> None:
     lock = (trained / "dvc.lock").read_bytes()
     written(trained, OTHER)
@@ -84,6 +86,7 @@ def test_other_numbers_are_named_and_nothing_is_recorded(trained: Path) -> None:
     assert "toy/stages.py train" in reel(trained, "status").stdout
 
 
+@pytest.mark.costly
 def test_code_that_does_not_run_and_a_stage_that_is_no_training_are_refused(trained: Path) -> None:
     written(trained, REFACTORED.replace("Regression(noise)", "Regression(noise, 1, 2, 3)"))
     done = reel(trained, "accept", "toy", "--because", "x")
@@ -94,6 +97,7 @@ def test_code_that_does_not_run_and_a_stage_that_is_no_training_are_refused(trai
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.costly
 def test_what_is_stale_for_more_than_its_code_is_refused(trained: Path) -> None:
     written(trained, REFACTORED)
     text = (trained / "params.yaml").read_text()
@@ -106,6 +110,7 @@ def test_what_is_stale_for_more_than_its_code_is_refused(trained: Path) -> None:
     assert done.returncode == 0 and "toy: fresh; there is nothing to accept" in done.stdout
 
 
+@pytest.mark.costly
 def test_a_result_of_local_changes_is_compared_once_they_are_committed(tmp_path: Path) -> None:
     root = project(tmp_path)
     commit(root, "the project")
@@ -122,6 +127,7 @@ def test_a_result_of_local_changes_is_compared_once_they_are_committed(tmp_path:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.costly
 def test_without_a_record_or_a_reason_it_refuses(trained: Path) -> None:
     written(trained, REFACTORED)
     assert "give the reason" in reel(trained, "accept", "toy", "--because", " ").stderr

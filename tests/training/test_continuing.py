@@ -103,12 +103,14 @@ def fresh(folder: Path, section: ToyParams, kind: type[Regression] = Regression,
     return files(folder)
 
 
+@pytest.mark.costly
 def test_stopped_and_run_again_by_the_same_code_goes_on(tmp_path: Path) -> None:
     stop(tmp_path / "cut", params(steps=10, schedule=LINEAR), 5, code="a")
     assert train(tmp_path / "cut", params(steps=10, schedule=LINEAR), code="a") == [5, 6, 7, 8, 9]
     assert files(tmp_path / "cut") == fresh(tmp_path / "whole", params(steps=10, schedule=LINEAR), code="a")
 
 
+@pytest.mark.costly
 def test_what_other_code_has_finished_is_never_gone_on_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(tmp_path / "cut", params(steps=6), OtherCode, code="a")
     for asked in (False, True):
@@ -120,6 +122,7 @@ def test_what_other_code_has_finished_is_never_gone_on_from(tmp_path: Path, caps
         assert files(tmp_path / "cut") == fresh(tmp_path / f"whole{asked}", longer, code=f"b{asked}")
 
 
+@pytest.mark.costly
 def test_an_unfinished_state_of_other_code_is_found_and_left_and_both_go_on_later(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,6 +139,7 @@ def test_an_unfinished_state_of_other_code_is_found_and_left_and_both_go_on_late
     assert files(tmp_path / "cut") == fresh(tmp_path / "whole a", params(steps=10), OtherCode, code="a")
 
 
+@pytest.mark.costly
 def test_continued_by_other_code_on_request_the_checkpoint_lists_its_segments(tmp_path: Path) -> None:
     stop(tmp_path / "cut", params(steps=10), 4, OtherCode, code="a")
     stop(tmp_path / "cut", params(steps=10), 7, code="b", carry_on=True)
@@ -155,6 +159,7 @@ def test_continued_by_other_code_on_request_the_checkpoint_lists_its_segments(tm
     assert segments(tmp_path / "both") == [(0, "b", 10)]
 
 
+@pytest.mark.costly
 def test_fewer_steps_than_trained_begin_anew_and_the_longer_run_is_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,6 +172,7 @@ def test_fewer_steps_than_trained_begin_anew_and_the_longer_run_is_kept(
     assert files(tmp_path / "ten") == files(tmp_path / "whole")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ANY_TOTAL)
 def test_more_steps_of_a_schedule_without_a_total_are_the_bits_of_one_run(tmp_path: Path, name: str) -> None:
     def section(steps: int) -> ToyParams:
@@ -177,6 +183,7 @@ def test_more_steps_of_a_schedule_without_a_total_are_the_bits_of_one_run(tmp_pa
     assert files(tmp_path / "cut") == fresh(tmp_path / "whole", section(11))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("schedule", [LINEAR, COSINE], ids=lambda schedule: schedule.shape)
 def test_more_steps_of_a_falling_schedule_begin_anew_or_are_recorded_as_lengthened(
     tmp_path: Path, schedule: Schedule, capsys: pytest.CaptureFixture[str]
@@ -198,6 +205,7 @@ def test_a_falling_schedule_of_one_network_alone_counts(tmp_path: Path) -> None:
     assert not resume.any_total(section.training.model_validate({**section.training.model_dump(), "per_network": own}))
 
 
+@pytest.mark.costly
 def test_force_trains_anew_whatever_state_is_there(tmp_path: Path) -> None:
     train(tmp_path, params(steps=6))
     expected = files(tmp_path)
@@ -209,6 +217,7 @@ def test_force_trains_anew_whatever_state_is_there(tmp_path: Path) -> None:
     assert train(tmp_path / "stopped", params(steps=6), anew=True) == list(range(6))
 
 
+@pytest.mark.costly
 def test_a_finished_run_leaves_one_state_and_takes_the_states_of_finished_ones_with_it(tmp_path: Path) -> None:
     work = tmp_path / ".work" / "out"
     stop(tmp_path, params(steps=10, max_grad_norm=0.5), 3)

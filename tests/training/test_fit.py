@@ -81,6 +81,7 @@ def test_blocks_are_added_one_after_the_other() -> None:
     assert lines[2] == ["+", "adversarial+discriminator", "1.50", "+0.50", "0.5"] and lines[3][3] == "+0.25"
 
 
+@pytest.mark.costly
 def test_what_was_held_before_the_first_step_is_not_its_peak(tmp_path: Path) -> None:
     trial = Trial("toy", 2)
     before = stage._CURRENT.set(stage.Context("toy", tmp_path, progress=trial))
@@ -114,6 +115,7 @@ def test_a_block_that_is_not_there_is_told_with_those_that_are(block: str, said:
         fit_blocks.without("coder", {"losses": {"kl": {}, "l1": None}}, [block])
 
 
+@pytest.mark.costly
 def test_fit_measures_a_stage_and_leaves_the_project_as_it_was(tmp_path: Path) -> None:
     package = tmp_path / "fittoy"
     package.mkdir()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from pipelines.chain import carried
@@ -132,6 +133,7 @@ def check_chain(root: Path, head: str, copy: Path) -> None:
     assert carried(root / "checkpoints/toy")[1] == digest(root / "checkpoints/toy")
 
 
+@pytest.mark.costly
 def test_a_training_after_commits_leaves_the_same_bytes_and_what_follows_stays_fresh(tmp_path: Path) -> None:
     root = project(tmp_path / "project")
     head = commit(root, "the project")

@@ -33,6 +33,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.costly
 def test_a_run_cut_in_two_equals_an_uninterrupted_one_bitwise(tmp_path: Path) -> None:
     whole, _ = run(tmp_path / "whole", params(steps=10))
     first, _ = run(tmp_path / "cut", params(steps=7))
@@ -62,6 +63,7 @@ def test_an_unfinished_state_is_not_used_and_a_broken_one_is_set_aside(tmp_path:
     assert list(work.glob("broken-state-000000008-*"))
 
 
+@pytest.mark.costly
 def test_rows_of_a_resumed_run_are_those_of_an_uninterrupted_one(tmp_path: Path) -> None:
     run(tmp_path / "whole", params(steps=10))
     run(tmp_path / "cut", params(steps=4))
@@ -74,6 +76,7 @@ def test_rows_of_a_resumed_run_are_those_of_an_uninterrupted_one(tmp_path: Path)
     assert losses(tmp_path / "whole")[-2:] == losses(tmp_path / "cut")[-2:]
 
 
+@pytest.mark.costly
 def test_accumulation_equals_a_larger_micro_batch(tmp_path: Path) -> None:
     section = params(steps=3)
     noiseless = section.model_copy(update={"noise": 0.0})
@@ -146,6 +149,7 @@ def test_the_flattened_view_updates_the_kernel_itself() -> None:
     assert network.kernel.weight.grad is None
 
 
+@pytest.mark.costly
 def test_adamw_alone_trains_too(tmp_path: Path) -> None:
     adamw = AdamW(name="adamw", learning_rate=0.01, betas=(0.9, 0.999), weight_decay=0.01)
     run(tmp_path, params(steps=60, optimizer=adamw, log_every=10))
@@ -153,6 +157,7 @@ def test_adamw_alone_trains_too(tmp_path: Path) -> None:
     assert rows[-1]["loss/net"] < rows[0]["loss/net"]
 
 
+@pytest.mark.costly
 def test_the_checkpoint_says_where_it_came_from(tmp_path: Path) -> None:
     run(tmp_path, params(steps=4))
     record = json.loads((tmp_path / "out" / "checkpoint.json").read_text())
@@ -164,6 +169,7 @@ def test_the_checkpoint_says_where_it_came_from(tmp_path: Path) -> None:
     assert metrics["validation/loss"] == 4.0
 
 
+@pytest.mark.costly
 def test_a_longer_run_continues_and_any_other_change_starts_anew(tmp_path: Path) -> None:
     run(tmp_path, params(steps=4))
     _, longer = run(tmp_path, params(steps=6))
@@ -210,6 +216,7 @@ except stage.Stopped as stopped:
 """
 
 
+@pytest.mark.costly
 def test_a_run_asked_to_stop_continues_to_the_same_weights(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SLOW_RUN, str(tmp_path / "killed")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

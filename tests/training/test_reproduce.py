@@ -48,6 +48,7 @@ def tree(root: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.costly
 def test_a_copied_checkpoint_comes_out_bit_by_bit_by_the_code_of_its_commit(
     here: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,6 +79,7 @@ def artifact(folder: Path, inputs: dict[str, Path], **more: Any) -> Path:
     return folder
 
 
+@pytest.mark.costly
 def test_code_that_was_never_committed_is_refused_in_words(
     here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +91,7 @@ def test_code_that_was_never_committed_is_refused_in_words(
     assert "commit aaaaaaaaaaaa, with local changes that were never committed" in said and said.count("\n") == 1
 
 
+@pytest.mark.costly
 def test_missing_inputs_are_named_with_what_lies_there_now(
     here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,6 +105,7 @@ def test_missing_inputs_are_named_with_what_lies_there_now(
     assert "inputs are missing: checkpoint: checkpoints/toy" in said and "what is there now is" in said
 
 
+@pytest.mark.costly
 def test_an_input_that_was_replaced_comes_from_the_cache_of_dvc(here: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(here / "data/after", tmp_path / "after"))
     kept = (here / "checkpoints/toy").rename(here / "kept")
@@ -113,6 +117,7 @@ def test_an_input_that_was_replaced_comes_from_the_cache_of_dvc(here: Path, tmp_
     assert lineage(tmp_path / "place/checkpoints/toy").now == node["digest"]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("more", "said"),
     [({"command": None}, "not by a stage that could run again"), ({"code": None}, "does not name the code"),
@@ -136,6 +141,7 @@ def results(folder: Path, score: float, rows: list[dict[str, float]]) -> Path:
     return folder
 
 
+@pytest.mark.costly
 def test_noise_is_measured_and_only_the_asked_for_is_allowed(tmp_path: Path) -> None:
     rows = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
     made = asked(results(tmp_path / "then", 2.0, rows))

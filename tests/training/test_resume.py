@@ -10,6 +10,7 @@ import pytest
 from benchmarks import resume
 
 
+@pytest.mark.costly
 def test_a_run_killed_at_random_instants_ends_with_the_same_bits_and_damage_is_noticed(tmp_path: Path) -> None:
     kills = resume.kills(tmp_path, count=2, seed=1)
     assert len(kills) == 2 and all(kill.same for kill in kills)

@@ -63,6 +63,7 @@ def test_text_and_what_is_not_finite_is_no_scalar(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "rows.jsonl") == [{"step": 1, "a": 1.5}]
 
 
+@pytest.mark.costly
 def test_diagrams_have_the_names_of_the_guide_and_the_summary_its_numbers(tmp_path: Path) -> None:
     diagrams.draw(ROWS, "toy", tmp_path)
     files = {path.name for path in tmp_path.iterdir()}

@@ -12,6 +12,7 @@ from tests.generation.drifting.test_refine import World
 from tests.generation.toy import refining
 
 
+@pytest.mark.costly
 def test_every_row_trains_and_goes_on_from_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(tmp_path)
     project = ablation.Project(world.latents, world.encoder, world.classes, world.gates)

@@ -165,6 +165,7 @@ def test_it_leaves_a_generator_of_clips_frame_by_frame(trained: World) -> None:
         generator.sample({**given, "keypatch_mask": given["keypatch_mask"][:, :, 0, 0]}, [1, 2])
 
 
+@pytest.mark.costly
 def test_evaluation_gives_the_patches_that_training_chose(tmp_path: Path) -> None:
     chosen = {"patch": 1, "growth": "linear", "least": 4, "levels": 2, "selection": {"coarsest": [0, 3, 12, 15]}}
     generator = Generator.load(World(tmp_path).train(keypatching(keypatches=chosen)))
@@ -185,6 +186,7 @@ def test_its_numbers_and_pictures_are_those_of_a_refiner(trained: World) -> None
     assert (trained.folder / "plots/keypatch_refiner/missing_error.png").is_file()
 
 
+@pytest.mark.costly
 def test_it_learns_what_filling_in_leaves_out(tmp_path: Path) -> None:
     """Pictures of the toy world are a pattern of their class's, which the class tells and a filling cannot know."""
     world = World(tmp_path, 24)
@@ -249,6 +251,7 @@ def test_a_published_resnet_is_read_whole_or_not_at_all(tmp_path: Path, timm: bo
         ResNetFeatures(tmp_path / "nowhere")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("encoder", ["own_encoder", "resnet"])
 def test_pixels_are_refined_in_features_of_pixels(tmp_path: Path, encoder: str) -> None:
     world = World(tmp_path)

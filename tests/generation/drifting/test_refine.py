@@ -104,6 +104,7 @@ def test_progress_stands_beside_the_loss(trained: World) -> None:
     assert found["drift/maps_block1_k1/centroid_error"] >= 0.0
 
 
+@pytest.mark.costly
 def test_training_continues_exactly_where_it_stopped(tmp_path: Path) -> None:
     world, constant = World(tmp_path), {"shape": "constant", "warmup_steps": 0}
     straight = {"schedule": constant, "save_every": 3, "validate_every": 3}
@@ -114,6 +115,7 @@ def test_training_continues_exactly_where_it_stopped(tmp_path: Path) -> None:
     assert world.numbers("parts")["resumes"] == 1 and whole["weights"] == parts["weights"]
 
 
+@pytest.mark.costly
 def test_a_learned_temperature_moves_is_told_and_continues_exactly(tmp_path: Path) -> None:
     world, drift = World(tmp_path), {"begin": 1, "learned_temperature": {"start": 1.0}}
     straight = {"schedule": {"shape": "constant", "warmup_steps": 0}, "save_every": 2, "validate_every": 2}
@@ -128,6 +130,7 @@ def test_a_learned_temperature_moves_is_told_and_continues_exactly(tmp_path: Pat
     assert world.numbers("parts")["resumes"] == 1 and whole == parts
 
 
+@pytest.mark.costly
 def test_it_learns_to_bend_what_interpolation_leaves_straight(tmp_path: Path) -> None:
     """Clips of the toy world move: the mean of the ends is wrong in the middle, in a way that the class tells."""
     world = World(tmp_path)
@@ -138,6 +141,7 @@ def test_it_learns_to_bend_what_interpolation_leaves_straight(tmp_path: Path) ->
     assert {gate["name"]: gate["verdict"] for gate in found["gates"]}["gain"] == "pass"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("target", ["clean", "adj"])
 def test_regression_alone_is_a_refiner_too(tmp_path: Path, target: str) -> None:
     world = World(tmp_path)
@@ -155,6 +159,7 @@ def test_a_drift_that_never_begins_is_told(tmp_path: Path, capsys: pytest.Captur
     assert "drift.begin 2 is not below training.steps 2: it is regression alone" in "".join(capsys.readouterr())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("made", [wan, ltx])
 def test_an_adapter_of_a_pretrained_video_transformer_is_a_refiner(tmp_path: Path, made: Callable[[], Any]) -> None:
     """Regression, then drifting; it begins as the interpolation, learns beside a base that stays, and is read again."""
@@ -172,6 +177,7 @@ def test_an_adapter_of_a_pretrained_video_transformer_is_a_refiner(tmp_path: Pat
     assert world.numbers()["validation/spread_share"] > 0
 
 
+@pytest.mark.costly
 def test_a_learned_filling_is_trained_with_the_refiner_and_starts_its_clips(tmp_path: Path) -> None:
     world = World(tmp_path)
     learned = {"mode": "learned", "transport": None, "learned": {"kernel": 3}}

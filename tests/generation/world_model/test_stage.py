@@ -83,6 +83,7 @@ def test_reel_generate_says_which_command_it_is_for(toy: Toy, capsys: pytest.Cap
     assert "is told first_frame and actions, not a prompt" in capsys.readouterr().err
 
 
+@pytest.mark.costly
 def test_the_same_run_ends_with_the_same_weights(toy: Toy) -> None:
     """Stored errors, draws and windows included; and measuring at the end changes nothing."""
     own = {"share": 0.5, "every": 1, "after": 0, "capacity": 16}
@@ -129,6 +130,7 @@ def test_latents_of_another_autoencoder_are_refused(tmp_path: Path, toy: Toy) ->
         toy.train(params(), "none", latents=latents)
 
 
+@pytest.mark.costly
 def test_a_small_batch_is_warned_of(toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
     values = params(rollouts=None)
     small = values.training.model_copy(update={"batch_size": 4, "micro_batch": 4, "steps": 1})
