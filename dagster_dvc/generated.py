@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 
 from dagster_dvc.lock import lock_digest, read_lock
 from dagster_dvc.project import DvcProject, Stage
+from dagster_dvc.remembered import keep
 from dagster_dvc.values import as_json
 from dagster_dvc.yaml12 import load
 
@@ -120,8 +121,7 @@ def _told(project: DvcProject, maker: Stage, command: str) -> dict[str, Any]:
         pass
     told = _ask(project, maker, command)
     if "problem" not in told:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps({"state": state, "told": told}), encoding="utf-8")
+        keep(kept, {"state": state, "told": told})
     return told
 
 

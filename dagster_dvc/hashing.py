@@ -17,6 +17,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from dagster_dvc.remembered import keep
+
 ALWAYS_IGNORED = (".dvc/", ".git/", ".git", ".hg/")
 NO_HASH = "cannot be hashed"
 LEGACY = "\0DVC 2"
@@ -77,10 +79,7 @@ class Hashes:
         """Keep the memory for the next process."""
         if not self._dirty:
             return
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._file.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps(self._memory), encoding="utf-8")
-        partial.replace(self._file)
+        keep(self._file, self._memory)
         self._dirty = False
 
     def files(self, folder: Path) -> Iterator[Path]:

@@ -6,7 +6,6 @@ Its values are kept as JSON beside the digest of the text that they were read fr
 import contextlib
 import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from dagster_dvc.project import DvcProject, ProjectError
+from dagster_dvc.remembered import keep
 
 KEPT = "lock.json"
 TRIES = 4
@@ -118,13 +118,10 @@ def _contents(project: DvcProject, texts: Mapping[str, bytes]) -> dict[str, dict
     from dagster_dvc import lock_file  # here: where the values are kept no YAML is read
 
     found = {name: lock_file.stages(text, Path(name).with_suffix(".lock")) for name, text in texts.items()}
-    with contextlib.suppress(OSError, TypeError):  # no place for it, or a value that JSON has not
-        said = json.dumps({"of": of, "stages": found})
-        if repr(json.loads(said)["stages"]) == repr(found):  # a key that is no text would become one
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial = file.with_name(f"lock.{os.getpid()}.partial")
-            partial.write_text(said, encoding="utf-8")
-            partial.replace(file)
+    with contextlib.suppress(TypeError):  # a value that JSON has not
+        said = {"of": of, "stages": found}
+        if repr(json.loads(json.dumps(said))["stages"]) == repr(found):  # a key that is no text would become one
+            keep(file, said)
     return found
 
 

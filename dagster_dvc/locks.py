@@ -9,6 +9,7 @@ import fcntl
 import json
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def elsewhere(project: DvcProject) -> dict[str, dict[str, Any]]:
 def _noted(project: DvcProject) -> dict[str, dict[str, Any]]:
     found = {}
     for note in (project.scratch / "running").glob("*.json"):
-        import socket  # here, as below: mostly nothing runs elsewhere
+        import socket  # here: mostly nothing runs
 
         with contextlib.suppress(OSError, ValueError, KeyError):
             facts = json.loads(note.read_text(encoding="utf-8"))
@@ -86,8 +87,7 @@ def _noted(project: DvcProject) -> dict[str, dict[str, Any]]:
 def _launched(project: DvcProject) -> dict[str, dict[str, Any]]:
     found = {}
     for note in (project.root / ".work").glob("*/owner.json"):
-        import socket
-        from datetime import datetime
+        import socket  # here: mostly nothing runs
 
         with contextlib.suppress(OSError, ValueError, KeyError):
             facts = json.loads(note.read_text(encoding="utf-8"))

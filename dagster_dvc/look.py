@@ -6,7 +6,6 @@ not spend seconds starts it and reads the answer at a later tick.
 """
 
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from dagster_dvc import marks
 from dagster_dvc.lock import lock_digest, read_lock
 from dagster_dvc.project import DvcProject, ProjectError
+from dagster_dvc.remembered import keep
 from dagster_dvc.status import changed_outputs, source_version
 
 FILE = "look.json"
@@ -71,10 +71,7 @@ def main() -> int:
     except ProjectError as error:
         print(error, file=sys.stderr)
         return 1
-    project.scratch.mkdir(parents=True, exist_ok=True)
-    partial = project.scratch / f"look.{os.getpid()}.partial"
-    partial.write_text(json.dumps(vars(found)), encoding="utf-8")
-    partial.replace(project.scratch / FILE)
+    keep(project.scratch / FILE, vars(found))
     return 0
 
 

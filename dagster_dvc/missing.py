@@ -26,8 +26,8 @@ def in_cache(project: DvcProject, hash_: str | None, is_legacy: bool = False) ->
     found = Path(_object(project, hash_, is_legacy))
     if not found.is_file() or not hash_.endswith(".dir"):
         return found.is_file()
-    hashes = [member["md5"] for member in json.loads(found.read_text(encoding="utf-8"))]
-    return all(HASH.fullmatch(one) and os.path.isfile(_object(project, one, is_legacy)) for one in hashes)  # noqa: PTH113
+    members = _members(found)
+    return members is not None and all(os.path.isfile(_object(project, one, is_legacy)) for one in members.values())  # noqa: PTH113
 
 
 def cached_files(project: DvcProject, hash_: str) -> dict[str, Path]:
@@ -37,11 +37,17 @@ def cached_files(project: DvcProject, hash_: str) -> dict[str, Path]:
     found = Path(_object(project, hash_))
     if not hash_.endswith(".dir"):
         return {"": found}
-    members = json.loads(found.read_text(encoding="utf-8"))
-    inside = [Path(member["relpath"]) for member in members]
-    if any(path.is_absolute() or ".." in path.parts for path in inside):
-        return {}  # a listing that no DVC wrote: it would lead out of the output
-    return {member["relpath"]: Path(_object(project, member["md5"])) for member in members}
+    return {name: Path(_object(project, own)) for name, own in (_members(found) or {}).items()}
+
+
+def _members(listing: Path) -> dict[str, str] | None:
+    """Hashes of a folder's files by their places in it; None where no DVC wrote the list, or it is damaged."""
+    try:
+        found = {str(member["relpath"]): str(member["md5"]) for member in json.loads(listing.read_text("utf-8"))}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    leads_out = any(Path(name).is_absolute() or ".." in Path(name).parts for name in found)
+    return None if leads_out or not all(map(HASH.fullmatch, found.values())) else found
 
 
 def lost(project: DvcProject, stages: Iterable[Stage]) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from dagster_dvc.hashing import sha256_of
 from dagster_dvc.problem import Problem, ProjectError
+from dagster_dvc.remembered import keep
 
 VERSION = 9
 """Of the manifest, as `dagster_dvc.manifest` writes it."""
@@ -37,7 +38,7 @@ def resolved(root: Path, scratch: Path) -> dict[str, Any]:
             raise
         return _with_problems(kept, [{"stage": None, **_place(error)}])
     if not fresh["unresolved"]:
-        _keep(scratch / FILE, fresh)
+        keep(scratch / FILE, fresh)
         return fresh
     problems = [found for found in fresh["problems"] if found["stage"] is None]
     if kept:
@@ -51,6 +52,8 @@ def _kept(file: Path) -> dict[str, Any] | None:
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        return None
+    if not isinstance(kept, dict):
         return None
     return kept if (kept.get("version"), kept.get("dvc")) == (VERSION, dvc_version()) else None
 
@@ -81,13 +84,6 @@ def _is_current(root: Path, manifest: Mapping[str, Any]) -> bool:
         if path.is_file()
     }
     return found <= files.keys() and all(sha256_of(root / file) == kept for file, kept in files.items())
-
-
-def _keep(file: Path, manifest: Mapping[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"manifest.{os.getpid()}.partial")
-    partial.write_text(json.dumps(manifest), encoding="utf-8")
-    partial.replace(file)
 
 
 def _read(root: Path) -> dict[str, Any]:

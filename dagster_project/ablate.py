@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dagster_dvc.command import count
+from dagster_project import home
 
 if TYPE_CHECKING:
     from dagster_dvc.project import DvcProject
@@ -24,7 +25,7 @@ def add_words(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--metric", nargs="+", default=[], metavar="PATTERN", help="numbers to compare (the headline)")
     sub.add_argument("--higher", nargs="+", default=[], metavar="PATTERN", help="numbers of which more is better")
     sub.add_argument("--lower", nargs="+", default=[], metavar="PATTERN", help="numbers of which less is better")
-    sub.add_argument("--jobs", type=count, default=2, metavar="N", help="stages at once (default 2)")
+    sub.add_argument("--jobs", type=count, metavar="N", help="stages at once (REEL_JOBS, else 2)")
 
 
 def ablate(project: DvcProject, arguments: argparse.Namespace) -> int:
@@ -37,9 +38,9 @@ def ablate(project: DvcProject, arguments: argparse.Namespace) -> int:
         return 1
     seeds = f"{arguments.seeds} seeds of {', '.join(plan.seeded)}" if arguments.seeds > 1 else "one seed"
     print(f"{len(folders)} runs: {', '.join(plan.variants)}; {seeds}; compared after {', '.join(plan.goals)}")
-    done = [
-        run for run, folder in zip(plan.runs, folders, strict=True) if _ran(run, folder, plan.goals, arguments.jobs)
-    ]
+    jobs = arguments.jobs or home.jobs()
+    os.environ["REEL_JOBS"] = str(jobs)  # the cores are shared among so many
+    done = [run for run, folder in zip(plan.runs, folders, strict=True) if _ran(run, folder, plan.goals, jobs)]
     values = ablation.collect(project, plan, done, arguments.compare)
     if not values:
         print("reel ablate: no run left a number to compare", file=sys.stderr)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dagster_dvc import doctor, marks
 from dagster_dvc.generated import generated
 from dagster_dvc.project import DvcProject
+from dagster_dvc.remembered import keep
 from dagster_project import footage
 
 KEPT = "checked.json"
@@ -55,7 +56,7 @@ def _says_wrong(project: DvcProject, module: str) -> bool:
     command = [sys.executable, "-m", f"pipelines.{module}"]
     is_wrong = bool(subprocess.run(command, cwd=project.root, check=False, stdout=subprocess.DEVNULL).returncode)
     if state is not None and not is_wrong:
-        _keep(project, {**kept, module: state})
+        keep(project.scratch / KEPT, {**kept, module: state})
     return is_wrong
 
 
@@ -96,15 +97,3 @@ def _kept(project: DvcProject) -> dict[str, str]:
     except (OSError, ValueError):
         return {}
     return kept if isinstance(kept, dict) else {}
-
-
-def _keep(project: DvcProject, checked: dict[str, str]) -> None:
-    """A check more is all that it costs where this cannot be written."""
-    file = project.scratch / KEPT
-    partial = file.with_suffix(f".{os.getpid()}.partial")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(checked), encoding="utf-8")
-        partial.replace(file)
-    except OSError:
-        return

@@ -136,7 +136,7 @@ def run(project: DvcProject, arguments: argparse.Namespace) -> int:
     names = project.select(arguments.stage or ["*"]) if arguments.force else _goals(project, arguments)
     asked = project.select(arguments.stage or ["*"]) if arguments.carry_on else []
     env = {name: {"REEL_CONTINUE": "1"} for name in asked}
-    options = Options(arguments.jobs, arguments.keep_going, arguments.force, arguments.pull, env=env)
+    options = Options(arguments.jobs or home.jobs(), arguments.keep_going, arguments.force, arguments.pull, env=env)
     if not (options.pull or options.force) and (line := remote.hint(project, names)):
         print(line, file=sys.stderr, flush=True)
     return _run(project, names, options)
@@ -253,7 +253,7 @@ def run_demo(project: DvcProject, arguments: argparse.Namespace) -> int:
     from dagster_dvc.runner import Options
 
     failed = check(project, arguments)
-    return failed or _run(project, project.select(["*"]), Options(arguments.jobs))
+    return failed or _run(project, project.select(["*"]), Options(arguments.jobs or home.jobs()))
 
 
 def open_ui(project: DvcProject, arguments: argparse.Namespace) -> int:

@@ -145,7 +145,7 @@ def open_gpu_pool() -> int:
         pools = instance.event_log_storage.get_pool_limits()
         known = {pool.name: pool.limit for pool in pools if not pool.from_default}
         if POOL not in known:
-            slots = _gpus() or 2
+            slots = _counted("gpus") or 2
             instance.event_log_storage.set_concurrency_slots(POOL, slots)
             known[POOL] = slots
         return known[POOL]
@@ -154,15 +154,14 @@ def open_gpu_pool() -> int:
 def jobs() -> int:
     """Stages side by side: ``REEL_JOBS``, else two; one where there is one core."""
     stated = os.environ.get("REEL_JOBS", "")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(stated) if stated.isdecimal() and int(stated) else min(2, cores)
+    return int(stated) if stated.isdecimal() and int(stated) else min(2, _counted("cores") or 2)
 
 
-def _gpus() -> int:
-    """GPUs of this machine, as the launcher counts them; which of them a stage gets is for the launcher to say."""
+def _counted(what: str) -> int:
+    """``cores`` or ``gpus`` of this machine, as the launcher counts them; which a stage gets is for it to say."""
     import subprocess
 
-    command = [sys.executable, "-m", "pipelines.machine"]
+    command = [sys.executable, "-m", "pipelines.machine", what]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return int(done.stdout) if done.returncode == 0 and done.stdout.strip().isdecimal() else 0
 

@@ -3,7 +3,6 @@
 import argparse
 
 from dagster_dvc.command import count, port
-from dagster_project import home
 
 
 def none(sub: argparse.ArgumentParser) -> None:
@@ -24,7 +23,7 @@ def lineage_words(sub: argparse.ArgumentParser) -> None:
 
 def jobs_word(sub: argparse.ArgumentParser) -> None:
     """How many stages run side by side."""
-    sub.add_argument("--jobs", type=count, default=home.jobs(), metavar="N", help="stages at once (REEL_JOBS, else 2)")
+    sub.add_argument("--jobs", type=count, metavar="N", help="stages at once (REEL_JOBS, else 2)")
 
 
 def stage_words(sub: argparse.ArgumentParser) -> None:

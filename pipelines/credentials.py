@@ -13,7 +13,8 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>|]+", re.IGNORECASE)
 SIGNS = re.compile(
-    r"(^|[-_.])(sig|signature|sas|key|(auth|rl)key|pwd|auth|authorization|jwt|ticket|hmac|hdnts|session(id)?)$|token|secret|passw|credential|api[-_]?key|access[-_]?key"
+    r"(^|[-_.])(sig|sign|signature|sas|key|(auth|rl)key|pwd|auth|authorization|jwt|ticket|hmac|hdn(ts|ea|tl)"
+    r"|session(id)?)$|token|secret|passw|credential|api[-_]?key|access[-_]?key"
     r"|^x-(amz|goog|oss|cos|obs)-",
     re.IGNORECASE,
 )
@@ -26,7 +27,8 @@ REMEDY = (
 )
 KNOWN = re.compile(
     r"\b(hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|glpat-[\w-]{20,}|A(?:KIA|SIA)[A-Z0-9]{16}"
-    r"|sk-[A-Za-z0-9_-]{32,}|xox[abprs]-[\w-]{20,})"
+    r"|sk-[A-Za-z0-9_-]{32,}|xox[abprs]-[\w-]{20,}|AIza[\w-]{35}|ya29\.[\w-]{20,}|npm_[A-Za-z0-9]{36}"
+    r"|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*)|-----BEGIN [A-Z ]*PRIVATE KEY-----.*"
 )
 """Tokens that are known by their looks, wherever they stand."""
 HANDED = re.compile(

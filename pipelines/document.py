@@ -1,4 +1,4 @@
-"""A YAML file as values and as text: read as DVC reads it, with the line of every key; edited with comments kept.
+"""A YAML file as values and as text: read as DVC reads it, with the line of every key; written so too.
 
 DVC reads ``params.yaml`` and ``dvc.yaml`` with ruamel.yaml, as YAML 1.2: ``on`` and ``no`` are words, ``010`` is ten,
 ``1:30`` is text, ``1e-4`` is a number. A second reader that thinks otherwise trains with other values than those that
@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import copy
 import io
-import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML, MappingNode, Node, SequenceNode
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import CommentMark, YAMLError
+from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
-from ruamel.yaml.tokens import CommentToken
 
 PARAMS_FILE = Path("params.yaml")
-WIDTH = 4096
+WIDTH = 2**30
 """No line that is written is broken."""
 
 
@@ -103,14 +100,14 @@ def read_document(path: Path = PARAMS_FILE) -> tuple[dict[str, Any], dict[tuple[
     return copy.deepcopy(values), dict(lines)
 
 
-# ---- editing ------------------------------------------------------------------------------------------------------
+# ---- writing ------------------------------------------------------------------------------------------------------
 
 
 class Whole(dict[str, Any]):
     """A block that replaces the present one; any other is merged into it key by key."""
 
 
-class _Representer(RoundTripRepresenter):
+class Representer(RoundTripRepresenter):
     """Numbers and nulls in spellings that YAML 1.1 and 1.2 both read so: ``1.0e-09``, ``null``."""
 
     def ignore_aliases(self, data: Any) -> bool:
@@ -125,30 +122,12 @@ def _float(representer: RoundTripRepresenter, value: float) -> Any:
     return representer.represent_scalar("tag:yaml.org,2002:float", text)
 
 
-_Representer.add_representer(float, _float)
-_Representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
-_Representer.add_representer(Whole, lambda self, block: self.represent_dict(dict(block)))
+Representer.add_representer(float, _float)
+Representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
+Representer.add_representer(Whole, lambda self, block: self.represent_dict(dict(block)))
 
 
-def edited(text: str, changes: Mapping[str, Any]) -> str:
-    """The text with these changes: blocks key by key, a :class:`Whole` block and every other value in its place.
-
-    Comments stay, also those of lines that change; what a replaced block said of its old keys goes with them, but not
-    what stands behind it: the heading of the next block.
-
-    Raises:
-        ruamel.yaml.error.YAMLError: the text is no YAML.
-    """
-    editor = YAML()
-    editor.Representer, editor.width = _Representer, WIDTH
-    document: Any = editor.load(text)
-    _merge(document, changes)
-    stream = io.StringIO()
-    editor.dump(document, stream)
-    return stream.getvalue()
-
-
-class _Tagging(_Representer):
+class _Tagging(Representer):
     """Blocks that are to replace others under their tag, as a profile has them."""
 
 
@@ -162,55 +141,3 @@ def written(values: Mapping[str, Any]) -> str:
     stream = io.StringIO()
     writer.dump(dict(values), stream)
     return stream.getvalue()
-
-
-def _merge(block: Any, changes: Mapping[str, Any]) -> None:
-    for key, change in changes.items():
-        present = block.get(key)
-        if isinstance(change, Mapping) and not isinstance(change, Whole) and isinstance(present, Mapping):
-            _merge(present, change)
-        elif key not in block or present != change:
-            behind = _behind(present, block.lc.key(key)[1]) if isinstance(present, Mapping | list) else ""
-            block[key] = _flow(change)
-            if behind:
-                _say_behind(block, key, behind)
-
-
-def _behind(block: Any, column: int) -> str:
-    """The comments below a block that do not belong to it: from the first that stands no deeper than its key.
-
-    The parser hangs them on the last key of the innermost last block.
-    """
-    while isinstance(block, CommentedMap | CommentedSeq) and block and not block.fa.flow_style():
-        last, slot = (next(reversed(block)), 2) if isinstance(block, CommentedMap) else (len(block) - 1, 0)
-        token = (block.ca.items.get(last) or [None] * 4)[slot]
-        if token is not None:
-            _, _, below = token.value.partition("\n")
-            lines = below.splitlines(keepends=True)
-            outside = [n for n, line in enumerate(lines) if re.match(rf" {{0,{column}}}#", line)]
-            if not outside:
-                return ""
-            while outside[0] and not lines[outside[0] - 1].strip():
-                outside[0] -= 1
-            return "".join(lines[outside[0] :])
-        block = block[last]
-    return ""
-
-
-def _say_behind(block: CommentedMap, key: str, text: str) -> None:
-    """Put comments below the line of a key, behind the comment that it has."""
-    slots = block.ca.items.setdefault(key, [None] * 4)
-    own = slots[2].value.rstrip("\n") if slots[2] else ""
-    slots[2] = CommentToken(f"{own}\n{text}", slots[2].start_mark if slots[2] else CommentMark(0), None)
-
-
-def _flow(value: Any) -> Any:
-    """A new block is written in braces: its lines need no place of their own."""
-    if isinstance(value, Mapping):
-        made = CommentedMap({key: _flow(one) for key, one in value.items()})
-    elif isinstance(value, list | tuple):
-        made = CommentedSeq([_flow(one) for one in value])
-    else:
-        return value
-    made.fa.set_flow_style()
-    return made

@@ -11,6 +11,7 @@ import importlib.util
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -55,6 +56,13 @@ def cores(cgroups: Path = CGROUPS, own: Path = OWN_GROUPS) -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     given = _quota(cgroups, own)
     return max(1, min(allowed, int(given) if given else allowed))
+
+
+def workers() -> int:
+    """Threads that one process of a stage may have at work besides torch's: what the user or the launcher says
+    (:data:`THREADS`), else all cores."""
+    stated = os.environ.get(THREADS, "").split(",")[0].strip()
+    return int(stated) if stated.isdecimal() and int(stated) else cores()
 
 
 def _quota(cgroups: Path, own: Path) -> float | None:
@@ -152,5 +160,19 @@ def torch_uses_gpus() -> bool:
     return False
 
 
-if __name__ == "__main__":
-    print(gpus() if torch_uses_gpus() else 0)
+def unused_gpu() -> str | None:
+    """A line where this process was given GPUs that its torch cannot use, which computes on the CPU then, unsaid.
+
+    As with a driver older than torch asks for. None where no torch is loaded: the stage computes without.
+    """
+    torch, given = sys.modules.get("torch"), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if torch is None or not given or os.environ.get("RANK", "0") != "0" or torch.cuda.is_available():
+        return None
+    return (
+        f"runs on the CPU: GPU {given} is given to it, and the installed torch cannot use it; "
+        "`python -c 'import torch; torch.zeros(1).cuda()'` says why"
+    )
+
+
+if __name__ == "__main__":  # for the platform, which imports nothing of the pipelines
+    print(cores() if sys.argv[1:] == ["cores"] else gpus() if torch_uses_gpus() else 0)

@@ -1,7 +1,8 @@
 """A profile is what another size of everything changes in ``params.yaml``: ``reel profile wan2.2-5b`` writes it there.
 
 A profile names only the keys that differ, so a new key of a section is in every profile at once. A block under the tag
-``!whole`` takes the place of the present one; every other block is changed key by key. Comments stay.
+``!whole`` takes the place of the present one; every other block is changed key by key. Comments stay, those of a block
+that gives way too: it stays as a comment.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import YAMLError
 
-from pipelines.document import Whole, edited
+from pipelines.document import Whole
+from pipelines.editing import edited
 from pipelines.params import PARAMS_FILE, ParamsError, check
 
 FOLDER = Path("profiles")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import time
 import traceback
@@ -17,6 +18,8 @@ from typing import Any, Protocol
 from pipelines.credentials import without_credentials
 
 LINE_EVERY_SECONDS = 4.0
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""What a terminal obeys in place of showing it; names of files and members of tars may be anybody's."""
 
 
 class Messages(Protocol):
@@ -54,9 +57,14 @@ def _print(text: str) -> None:
         print(text, flush=True)
 
 
+def shown(text: str) -> str:
+    """Text for a terminal: without credentials, its control characters written out."""
+    return CONTROLS.sub(lambda found: repr(found[0])[1:-1], without_credentials(text))
+
+
 def complain(stage: str, reason: object) -> None:
     """Why a stage ends, on the standard error, which logs and Dagster keep: without the credentials of an address."""
-    print(without_credentials(f"{stage}: {reason}"), file=sys.stderr, flush=True)
+    print(shown(f"{stage}: {reason}"), file=sys.stderr, flush=True)
 
 
 def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -78,7 +86,7 @@ class Progress:
         """One line now."""
         if os.environ.get("RANK", "0") != "0":
             return
-        text = without_credentials(text)
+        text = shown(text)
         _print(f"{self.stage}: {text}")
         if self.pipes is not None:
             with contextlib.suppress(Exception):

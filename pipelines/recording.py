@@ -123,6 +123,22 @@ def link_types() -> list[str]:
     return [name.strip().strip("\"'") for name in _configured("type", "reflink,copy")[1].strip("[]").split(",")]
 
 
+def files_listed(text: str) -> dict[str, str]:
+    """The MD5 of an output's files by their places in it, as DVC's list of a folder says.
+
+    Raises:
+        ValueError: no DVC wrote it: it is damaged, or would lead out of the output or the cache.
+    """
+    try:
+        found = {str(item["relpath"]): str(item["md5"]) for item in json.loads(text)}
+    except (TypeError, KeyError, RecursionError):
+        raise ValueError("is no list of DVC's") from None
+    for name, md5 in found.items():
+        if not name or Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name or not HASH.fullmatch(md5):
+            raise ValueError("names what is no file of the output")
+    return found
+
+
 def cached_files(md5: str) -> dict[str, Path]:
     """Files of an output by their place in it (a file's own is ""), in DVC's cache; empty where it is not there."""
 
@@ -133,13 +149,10 @@ def cached_files(md5: str) -> dict[str, Path]:
         return {}
     if not md5.endswith(".dir"):
         return {"": place(md5)}
-    listed = json.loads(place(md5).read_text(encoding="utf-8"))
-    inside = [Path(item["relpath"]) for item in listed]
-    if any(path.is_absolute() or ".." in path.parts for path in inside) or not all(
-        HASH.fullmatch(item["md5"]) for item in listed
-    ):
-        return {}  # a listing that no DVC wrote: it would lead out of the output
-    return {item["relpath"]: place(item["md5"]) for item in listed}
+    try:
+        return {name: place(own) for name, own in files_listed(place(md5).read_text(encoding="utf-8")).items()}
+    except ValueError:
+        return {}
 
 
 def _recorded_outs(text: str) -> list[dict[str, Any]]:
@@ -172,7 +185,17 @@ def link(file: Path, place: Path) -> None:
     try:
         place.hardlink_to(file)
     except OSError:
-        shutil.copyfile(file, place)
+        _copied(file, place)
+
+
+def _copied(file: Path, place: Path) -> None:
+    """A copy under a name of its own: what was there may be a link to a cached file, which is not written through."""
+    partial = place.with_name(f".{place.name}.partial-{os.getpid()}")
+    try:
+        shutil.copyfile(file, partial)
+        partial.replace(place)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def placed(file: Path, place: Path, kinds: Sequence[str]) -> None:
@@ -188,7 +211,7 @@ def placed(file: Path, place: Path, kinds: Sequence[str]) -> None:
             else:
                 break
             return
-    shutil.copyfile(file, place)
+    _copied(file, place)
 
 
 def _clone(file: Path, place: Path) -> None:

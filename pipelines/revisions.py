@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.document import PARAMS_FILE, edited, read_document
+from pipelines.document import PARAMS_FILE, read_document
+from pipelines.editing import edited
 from pipelines.params import Params
 from pipelines.stage import StageError
 

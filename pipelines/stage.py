@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines import peers
+from pipelines import machine, peers
 from pipelines.outputs import whole_folder  # noqa: F401  one address for what a stage writes with
 from pipelines.params import PARAMS_FILE, ParamsError, TrackingParams, parse_section, read_document, section_class
 from pipelines.progress import Progress, complain
@@ -224,9 +224,10 @@ def call(module: str, function: str, arguments: list[str]) -> None:
     section = flags.pop("params", None)
     if section is None:
         raise StageError(f"{module} {function}: --params <section> is missing.")
-    kind = section_class(module, function)
-    params = parse_section(kind, section)
+    params = parse_section(section_class(module, function), section)
     stage_function = getattr(importlib.import_module(module), function)
+    if told := machine.unused_gpu():
+        say(told)
     paths = {name: Path(value) for name, value in flags.items()}
     try:
         inspect.signature(stage_function).bind(params, **paths)

@@ -144,7 +144,8 @@ def here(stage: str, words: list[str], alone: bool, lock: int, told: dict[str, s
         _clear(stage, words)
         command, environment = command_line(words, alone, devices)
         environment |= told
-        environment.setdefault(machine.THREADS, str(machine.threads(stage, stage_entries(), processes(alone))))
+        if not environment.get(machine.THREADS):
+            environment[machine.THREADS] = str(machine.threads(stage, stage_entries(), processes(alone)))
         yield lambda look: supervise(command, environment, (lock, *devices.locks), look)
 
 

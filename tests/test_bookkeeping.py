@@ -20,7 +20,7 @@ from pipelines import drawing, recording
 from pipelines.data import validation_clips
 from pipelines.drawing import drawn, new_figure
 from pipelines.params import Wandb
-from pipelines.progress import Progress
+from pipelines.progress import Progress, complain
 from pipelines.record import Experiment
 from pipelines.stage import StageError
 from pipelines.training.tracking import WandbRun
@@ -45,6 +45,15 @@ def test_a_line_that_nobody_can_read_ends_nothing(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(sys, "stdout", terminal)
         told.say("a line")
         told.report(1, 1)
+
+
+def test_what_a_file_is_called_does_nothing_to_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\x1b[2J\x9b1m\r\x07ö.mp4"
+    Progress("train").say(f"reads {name}")
+    complain("train", f"{name}: is damaged\nmend it")
+    said = capsys.readouterr()
+    assert said.out == "train: reads a\\x1b[2J\\x9b1m\\r\\x07ö.mp4\n"
+    assert said.err == "train: a\\x1b[2J\\x9b1m\\r\\x07ö.mp4: is damaged\nmend it\n"
 
 
 def closed() -> io.StringIO:

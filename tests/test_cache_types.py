@@ -76,6 +76,23 @@ def test_the_setting_is_read_as_dvc_writes_it(
     assert recording.link_types() == ["symlink"] and recording.cache_folder() == Path(".dvc/../elsewhere")
 
 
+@pytest.mark.parametrize("kinds", [["hardlink"], ["symlink"], ["copy"], ["reflink", "copy"]])
+@pytest.mark.parametrize("hard", [True, False])
+def test_a_link_that_is_in_the_way_is_replaced_and_not_written_through(
+    hard: bool, kinds: list[str], tmp_path: Path
+) -> None:
+    cached, other, place = (tmp_path / name for name in ("cached", "other", "place"))
+    cached.write_text("of the cache")
+    other.write_text("another one")
+    place.hardlink_to(other) if hard else place.symlink_to(other)
+    recording.placed(cached, place, kinds)
+    assert (place.read_text(), other.read_text()) == ("of the cache", "another one")
+    place.unlink()
+    place.hardlink_to(other) if hard else place.symlink_to(other)
+    recording.link(cached, place)
+    assert (place.read_text(), other.read_text()) == ("of the cache", "another one")
+
+
 def test_a_setting_that_the_disk_cannot_do_ends_in_a_copy(tmp_path: Path) -> None:
     (tmp_path / "cached").write_text("x")
     recording.placed(tmp_path / "cached", tmp_path / "a/b", ["reflink"])

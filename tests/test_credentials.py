@@ -38,7 +38,13 @@ SIGNED = [
     "pipe:curl -s -u someone:planted https://host.example/a.tar",
     "AWS_SECRET_ACCESS_KEY=planted aws s3 cp s3://bucket/a.tar -",
     "wget --password=planted https://host.example/a.tar",
+    "https://host.example/a.tar?sign=planted",
+    "https://host.example/a.tar?hdnea=planted",
+    "https://host.example/a.tar?Policy=abc&Signature=planted&Key-Pair-Id=planted",
     "hf_" + "a1B2" * 9,
+    "AIza" + "a1B2" * 8 + "abc",
+    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhMUIyIn0.a1B2planted",
+    "-----BEGIN RSA PRIVATE KEY-----planted",
 ]
 OPEN = [
     "https://host.example/clips-{000..012}.tar",
@@ -54,6 +60,8 @@ OPEN = [
     "a sign with the token of love: key=value",
     "me@host.example",
     "C:\\videos\\a.mp4",
+    "https://host.example/a.tar?sign_language=asl&signal=2",
+    "eyJustWords.of a caption",
 ]
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from dagster_dvc import yaml12
-from pipelines.document import ParamsError, Whole, edited, load, read_document
+from pipelines.document import ParamsError, Whole, load, read_document
+from pipelines.editing import edited
 
 ROOT = Path(__file__).parents[1]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
 import sys
 import tomllib
 from functools import cache
@@ -17,9 +19,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 OURS = {"assets", "benchmarks", "dagster_dvc", "dagster_project", "pipelines", "tests"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OPTIONAL = {"bitsandbytes", "c2pa-python", "umap-learn", "faiss-cpu", "torchcodec", "torchmetrics", "skimage"}
-OPTIONAL |= {"dagster-k8s", "kubernetes", "urllib3", "botocore"}
-"""Imported only where the extra is installed, or where a benchmark or a script names it as a peer."""
+PEERS = {"torchcodec", "torchmetrics", "skimage"}
+"""What a script compares our numbers with, where it is installed."""
 
 
 def declared(*extras: str) -> set[str]:
@@ -48,13 +49,13 @@ def imported(*rooms: str) -> dict[str, str]:
     ("rooms", "extras"), [(("pipelines", "assets", "dagster_dvc", "dagster_project"), ()), (("tests",), ("dev",))]
 )
 def test_every_direct_import_is_declared(rooms: tuple[str, ...], extras: tuple[str, ...]) -> None:
-    known = declared(*extras)
+    known = declared(*extras, *(set(PROJECT["optional-dependencies"]) - {"dev"}))
     found = imported(*rooms)
     assert len(found) > 5
     missing = {
         name: file
         for name, file in found.items()
-        if not (distributions().get(name, {canonicalize_name(name)}) & (known | OPTIONAL))
+        if not (distributions().get(name, {canonicalize_name(name)}) & (known | PEERS))
     }
     assert missing == {}
 
@@ -121,3 +122,45 @@ def test_what_only_an_option_needs_is_imported_late() -> None:
         and re.search(r"\b(wandb|peft|webdataset)\b", ast.unparse(node))
     ]
     assert early == []
+
+
+RECORDER = """#!/bin/sh
+case "$1" in -c) echo "$GPUS"; exit 0;; esac
+echo "$*" >> "$CALLS"
+for word in $FOUND; do case "$*" in *"$word"*) exit 0;; esac; done
+exit 1
+"""
+"""An interpreter that notes what pip is asked for, and has it where a word of FOUND stands in the request."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the registry's torch is a CPU build elsewhere")
+@pytest.mark.parametrize(
+    ("gpus", "index", "found", "asked"),
+    [
+        (0, "", "+cpu", ["cpu"]),
+        (0, "", "download.pytorch.org", ["cpu", "official"]),
+        (0, "", "requirements-torch.lock", ["cpu", "official", "registry"]),
+        (0, "https://mirror.example", "mirror.example", ["mirror"]),
+        (2, "", "requirements-torch.lock", ["registry"]),
+    ],
+)
+def test_torch_comes_without_cuda_where_no_driver_offers_a_gpu(
+    gpus: int, index: str, found: str, asked: list[str], tmp_path: Path
+) -> None:
+    python, calls = tmp_path / "python", tmp_path / "calls"
+    python.write_text(RECORDER)
+    python.chmod(0o755)
+    environment = {**os.environ, "GPUS": str(gpus), "TORCH_INDEX": index, "FOUND": found, "CALLS": str(calls)}
+    done = subprocess.run(
+        ["bash", ".ci/torch", str(python)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    kinds = {
+        "official": "download.pytorch.org",
+        "mirror": "mirror.example",
+        "cpu": "+cpu",
+        "registry": "--require-hashes",
+    }
+    lines = calls.read_text().splitlines()
+    assert [next(kind for kind, word in kinds.items() if word in line) for line in lines] == asked
+    assert ("several GB of CUDA" in done.stdout) == (asked[-1] == "registry" and not gpus)

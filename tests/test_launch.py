@@ -36,6 +36,7 @@ from pipelines.toy.params import ToyParams
 
 def make(params: ToyParams, out: Path, metrics: Path) -> None:
     Path("pid").write_text(str(os.getpid()))
+    Path("threads").write_text(os.environ["OMP_NUM_THREADS"])
     if params.child:
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
     if params.stubborn:
@@ -159,9 +160,11 @@ def no_survivors() -> Iterator[list[int]]:
 
 
 @pytest.mark.costly
-def test_a_stage_runs_through_dvc_and_is_up_to_date_after(project: Path) -> None:
+def test_a_stage_runs_through_dvc_and_is_up_to_date_after(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "37")
     done = dvc(project, "repro")
     assert done.returncode == 0, done.stderr
+    assert (project / "threads").read_text() == "37"  # what the user says wins
     assert (project / "data/toy/value.txt").read_text() == "1"
     assert "up to date" in dvc(project, "repro").stdout
 

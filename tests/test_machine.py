@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -13,11 +14,13 @@ from pathlib import Path
 import pytest
 
 from dagster_dvc import environment as dvc_environment
+from dagster_project import home
 from pipelines import devices, launch, machine, ownership
 from pipelines.commands import stage_entries
 from pipelines.stage import StageError
 
 ROOT = Path(__file__).parents[1]
+COUNTS = re.compile(r"cpu_count|sched_getaffinity")
 
 
 @pytest.mark.parametrize(
@@ -53,6 +56,47 @@ def test_the_limit_of_the_group_or_of_one_above_it_holds(groups: str, limited: s
     (tmp_path / limited).write_text("100000 100000\n")
     (tmp_path / "own").write_text(groups)
     assert machine.cores(tmp_path, tmp_path / "own") == min(most, machine.cores(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(("stated", "threads"), [("3", 3), ("2,4", 2), ("", 8), ("many", 8), ("0", 8)])
+def test_what_works_beside_torch_follows_what_the_user_says(
+    stated: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", stated)
+    assert machine.workers() == threads
+
+
+def test_a_gpu_that_was_given_and_cannot_be_used_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert "runs on the CPU: GPU 1 is given to it" in str(machine.unused_gpu())
+    monkeypatch.setenv("RANK", "1")  # one process says it
+    assert machine.unused_gpu() is None
+    monkeypatch.delenv("RANK")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert machine.unused_gpu() is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert machine.unused_gpu() is None
+
+
+def test_cores_are_counted_in_one_place() -> None:
+    """Another count would not know the limits of containers."""
+    rooms = ("pipelines", "dagster_dvc", "dagster_project", "assets")
+    counts = [path for room in rooms for path in (ROOT / room).rglob("*.py") if COUNTS.search(path.read_text())]
+    assert {path.relative_to(ROOT).as_posix() for path in counts} <= {"pipelines/machine.py", "pipelines/origin.py"}
+
+
+def test_reel_runs_one_stage_at_a_time_where_the_container_has_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REEL_JOBS", raising=False)
+    assert home.jobs() == min(2, machine.cores()) and home._counted("cores") == machine.cores()
+    monkeypatch.setattr(home, "_counted", {"cores": 1}.get)
+    assert home.jobs() == 1
+    monkeypatch.setenv("REEL_JOBS", "3")
+    assert home.jobs() == 3
 
 
 def entry(deps: list[str], outs: list[str], pool: str | None = None) -> dict[str, object]:

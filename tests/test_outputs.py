@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,23 @@ def test_weights_get_the_permissions_of_the_umask(tmp_path: Path, umask: int) ->
 def test_resume_states_get_the_permissions_of_the_umask(tmp_path: Path, umask: int) -> None:
     state._write(tmp_path, 3, {"step": 3}, {"a": torch.zeros(2)})
     assert modes(tmp_path) == {0o666 & ~umask}
+
+
+def test_what_is_copied_into_a_folder_gets_the_permissions_of_the_umask(tmp_path: Path, umask: int) -> None:
+    """An autoencoder that DVC restored as a link is 0444: a copy in an export was 0644 where the umask says 0600."""
+    (tmp_path / "cached/part").mkdir(parents=True)
+    for name, mode in (("weights", 0o444), ("part/config", 0o644), ("run", 0o755)):
+        (tmp_path / "cached" / name).write_text("x")
+        (tmp_path / "cached" / name).chmod(mode)
+    (tmp_path / "cached/part").chmod(0o755)
+    with whole_folder(tmp_path / "out") as folder:
+        shutil.copytree(tmp_path / "cached", folder / "copied")
+    copied = tmp_path / "out/copied"
+    assert {path.name: path.stat().st_mode & 0o777 for path in (copied, *copied.rglob("*"))} == {
+        **{name: 0o666 & ~umask for name in ("weights", "config")},
+        **{name: 0o777 & ~umask for name in ("copied", "part", "run")},
+    }
+    assert (tmp_path / "cached/weights").stat().st_mode & 0o777 == 0o444
 
 
 def test_a_file_that_has_another_name_too_is_left_as_it_is(tmp_path: Path) -> None:

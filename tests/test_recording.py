@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.recording import cached_files
+from pipelines.recording import cached_files, files_listed
 
 HELD = "0123456789abcdef" * 2
 LISTING = "f" * 32 + ".dir"
@@ -35,5 +35,17 @@ def test_a_listing_is_believed_only_where_it_leads_inside(tmp_path: Path, monkey
         ("c.txt", HELD.upper()),
     ):
         assert listed(relpath, md5) == {}, (relpath, md5)
+    for damaged in (
+        "",
+        "[1]",
+        '{"relpath": 1}',
+        '[{"relpath": "c.txt"}]',
+        "[" * 100_000,
+        '[{"relpath": "", "md5": ""}]',
+    ):
+        place(LISTING).write_text(damaged)
+        assert cached_files(LISTING) == {}
+        with pytest.raises(ValueError, match=r"DVC's|no file of the output|Expecting"):
+            files_listed(damaged)
     (tmp_path / ".dvc/cache/files/md5/..x").mkdir(parents=True)
     assert cached_files("..x") == {} and cached_files("") == {}

@@ -22,6 +22,7 @@ from pipelines.data.audited import Item
 from pipelines.document import load
 from pipelines.params import PARAMS_FILE
 from pipelines.provenance import differing, text_of
+from pipelines.recording import files_listed
 from pipelines.stage import CHAIN
 
 LOCK = "dvc.lock"
@@ -197,5 +198,4 @@ def _listed(cache: Path, md5: str, hashes: _Hashes) -> dict[str, str]:
     path = cache / md5[:2] / md5[2:]
     if hashes.of(path) != md5.removesuffix(".dir"):
         raise ValueError("another content than its name says")
-    entries = json.loads(path.read_text(encoding="utf-8"))
-    return {entry["relpath"]: entry["md5"] for entry in entries}
+    return files_listed(path.read_text(encoding="utf-8"))

@@ -25,6 +25,9 @@ from pipelines.data.written import read_written
 FACTS = ("key", "file", TAR_OFFSET, "num_frames", "height", "width")
 """Columns of the catalog that a clip is read by; a tar's offset only where clips lie in tars."""
 
+FILES = Path("/proc/self/fd")
+"""Where Linux shows a process its open files by number, so that one without a name has a path."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -74,12 +77,12 @@ class Place:
         with _nameless() as stream:
             stream.write(content)
             stream.flush()
-            yield Path(stream.name if isinstance(stream.name, str) else f"/proc/self/fd/{stream.name}")
+            yield FILES / str(stream.name)
 
 
 def _nameless() -> Any:
-    """A file that is gone when it is closed: in memory where the system can (Linux), which costs a tenth."""
-    if hasattr(os, "memfd_create"):
+    """A file that is gone when it is closed: in memory where the system can and shows it, which costs a tenth."""
+    if hasattr(os, "memfd_create") and FILES.is_dir():
         return os.fdopen(os.memfd_create("clip"), "wb")
     return tempfile.NamedTemporaryFile(suffix=".mp4")
 

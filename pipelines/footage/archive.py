@@ -28,34 +28,15 @@ from pipelines.footage.captions import MAX_BYTES, SIDECARS, NotHere, Told, toget
 from pipelines.footage.found import Reel
 from pipelines.footage.members import SamplePlan, grouped, is_wanted, plans, taken_apart
 from pipelines.footage.reels import open_file
-from pipelines.footage.tar_headers import Header
+from pipelines.footage.tar_headers import END, Header, Watched, forward
 from pipelines.textfile import storable_text
 
-END = 512
-"""A tar ends with blocks of zeros; one that does not was cut off, which tarfile does not notice between members."""
 PACKED = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
 """First bytes of compressed files, and what reads them."""
 ZSTD = b"\x28\xb5\x2f\xfd"
 DAMAGED = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 MOST_MEMBERS = 256
 """Of one key, that are looked at together."""
-
-
-class _Watched:
-    """A stream that remembers its last bytes."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self.stream, self.last = stream, b""
-
-    def read(self, size: int = -1) -> bytes:
-        part = self.stream.read(size)
-        self.last = (self.last + part)[-END:] if len(part) < END else part[-END:]
-        return part
-
-    def is_whole(self) -> bool:
-        while self.read(1 << 20):
-            pass
-        return self.last == bytes(END)
 
 
 def unpacked(stream: io.BufferedReader) -> BinaryIO:
@@ -69,6 +50,26 @@ def unpacked(stream: io.BufferedReader) -> BinaryIO:
         raise tarfile.ReadError("is compressed by zstd; unpack it: `zstd -d`")
     opener = next((opener for mark, opener in PACKED if first.startswith(mark)), None)
     return stream if opener is None else cast(BinaryIO, opener(stream))
+
+
+def taken_out(tar: tarfile.TarFile, member: tarfile.TarInfo, place: Path) -> Path:
+    """A member that is no link, written to a place of its own, whole or not at all.
+
+    Raises:
+        OSError: the disk has no room. DAMAGED: the tar ends early.
+    """
+    stream, free = tar.extractfile(member), shutil.disk_usage(place.parent).free
+    if member.size > free:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {member.size} bytes of {member.name}", place)
+    try:
+        with place.open("wb") as spool:
+            shutil.copyfileobj(cast(BinaryIO, stream), spool, 1 << 20)
+        if place.stat().st_size != member.size:
+            raise tarfile.ReadError("ends early")
+    except BaseException:
+        place.unlink(missing_ok=True)
+        raise
+    return place
 
 
 def not_downloaded(texts: Iterable[bytes]) -> NotHere | None:
@@ -159,18 +160,7 @@ class TarReader:
             text = f"{member.size + held} bytes; at most {self.limits.max_bytes} allowed"
             read.problem = VideoError("too_many_bytes", text)
             return read
-        read.path = next(self.places)
-        free = shutil.disk_usage(read.path.parent).free
-        if member.size > free:
-            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {member.size} bytes of {member.name}", read.path)
-        try:
-            with read.path.open("wb") as spool:
-                shutil.copyfileobj(stream, spool, 1 << 20)
-            if read.path.stat().st_size != member.size:
-                raise tarfile.ReadError("ends early")
-        except BaseException:
-            read.close()
-            raise
+        read.path = taken_out(tar, member, next(self.places))
         return read
 
     def samples(self, members: Sequence[_Member], again: bool) -> Iterator[Sample]:
@@ -208,8 +198,8 @@ def streamed(stream: io.BufferedReader, reader: TarReader) -> Iterator[Sample]:
             yield sample
 
     try:
-        watched = _Watched(unpacked(stream))
-        with tarfile.open(fileobj=watched, mode="r|", tarinfo=Header) as tar:  # type: ignore[call-overload]
+        watched = Watched(unpacked(stream))
+        with forward(watched) as tar:
             for member in tar:
                 if not member.isfile() or not is_wanted(member.name):
                     continue
@@ -267,10 +257,10 @@ def headers(path: Path) -> tuple[list[tarfile.TarInfo], Exception | None]:
     try:
         with path.open("rb") as stream:
             inside = unpacked(stream)
-            watched = _Watched(inside)
+            watched = Watched(inside)
             packed = inside is not stream
-            source, mode = (watched, "r|") if packed else (stream, "r:")
-            with tarfile.open(fileobj=source, mode=mode, tarinfo=Header) as tar:  # type: ignore[call-overload]
+            plain = {"fileobj": stream, "mode": "r:", "tarinfo": Header}
+            with forward(watched) if packed else tarfile.open(**plain) as tar:  # type: ignore[call-overload]
                 members.extend(member for member in tar if member.isfile())
                 ends = tar.offset
             if not packed:

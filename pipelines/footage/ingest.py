@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines import stage
+from pipelines import machine, stage
 from pipelines.data.catalog import JUDGED
 from pipelines.data.limits import VideoError
 from pipelines.data.stored import Place
 from pipelines.data.video import Seen
-from pipelines.footage.ahead import in_order, processors
+from pipelines.footage.ahead import in_order
 from pipelines.footage.captions import NotHere, with_prefix
 from pipelines.footage.cutting import cut, forms, told_of
 from pipelines.footage.digests import Digests
@@ -30,6 +30,7 @@ from pipelines.footage.reuse import Reuse, emptied
 from pipelines.footage.splits import split
 from pipelines.footage.storing import Cut, Made, content_hash, store
 from pipelines.stage import StageError, refused_by_disk
+from pipelines.textfile import one_line
 
 VERSION = 2
 """Part of every content key: raise it when the same file would be cut or resized to other pixels."""
@@ -227,7 +228,7 @@ class Ingest:
         if self.rows and share <= self.params.max_rejected_share:
             return
         counts = Counter(row["reason"] for row in made.rejected)
-        firsts = {row["reason"]: f"{row['file']}: {row['detail']}" for row in reversed(made.rejected)}
+        firsts = {row["reason"]: one_line(f"{row['file']}: {row['detail']}") for row in reversed(made.rejected)}
         table = [f"  {reason:<20}{n:>6}  {firsts[reason]}" for reason, n in counts.most_common()]
         allowed = f"raw_video.source.{name}.max_rejected_share allows {self.params.max_rejected_share:.0%}"
         raise StageError(
@@ -283,7 +284,7 @@ def ingest(params: RawVideoParams, footage: Footage, work: Path, folder: Path) -
     try:
         with emptied(work / "spool") as spool:
             files, most = found_in(footage, params.clip.frame_rate, spool, digests.of), footage.limits.max_bytes
-            for found, looked in in_order(cutter.look, files, processors(), cutter.stop, _spooled, most):
+            for found, looked in in_order(cutter.look, files, machine.workers(), cutter.stop, _spooled, most):
                 run.take(found, looked)
                 if found.close is not None:
                     found.close()

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines import stage
+from pipelines import machine, stage
 from pipelines.data.catalog import COMPOSITION, TEST, TRAIN, VALIDATION
 from pipelines.footage import factors
-from pipelines.footage.ahead import in_order, processors
+from pipelines.footage.ahead import in_order
 from pipelines.footage.factors import Factors, Series
 from pipelines.footage.params import Clip, Rendered, Splits
 from pipelines.footage.render import VERSION, Scene, actions, render, scene
@@ -79,7 +79,7 @@ def make_clips(params: Rendered, clip: Clip, splits: Splits, folder: Path) -> Ma
         _, values, series, index = one
         return store(cut(scene(values, series, index, clip.num_frames, (clip.height, clip.width)), clip), clip, folder)
 
-    done = in_order(stored, wanted, processors(), threading.Event())
+    done = in_order(stored, wanted, machine.workers(), threading.Event())
     for place, ((split, *_), (row, fidelity)) in enumerate(done, 1):
         made.clips.append({**row, "split": split})
         made.fidelity.append(fidelity)

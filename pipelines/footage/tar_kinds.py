@@ -14,6 +14,7 @@ from pipelines.data.limits import VideoError
 from pipelines.footage.archive import DAMAGED, unpacked
 from pipelines.footage.captions import MAX_BYTES, sidecar_in
 from pipelines.footage.members import is_wanted
+from pipelines.footage.tar_headers import Watched, forward
 from pipelines.footage.tars import opened
 from pipelines.stage import StageError
 
@@ -41,7 +42,7 @@ def pictures_in(url: str) -> PictureFields | None:
     captioned: dict[str, bool] = {}
     with opened(url) as stream:
         try:
-            with tarfile.open(fileobj=unpacked(stream), mode="r|") as tar:
+            with forward(Watched(unpacked(stream))) as tar:
                 for member in itertools.islice(tar, FIRST):
                     match = FIELD.fullmatch(PurePosixPath(member.name).name)
                     if not member.isreg() or not is_wanted(member.name) or match is None:

@@ -21,7 +21,8 @@ from pipelines import stage
 from pipelines.commands import stage_entries
 from pipelines.data.limits import VideoError
 from pipelines.data.video import Seen, read_frames
-from pipelines.document import PARAMS_FILE, ParamsError, edited, load
+from pipelines.document import PARAMS_FILE, ParamsError, load
+from pipelines.editing import edited
 from pipelines.footage.captions import NotHere
 from pipelines.footage.fitting import fitted, forms_with_pictures
 from pipelines.footage.fitting_text import fitted_text

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.data.limits import Limits, VideoError
-from pipelines.footage.archive import DAMAGED, not_downloaded, unpacked
+from pipelines.footage.archive import DAMAGED, not_downloaded, taken_out, unpacked
 from pipelines.footage.captions import MAX_BYTES, NotHere, Told, sidecar_in
 from pipelines.footage.columns import metadata_of
 from pipelines.footage.found import Found, Reel, refused
@@ -25,6 +25,7 @@ from pipelines.footage.members import is_wanted
 from pipelines.footage.params import Webdataset
 from pipelines.footage.reels import open_file
 from pipelines.footage.sources import limits_of
+from pipelines.footage.tar_headers import Watched, forward
 from pipelines.footage.tars import expand, opened, tar_name
 from pipelines.textfile import TextError, decoded, one_line, storable_text
 
@@ -41,51 +42,64 @@ def webdataset_samples(params: Webdataset, frame_rate: float, spool: Path) -> It
     """
     from webdataset.tariterators import group_by_keys
 
-    limits, urls, count = limits_of(params), expand(params.urls, KEY), itertools.count()
-    read = 0
+    limits, urls = limits_of(params), expand(params.urls, KEY)
+    places, read = (spool / f"sample-{number}" for number in itertools.count()), 0
     for place, url in enumerate(urls):
         name = tar_name(url)
         with opened(url, KEY) as stream:
             before = read
             try:
-                for sample in group_by_keys(members(stream, params, limits)):
+                for sample in group_by_keys(members(stream, params, limits, places)):
                     if read == params.max_samples:
                         return
                     read += 1
-                    path = spool / f"sample-{next(count)}"
-                    yield _found(sample, params, name, (place, len(urls)), path, (frame_rate, limits))
+                    yield _found(sample, params, name, (place, len(urls)), (frame_rate, limits))
             except (*DAMAGED, ValueError) as error:  # the library's word for a name that stands twice
                 text = f"no whole tar after {read - before} samples ({error.args[0] if error.args else error})"
                 yield refused(name, place + 1, len(urls), VideoError("damaged_tar", text))
 
 
-def members(stream: io.BufferedReader, params: Webdataset, limits: Limits) -> Iterator[dict[str, Any]]:
+def members(
+    stream: io.BufferedReader, params: Webdataset, limits: Limits, places: Iterator[Path]
+) -> Iterator[dict[str, Any]]:
     """What the library groups: name, content (or why it is none) and address of every member; foreign fields are empty.
+
+    The content of a picture or video is where it lies: the next of ``places``.
 
     Raises:
         DAMAGED: it is no tar, or ends early.
     """
     from webdataset.tariterators import base_plus_ext
 
-    most = {"json": MAX_BYTES, params.media.lower(): limits.max_bytes, (params.captions or "").lower(): MAX_BYTES}
-    with tarfile.open(fileobj=unpacked(stream), mode="r|") as tar:
+    media, texts = params.media.lower(), {"json", (params.captions or "").lower()}
+    with forward(Watched(unpacked(stream))) as tar:
         for member in tar:
             key, field = base_plus_ext(member.name)
             if not member.isreg() or not is_wanted(member.name) or key is None:
                 continue
-            yield {"fname": member.name, "__url__": "", "data": _content(tar, member, most.get(str(field).lower()))}
+            field = str(field).lower()
+            content: Any = _media(tar, member, limits, places) if field == media else b""
+            content = _text(tar, member) if field in texts and field != media else content
+            yield {"fname": member.name, "__url__": "", "data": content}
             tar.members = []  # else every header stays in memory  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, most: int | None) -> bytes | VideoError:
-    if most is None:
-        return b""
+def _refused(member: tarfile.TarInfo, most: int) -> VideoError | None:
     if member.issparse():  # a few bytes can stand for any number of zeros
         return VideoError("sparse_member", f"{member.name} is stored with holes; make the tar without --sparse")
     if member.size > most:
         return VideoError("too_large", f"{member.name}: {member.size} bytes; at most {most} are allowed")
+    return None
+
+
+def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | VideoError:
     file = tar.extractfile(member)
-    return b"" if file is None else file.read()
+    return _refused(member, MAX_BYTES) or (b"" if file is None else file.read())
+
+
+def _media(tar: tarfile.TarFile, member: tarfile.TarInfo, limits: Limits, places: Iterator[Path]) -> Path | VideoError:
+    refusal = _refused(member, limits.max_bytes)
+    return refusal if refusal is not None else taken_out(tar, member, next(places))
 
 
 def _found(
@@ -93,7 +107,6 @@ def _found(
     params: Webdataset,
     tar: str,
     progress: tuple[int, int],
-    path: Path,
     how: tuple[float, Limits],
 ) -> Found:
     content = sample.get(params.media.lower())
@@ -101,18 +114,16 @@ def _found(
         fields = ", ".join(sorted(name for name in sample if not name.startswith("__")))
         lacking = VideoError("not_video", f"the sample has no field {params.media}; it has {fields}")
         content = not_downloaded([one for one in sample.values() if isinstance(one, bytes)]) or lacking
-    if isinstance(content, bytes):
-        path.write_bytes(content)
     place = f"{tar}/{sample['__key__']}.{params.media}"
 
     def whole() -> Path:
         if isinstance(content, VideoError):
             raise content
-        return path
+        return content
 
     def digest() -> str:
-        whole()
-        return hashlib.sha256(content).hexdigest()  # type: ignore[arg-type]
+        with whole().open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def read(frame_rate: float, limits: Limits, known: str) -> Reel:
         return open_file(whole(), params.still, frame_rate, limits, known)
@@ -121,8 +132,12 @@ def _found(
     if isinstance(content, NotHere):
         return refused(storable_text(place), *progress, content)
     absent = f"no field {params.captions} in the sample" if params.captions else "captions is null"
-    size = len(content) if isinstance(content, bytes) else 0
-    close = partial(path.unlink, missing_ok=True)
+    size = content.stat().st_size if isinstance(content, Path) else 0
+
+    def close() -> None:
+        if isinstance(content, Path):
+            content.unlink(missing_ok=True)
+
     opens = partial(read, *how)
     return Found(storable_text(place), *progress, params.still, told, absent, digest, None, opens, close, size)
 

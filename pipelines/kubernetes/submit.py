@@ -135,7 +135,7 @@ def work(
         asked = asked.model_copy(update={"processes": 1, "gpus": min(asked.gpus, 1)})
     if not wants_gpu(stage, stage_entries()):
         asked = asked.model_copy(update={"gpus": 0})
-    environment = environment | {machine.THREADS: str(asked.cpus)}
+    environment = {machine.THREADS: str(asked.cpus)} | environment
     environment |= {} if asked.gpus else {"ACCELERATE_USE_CPU": "true"}
     sized = replace(target, resources=asked)
     return Work(stage, sized, words, environment, key(stage, words, outputs), outputs, reached(target.kubernetes))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import os
 import queue
 import threading
 from collections import deque
@@ -19,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
-from pipelines import stage
+from pipelines import machine, stage
 from pipelines.latents.clips import Clips, to_unit_range
 from pipelines.latents.forwards import Forwards
 from pipelines.latents.params import LatentShardsParams
@@ -30,8 +29,8 @@ from pipelines.models.autoencoder import Autoencoder
 from pipelines.training.precision import computing, resolved
 
 Item = TypeVar("Item")
-DECODERS = max(1, min(8, (os.cpu_count() or 1) - 1))
-"""Threads that decode clips; one processor is left to the forward."""
+MOST_DECODERS = 8
+"""Threads that decode clips, and one fewer than may work: one processor is left to the forward."""
 BATCHES_AHEAD = 2
 """Batches that are decoded, and batches that are encoded, before they are wanted."""
 EMBEDS_BYTES = 1 << 28
@@ -124,11 +123,12 @@ class Encoder:
 
     def decoded(self, rows: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
         """(rows, pixels uint8 [B, 3, T, H, W]) in order; the next batches are decoded meanwhile."""
-        with ThreadPoolExecutor(DECODERS, thread_name_prefix="decode") as pool:
+        decoders = max(1, min(MOST_DECODERS, machine.workers() - 1))
+        with ThreadPoolExecutor(decoders, thread_name_prefix="decode") as pool:
             started: deque[tuple[list[int], list[Future[list[np.ndarray]]]]] = deque()
             try:
                 for batch in self._batches(rows):
-                    share = -(-len(batch) // DECODERS)  # each thread gets its share at once: handing over costs time
+                    share = -(-len(batch) // decoders)  # each thread gets its share at once: handing over costs time
                     parts = [batch[start : start + share] for start in range(0, len(batch), share)]
                     started.append((batch, [pool.submit(self._frames, part) for part in parts]))
                     if len(started) > BATCHES_AHEAD:

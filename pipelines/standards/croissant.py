@@ -7,7 +7,7 @@ clips is as long as one of ten.
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from pipelines.chain import NoChain
 from pipelines.described import read_json
 from pipelines.document import load
 from pipelines.provenance import Lineage
+from pipelines.recording import HASH, files_listed
 from pipelines.stage import file_digest
 from pipelines.standards.statements import clean
 
@@ -207,9 +208,11 @@ def dvc_sums(folder: Path) -> dict[str, str]:
     outs = (out for stage in stages.values() for out in stage.get("outs") or [])
     total = next((str(out.get("md5")) for out in outs if out.get("path") == place), "")
     listing = root / ".dvc" / "cache" / "files" / "md5" / total[:2] / total[2:]
-    if not total.endswith(".dir") or not listing.is_file():
+    if not total.endswith(".dir") or not HASH.fullmatch(total) or not listing.is_file():
         return {}
-    return {one["relpath"]: one["md5"] for one in json.loads(listing.read_text(encoding="utf-8"))}
+    with contextlib.suppress(ValueError):
+        return files_listed(listing.read_text(encoding="utf-8"))
+    return {}
 
 
 # ---- rows ---------------------------------------------------------------------------------------------------------

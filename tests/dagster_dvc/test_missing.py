@@ -1,5 +1,6 @@
 """What the cache no longer holds: made again where a run can, else one line with file, line and remedy."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -123,3 +124,15 @@ def test_a_frozen_stage_without_its_output_says_how_to_go_on(root: Path) -> None
     forget(root, recorded(root, "right"))
     said = repro(root, "right").error
     assert said.startswith("dvc.lock:") and "dvc pull right, or take 'frozen' from dvc.yaml:16" in said
+
+
+@pytest.mark.parametrize(
+    "entry", [{"relpath": "a"}, {"relpath": "../a", "md5": "0" * 32}, {"relpath": "a", "md5": "../x"}, 1]
+)
+def test_a_list_in_the_cache_that_no_dvc_wrote_leads_nowhere(root: Path, entry: object) -> None:
+    name = "0" * 32 + ".dir"
+    place = root / ".dvc/cache/files/md5" / name[:2] / name[2:]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    for content in (json.dumps([entry]), "cut o"):
+        place.write_text(content)
+        assert not missing.in_cache(DvcProject(root), name) and missing.cached_files(DvcProject(root), name) == {}

@@ -86,7 +86,7 @@ def test_the_gpu_pool_is_opened_after_a_first_run_and_a_choice_is_kept(
     monkeypatch.setenv("DAGSTER_HOME", str(home.dagster_home(tmp_path)))
     with DagsterInstance.get() as instance:
         instance.event_log_storage.initialize_concurrency_limit_to_default(home.POOL)
-    assert home.open_gpu_pool() == (home._gpus() or 2)
+    assert home.open_gpu_pool() == (home._counted("gpus") or 2)
     with DagsterInstance.get() as instance:
         instance.event_log_storage.set_concurrency_slots(home.POOL, 5)
     assert home.open_gpu_pool() == 5

@@ -12,6 +12,7 @@ import pytest
 from pipelines.data.address import refusal
 from pipelines.footage import archive
 from pipelines.footage.ahead import in_order
+from pipelines.footage.tar_kinds import pictures_in
 from pipelines.stage import StageError
 from tests.footage.footage import footage, refused, run, video
 
@@ -74,16 +75,49 @@ def test_a_member_of_holes_is_refused_and_nothing_of_it_is_written(tmp_path: Pat
     [
         block("x", b"18 comment=harmless\n", tarfile.XHDTYPE, size=1 << 33),
         block("x", b"harmless", tarfile.GNUTYPE_LONGNAME, size=1 << 33),
+        block("n.mp4", b"x", size=1 << 60),
+        pax("28 size=1152921504606846976\n") + block("n.mp4", b"x"),
+        block("n.mp4", b"x", size=1 << 42),
         pax("14 size=-4096\n") + block("n.mp4", b"x"),
         pax("12 comment=a\n") * 3000,
     ],
-    ids=["giant facts", "giant name", "leads back", "facts without end"],
+    ids=[
+        "giant facts",
+        "giant name",
+        "giant member",
+        "giant by its facts",
+        "behind the end",
+        "leads back",
+        "facts without end",
+    ],
 )
 def test_headers_that_claim_too_much_end_the_tar_after_what_came_before(
     tmp_path: Path, three: bytes, odd: bytes, packed: bool
 ) -> None:
     used, gone = told(tmp_path, three + block("last.txt", b"x") + odd + bytes(1024), packed)
     assert USED - {"2.mp4"} <= used <= USED and "damaged_tar" in gone.values()
+
+
+@pytest.mark.parametrize(
+    ("odd", "reason", "packed"),
+    [
+        (block("x", b"18 comment=harmless\n", tarfile.XHDTYPE, size=1 << 33), "damaged_tar", False),
+        (block("n.mp4", b"x", size=1 << 60), "damaged_tar", True),
+        (block("n.mp4", b"x", size=1 << 42), "damaged_tar", True),
+        (sparse("n.mp4", 1 << 32) + block("n.txt", b"a hole") + bytes(1024), "sparse_member", False),
+    ],
+    ids=["giant facts", "giant member", "behind the end", "holes"],
+)
+def test_the_reader_of_webdatasets_keeps_the_same_bounds(
+    tmp_path: Path, three: bytes, odd: bytes, reason: str, packed: bool
+) -> None:
+    path = tmp_path / ("a.tar.gz" if packed else "a.tar")
+    path.write_bytes(gzip.compress(three + odd) if packed else three + odd)
+    params = {"urls": [str(path)], "media": "mp4", "captions": "txt", "caption": None, "max_samples": None}
+    catalog, _ = run(footage("webdataset", **params, max_rejected_share=0.5), tmp_path)
+    assert {"0.mp4", "1.mp4"} <= {name.partition("/")[2] for name in catalog["source"]} <= USED
+    assert reason in refused(tmp_path).values()
+    assert pictures_in(str(path)) is None
 
 
 def test_no_further_sample_is_opened_while_those_open_hold_too_much() -> None:

@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 from pipelines.data.video import write_mp4
-from pipelines.document import edited
+from pipelines.editing import edited
 from pipelines.footage.fitting import fitted
 from pipelines.footage.fitting_text import fitted_text
 from pipelines.footage.layouts import recognise

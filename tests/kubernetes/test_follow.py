@@ -104,3 +104,11 @@ def test_what_a_pod_reports_reaches_the_channel_that_dagster_opened(api: Api, mo
     line = json.dumps({"__dagster_pipes_version": "0.1", "method": "report_custom_message", "params": {"payload": 3}})
     assert run(work(f"import sys; print('''{line}''', file=sys.stderr)"), lambda: None)[0] == 0
     assert Path("messages").read_text() == line + "\n"
+
+
+def test_the_threads_that_a_user_states_hold_in_a_pod(api: Api) -> None:
+    Path("params.yaml").write_text("train: {}\n")
+    target = Target(Kubernetes(volume=Volume(host_path="/", mount="/"), kubeconfig="config"), Resources(cpus=4))
+    for environment, threads in (({}, "4"), ({"OMP_NUM_THREADS": "3"}, "3")):
+        made = submit.work("train", target, ["pipelines.m", "f", "--params", "train"], True, environment, [])
+        assert made.environment["OMP_NUM_THREADS"] == threads
