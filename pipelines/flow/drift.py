@@ -20,13 +20,22 @@ Features are [L, P, G, D]: L locations of one feature, P problems. Float32 or be
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipelines.flow.drift_kernel import FAR, LEAST_COLUMN, affinities, coefficients, near_distances
+from pipelines.flow.drift_kernel import (
+    FAR,
+    LEAST_COLUMN,
+    affinities_by_rows,
+    coefficients,
+    distances_near,
+    far_centre,
+)
 from pipelines.flow.params import DriftField
 
 CHUNK = 2**26
@@ -98,45 +107,50 @@ class _Rows:
         self.absent = None
         if there is not None and self.rows_there is not None:
             self.absent = ~(there & self.rows_there[:, :, None])
+        self.centre = far_centre(self.parts[0])
 
     def _per_row(self, values: Tensor | None, kind: torch.dtype) -> Tensor | None:
         return None if values is None else values.detach().to(kind).repeat(self.locations, 1)[:, None, :]
 
-    @property
-    def x(self) -> Tensor:
-        return self.parts[0]
-
-    def distances(self) -> Tensor:
-        """|x_i - y_j| [R, G, J]; samples that lie far from zero are moved there, where the field is the same."""
-        found, centre = near_distances(self.x, *self.parts)
-        if centre is None:
-            return found
-        self.parts = tuple(part - centre for part in self.parts)
-        return near_distances(self.x, *self.parts)[0]
+    def cut(self, piece: slice) -> _Rows:
+        """Some of the rows, where no scale is pooled over them; those that lie far from zero are moved there."""
+        found = copy(self)
+        parts = tuple(part[piece] for part in self.parts)
+        found.parts = parts if self.centre is None else tuple(part - self.centre[piece] for part in parts)
+        for name in ("weights", "rows_there", "absent"):
+            whole = getattr(self, name)
+            setattr(found, name, None if whole is None else whole[piece])
+        return found
 
     def moved(self, coefs: Tensor, piece: slice) -> Tensor:
         """coefs [r, K G, J] times the samples of those rows: [r, K G, D]."""
-        sizes = [part.shape[1] for part in self.parts]
-        own, *others = coefs.split(sizes, 2)
-        total = torch.bmm(own, self.parts[0][piece])
-        for one, part in zip(others, self.parts[1:], strict=True):
-            total.baddbmm_(one, part[piece])
+        total, start = None, 0
+        for part in self.parts:
+            stop = start + part.shape[1]
+            own, samples = coefs[:, :, start:stop], part[piece]
+            total = torch.bmm(own, samples) if total is None else total.baddbmm_(own, samples)
+            start = stop
+        assert total is not None
         return total
 
-    def pooled(self, sums: Tensor, counts: Tensor, field: DriftField) -> Tensor:
-        """Sums over counts, both [..., R], over all rows, over a problem's locations or for each row; as [..., R]."""
+    def pooled(self, sums: Tensor, counts: Tensor | float, field: DriftField) -> Tensor:
+        """Sums [..., R] over counts [R] or one for all, over all rows, a problem's locations or for each row."""
         if field.scale == "location":
             return sums / counts
         if field.scale == "all":
-            return (sums.sum(-1, keepdim=True) / counts.sum(-1, keepdim=True)).expand_as(sums)
-        each = [part.unflatten(-1, (self.locations, -1)).sum(-2) for part in (sums, counts)]
-        return (each[0] / each[1]).repeat(*([1] * (sums.dim() - 1)), self.locations)
+            whole = counts.sum() if isinstance(counts, Tensor) else counts * len(self.parts[0])
+            return (sums.sum(-1, keepdim=True) / whole).expand_as(sums)
+        whole = self._of_problems(counts) if isinstance(counts, Tensor) else counts * self.locations
+        return (self._of_problems(sums) / whole).repeat(*([1] * (sums.dim() - 1)), self.locations)
+
+    def _of_problems(self, sums: Tensor) -> Tensor:
+        """Sums over a problem's locations, [..., P] of [..., R]."""
+        return sums.unflatten(-1, (self.locations, -1)).sum(-2)
 
     def mean_distance(self, found: Tensor, field: DriftField) -> Tensor:
         """S [R]: the mean of all distances, those of a sample to itself too; weighted where weights come after."""
         if self.absent is None and (self.weights is None or field.weights == "inside"):
-            sums = found.sum((1, 2))
-            return self.pooled(sums, torch.full_like(sums, float(found[0].numel())), field)
+            return self.pooled(found.sum((1, 2)), float(found.shape[1] * found.shape[2]), field)
         counted = torch.ones_like(found)
         if self.weights is not None and field.weights == "after":
             counted.mul_(self.weights)
@@ -151,11 +165,9 @@ class _Rows:
         squares = torch.linalg.vector_norm(field, dim=3).square_() * self.rows_there[:, None, :]
         return squares.sum(-1).mT
 
-    def counts(self) -> Tensor:
-        """Numbers of field values of each row, [R]."""
-        if self.rows_there is None:
-            return self.x.new_full((len(self.x),), float(self.group * self.width))
-        return self.rows_there.sum(1) * self.width
+    def counts(self) -> Tensor | float:
+        """Numbers of field values of each row, [R] or one for all."""
+        return float(self.group * self.width) if self.rows_there is None else self.rows_there.sum(1) * self.width
 
 
 @torch.no_grad()
@@ -166,80 +178,83 @@ def drift(problems: Problems, field: DriftField, chunk: int = CHUNK) -> Drift:
         ValueError: a problem has one generated sample and no negatives, or no positive.
     """
     with torch.autocast(problems.generated.device.type, enabled=False):
-        found = [_drift(_Rows(part), field, chunk) for part in _near(problems, field)]
-    if len(found) == 1:
-        return found[0]
-    total, scale, loss = (torch.cat([getattr(part, name) for part in found]) for name in ("total", "scale", "loss"))
-    return Drift(total, scale, torch.cat([part.force for part in found], 1), loss)
+        rows = _Rows(problems)
+        found = [_drift(rows.cut(piece), field, chunk) for piece in _near(rows, field)]
+        total, scale, power = (_joined(parts, axis) for parts, axis in zip(zip(*found, strict=True), (0, 0, 1), strict=True))
+        loss = torch.linalg.vector_norm(total, dim=(1, 2)).square_() / rows.counts()
+    shape = (rows.locations, rows.problems)
+    force = power.sqrt().unflatten(1, shape)
+    return Drift(total.unflatten(0, shape), scale.unflatten(0, shape), force, loss.unflatten(0, shape))
 
 
-def _near(problems: Problems, field: DriftField) -> list[Problems]:
-    """The problems at few locations at a time on a processor, where no scale is pooled over them.
+def _joined(parts: Sequence[Tensor], axis: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
+
+
+def _near(rows: _Rows, field: DriftField) -> list[slice]:
+    """Few rows at a time on a processor, where no scale is pooled over them; all of them elsewhere.
 
     Each sample is read three times (norm, distance, field), which is faster while it lies in the cache.
     """
-    parts = (problems.generated, problems.positives, problems.negatives)
-    locations = len(problems.generated)
-    step = max(1, CACHED * locations // max(1, sum(part.numel() for part in parts)))
-    if field.scale != "location" or problems.generated.device.type != "cpu" or step >= locations:
-        return [problems]
-    pieces = zip(*(part.split(step) for part in parts), strict=True)
-    return [Problems(x, y, away, problems.weights, problems.present) for x, y, away in pieces]
+    whole, step = len(rows.parts[0]), len(rows.parts[0])
+    if field.scale == "location" and rows.parts[0].device.type == "cpu":
+        count = -(-sum(part.numel() for part in rows.parts) // CACHED)
+        step = -(-whole // count)
+    return [slice(start, start + step) for start in range(0, whole, step)]
 
 
-def _scaled(rows: _Rows, field: DriftField) -> tuple[Tensor, Tensor]:
-    """d / S [R, G, J], far or infinite where a pair takes no part, and s [R]."""
+def _scaled(rows: _Rows, field: DriftField) -> tuple[Tensor, Tensor, Tensor]:
+    """d / S [R, G, J], far or infinite where a pair takes no part, s [R], and the largest d / S between two samples."""
     floors = bool(field.floor)
-    found = rows.distances()
+    found = distances_near(rows.parts[0], *rows.parts)
     if floors:
         found.clamp_(min=LEAST_DISTANCE)
     mean = rows.mean_distance(found, field)
     scale = mean / math.sqrt(rows.width)
     scale, mean = (part.clamp(min=LEAST_SCALE) for part in (scale, mean)) if floors else (scale, mean)
-    found.div_(mean[:, None, None])
+    farthest = found.div_(mean[:, None, None]).amax((1, 2))
     own = found.diagonal(dim1=1, dim2=2)
     own.add_(FAR) if floors else own.fill_(torch.inf)
     if rows.absent is not None:
         found.masked_fill_(rows.absent, torch.inf)
-    return found, scale
+    return found, scale, farthest
 
 
 @torch.no_grad()
 def scaled_distances(problems: Problems, field: DriftField) -> Tensor:
     """d / S of all problems as the field's kernel takes them, [R, G, J] with R = L P; infinite: no pair."""
     with torch.autocast(problems.generated.device.type, enabled=False):
-        found, _ = _scaled(_Rows(problems), field.model_copy(update={"floor": 0.0}))
+        rows = _Rows(problems)
+        found, _, _ = _scaled(rows.cut(slice(None)), field.model_copy(update={"floor": 0.0}))
     return found
 
 
-def _drift(rows: _Rows, field: DriftField, chunk: int) -> Drift:
-    floors = bool(field.floor)
-    found, scale = _scaled(rows, field)
+def _drift(rows: _Rows, field: DriftField, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
+    """V [R, G, D], s [R] and the mean squares of every V_tau [K, R]."""
+    found, scale, farthest = _scaled(rows, field)
 
     def part(piece: slice) -> Tensor:
         """s V_tau of some rows, [r, K, G, D]."""
         weights = None if rows.weights is None else rows.weights[piece]
-        coefs = coefficients(affinities(found[piece], field, weights), rows.num_negatives, field)
+        kernel, sums = affinities_by_rows(found[piece], field, weights, farthest[piece])
+        coefs = coefficients(kernel, rows.num_negatives, field, sums)
         return rows.moved(coefs.flatten(1, 2), piece).unflatten(1, (-1, rows.group))
 
     step = max(1, chunk // (len(field.temperatures) * rows.group * max(rows.width, found.shape[2])))
     pieces = [slice(start, start + step) for start in range(0, len(found), step)]
     kept = [part(pieces[0])] if len(pieces) == 1 else []
-    sizes = torch.cat([rows.size(values) for values in (kept or map(part, pieces))], dim=1)
-    counts = rows.counts()
-    power = rows.pooled(sizes / scale.square(), counts.expand_as(sizes), field)  # mean squared field, [K, R]
-    force = power.clamp(min=LEAST_FORCE if floors else LEAST_COLUMN**2).sqrt()
-    shares = (force * scale).reciprocal().mT.contiguous()[:, None]  # if not contiguous, the product goes row by row
+    sizes = _joined([rows.size(values) for values in (kept or map(part, pieces))], 1)
+    power = rows.pooled(sizes / scale.square(), rows.counts(), field)
+    force = power.clamp(min=LEAST_FORCE if field.floor else LEAST_COLUMN**2).sqrt_()
+    shares = force.mul_(scale).reciprocal_().mT.contiguous()[:, None]  # not contiguous, the product goes row by row
     added = [
         torch.bmm(shares[piece], values.flatten(2))
         for piece, values in zip(pieces, kept or map(part, pieces), strict=True)
     ]
-    total = (added[0] if kept else torch.cat(added)).view(len(rows.x), rows.group, rows.width)
+    total = _joined(added, 0).view(len(found), rows.group, rows.width)
     if rows.rows_there is not None:
         total *= rows.rows_there[:, :, None]
-    loss = torch.linalg.vector_norm(total, dim=(1, 2)).square_() / counts
-    shape = (rows.locations, rows.problems)
-    return Drift(total.unflatten(0, shape), scale.view(shape), power.sqrt().unflatten(1, shape), loss.view(shape))
+    return total, scale, power
 
 
 @dataclass(frozen=True)
