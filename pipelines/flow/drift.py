@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +33,8 @@ from pipelines.flow.drift_kernel import (
     affinities_by_rows,
     coefficients,
     distances_near,
-    far_centre,
 )
+from pipelines.flow.drift_rows import Problems, Rows
 from pipelines.flow.params import DriftField
 
 CHUNK = 2**26
@@ -44,32 +43,6 @@ CACHED = 2**20
 """Numbers of features of locations that share no scale, computed one after another: what a processor's cache holds."""
 LEAST_DISTANCE, LEAST_SCALE, LEAST_FORCE = 1e-4, 1e-3, 1e-8
 """Floors of the authors' release under distances, scales and mean squared fields."""
-
-
-@dataclass(frozen=True)
-class Problems:
-    """Features and weights of P problems at L locations.
-
-    Attributes:
-        generated, positives, negatives: [L, P, G, D], [L, P, M, D], [L, P, N, D]; N may be 0.
-        weights: [P, G + N + M] of generated, negatives, positives; None: all 1.
-        present: bool [P, G + N + M]; what is absent takes no part. None: all are there.
-    """
-
-    generated: Tensor
-    positives: Tensor
-    negatives: Tensor
-    weights: Tensor | None = None
-    present: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        group = self.generated.shape[2]
-        if not group or not self.positives.shape[2]:
-            raise ValueError("a drifting problem needs at least one generated sample and one positive.")
-        if group + self.negatives.shape[2] < 2:
-            raise ValueError(
-                "a drifting problem with one generated sample and no negatives has no field: give it 2 samples or more."
-            )
 
 
 @dataclass(frozen=True)
@@ -92,84 +65,6 @@ class Drift:
 # ---- the field ----------------------------------------------------------------------------------------------------
 
 
-class _Rows:
-    """Problems and locations as R = L P rows of one batched product; features are views of what was given."""
-
-    def __init__(self, problems: Problems) -> None:
-        kind = torch.promote_types(problems.generated.dtype, torch.float32)
-        given = (problems.generated, problems.negatives, problems.positives)
-        self.parts = tuple(part.detach().to(kind).flatten(0, 1) for part in given)
-        self.locations, self.problems, self.group, self.width = problems.generated.shape
-        self.num_negatives = self.group + problems.negatives.shape[2]
-        self.weights = self._per_row(problems.weights, kind)
-        there = self._per_row(problems.present, torch.bool)
-        self.rows_there = None if there is None else there[:, 0, : self.group]
-        self.absent = None
-        if there is not None and self.rows_there is not None:
-            self.absent = ~(there & self.rows_there[:, :, None])
-        self.centre = far_centre(self.parts[0])
-
-    def _per_row(self, values: Tensor | None, kind: torch.dtype) -> Tensor | None:
-        return None if values is None else values.detach().to(kind).repeat(self.locations, 1)[:, None, :]
-
-    def cut(self, piece: slice) -> _Rows:
-        """Some of the rows, where no scale is pooled over them; those that lie far from zero are moved there."""
-        found = copy(self)
-        parts = tuple(part[piece] for part in self.parts)
-        found.parts = parts if self.centre is None else tuple(part - self.centre[piece] for part in parts)
-        for name in ("weights", "rows_there", "absent"):
-            whole = getattr(self, name)
-            setattr(found, name, None if whole is None else whole[piece])
-        return found
-
-    def moved(self, coefs: Tensor, piece: slice) -> Tensor:
-        """coefs [r, K G, J] times the samples of those rows: [r, K G, D]."""
-        total, start = None, 0
-        for part in self.parts:
-            stop = start + part.shape[1]
-            own, samples = coefs[:, :, start:stop], part[piece]
-            total = torch.bmm(own, samples) if total is None else total.baddbmm_(own, samples)
-            start = stop
-        assert total is not None
-        return total
-
-    def pooled(self, sums: Tensor, counts: Tensor | float, field: DriftField) -> Tensor:
-        """Sums [..., R] over counts [R] or one for all, over all rows, a problem's locations or for each row."""
-        if field.scale == "location":
-            return sums / counts
-        if field.scale == "all":
-            whole = counts.sum() if isinstance(counts, Tensor) else counts * len(self.parts[0])
-            return (sums.sum(-1, keepdim=True) / whole).expand_as(sums)
-        whole = self._of_problems(counts) if isinstance(counts, Tensor) else counts * self.locations
-        return (self._of_problems(sums) / whole).repeat(*([1] * (sums.dim() - 1)), self.locations)
-
-    def _of_problems(self, sums: Tensor) -> Tensor:
-        """Sums over a problem's locations, [..., P] of [..., R]."""
-        return sums.unflatten(-1, (self.locations, -1)).sum(-2)
-
-    def mean_distance(self, found: Tensor, field: DriftField) -> Tensor:
-        """S [R]: the mean of all distances, those of a sample to itself too; weighted where weights come after."""
-        if self.absent is None and (self.weights is None or field.weights == "inside"):
-            return self.pooled(found.sum((1, 2)), float(found.shape[1] * found.shape[2]), field)
-        counted = torch.ones_like(found)
-        if self.weights is not None and field.weights == "after":
-            counted.mul_(self.weights)
-        if self.absent is not None:
-            counted.masked_fill_(self.absent, 0.0)
-        return self.pooled((found * counted).sum((1, 2)), counted.sum((1, 2)), field)
-
-    def size(self, field: Tensor) -> Tensor:
-        """Sum of squares of V [R, K, G, D] over G and D: [K, R]."""
-        if self.rows_there is None:
-            return torch.linalg.vector_norm(field, dim=(2, 3)).square_().mT
-        squares = torch.linalg.vector_norm(field, dim=3).square_() * self.rows_there[:, None, :]
-        return squares.sum(-1).mT
-
-    def counts(self) -> Tensor | float:
-        """Numbers of field values of each row, [R] or one for all."""
-        return float(self.group * self.width) if self.rows_there is None else self.rows_there.sum(1) * self.width
-
-
 @torch.no_grad()
 def drift(problems: Problems, field: DriftField, chunk: int = CHUNK) -> Drift:
     """The field of every problem; intermediates never hold more than ``chunk`` numbers.
@@ -178,9 +73,11 @@ def drift(problems: Problems, field: DriftField, chunk: int = CHUNK) -> Drift:
         ValueError: a problem has one generated sample and no negatives, or no positive.
     """
     with torch.autocast(problems.generated.device.type, enabled=False):
-        rows = _Rows(problems)
+        rows = Rows(problems)
         found = [_drift(rows.cut(piece), field, chunk) for piece in _near(rows, field)]
-        total, scale, power = (_joined(parts, axis) for parts, axis in zip(zip(*found, strict=True), (0, 0, 1), strict=True))
+        total, scale, power = (
+            _joined(parts, axis) for parts, axis in zip(zip(*found, strict=True), (0, 0, 1), strict=True)
+        )
         loss = torch.linalg.vector_norm(total, dim=(1, 2)).square_() / rows.counts()
     shape = (rows.locations, rows.problems)
     force = power.sqrt().unflatten(1, shape)
@@ -191,7 +88,7 @@ def _joined(parts: Sequence[Tensor], axis: int) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
 
 
-def _near(rows: _Rows, field: DriftField) -> list[slice]:
+def _near(rows: Rows, field: DriftField) -> list[slice]:
     """Few rows at a time on a processor, where no scale is pooled over them; all of them elsewhere.
 
     Each sample is read three times (norm, distance, field), which is faster while it lies in the cache.
@@ -203,10 +100,10 @@ def _near(rows: _Rows, field: DriftField) -> list[slice]:
     return [slice(start, start + step) for start in range(0, whole, step)]
 
 
-def _scaled(rows: _Rows, field: DriftField) -> tuple[Tensor, Tensor, Tensor]:
+def _scaled(rows: Rows, field: DriftField) -> tuple[Tensor, Tensor, Tensor]:
     """d / S [R, G, J], far or infinite where a pair takes no part, s [R], and the largest d / S between two samples."""
     floors = bool(field.floor)
-    found = distances_near(rows.parts[0], *rows.parts)
+    found = distances_near(rows.parts[0], rows.gram, *rows.parts[1:])
     if floors:
         found.clamp_(min=LEAST_DISTANCE)
     mean = rows.mean_distance(found, field)
@@ -224,12 +121,12 @@ def _scaled(rows: _Rows, field: DriftField) -> tuple[Tensor, Tensor, Tensor]:
 def scaled_distances(problems: Problems, field: DriftField) -> Tensor:
     """d / S of all problems as the field's kernel takes them, [R, G, J] with R = L P; infinite: no pair."""
     with torch.autocast(problems.generated.device.type, enabled=False):
-        rows = _Rows(problems)
+        rows = Rows(problems)
         found, _, _ = _scaled(rows.cut(slice(None)), field.model_copy(update={"floor": 0.0}))
     return found
 
 
-def _drift(rows: _Rows, field: DriftField, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
+def _drift(rows: Rows, field: DriftField, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
     """V [R, G, D], s [R] and the mean squares of every V_tau [K, R]."""
     found, scale, farthest = _scaled(rows, field)
 
@@ -282,17 +179,16 @@ class _Loss(torch.autograd.Function):
         if problems.present is None:
             count: Tensor | int = group
         else:
-            count = problems.present[:, :group].sum(1)[None, :, None, None]
-        pull = -2.0 / generated.shape[3] / (found.scale[:, :, None, None] * count)
-        ctx.save_for_backward(found.total.mul_(pull))
+            count = problems.present[:, :group].sum(1)
+        ctx.save_for_backward(found.total, -2.0 / generated.shape[3] / (found.scale * count))
         ctx.kind = generated.dtype
         ctx.mark_non_differentiable(found.force, found.scale)
         return found.loss, found.force, found.scale
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        (direction,) = ctx.saved_tensors
-        return (gradients[0][:, :, None, None] * direction).to(ctx.kind), None, None, None
+        total, pull = ctx.saved_tensors
+        return ((gradients[0] * pull)[:, :, None, None] * total).to(ctx.kind), None, None, None
 
 
 def drift_pull(problems: Problems, field: DriftField, chunk: int = CHUNK) -> Pull:

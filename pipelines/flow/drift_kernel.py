@@ -27,32 +27,31 @@ def distances(x: Tensor, *others: Tensor) -> Tensor:
 
     By norms and one product, so that every feature is read twice and never copied; a sample's distance to itself is 0.
     """
-    centre = far_centre(x)
-    if centre is not None:
+    gram, group = torch.bmm(x, x.mT), x.shape[1]
+    if is_far(gram):
+        centre = x.mean(1, keepdim=True)
         x, *others = (part - centre for part in (x, *others))
-    return distances_near(x, *others)
+        gram = torch.bmm(x, x.mT)
+    return distances_near(x, gram, others[0][:, group:], *others[1:])
 
 
-def far_centre(x: Tensor) -> Tensor | None:
-    """The means [R, 1, D] of x [R, G, D] where it lies so far from zero that norms and products would lose digits.
+def is_far(gram: Tensor) -> bool:
+    """Whether x, whose products among themselves are ``gram`` [R, G, G], lie so far from zero that digits are lost.
 
-    Distances are then to be taken of what is left without them.
+    Distances are then to be taken of what is left without their mean.
     """
-    centre = x.mean(1, keepdim=True)
-    away, whole = torch.linalg.vector_norm(centre) ** 2 * x.shape[1], torch.linalg.vector_norm(x) ** 2
-    return centre if bool(away > FAR * (whole - away)) else None
+    away, whole = gram.sum() / gram.shape[1], gram.diagonal(dim1=1, dim2=2).sum()
+    return bool(away > FAR * (whole - away))
 
 
-def distances_near(x: Tensor, *others: Tensor) -> Tensor:
-    """:func:`distances` of x that is near zero."""
-    squares = x.new_empty(len(x), sum(part.shape[1] for part in others))
-    products, start = [], 0
+def distances_near(x: Tensor, gram: Tensor, *others: Tensor) -> Tensor:
+    """|x_i - y_j| [R, G, G + J_1 + …] of x near zero, of products ``gram``, to itself and to ``others``."""
+    own = gram.diagonal(dim1=1, dim2=2)
+    products = [torch.add(own[:, None], gram, alpha=-2.0)]
     for part in others:
-        stop = start + part.shape[1]
-        square = torch.linalg.vector_norm(part, dim=-1, out=squares[:, start:stop]).square_()
-        products.append(torch.baddbmm(square[:, None], x, part.mT, alpha=-2.0))
-        start = stop
-    apart = torch.cat(products, 2).add_(squares[:, : x.shape[1], None]).clamp_(min=0.0).sqrt_()
+        squares = torch.linalg.vector_norm(part, dim=-1).square_()
+        products.append(torch.baddbmm(squares[:, None], x, part.mT, alpha=-2.0))
+    apart = torch.cat(products, 2).add_(own[:, :, None]).clamp_(min=0.0).sqrt_()
     apart.diagonal(dim1=1, dim2=2).zero_()
     return apart
 
