@@ -20,7 +20,6 @@ Features are [L, P, G, D]: L locations of one feature, P problems. Float32 or be
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +83,7 @@ def drift(problems: Problems, field: DriftField, chunk: int = CHUNK) -> Drift:
     return Drift(total.unflatten(0, shape), scale.unflatten(0, shape), force, loss.unflatten(0, shape))
 
 
-def _joined(parts: Sequence[Tensor], axis: int) -> Tensor:
+def _joined(parts: tuple[Tensor, ...] | list[Tensor], axis: int) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
 
 

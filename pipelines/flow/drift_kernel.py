@@ -30,7 +30,7 @@ def distances(x: Tensor, *others: Tensor) -> Tensor:
     gram, group = torch.bmm(x, x.mT), x.shape[1]
     if is_far(gram):
         centre = x.mean(1, keepdim=True)
-        x, *others = (part - centre for part in (x, *others))
+        x, others = x - centre, tuple(part - centre for part in others)
         gram = torch.bmm(x, x.mT)
     return distances_near(x, gram, others[0][:, group:], *others[1:])
 

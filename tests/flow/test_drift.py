@@ -189,11 +189,10 @@ def test_many_wide_features_are_computed_like_few() -> None:
     field = LOG.model_copy(update={"scale": "location"})
     loss, gradient = loss_and_gradient(unweighted, field)
     for place, number in ((0, 0), (17, 5), (29, 39)):
-        parts = (
+        x, y, away = (
             part[place, number][None, None].double() for part in (given.generated, given.positives, given.negatives)
         )
-        weights = torch.ones(1, 20, dtype=torch.float64)
-        expected, traced = log_by_hand(Problems(*parts, weights), "both")
+        expected, traced = log_by_hand(Problems(x, y, away, torch.ones(1, 20, dtype=torch.float64)), "both")
         torch.testing.assert_close(loss[place, number].double(), expected[0, 0], rtol=1e-5, atol=0)
         worst = (gradient[place, number].double() - traced[0, 0]).norm() / traced.norm()
         assert worst < 1e-5
