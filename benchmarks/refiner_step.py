@@ -29,7 +29,7 @@ from pipelines.training.optimizers import NetworkOptimizer
 
 SHAPE, WORDS, CLASSES, CLIPS = (16, 5, 8, 8), (18, 128), 12, 840
 """The demo's latents C T H W, tokens of a prompt and their width, pseudo-classes, training clips."""
-ROUNDS = 5
+ROUNDS, SOME = 5, 16
 LARGER = {"heads": 6, "feed_forward": 768, "layers": 6}
 
 
@@ -77,8 +77,8 @@ def trained(params: DriftingRefinerParams, number: int, seen: bool = True) -> Ca
     network = Refiner(denoiser, False)
     objective = DriftingRefiner(network, params, torch.zeros(1, WORDS[1]), features)
     optimizer, clips, turns = NetworkOptimizer(network, params.training.optimizer), torch.randn(CLIPS, *SHAPE), count()
-    if seen and objective.drifts(number):
-        objective._views(clips, list(range(CLIPS)))
+    for start in range(0, CLIPS, SOME) if seen and objective.drifts(number) else ():
+        objective._views(clips[start : start + SOME], list(range(start, min(start + SOME, CLIPS))))
 
     def call() -> None:
         objective.losses(batch(params, clips, next(turns)), number)["refiner"].loss.mean().backward()
