@@ -38,7 +38,7 @@ from pipelines.flow.params import DriftField
 
 CHUNK = 2**26
 """Numbers of one intermediate [rows, K G, D] held at once: 256 MiB in float32."""
-CACHED = 2**20
+CACHED = 3 * 2**19
 """Numbers of features of locations that share no scale, computed one after another: what a processor's cache holds."""
 LEAST_DISTANCE, LEAST_SCALE, LEAST_FORCE = 1e-4, 1e-3, 1e-8
 """Floors of the authors' release under distances, scales and mean squared fields."""
