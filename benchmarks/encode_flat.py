@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from pipelines.models.autoencoder import StackedAutoencoder
 SIZES, SIZES_NAME = "1000,10000,100000", "ENCODE_FLAT_CLIPS"
 TOLERANCE = 0.10
 FIRST_ROUNDS = 3
-"""The first size is the shortest run and divides the others: the median of so many."""
+"""The first size is the shortest run and divides the others: so many before and after each."""
 
 
 def taken(count: int, place: Path) -> tuple[float, float]:
@@ -54,27 +53,29 @@ def in_process(count: int) -> tuple[float, float]:
     return spent, peak
 
 
+def shown(count: int, rounds: int) -> list[float]:
+    """Processor seconds a clip of each round, after a line that tells them."""
+    began = time.monotonic()
+    spent, peaks = zip(*(in_process(count) for _ in range(rounds)), strict=True)
+    wall = time.monotonic() - began
+    each = [seconds / count for seconds in spent]
+    milliseconds = ", ".join(f"{1000 * one:.3f}" for one in each)
+    print(f"| {count:,} clips | {milliseconds} ms a clip | {max(peaks):.0f} MiB | {wall:.0f} s in all |", flush=True)
+    return each
+
+
 def measure() -> Iterator[Figure]:
-    """Cost per clip of each size over that of the first."""
-    sizes = [int(size) for size in os.environ.get(SIZES_NAME, SIZES).split(",")]
-    first: float | None = None
-    for count in sizes:
-        began = time.monotonic()
-        rounds = [in_process(count) for _ in range(FIRST_ROUNDS if first is None else 1)]
-        spent, peak = (statistics.median(column) for column in zip(*rounds, strict=True))
-        wall = time.monotonic() - began
-        each = spent / count
-        print(
-            f"| {count:,} clips | {spent:.1f} s | {1000 * each:.3f} ms a clip | {peak:.0f} MiB | {wall:.0f} s in all |",
-            flush=True,
-        )
-        if first is None:
-            first = each
-            continue
-        limit = f"1 within {TOLERANCE:g}"
+    """Cost per clip of each size over that of the first, which runs before and after it: a machine's speed drifts."""
+    first, *others = (int(size) for size in os.environ.get(SIZES_NAME, SIZES).split(","))
+    before = shown(first, FIRST_ROUNDS)
+    for count in others:
+        (each,) = shown(count, 1)
+        after = shown(first, FIRST_ROUNDS)
+        found = tuple(each / one for one in (*before, *after))
         yield Figure(
-            f"cost of a clip of {count:,}", "this", f"that of {sizes[0]:,}", "x", (each / first,), f"target {limit}"
+            f"cost of a clip of {count:,}", "this", f"that of {first:,}", "x", found, f"target 1 within {TOLERANCE:g}"
         )
+        before = after
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -41,8 +42,11 @@ class _Way:
     def __call__(self, frame: VideoFrame) -> np.ndarray:
         if self.transfer is not None:
             return color.tone_mapped(self._made(frame, "gbrp16le").to_ndarray(), self.transfer)
-        planes = self._made(frame, "gbrp")
-        return self._to_pixels.reformat(planes, format="rgb24", threads=1).to_ndarray()
+        return self._to_pixels.reformat(self.separated(frame), format="rgb24", threads=1).to_ndarray()
+
+    def separated(self, frame: VideoFrame) -> VideoFrame:
+        """Its green, blue and red as planes."""
+        return self._made(frame, "gbrp")
 
     def opaque(self, frame: VideoFrame) -> VideoFrame:
         """The frame over black."""
@@ -100,6 +104,20 @@ class Converter:
             raise
         except (av.FFmpegError, ValueError) as error:
             raise VideoError("decode_error", f"{frame.format.name} frames: {error}") from None
+
+    def planes(self, frame: VideoFrame, into: np.ndarray) -> None:
+        """Red, green and blue of an opaque frame of eight bits, as it is stored, into uint8 [3, H, W].
+
+        Raises:
+            VideoError: the frame has more than that, or cannot be converted.
+        """
+        stored = (frame.height, frame.width)
+        way = self._way(frame, stored, Interpolation.BILINEAR)
+        if way.has_alpha or way.transfer is not None:
+            raise VideoError("decode_error", f"{frame.format.name} frames have more than three planes of eight bits")
+        planes: Any = way.separated(frame).planes  # each a buffer, which PyAV's types do not say
+        for channel, plane in zip((1, 2, 0), planes, strict=True):
+            into[channel] = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: stored[0], : stored[1]]
 
 
 @dataclass(slots=True)

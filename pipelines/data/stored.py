@@ -20,6 +20,10 @@ from pipelines.data.catalog import TAR_OFFSET
 from pipelines.data.limits import VideoError
 from pipelines.data.tar import BLOCK, members
 from pipelines.data.video import read_clip
+from pipelines.data.written import read_written
+
+FACTS = ("key", "file", TAR_OFFSET, "num_frames", "height", "width")
+"""Columns of the catalog that a clip is read by; a tar's offset only where clips lie in tars."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +96,11 @@ def place(folder: Path, clip: Any) -> Place:
 
 
 def read_stored(folder: Path, clip: Any) -> np.ndarray:
-    """All frames of a clip by its row of the catalog: uint8 [T, H, W, 3], RGB.
+    """All frames of a clip by its row of the catalog: uint8 [T, H, W, 3], RGB, in memory of any order.
 
     Raises:
         VideoError: as :func:`pipelines.data.video.read_clip`; a tar does not hold it where the catalog says.
     """
     with place(folder, clip).as_file() as path:
-        return read_clip(path)
+        found = read_written(path, int(clip["num_frames"]), int(clip["height"]), int(clip["width"]))
+        return read_clip(path) if found is None else found

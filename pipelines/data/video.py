@@ -24,8 +24,11 @@ from pipelines.data.picture import EXACT, Converter, Picture
 from pipelines.data.resample import nearest_in_time
 from pipelines.data.upright import AS_STORED, upright
 
-X264 = "log-level=none:threads=1:mbtree=0:bframes=0"
-"""Quiet, and equal bytes for equal frames: with its macroblock tree and B-frames x264 gives several for short clips."""
+X264 = "log-level=none:threads=1:mbtree=0:bframes=0:cabac=0"
+"""Quiet, and equal bytes for equal frames: with its macroblock tree and B-frames x264 gives several for short clips.
+
+Without arithmetic coding, because clips are read much more often than written: at this quality reading takes half to
+three quarters of the time, the same pixels' files are 0 to 13 % larger."""
 
 
 AT_FIRST = 32

@@ -16,7 +16,7 @@ from pipelines.evaluation.distances import Kernels, Training, spread_ratio
 from pipelines.evaluation.params import EvaluationParams, FeatureSpaceParams, KnownFactors
 from pipelines.evaluation.probe import Labels, Probe, train_clip_reader, train_frame_reader
 from pipelines.evaluation.resampling import Better, Estimate, Resamples
-from pipelines.evaluation.video_metrics import FeatureSpace, frechet_distance
+from pipelines.evaluation.video_metrics import FeatureSpace, MotionRatio, frechet_distance
 from pipelines.models.latent_mae import LatentMae
 
 Words = Mapping[str, Sequence[str]]
@@ -208,9 +208,7 @@ class Judge:
             except ValueError as error:
                 unavailable[f"distance{name}"] = str(error)
         numbers: dict[str, Callable[[], Estimate | float]] = {
-            "motion_ratio": lambda: self.resamples.estimate(
-                lambda weights: video_metrics.local_vs_global_ratio(clips.latents, self.real.latents, weights)
-            ),
+            "motion_ratio": lambda: self.resamples.estimate(MotionRatio.of(clips.latents, self.real.latents)),
             "frame_difference": lambda: video_metrics.frame_difference(clips.video),
             "temporal_consistency": lambda: video_metrics.temporal_consistency(clips.video),
         }

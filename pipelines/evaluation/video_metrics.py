@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from pipelines.flow.anchored import frame_variation
 FLOOR = 1e-12
 ROUNDING = 1e-6
 """Relative difference of features (float32) up to which they are equal."""
+CLIPS_AT_ONCE = 4
+"""Clips whose pixels are compared in float64 at a time."""
 
 
 def require_finite(*values: Tensor) -> None:
@@ -21,8 +24,14 @@ def require_finite(*values: Tensor) -> None:
     Raises:
         ValueError: some are not finite; compared with anything they would seem small, or large.
     """
-    if not all(bool(one.isfinite().all()) for one in values):
+    if not all(bool(torch.stack(one.aminmax()).isfinite().all()) for one in values if one.numel()):
         raise ValueError("values that are not finite")
+
+
+def _by_clip(metric: Callable[..., Tensor], *videos: Tensor) -> Tensor:
+    """What a metric gives for some clips at a time, joined: few clips stay in the processor's cache, and in memory."""
+    parts = zip(*(video.split(CLIPS_AT_ONCE) for video in videos), strict=True)
+    return torch.cat([metric(*part) for part in parts])
 
 
 # ---- Fréchet distance ---------------------------------------------------------------------------------------------
@@ -105,29 +114,56 @@ class FeatureSpace:
 # ---- motion -------------------------------------------------------------------------------------------------------
 
 
-def local_vs_global_ratio(x: Tensor, real: Tensor, weights: Tensor | None = None) -> float:
+@dataclass(frozen=True)
+class MotionRatio:
     """Variation over frames relative to what frames share, divided by the same ratio of real clips.
-
-    ``weights`` [N] of the clips, on both sides alike.
 
         (E |x - mean_f x|^2 / E |mean_f x|^2) / (the same of real)
 
     0 is a frozen clip, 1 is as much change from frame to frame as in the data. Seed A names the number and never
-    computes it; the definition is ours (its Section A.4).
+    computes it; the definition is ours (its Section A.4). What each clip adds to the means, [N], is taken once, so that
+    resamples of clips cost next to nothing.
+    """
+
+    moving: Tensor
+    shared: Tensor
+    real_moving: Tensor
+    real_shared: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, real: Tensor) -> MotionRatio:
+        """Of latents (or video) [N, C, T, H, W] and real ones [M, C, T, H, W].
+
+        Raises:
+            ValueError: values that are not finite.
+        """
+        require_finite(x, real)
+        return cls(*frame_variation(x.double()), *frame_variation(real.double()))
+
+    def __call__(self, weights: Tensor | None = None) -> float:
+        """With ``weights`` [N] of the clips, on both sides alike (then M = N); None: all count alike.
+
+        Raises:
+            ValueError: nothing that the real clips' frames add, or nothing that frames share.
+        """
+        each = torch.ones_like(self.moving) if weights is None else weights
+        real_each = torch.ones_like(self.real_moving) if weights is None else weights
+        added, held = each @ self.moving, each @ self.shared
+        real_added, real_held = real_each @ self.real_moving, real_each @ self.real_shared
+        if not (real_added > 0 and real_held > 0):
+            raise ValueError("the real clips stand still, or their frames share nothing")
+        if not held > 0:
+            raise ValueError("the frames of the clips share nothing")
+        return float((added / held) / (real_added / real_held))
+
+
+def local_vs_global_ratio(x: Tensor, real: Tensor) -> float:
+    """:class:`MotionRatio` of all clips alike.
 
     Raises:
-        ValueError: values that are not finite, nothing that the real clips' frames add, or nothing that frames share.
+        ValueError: as both of its methods.
     """
-    require_finite(x, real)
-    (moving, shared), (real_moving, real_shared) = frame_variation(x.double()), frame_variation(real.double())
-    each = torch.ones(len(moving), dtype=torch.float64) if weights is None else weights
-    real_each = torch.ones(len(real_moving), dtype=torch.float64) if weights is None else weights
-    added, held, real_added, real_held = each @ moving, each @ shared, real_each @ real_moving, real_each @ real_shared
-    if not (real_added > 0 and real_held > 0):
-        raise ValueError("the real clips stand still, or their frames share nothing")
-    if not held > 0:
-        raise ValueError("the frames of the clips share nothing")
-    return float((added / held) / (real_added / real_held))
+    return MotionRatio.of(x, real)()
 
 
 def frame_difference(video: Tensor) -> float:
@@ -137,7 +173,7 @@ def frame_difference(video: Tensor) -> float:
         ValueError: clips of one frame, or values that are not finite.
     """
     _require_frames(video)
-    return float(video.diff(dim=2).abs().double().mean() * 127.5)
+    return float(_by_clip(lambda part: part.diff(dim=2).abs().double().flatten(1).mean(1), video).mean() * 127.5)
 
 
 def temporal_consistency(video: Tensor) -> float:
@@ -149,12 +185,18 @@ def temporal_consistency(video: Tensor) -> float:
         ValueError: clips of one frame, values that are not finite, or every frame is of one colour.
     """
     _require_frames(video)
+    found = _by_clip(_neighbour_similarities, video)
+    if not len(found):
+        raise ValueError("every frame is of one colour")
+    return float(found.mean())
+
+
+def _neighbour_similarities(video: Tensor) -> Tensor:
+    """Cosine similarities of all neighbours of which one has a structure, clip by clip."""
     frames = (video - video.mean((3, 4), keepdim=True)).transpose(1, 2).flatten(2)
     flat = ((video - video[..., :1, :1]) == 0).all(4).all(3).all(1)
     shown = ~(flat[:, 1:] & flat[:, :-1])
-    if not bool(shown.any()):
-        raise ValueError("every frame is of one colour")
-    return float(functional.cosine_similarity(frames[:, 1:], frames[:, :-1], dim=2).double()[shown].mean())
+    return functional.cosine_similarity(frames[:, 1:], frames[:, :-1], dim=2).double()[shown]
 
 
 def _require_frames(video: Tensor) -> None:
@@ -175,7 +217,7 @@ def psnr(video: Tensor, reference: Tensor) -> float:
         ValueError: a clip is equal to its reference, so that there is no error to state; or values that are not finite.
     """
     require_finite(video, reference)
-    error = (video.double() - reference.double()).square().flatten(1).mean(1)
+    error = _by_clip(lambda one, other: (one.double() - other.double()).square().flatten(1).mean(1), video, reference)
     if not bool((error > 0).all()):
         raise ValueError(f"{int((error == 0).sum())} clips are equal to their references: no PSNR")
     return float((10.0 * torch.log10(4.0 / error)).mean())

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipelines.data.catalog import read_catalog
 from pipelines.data.order import Order
-from pipelines.data.stored import read_stored
+from pipelines.data.stored import FACTS, read_stored
 from pipelines.data.video import VideoError
 from pipelines.latents.augmentation import changed, drawn
 from pipelines.latents.params import Augmentation
@@ -61,6 +61,8 @@ class Clips:
             raise StageError(
                 f"{folder}: the catalog has no clips; run the stage raw_video with a source that has some."
             )
+        # A row of a table takes as long to look up as a small clip to open.
+        self._facts = {name: self.catalog[name].tolist() for name in FACTS if name in self.catalog}
         self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -110,7 +112,7 @@ class Clips:
         known = self._kept.get(row)
         if known is not None:
             return known
-        entry = self.catalog.iloc[row]
+        entry = {name: column[row] for name, column in self._facts.items()}
         try:
             decoded = read_stored(self.folder, entry)
         except VideoError as error:

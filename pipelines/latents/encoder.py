@@ -20,7 +20,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
 from pipelines import stage
-from pipelines.latents.clips import Clips, channels_first, to_unit_range
+from pipelines.latents.clips import Clips, to_unit_range
 from pipelines.latents.forwards import Forwards
 from pipelines.latents.params import LatentShardsParams
 from pipelines.latents.plan import Part, Plan, fields_of, prompt_hash
@@ -125,10 +125,12 @@ class Encoder:
     def decoded(self, rows: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
         """(rows, pixels uint8 [B, 3, T, H, W]) in order; the next batches are decoded meanwhile."""
         with ThreadPoolExecutor(DECODERS, thread_name_prefix="decode") as pool:
-            started: deque[tuple[list[int], list[Future[np.ndarray]]]] = deque()
+            started: deque[tuple[list[int], list[Future[list[np.ndarray]]]]] = deque()
             try:
                 for batch in self._batches(rows):
-                    started.append((batch, [pool.submit(self.clips.frames, row) for row in batch]))
+                    share = -(-len(batch) // DECODERS)  # each thread gets its share at once: handing over costs time
+                    parts = [batch[start : start + share] for start in range(0, len(batch), share)]
+                    started.append((batch, [pool.submit(self._frames, part) for part in parts]))
                     if len(started) > BATCHES_AHEAD:
                         yield self._joined(*started.popleft())
                 while started:
@@ -136,10 +138,14 @@ class Encoder:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
+    def _frames(self, rows: Sequence[int]) -> list[np.ndarray]:
+        """uint8 [3, T, H, W] of each clip."""
+        return [np.moveaxis(self.clips.frames(row), -1, 0) for row in rows]
+
     @staticmethod
-    def _joined(batch: list[int], pixels: list[Future[np.ndarray]]) -> tuple[list[int], Tensor]:
+    def _joined(batch: list[int], parts: list[Future[list[np.ndarray]]]) -> tuple[list[int], Tensor]:
         """By numpy: threads of torch, helping with so short a copy, turn idle on and take the decoder's time."""
-        return batch, channels_first(np.stack([one.result() for one in pixels]))
+        return batch, torch.from_numpy(np.stack([clip for part in parts for clip in part.result()]))
 
     def _forward(self, autoencoder: Autoencoder, pixels: Tensor) -> Tensor:
         return encode_batch(autoencoder, pixels, self.params.batch_size, self.params.precision, self.device).cpu()

@@ -20,8 +20,8 @@ from pipelines.latents.params import EmbeddedText, LatentShardsParams, Pretraine
 
 SHAPES_LATENTS = (
     "pipelines.latents.encoder:encode_batch",
-    "pipelines.latents.clips:channels_first",
     "pipelines.data.video:read_clip",
+    "pipelines.data.written:read_written",
     "pipelines.models.autoencoder:load_autoencoder",
 )
 """Functions that, with all they reach, stand between a clip's file and its latents."""

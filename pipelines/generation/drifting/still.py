@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.data.catalog import TAR_OFFSET, read_catalog
+from pipelines.data.catalog import read_catalog
 from pipelines.data.shards import Shards
-from pipelines.data.stored import read_stored
+from pipelines.data.stored import FACTS, read_stored
 from pipelines.data.video import VideoError
 from pipelines.stage import StageError
 
@@ -68,7 +68,7 @@ class Pictures(Shards):
                 "pixels takes one (raw_video.source.folder.cutting.buckets: null)."
             )
         self.size = sizes[0]
-        self._files = own[[name for name in ("file", TAR_OFFSET) if name in own]]
+        self._files = own[[name for name in FACTS if name in own]]
         return own["num_frames"].to_numpy()
 
     def _sample(self, row: int, fields: tuple[str, ...], fetched: bytes | None) -> dict[str, Any]:
