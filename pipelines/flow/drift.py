@@ -79,8 +79,8 @@ def drift(problems: Problems, field: DriftField, chunk: int = CHUNK) -> Drift:
         )
         loss = torch.linalg.vector_norm(total, dim=(1, 2)).square_() / rows.counts()
     shape = (rows.locations, rows.problems)
-    force = power.sqrt().unflatten(1, shape)
-    return Drift(total.unflatten(0, shape), scale.unflatten(0, shape), force, loss.unflatten(0, shape))
+    force = power.sqrt().view(-1, *shape)
+    return Drift(total.view(*shape, rows.group, rows.width), scale.view(shape), force, loss.view(shape))
 
 
 def _joined(parts: tuple[Tensor, ...] | list[Tensor], axis: int) -> Tensor:
@@ -134,7 +134,7 @@ def _drift(rows: Rows, field: DriftField, chunk: int) -> tuple[Tensor, Tensor, T
         weights = None if rows.weights is None else rows.weights[piece]
         kernel, sums = affinities_by_rows(found[piece], field, weights, farthest[piece])
         coefs = coefficients(kernel, rows.num_negatives, field, sums)
-        return rows.moved(coefs.flatten(1, 2), piece).unflatten(1, (-1, rows.group))
+        return rows.moved(coefs.flatten(1, 2), piece).view(len(coefs), -1, rows.group, rows.width)
 
     step = max(1, chunk // (len(field.temperatures) * rows.group * max(rows.width, found.shape[2])))
     pieces = [slice(start, start + step) for start in range(0, len(found), step)]
