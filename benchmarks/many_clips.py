@@ -39,7 +39,7 @@ follower, instance, cursor = Follower(sys.argv[1]), dg.DagsterInstance.ephemeral
 def tick():
     global cursor
     began = time.process_time()
-    said, cursor = follower.tick(instance, cursor)
+    said, cursor = follower.tick(lambda: instance, cursor)
     return time.process_time() - began, said
 until, quiet = time.monotonic() + 500, 0
 while quiet < 3 and time.monotonic() < until:  # until the look, a process of its own, has ended and is reported

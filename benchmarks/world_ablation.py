@@ -26,7 +26,7 @@ from benchmarks.refiner_ablation import interval
 from pipelines.document import read_document
 from pipelines.generation.world_model import measured
 from pipelines.generation.world_model.params import WorldModelParams
-from pipelines.generation.world_model.stage import train
+from pipelines.generation.world_model.train import train
 
 BASE, BACK = "world_model", "world_model_autoregressive"
 LONGER, TAUGHT, OWN = "the base, trained on", "looks back", "looks back, own errors"

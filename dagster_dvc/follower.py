@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,7 +28,7 @@ VERSION = 2
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenState:
     """The cursor of the lock sensor: the digest of dvc.lock that was reported, and the marks of the disk."""
 
     lock: str | None = None
@@ -77,8 +78,10 @@ class Follower:
         self._due: set[str] = set()
         """Stages with a new result whose outputs have not been compared since."""
 
-    def tick(self, instance: dg.DagsterInstance, cursor: str | None) -> tuple[str, str | None]:
+    def tick(self, opened: Callable[[], dg.DagsterInstance], cursor: str | None) -> tuple[str, str | None]:
         """One evaluation: what to say, and the next cursor.
+
+        The instance is opened when there is something to report: that costs more than all the rest of an idle tick.
 
         Raises:
             ProjectError: the project or its lock file cannot be read.
@@ -86,12 +89,12 @@ class Follower:
         project = self._graph.now()
         if project.problems:
             return f"waiting for a valid dvc.yaml: {project.problems[0]}", cursor
-        before, now = _seen(cursor), Seen(lock_digest(project), self._disk(project))
+        before, now = _seen(cursor), SeenState(lock_digest(project), self._disk(project))
         if now == before:
             return "nothing new", cursor
         if not _settled(project):
             return "dvc.lock has just been written", cursor
-        fresh = DvcProject(project.root)
+        instance, fresh = opened(), DvcProject(project.root)
         fresh.__dict__["manifest"] = project.manifest
         assets = Assets(fresh, self._translator)
         reported = reconcile(instance, assets) if now.lock != before.lock else []
@@ -99,11 +102,11 @@ class Follower:
         said = [_count(reported, "stage output")]
         waits = self._waits(fresh, str(now.disk))
         if waits or self._look is None:
-            return _text(said) or waits, _cursor(Seen(now.lock, before.disk))
+            return _text(said) or waits, _cursor(SeenState(now.lock, before.disk))
         said.insert(0, _count(observe_sources(instance, assets, self._look.versions), "changed source"))
         said.append(_count(report_sync(instance, assets, self._look.wrong, self._due), "check"))
         self._due = unsettled(instance, assets)
-        return _text(said) or "nothing new", _cursor(Seen(now.lock, before.disk) if self._due else now)
+        return _text(said) or "nothing new", _cursor(SeenState(now.lock, before.disk) if self._due else now)
 
     def wait(self) -> None:
         """Wait until the look that a tick has started has ended."""
@@ -161,15 +164,15 @@ class Fingerprint:
         return self._value
 
 
-def _seen(cursor: str | None) -> Seen:
+def _seen(cursor: str | None) -> SeenState:
     try:
-        found = Seen(**json.loads(cursor or ""))
+        found = SeenState(**json.loads(cursor or ""))
     except (ValueError, TypeError):
-        return Seen()
-    return found if found.version == VERSION else Seen()
+        return SeenState()
+    return found if found.version == VERSION else SeenState()
 
 
-def _cursor(seen: Seen) -> str:
+def _cursor(seen: SeenState) -> str:
     return json.dumps(asdict(seen))
 
 

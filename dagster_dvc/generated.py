@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 
 from dagster_dvc.lock import lock_digest, read_lock
 from dagster_dvc.project import DvcProject, Stage
+from dagster_dvc.values import as_json
 from dagster_dvc.yaml12 import load
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def params_now(project: DvcProject, stage: Stage) -> dict[str, dict[str, Any]]:
         else:
             told = generated(project).values.get(file, {})
             keys = stage.param_keys[file] or list(told)
-            found[file] = {key: value for key in keys if (value := _at(told, key)) is not None}
+            found[file] = as_json({key: value for key in keys if (value := _at(told, key)) is not None})
     return found
 
 

@@ -13,11 +13,17 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property, lru_cache
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-ALWAYS_IGNORED = (".dvc/", ".git/", ".hg/")
+ALWAYS_IGNORED = (".dvc/", ".git/", ".git", ".hg/")
 NO_HASH = "cannot be hashed"
+LEGACY = "\0DVC 2"
+"""Behind the name of a file in the memory of hashes."""
+PIECE, HEAD = 2**20, 512
+TEXT = bytes(range(32, 127)) + b"\n\r\t\f\b"
+"""Bytes of texts. Of DVC: dvc_data.hashfile.istextfile."""
 
 
 class Hashes:
@@ -29,30 +35,31 @@ class Hashes:
         """By path why DVC takes no hash of what is there."""
         self._file = kept
         self._dirty = False
-        self._held: dict[str, str | None] | None = None
+        self._held: dict[tuple[str, bool], str | None] | None = None
 
     @cached_property
     def _memory(self) -> dict[str, Any]:
         return _read(self._file)
 
-    def of(self, path: str) -> str | None:
+    def of(self, path: str, *, is_legacy: bool = False) -> str | None:
         """The DVC hash of a file or folder (folders end in ``.dir``), or None where nothing is there.
 
         Of what DVC refuses (a ``.dvcignore`` inside, a link to nowhere, a file that may not be read) it is `NO_HASH`,
-        which nothing recorded equals; `refused` says why.
+        which nothing recorded equals; `refused` says why. The hash of DVC 2 (`is_legacy`) takes the line ends of texts
+        for one.
         """
         if self._held is None:
-            return self._look(path)
-        if path not in self._held:
-            self._held[path] = self._look(path)
-        return self._held[path]
+            return self._look(path, is_legacy)
+        if (path, is_legacy) not in self._held:
+            self._held[path, is_legacy] = self._look(path, is_legacy)
+        return self._held[path, is_legacy]
 
-    def _look(self, path: str) -> str | None:
+    def _look(self, path: str, is_legacy: bool) -> str | None:
         full = self.root / path
         try:
             if full.is_dir():
-                return self._folder(full)
-            return self._known(str(full), self._relative(full), full.stat()) if full.is_file() else None
+                return self._folder(full, is_legacy)
+            return self._known(str(full), self._relative(full), full.stat(), is_legacy) if full.is_file() else None
         except OSError as error:
             self.refused[path] = f"{self._relative(Path(error.filename or full))}: {error.strerror or error}"
             return NO_HASH
@@ -87,6 +94,8 @@ class Hashes:
         while todo:
             place, below = todo.pop()
             prefix = "" if below == "." else f"{below}/"
+            if prefix and os.path.lexists(f"{place}/.dvc"):
+                continue  # a project of its own, of which DVC sees nothing
             with os.scandir(place) as entries:
                 for entry in entries:
                     name = f"{prefix}{entry.name}"
@@ -107,14 +116,14 @@ class Hashes:
             folders[:] = [path.name for path in seen]
         return sorted(found)
 
-    def _folder(self, folder: Path) -> str:
+    def _folder(self, folder: Path, is_legacy: bool) -> str:
         start, prefix = len(str(folder)) + 1, self._relative(folder)
         entries = []
         for path, facts in self._walk(folder):
             inside = path[start:]
             if path.endswith("/.dvcignore"):
                 raise OSError(0, "DVC takes no .dvcignore inside of what it hashes; move it further up", path)
-            entries.append({"md5": self._known(path, f"{prefix}/{inside}", facts), "relpath": inside})
+            entries.append({"md5": self._known(path, f"{prefix}/{inside}", facts, is_legacy), "relpath": inside})
         entries.sort(key=lambda entry: entry["relpath"])
         return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
@@ -132,18 +141,32 @@ class Hashes:
                 lines += [_below(prefix, line) for line in file.read_text(encoding="utf-8").splitlines()]
         return _matcher(tuple(line for line in lines if line))
 
-    def _known(self, path: str, key: str, facts: os.stat_result) -> str:
+    def _known(self, path: str, key: str, facts: os.stat_result, is_legacy: bool) -> str:
         """The hash of a file, from memory where its facts are the same."""
-        mark = [facts.st_mtime_ns, facts.st_size, facts.st_ino]
+        mark, key = [facts.st_mtime_ns, facts.st_size, facts.st_ino], f"{key}{LEGACY}" if is_legacy else key
         known = self._memory.get(key)
         if known and known[:3] == mark:
             return known[3]
         with Path(path).open("rb") as stream:
-            value = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            value = (_legacy_digest if is_legacy else _digest)(stream)
         if time.time_ns() - facts.st_mtime_ns > 2_000_000_000:
             self._memory[key] = [*mark, value]
             self._dirty = True
         return value
+
+
+def _digest(stream: BufferedReader) -> str:
+    return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _legacy_digest(stream: BufferedReader) -> str:
+    """As DVC 2 hashed: every piece that looks like text with its line ends made one."""
+    found = hashlib.md5(usedforsecurity=False)
+    while piece := stream.read(PIECE):
+        head = piece[:HEAD]
+        is_text = b"\0" not in head and len(head.translate(None, TEXT)) <= 0.3 * len(head)
+        found.update(piece.replace(b"\r\n", b"\n") if is_text else piece)
+    return found.hexdigest()
 
 
 @lru_cache(maxsize=64)

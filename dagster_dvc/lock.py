@@ -29,6 +29,10 @@ class Locked:
     hash: str | None
     size: int | None = None
     num_files: int | None = None
+    written: str = ""
+    """The path as dvc.yaml had it: ``./a`` and ``a`` are two for DVC."""
+    is_legacy: bool = False
+    """Hashed by DVC 2, which took the line ends of texts for one, and kept in its cache."""
 
 
 @dataclass(frozen=True)
@@ -67,18 +71,23 @@ def read_lock(project: DvcProject) -> dict[str, Entry]:
     for stage in project.stages.values():
         raw = contents[stage.file].get(stage.name.rsplit(":", 1)[-1])
         if raw:
-            entries[stage.name] = entry(raw, stage.wdir)
+            entries[stage.name] = entry(raw, stage.wdir, stage.written)
     _READ[project] = (digest, entries)
     return entries
 
 
-def entry(raw: Mapping[str, Any], wdir: str = ".") -> Entry:
-    """One stage of a lock file, or one file of DVC's run cache, from its YAML."""
+def entry(raw: Mapping[str, Any], wdir: str = ".", written: Mapping[str, str] | None = None) -> Entry:
+    """One stage of a lock file, or one file of DVC's run cache, from its YAML.
+
+    `written` are the paths of the stage as dvc.yaml has them: values of a params file that was written otherwise are
+    left out, as DVC does not find them.
+    """
+    params = {_join(wdir, file): (file, values) for file, values in (raw.get("params") or {}).items()}
     return Entry(
         cmd=raw.get("cmd", ""),
         deps=_locked(raw.get("deps"), wdir),
         outs=_locked(raw.get("outs"), wdir),
-        params={_join(wdir, file): values for file, values in (raw.get("params") or {}).items()},
+        params={path: values for path, (file, values) in params.items() if (written or {}).get(path, file) == file},
     )
 
 
@@ -88,9 +97,9 @@ def lock_digest(project: DvcProject) -> str:
 
 
 def _texts(project: DvcProject) -> dict[str, bytes]:
-    """The bytes of every lock file, by the dvc.yaml that it belongs to."""
+    """The bytes of every lock file, by the dvc.yaml that it belongs to; none where there is no file."""
     files = {file: project.root / Path(file).with_suffix(".lock") for file in sorted(_files(project))}
-    return {file: path.read_bytes() if path.is_file() else b"" for file, path in files.items()}
+    return {file: path.read_bytes() or b"\n" if path.is_file() else b"" for file, path in files.items()}
 
 
 def _digest(texts: Mapping[str, bytes]) -> str:
@@ -128,11 +137,14 @@ def _locked(items: list[dict[str, Any]] | None, wdir: str) -> dict[str, Locked]:
     for item in items or []:
         path = _join(wdir, item["path"])
         value = item.get("md5") or item.get("etag") or item.get("checksum")
-        found[path] = Locked(path, value, item.get("size"), item.get("nfiles"))
+        is_legacy = "md5" in item and "hash" not in item
+        found[path] = Locked(path, value, item.get("size"), item.get("nfiles"), item["path"], is_legacy)
     return found
 
 
 def _join(wdir: str, path: str) -> str:
+    if "://" in path:
+        return path
     parts: list[str] = []
     for part in (PurePosixPath(wdir) / path).parts:
         if part == ".." and parts and parts[-1] != "..":

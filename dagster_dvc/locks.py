@@ -10,6 +10,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from dagster_dvc.project import DvcProject
 
 FORGOTTEN_SECONDS = 24 * 3600.0
 """A note of another machine that nobody has written to for so long is of a run that was lost with it."""
+
+SILENT_SECONDS = 120.0
+"""A launcher counts up every five seconds; the clocks of two hosts may differ, and a share may be slow."""
 
 
 def holders(project: DvcProject) -> dict[str, int]:
@@ -59,14 +63,36 @@ def release_dead(project: DvcProject) -> int:
         return len(dead)
 
 
-def elsewhere(project: DvcProject) -> list[str]:
-    """Hosts other than this one that are noted as running a stage, and wrote to the note within a day."""
-    found = []
+def elsewhere(project: DvcProject) -> dict[str, dict[str, Any]]:
+    """Stages that another host is noted as running: pid, since when (seconds since the epoch) and a line of each.
+
+    A note of `dagster_dvc.repro` counts for a day after it was last written; one of a launcher, which counts up in
+    ``.work/<stage>/owner.json``, for two minutes.
+    """
+    return {**_launched(project), **_noted(project)}
+
+
+def _noted(project: DvcProject) -> dict[str, dict[str, Any]]:
+    found = {}
     for note in (project.scratch / "running").glob("*.json"):
-        with contextlib.suppress(OSError, ValueError):
-            host = json.loads(note.read_text(encoding="utf-8")).get("host", socket.gethostname())
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            facts = json.loads(note.read_text(encoding="utf-8"))
+            host = facts.get("host", socket.gethostname())
             if host != socket.gethostname() and time.time() - note.stat().st_mtime < FORGOTTEN_SECONDS:
-                found.append(host)
+                found[facts["stage"]] = {**facts, "line": f"on {host}: {facts['line']}"}
+    return found
+
+
+def _launched(project: DvcProject) -> dict[str, dict[str, Any]]:
+    found = {}
+    for note in (project.root / ".work").glob("*/owner.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            facts = json.loads(note.read_text(encoding="utf-8"))
+            host, since = facts["host"], datetime.fromisoformat(facts["since"]).timestamp()
+            if host != socket.gethostname() and time.time() - note.stat().st_mtime < SILENT_SECONDS:
+                of = f" of {facts['user']}" if facts.get("user") else ""
+                line = f"on {host}{of}; wait for it, or stop it there"
+                found[note.parent.name] = {"stage": note.parent.name, "pid": facts["pid"], "since": since, "line": line}
     return found
 
 

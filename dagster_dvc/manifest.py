@@ -9,7 +9,6 @@ Only a ``dvc.yaml`` that is no YAML at all, or a folder that is no DVC project, 
 message on standard error). ``files`` are all files that the answer depends on, also those that could not be read.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -21,7 +20,9 @@ from typing import Any
 import yaml
 
 from dagster_dvc import complaint as told
+from dagster_dvc.hashing import sha256_of
 from dagster_dvc.resolved import VERSION, dvc_version
+from dagster_dvc.values import as_json, as_read
 from dagster_dvc.values_files import values_files
 from dagster_dvc.yaml12 import load
 
@@ -59,7 +60,7 @@ def build(root: Path) -> dict[str, Any]:
         "dvc": dvc_version(),
         "cache": _cache(repo),
         "remote": repo.config["core"].get("remote"),
-        "files": {file: digest(Path(repo.root_dir) / file) for file in sorted(read)},
+        "files": {file: sha256_of(Path(repo.root_dir) / file) for file in sorted(read)},
         "stages": stages,
         "sources": sources,
         "problems": problems,
@@ -71,11 +72,6 @@ def _cache(repo: Any) -> str:
     """Where objects are kept; relative when it lies in the project, which may be moved or copied."""
     path, root = Path(repo.cache.local.path), Path(repo.root_dir)
     return str(path.relative_to(root) if path.is_relative_to(root) else path)
-
-
-def digest(path: Path) -> str | None:
-    """SHA-256 of a file's bytes, or None where there is no such file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def _dvc_files(repo: Any) -> Iterator[str]:
@@ -166,15 +162,18 @@ def _describe(repo: Any, stage: Any, file: str, line: int) -> dict[str, Any]:
     def relative(path: str) -> str:
         return os.path.relpath(path, repo.root_dir)
 
+    def place(item: Any) -> str:
+        return relative(item.fs_path) if item.protocol == "local" else str(item)
+
     deps, params = [], {}
     for dep in stage.deps:
         if isinstance(dep, ParamsDependency):
             params[relative(dep.fs_path)] = _params(dep)
         else:
-            deps.append(relative(dep.fs_path) if dep.protocol == "local" else str(dep))
+            deps.append(place(dep))
     outs = [
         {
-            "path": relative(out.fs_path) if out.protocol == "local" else str(out),
+            "path": place(out),
             "kind": "metrics" if out.metric else "plots" if out.plot else "data",
             "cache": bool(out.use_cache),
             "persist": bool(out.persist),
@@ -188,8 +187,9 @@ def _describe(repo: Any, stage: Any, file: str, line: int) -> dict[str, Any]:
         "group": stage.raw_data.generated_from,
         "cmd": stage.cmd,
         "desc": stage.desc,
-        "meta": stage.meta or {},
+        "meta": as_json(stage.meta or {}, str),
         "wdir": relative(stage.wdir),
+        "written": {place(item): item.def_path for item in (*stage.deps, *stage.outs)},
         "deps": sorted(deps),
         "params": params,
         "outs": sorted(outs, key=lambda out: out["path"]),
@@ -204,7 +204,7 @@ def _params(dep: Any) -> dict[str, Any]:
 
     keys = sorted(dep.params)
     try:
-        return {"keys": keys, "values": dep.read_params()}
+        return {"keys": keys, "values": as_read(dep.read_params(), dep.fs_path)}
     except BadParamFileError as error:
         return {"keys": keys, "values": {}, "broken": error}
 

@@ -19,15 +19,15 @@ HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
 """What names an object of DVC's cache; anything else becomes no path."""
 
 
-def in_cache(project: DvcProject, hash_: str | None) -> bool:
-    """Whether DVC's cache holds the object of this hash; of a folder, every file in it."""
+def in_cache(project: DvcProject, hash_: str | None, is_legacy: bool = False) -> bool:
+    """Whether DVC's cache holds the object of this hash; of a folder, every file in it. DVC 2 had another place."""
     if not hash_ or not HASH.fullmatch(hash_):
         return False
-    found = Path(_object(project, hash_))
+    found = Path(_object(project, hash_, is_legacy))
     if not found.is_file() or not hash_.endswith(".dir"):
         return found.is_file()
     hashes = [member["md5"] for member in json.loads(found.read_text(encoding="utf-8"))]
-    return all(HASH.fullmatch(one) and os.path.isfile(_object(project, one)) for one in hashes)  # noqa: PTH113
+    return all(HASH.fullmatch(one) and os.path.isfile(_object(project, one, is_legacy)) for one in hashes)  # noqa: PTH113
 
 
 def cached_files(project: DvcProject, hash_: str) -> dict[str, Path]:
@@ -66,9 +66,10 @@ def wanted(project: DvcProject, stage: Stage) -> list[str]:
     return [*lost(project, [stage]), *lines]
 
 
-def _object(project: DvcProject, hash_: str) -> str:
+def _object(project: DvcProject, hash_: str, is_legacy: bool = False) -> str:
     """As text: of a folder there may be hundreds of thousands."""
-    return os.path.join(project.root, project.manifest["cache"], hash_[:2], hash_[2:])  # noqa: PTH118
+    cache = project.manifest["cache"].removesuffix("/files/md5") if is_legacy else project.manifest["cache"]
+    return os.path.join(project.root, cache, hash_[:2], hash_[2:])  # noqa: PTH118
 
 
 def _outs(stage: Stage) -> list[str]:
@@ -93,16 +94,16 @@ def _source(project: DvcProject, stage: Stage, path: str) -> str:
 def _frozen(project: DvcProject, stage: Stage, path: str) -> str:
     entry = read_lock(project).get(stage.name)
     locked = entry.outs.get(path) if entry else None
-    hash_ = locked.hash if locked else None
+    hash_, is_legacy = (locked.hash, locked.is_legacy) if locked else (None, False)
     place = _place(project, str(Path(stage.file).with_suffix(".lock")), hash_)
     otherwise = f"take 'frozen' from {stage.file}:{stage.line} and run it again"
     return f"{place}: {path} is missing and stage '{stage.name}' is frozen; " + _remedy(
-        project, stage.name, hash_, otherwise
+        project, stage.name, hash_, otherwise, is_legacy
     )
 
 
-def _remedy(project: DvcProject, target: str, hash_: str | None, otherwise: str) -> str:
-    if in_cache(project, hash_):
+def _remedy(project: DvcProject, target: str, hash_: str | None, otherwise: str, is_legacy: bool = False) -> str:
+    if in_cache(project, hash_, is_legacy):
         return f"bring it back: dvc checkout {target}"
     return f"DVC's cache does not hold {hash_ or 'it'} either; dvc pull {target}, or {otherwise}"
 

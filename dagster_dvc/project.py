@@ -51,6 +51,8 @@ class Stage:
     frozen: bool
     always_changed: bool
     meta: dict[str, Any] = field(hash=False)
+    written: dict[str, str] = field(hash=False)
+    """Every path that it reads or makes -> the same as DVC keeps it in dvc.lock, such as ``./a`` for ``a``."""
     params: dict[str, dict[str, Any]] = field(hash=False)
     param_keys: dict[str, list[str]] = field(hash=False)
 

@@ -42,4 +42,5 @@ def hint(project: DvcProject, names: Iterable[str], why: Why | None = None) -> s
 
 def _is_away(project: DvcProject, stage: Stage) -> bool:
     outs = read_lock(project)[stage.name].outs
-    return any(out.path in outs and out.cache and not in_cache(project, outs[out.path].hash) for out in stage.outs)
+    kept = [outs[out.path] for out in stage.outs if out.path in outs and out.cache]
+    return any(not in_cache(project, one.hash, one.is_legacy) for one in kept)

@@ -16,7 +16,7 @@ from typing import Any
 from dagster_dvc.hashing import sha256_of
 from dagster_dvc.problem import Problem, ProjectError
 
-VERSION = 8
+VERSION = 9
 """Of the manifest, as `dagster_dvc.manifest` writes it."""
 FILE = "manifest.json"
 

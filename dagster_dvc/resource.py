@@ -73,7 +73,7 @@ class DvcResource(dg.ConfigurableResource):
     @contextlib.contextmanager
     def _session(self, context: dg.AssetExecutionContext, assets: Assets, stage: Stage):
         """A Pipes session: the variables for the stage, and a function that ends it quietly if it was never opened."""
-        progress = Progress(context, next(iter(assets.of_stage(stage).values())), self.observe_every_seconds)
+        progress = ProgressMessages(context, next(iter(assets.of_stage(stage).values())), self.observe_every_seconds)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             session = dg.open_pipes_session(context, dg.PipesEnvContextInjector(), ProgressReader(progress))
@@ -134,7 +134,7 @@ class DvcResource(dg.ConfigurableResource):
         )
 
 
-class Progress:
+class ProgressMessages:
     """Turns ``{"progress": {done, total, unit, seconds_left, numbers}}`` messages into log lines and observations."""
 
     def __init__(self, context: dg.AssetExecutionContext, key: dg.AssetKey, every_seconds: float) -> None:
@@ -191,9 +191,9 @@ def progress_metadata(progress: Mapping[str, Any]) -> dict[str, float]:
 
 
 class ProgressReader(dg.PipesTempFileMessageReader):
-    """Reads Pipes messages from a file; progress goes to `Progress`, everything else where it always goes."""
+    """Reads Pipes messages from a file; progress goes to `ProgressMessages`, everything else where it always goes."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: ProgressMessages) -> None:
         super().__init__()
         self._progress = progress
 
@@ -205,7 +205,7 @@ class ProgressReader(dg.PipesTempFileMessageReader):
 
 
 class _Relay:
-    def __init__(self, handler: Any, progress: Progress) -> None:
+    def __init__(self, handler: Any, progress: ProgressMessages) -> None:
         self._handler = handler
         self._progress = progress
 

@@ -136,10 +136,15 @@ class Runner:
         threading.Thread(target=self._watch, args=(name, process), name=name, daemon=True).start()
 
     def _is_unchanged(self, name: str) -> bool:
-        """Whether the files say what dvc.lock says: asking DVC itself would take half a second a stage."""
+        """Whether the files say what dvc.lock says: asking DVC itself would take half a second a stage.
+
+        It is asked where a stage reads or makes what lies at an address.
+        """
         now = DvcProject(self.project.root)
         stage, entry = now.stages.get(name), read_lock(now).get(name)
-        fresh = stage is not None and not now.problems and not reasons(now, stage, entry)
+        if stage is None or now.problems or any("://" in path for path in stage.written):
+            return False
+        fresh = not reasons(now, stage, entry)
         now.hashes.save()
         return fresh
 

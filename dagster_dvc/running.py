@@ -2,34 +2,28 @@
 
 import contextlib
 import json
-import time
+import socket
 
-from dagster_dvc.locks import FORGOTTEN_SECONDS, holders
+from dagster_dvc.locks import elsewhere, holders
 from dagster_dvc.project import DvcProject
 
 
 def running(project: DvcProject) -> dict[str, dict[str, object]]:
-    """Stages being run now, by `dagster_dvc.repro` or a plain `dvc repro`.
+    """Stages being run now, by `dagster_dvc.repro` or a plain `dvc repro`, here or on another host of the same disk.
 
     Of each the pid of its supervisor, since when (seconds since the epoch), and the last line it printed.
     """
     held, notes = holders(project), sorted((project.scratch / "running").glob("*.json"))
+    found: dict[str, dict[str, object]] = {**elsewhere(project)}
     if not held and not notes:
-        return {}
-    import socket  # here: mostly nothing runs
+        return found
+    from dagster_dvc.supervise import born, is_alive  # here: mostly nothing runs
 
-    from dagster_dvc.supervise import born, is_alive
-
-    found: dict[str, dict[str, object]] = {}
     for stage, pid in held.items():
         found[stage] = {"stage": stage, "pid": pid, "since": born(pid), "line": "by `dvc repro`"}
     for note in notes:
         with contextlib.suppress(OSError, ValueError):
             facts = json.loads(note.read_text(encoding="utf-8"))
-            host = facts.get("host", socket.gethostname())
-            if host != socket.gethostname():  # whether its process lives cannot be asked from here
-                if time.time() - note.stat().st_mtime < FORGOTTEN_SECONDS:
-                    found[facts["stage"]] = {**facts, "line": f"on {host}: {facts['line']}"}
-            elif is_alive(facts["pid"]):
+            if facts.get("host", socket.gethostname()) == socket.gethostname() and is_alive(facts["pid"]):
                 found[facts["stage"]] = facts
     return found

@@ -13,8 +13,8 @@ from dagster_dvc.project import DvcProject, ProjectError
 from dagster_dvc.translator import DvcTranslator
 
 WEBSERVER = "DAGSTER_DVC_WEBSERVER"
-INTERVAL_SECONDS = 30
-"""Between two ticks of the sensors. Dagster takes about 0.04 s of a core for one that finds nothing."""
+INTERVAL_SECONDS, RELOAD_SECONDS = 30, 60
+"""Between two ticks of the sensors. Dagster takes about 0.06 s of a core for one that finds nothing."""
 
 
 def build_lock_sensor(
@@ -41,7 +41,7 @@ def build_lock_sensor(
     )
     def follow(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
-            said, cursor = follower.tick(context.instance, context.cursor)
+            said, cursor = follower.tick(lambda: context.instance, context.cursor)
         except ProjectError as error:
             return dg.SkipReason(str(error))
         return dg.SensorResult(skip_reason=said, cursor=cursor)
@@ -50,7 +50,7 @@ def build_lock_sensor(
 
 
 def build_reload_sensor(
-    project: DvcProject, *, name: str = "follow_dvc_yaml", interval_seconds: int = INTERVAL_SECONDS
+    project: DvcProject, *, name: str = "follow_dvc_yaml", interval_seconds: int = RELOAD_SECONDS
 ) -> dg.SensorDefinition:
     """Reloads the code location after an edit of dvc.yaml, params.yaml or a stage's code.
 

@@ -1,18 +1,55 @@
-"""When two values of a parameter are the same for DVC: Python's ``==`` on what its YAML reader gives.
+"""When two values of a parameter are the same for DVC: Python's ``==`` on what its readers give.
 
-So ``1``, ``1.0`` and ``true`` are one value. NaN equals nothing where the parameter itself is NaN, and itself within a
-list or mapping, because the reader gives one object for every NaN and containers compare objects first.
+So ``1``, ``1.0`` and ``true`` are one value, and one key of a mapping; ``1`` and ``"1"`` are two. NaN equals nothing
+where the parameter itself is NaN, and itself within a list or mapping of a YAML file, because that reader gives one
+object for every NaN and containers compare objects first. The readers of JSON, TOML and Python give others.
 """
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
+NOT_TEXT = re.compile(r"'.*|-?\d+(\.\d+)?(e[-+]?\d+)?|null|nan|-?infinity", re.DOTALL)
+"""Keys that get quotes where they are text: they look like what another key becomes."""
+TUPLE, FRESH_NAN = "a tuple", "NaN of its own"
+"""What stands for values that equal nothing in dvc.lock, as DVC compares them."""
 
-def as_json(values: Any) -> Any:
-    """Values as JSON hands them on: keys of mappings as text, dates as text."""
-    return json.loads(json.dumps(values, default=str))
+
+def as_key(key: Any) -> str:
+    """A key of a mapping as text: equal keys give equal texts, and no others do; text may get quotes for it."""
+    if isinstance(key, str):
+        return f"'{key}'" if NOT_TEXT.fullmatch(key) else key
+    if isinstance(key, bool) or (isinstance(key, float) and key.is_integer()):
+        key = int(key)
+    return json.dumps(key).lower() if key is None or isinstance(key, int | float) else f"'{type(key).__name__} {key}"
+
+
+def as_json(values: Any, key: Callable[[Any], str] = as_key) -> Any:
+    """Values as JSON hands them on: keys of mappings as text, dates as text, sequences as lists."""
+    if isinstance(values, Mapping):
+        return {key(name): as_json(value, key) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [as_json(value, key) for value in values]
+    return values if values is None or isinstance(values, str | int | float) else str(values)
+
+
+def as_read(values: Any, file: str) -> Any:
+    """Parameters of a file, by key, as JSON; what cannot equal anything in dvc.lock becomes a word that does not."""
+    if file.endswith((".yaml", ".yml")):
+        return as_json(values)
+    return {as_key(key): as_json(_unlike(value)) for key, value in values.items()}
+
+
+def _unlike(value: Any, is_inside: bool = False) -> Any:
+    """DVC takes a tuple for a list where it is the parameter itself, and not within one."""
+    if isinstance(value, Mapping):
+        return {key: _unlike(inner, True) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        parts = [_unlike(inner, True) for inner in value]
+        return [TUPLE, *parts] if is_inside and isinstance(value, tuple) else parts
+    return FRESH_NAN if is_inside and is_nan(value) else value
 
 
 def is_nan(value: Any) -> bool:
@@ -30,8 +67,11 @@ def equal(one: Any, other: Any) -> bool:
 
 
 def canonical(value: Any, side: str) -> Any:
-    """The value of a parameter so that equal ones give equal JSON; a NaN says on which `side` it stands."""
-    return f"NaN, {side}" if is_nan(value) else _canonical(as_json(value))
+    """The value of a parameter so that equal ones give equal JSON; a NaN says on which `side` it stands.
+
+    The value is one of `as_json` or `as_read`.
+    """
+    return f"NaN, {side}" if is_nan(value) else _canonical(value)
 
 
 def _canonical(value: Any) -> Any:

@@ -197,7 +197,7 @@ def _report(project: DvcProject, done: Summary) -> None:
 
 def plan(project: DvcProject, arguments: argparse.Namespace) -> int:
     """`reel plan`: what would run, and roughly how long, from recorded times."""
-    from dagster_dvc import remote, repro, status
+    from dagster_dvc import remote, repro, running, status
     from dagster_project import tables
 
     found = status.plan(project, _goals(project, arguments))
@@ -210,7 +210,7 @@ def plan(project: DvcProject, arguments: argparse.Namespace) -> int:
     print(tables.plan(found, seconds, measured))
     for line in tools.forecasts(found, project.root):
         print(f"\n{line}", end="")
-    print(tables.work(found, seconds, measured))
+    print(tables.work(found, seconds, measured) + tables.under_way(found, running.running(project)))
     print("A stage that ran before with the same inputs comes back from DVC's run cache in a second.")
     if line := remote.hint(project, found):
         print(line)

@@ -11,11 +11,11 @@ import dagster as dg
 from assets.stages import TRANSLATOR, stage_assets
 from dagster_dvc.history import build_history_sensor
 from dagster_dvc.project import DvcProject
-from dagster_dvc.resource import DvcResource
 from dagster_dvc.sensors import build_lock_sensor, build_reload_sensor
 from dagster_project.footage import STAGE
 from dagster_project.home import jobs as side_by_side
 from dagster_project.home import of_elsewhere, project_root
+from dagster_project.incoming import FetchingResource
 from dagster_project.jobs import build_jobs, build_promotion_job
 from dagster_project.promoting import JUDGE
 from dagster_project.schedules import build_schedules
@@ -52,7 +52,7 @@ def build_definitions(project: DvcProject) -> dg.Definitions:
         jobs=[*jobs.values(), promotion],
         schedules=build_schedules(jobs),
         sensors=sensors,
-        resources={"dvc": DvcResource()},
+        resources={"dvc": FetchingResource()},
         executor=dg.multiprocess_executor.configured(
             {
                 "max_concurrent": side_by_side(),

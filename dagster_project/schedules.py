@@ -11,7 +11,7 @@ PLANS = (
         "nightly_data_refresh",
         "refresh_data",
         "0 3 * * *",
-        "Every night at three o'clock UTC: process what is new in the data.",
+        "Every night at three o'clock UTC: bring what REEL_INCOMING_URL holds, process what is new in the data.",
     ),
     (
         "weekly_retraining",

@@ -21,7 +21,7 @@ ENDED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRun
 
 
 @dataclass(frozen=True)
-class Memory:
+class Remembered:
     """The sensor's cursor: the last look's listing, the last one known to be recorded, and by which dvc.lock."""
 
     seen: str | None = None
@@ -88,10 +88,10 @@ def _look(
     before, found, lock = _remembered(context.cursor), listing(project, folder), lock_digest(project)
     dep = dependency(project, folder)
     if dep is None and before.recorded is None:  # DVC cannot say what was processed before the first look
-        return _result("remembered what is there now", Memory(found, found))
-    if _is_known(project, dep, before, Memory(found, found, lock), asked):
-        return _result(f"nothing new in {folder}", Memory(found, found, lock))
-    memory = Memory(found, before.recorded, before.lock)
+        return _result("remembered what is there now", Remembered(found, found))
+    if _is_known(project, dep, before, Remembered(found, found, lock), asked):
+        return _result(f"nothing new in {folder}", Remembered(found, found, lock))
+    memory = Remembered(found, before.recorded, before.lock)
     if found != before.seen:
         waits = f"files in {folder} are changing; a run starts when two looks in a row find the same"
         return _result(waits, memory)
@@ -106,7 +106,9 @@ def _look(
     return dg.SensorResult(run_requests=[request], cursor=json.dumps(asdict(memory)))
 
 
-def _is_known(project: DvcProject, dep: str | None, before: Memory, now: Memory, asked: list[dg.DagsterRun]) -> bool:
+def _is_known(
+    project: DvcProject, dep: str | None, before: Remembered, now: Remembered, asked: list[dg.DagsterRun]
+) -> bool:
     """Whether the listing is recorded: by dvc.lock where DVC looks at the folder, else by the last run that went well.
 
     Content is hashed only when names, sizes, times or dvc.lock are others than at the last look.
@@ -119,13 +121,13 @@ def _is_known(project: DvcProject, dep: str | None, before: Memory, now: Memory,
     return last is not None and last.tags[CLIPS] == now.recorded
 
 
-def _result(reason: str, memory: Memory) -> dg.SensorResult:
+def _result(reason: str, memory: Remembered) -> dg.SensorResult:
     return dg.SensorResult(skip_reason=reason, cursor=json.dumps(asdict(memory)))
 
 
-def _remembered(cursor: str | None) -> Memory:
+def _remembered(cursor: str | None) -> Remembered:
     """What the cursor holds; one of an earlier version is as good as none."""
     try:
-        return Memory(**json.loads(cursor or ""))
+        return Remembered(**json.loads(cursor or ""))
     except (ValueError, TypeError):
-        return Memory()
+        return Remembered()

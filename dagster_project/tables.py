@@ -136,3 +136,12 @@ def plan(reasons: Mapping[str, list[Reason]], seconds: Mapping[str, float], meas
         took = ("" if name in measured else "about ") + duration(seconds[name]) if name in seconds else "unknown"
         rows.append([name, took, "; ".join(str(reason) for reason in why[:2])])
     return table(rows, ["stage", "time", "why"])
+
+
+def under_way(names: Collection[str], running: Mapping[str, Mapping[str, object]]) -> str:
+    """A line for each of these stages that runs now, here or elsewhere; empty where none does."""
+    return "".join(
+        f"\n{name} is running already (pid {running[name]['pid']}): {running[name]['line']}"
+        for name in names
+        if name in running
+    )

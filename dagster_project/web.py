@@ -25,10 +25,10 @@ SERVICES = {
 }
 """What follows ``python -m`` when Dagster starts a service, and our word for it."""
 SECONDS = {
-    ("dagster._grpc.client", "CLIENT_HEARTBEAT_INTERVAL"): 5,
-    ("dagster._grpc.server_watcher", "WATCH_INTERVAL"): 5,
+    ("dagster._grpc.client", "CLIENT_HEARTBEAT_INTERVAL"): 10,
+    ("dagster._grpc.server_watcher", "WATCH_INTERVAL"): 10,
     ("dagster._daemon.sensor", "MIN_INTERVAL_LOOP_TIME"): 15,
-    ("dagster._daemon.asset_daemon", "MIN_INTERVAL_LOOP_SECONDS"): 15,
+    ("dagster._daemon.asset_daemon", "MIN_INTERVAL_LOOP_SECONDS"): 30,
     ("dagster._daemon.controller", "RELOAD_WORKSPACE_INTERVAL"): 240,
 }
 """How often a service looks round: every 1, 1, 5, 5 and 60 s in Dagster.

@@ -28,7 +28,7 @@ LAUNCHER = re.compile(r"--alone|--threads=[1-9][0-9]*")
 
 
 @dataclass(frozen=True)
-class Entry:
+class StageEntry:
     """One stage as its file has it, and where."""
 
     name: str
@@ -64,7 +64,7 @@ def complaints(root: Path = Path()) -> list[str]:
     """
     content, lines = read_document(root / GRAPH)
     stages = content.get("stages") or {}
-    entries = [Entry(str(name), one, lines, root) for name, one in stages.items() if isinstance(one, dict)]
+    entries = [StageEntry(str(name), one, lines, root) for name, one in stages.items() if isinstance(one, dict)]
     every = {path: entry.name for entry in entries for path in entry.made}
     found = []
     for entry in entries:
@@ -73,7 +73,7 @@ def complaints(root: Path = Path()) -> list[str]:
     return found
 
 
-def _said(entry: Entry) -> Iterator[str]:
+def _said(entry: StageEntry) -> Iterator[str]:
     """What a person reads: description, group, page."""
     said = str(entry.content.get("desc") or "").strip()
     if not said:
@@ -92,7 +92,7 @@ def _said(entry: Entry) -> Iterator[str]:
         )
 
 
-def _params(entry: Entry) -> Iterator[str]:
+def _params(entry: StageEntry) -> Iterator[str]:
     """Its section and its own code, nothing else."""
     own = [entry.name, {CODE_FILE.name: [entry.name]}]
     wanted = f"params: [{entry.name}, {{{CODE_FILE.name}: [{entry.name}]}}]"
@@ -103,7 +103,7 @@ def _params(entry: Entry) -> Iterator[str]:
             yield entry.complaint("deps", f"{path} is code, which {CODE_FILE.name} stands for; take it out.")
 
 
-def _command(entry: Entry, every: Mapping[str, str]) -> Iterator[str]:
+def _command(entry: StageEntry, every: Mapping[str, str]) -> Iterator[str]:
     """A literal command, whose flags are the function's arguments and whose paths are those that DVC knows."""
     cmd = command_text(entry.content)
     special = SHELL.search(cmd)
@@ -136,7 +136,7 @@ def _command(entry: Entry, every: Mapping[str, str]) -> Iterator[str]:
     yield from _paths(entry, flags, every)
 
 
-def _arguments(entry: Entry, module: str, function: str, flags: Mapping[str, str]) -> Iterator[str]:
+def _arguments(entry: StageEntry, module: str, function: str, flags: Mapping[str, str]) -> Iterator[str]:
     """Flags against the function's signature, read from its source; a module that is not there is told elsewhere."""
     source = entry.root / Path(*module.split(".")).with_suffix(".py")
     try:
@@ -167,7 +167,7 @@ def _flag(name: str) -> str:
     return name.replace("_", "-")
 
 
-def _paths(entry: Entry, flags: Mapping[str, str], every: Mapping[str, str]) -> Iterator[str]:
+def _paths(entry: StageEntry, flags: Mapping[str, str], every: Mapping[str, str]) -> Iterator[str]:
     for flag, key in MADE.items():
         path, stated = flags.get(flag), entry.paths(key)
         if path is not None and path not in stated:
@@ -186,7 +186,7 @@ def _is_covered(path: str, deps: Sequence[str]) -> bool:
     return any(dep == path or dep.startswith(f"{path}/") or path.startswith(f"{dep}/") for dep in deps)
 
 
-def _dependencies(entry: Entry, every: Mapping[str, str]) -> Iterator[str]:
+def _dependencies(entry: StageEntry, every: Mapping[str, str]) -> Iterator[str]:
     """Dependencies that nothing makes and that are not there, and those that the stage makes itself."""
     for path in entry.paths("deps"):
         if "://" in path or "$" in path:

@@ -21,7 +21,7 @@ from pipelines.stage import digest
 
 
 @dataclass(frozen=True)
-class Source:
+class ReadArtifact:
     """An artifact that a run read: where it stood and what it was."""
 
     path: str
@@ -35,9 +35,9 @@ def inside(path: Path) -> str:
     return path.name
 
 
-def source(path: Path) -> Source:
+def source(path: Path) -> ReadArtifact:
     """Where one artifact stood and what it was."""
-    return Source(inside(path), digest(path))
+    return ReadArtifact(inside(path), digest(path))
 
 
 def command(words: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import getpass
 import json
 import os
 import socket
@@ -23,8 +24,11 @@ from typing import Any
 from pipelines.machine import grace_seconds
 from pipelines.stage import StageError
 
-BEAT_SECONDS, LOOK_ON_SECONDS = 5.0, 20.0
-"""Between two signs of life of an owner; how long another host looks for one, at least."""
+BEAT_SECONDS, LOOK_ON_SECONDS = 5.0, 75.0
+"""Between two signs of life of an owner; how long another host looks for one, at least. NFS may show what a folder held
+up to 60 s ago (``acdirmax``)."""
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+"""Of a kernel that runs: containers of one machine have names of their own, and one kernel, whose flock reaches all."""
 
 
 def _facts(path: Path) -> dict[str, Any]:
@@ -36,8 +40,21 @@ def _facts(path: Path) -> dict[str, Any]:
 
 def _describe(owner: dict[str, Any]) -> str:
     if {"pid", "host", "since"} <= owner.keys():
-        return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
+        of = f" of {owner['user']}" if owner.get("user") else ""
+        return f"process {owner['pid']}{of} on {owner['host']} since {owner['since']}"
     return "another process"
+
+
+def _user() -> str | None:
+    with contextlib.suppress(KeyError, OSError):  # a container may run as a number that has no name
+        return getpass.getuser()
+    return None
+
+
+def _boot() -> str | None:
+    with contextlib.suppress(OSError):
+        return BOOT.read_text(encoding="utf-8").strip()
+    return None
 
 
 def _refuse_other_host(stage: str, path: Path) -> None:
@@ -47,13 +64,16 @@ def _refuse_other_host(stage: str, path: Path) -> None:
         StageError: it does.
     """
     owner = _facts(path)
-    if owner.get("host") in (None, socket.gethostname()):
-        return
+    if owner.get("host") in (None, socket.gethostname()) or (owner.get("boot") and owner["boot"] == _boot()):
+        return  # the flock was free, so it is gone
     print(f"{stage}: was last run by {_describe(owner)}; looks whether that goes on", flush=True)
     until = time.monotonic() + max(LOOK_ON_SECONDS, 2 * grace_seconds())
     while time.monotonic() < until:
         if _facts(path).get("beats", 0) != owner.get("beats", 0):
-            raise StageError(f"its output is being written by {_describe(owner)}; wait for it, or stop it there.")
+            raise StageError(
+                f"its output is being written by {_describe(owner)}; wait for it, or stop it there: "
+                f"kill -INT {owner.get('pid')}"
+            )
         if not path.is_file():
             return
         time.sleep(BEAT_SECONDS / 5)
@@ -79,6 +99,8 @@ def owned(stage: str, work: Path) -> Iterator[int]:
         facts = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
+            "user": _user(),
+            "boot": _boot(),
             "since": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
             "stage": stage,
         }

@@ -26,7 +26,7 @@ from typing import Any, Literal
 from pipelines import chain, clip_chains, origin, run_facts, stage
 from pipelines.credentials import without_credentials
 from pipelines.described import data_facts, read_json, stated
-from pipelines.origin import Source
+from pipelines.origin import ReadArtifact
 from pipelines.starting import WRITTEN
 
 STARTS = ("init", "parent")
@@ -60,7 +60,7 @@ def now() -> str:
 # ---- what a stage reads and chooses -------------------------------------------------------------------------------
 
 
-def sources(paths: Mapping[str, Path], known: Mapping[str, Source] | None = None) -> dict[str, dict[str, Any]]:
+def sources(paths: Mapping[str, Path], known: Mapping[str, ReadArtifact] | None = None) -> dict[str, dict[str, Any]]:
     """Each artifact that is read: where it stands, its digest (where it is not ``known``), what it says of itself."""
     known = known or {}
     return {

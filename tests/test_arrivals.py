@@ -192,13 +192,19 @@ def test_what_a_killed_run_left_half_written_goes_when_the_stage_starts(footage:
 
 NAMES = {
     "._*": "._a.mp4",
-    "[Tt]humbs.db": "Thumbs.db",
+    "[Tt][Hh][Uu][Mm][Bb][Ss].[Dd][Bb]": "Thumbs.db",
     "ehthumbs*.db": "ehthumbs_vista.db",
-    "[Dd]esktop.ini": "desktop.ini",
+    "[Dd][Ee][Ss][Kk][Tt][Oo][Pp].[Ii][Nn][Ii]": "Desktop.ini",
+    "$[Rr][Ee][Cc][Yy][Cc][Ll][Ee].[Bb][Ii][Nn]": "$Recycle.Bin",
+    "~$*": "~$captions.docx",
+    "@[Ee][Aa][Dd][Ii][Rr]": "@eaDir",
+    ".goutputstream-*": ".goutputstream-AB12C3",
+    ".syncthing.*": ".syncthing.a.mp4.tmp",
     ".Trash-*": ".Trash-1000",
     ".nfs*": ".nfs0000000001",
     ".fuse_hidden*": ".fuse_hidden01",
     ".~lock.*#": ".~lock.captions.csv#",
+    ".*.partial-*": ".0123456789abcdef.partial-0123456789abcdef",
 }
 
 

@@ -244,6 +244,21 @@ def test_a_living_owner_on_another_host_is_refused_with_words_and_left_alone(
     assert json.loads((tmp_path / "owner.json").read_text())["host"] == "far"
 
 
+def test_what_a_container_of_this_machine_left_behind_is_taken_over_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its name is another, but one kernel keeps the lock of both, and the lock is free."""
+    monkeypatch.setattr(ownership, "BOOT", tmp_path / "boot_id")
+    (tmp_path / "boot_id").write_text("5f2c\n")
+    note(tmp_path, "container7", 3)
+    (tmp_path / "owner.json").write_text(
+        json.dumps({**json.loads((tmp_path / "owner.json").read_text()), "boot": "5f2c"})
+    )
+    with ownership.owned("a", tmp_path):
+        assert json.loads((tmp_path / "owner.json").read_text())["pid"] == os.getpid()
+    assert "looks whether" not in capsys.readouterr().out
+
+
 def test_what_another_host_left_behind_is_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

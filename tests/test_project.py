@@ -216,3 +216,15 @@ def test_every_figure_is_made_where_text_is_drawn_as_it_is_written() -> None:
         made = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "Figure"]
         assert path.name == "drawing.py" or not made, f"{path}: use pipelines.drawing.new_figure"
         assert "matplotlib.pyplot" not in imported(path), f"{path}: use pipelines.drawing.new_figure"
+
+
+def test_a_name_is_given_to_few_classes() -> None:
+    """A reader of one must not think of another: at most two of a name, but for the engines that do the same thing."""
+    places: dict[str, list[str]] = {}
+    for package in PACKAGES:
+        for path in sources(package):
+            named = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)]
+            for name in named if path.parent.name not in ("slurm", "kubernetes") else ():
+                places.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    assert {name: found for name, found in places.items() if len(found) > 2} == {}
+    assert [name for name in ("Stage", "Reader", "Source", "Target") if len(places[name]) > 1] == []

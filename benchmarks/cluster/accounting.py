@@ -1,14 +1,16 @@
-"""Slurm's accounting, where it is installed: slurmdbd on a MariaDB of its own, in the cluster's folder, on loopback."""
+"""Slurm's accounting: slurmdbd on a MariaDB of its own, in the cluster's folder, on loopback."""
 
 import contextlib
 import secrets
-import shutil
 import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.cluster import packages
+
 NEEDED = ("slurmdbd", "mariadbd", "mariadb-install-db")
+PACKAGES = ("slurmdbd", "slurm-wlm-mysql-plugin", "mariadb-server")
 NONE = "AccountingStorageType=accounting_storage/none"
 CONF = """\
 AuthType=auth/munge
@@ -25,13 +27,20 @@ StoragePass={password}
 StorageLoc=reelacct
 LogFile={folder}/slurmdbd.log
 PidFile={folder}/slurmdbd.pid
+{plugins}
 """
 PATIENCE = 60.0
 
 
-def is_here(path: str | None = None) -> bool:
-    """Whether the programs that it takes are installed."""
-    return all(shutil.which(name, path=path) for name in NEEDED)
+def lack(folder: Path) -> str:
+    """Why there is no accounting; empty where its programs are installed, or could be fetched."""
+    if packages.are_here(NEEDED, folder):
+        return ""
+    try:
+        packages.fetch(folder, PACKAGES)
+    except packages.NotFetched as error:
+        return f"slurmdbd and MariaDB are not installed, and cannot be fetched: {error}"
+    return "" if packages.are_here(NEEDED, folder) else "slurmdbd and MariaDB are not in the packages of this system"
 
 
 def lines(folder: Path, port: int) -> str:
@@ -50,7 +59,10 @@ def start(folder: Path, user: str, ports: tuple[int, int], run: Callable[..., No
     """
     port, store = ports
     data, password = folder / "mariadb", secrets.token_hex(16)
-    say("mariadb-install-db", "--no-defaults", f"--datadir={data}", f"--user={user}", "--skip-test-db")
+    unpacked = packages.place(folder.parent) / "usr"
+    common = ["--no-defaults", f"--datadir={data}", f"--user={user}"]
+    common += [f"--basedir={unpacked}"] if (unpacked / "sbin" / "mariadbd").is_file() else []
+    say("mariadb-install-db", *common, "--skip-test-db")
     first = folder / "mariadb.sql"
     first.touch(mode=0o600)
     first.write_text(
@@ -58,15 +70,14 @@ def start(folder: Path, user: str, ports: tuple[int, int], run: Callable[..., No
         "GRANT ALL ON reelacct.* TO 'reel'@'127.0.0.1';\n"
     )  # fmt: skip
     run(
-        "mariadbd", "--no-defaults", f"--datadir={data}", f"--user={user}", f"--socket={data}/socket",
-        "--bind-address=127.0.0.1", f"--port={store}", f"--init-file={first}", f"--pid-file={data}/pid",
+        "mariadbd", *common, f"--socket={data}/socket", "--bind-address=127.0.0.1", f"--port={store}",
+        f"--init-file={first}", f"--pid-file={data}/pid",
     )  # fmt: skip
     _answers(store, "MariaDB")
     conf = folder / "slurmdbd.conf"
     conf.touch(mode=0o600)  # slurmdbd reads no other: it holds the password
-    conf.write_text(
-        CONF.format(folder=folder, host=socket.gethostname(), port=port, store=store, user=user, password=password)
-    )
+    facts = {"folder": folder, "host": socket.gethostname(), "user": user, "plugins": packages.plugins(folder.parent)}
+    conf.write_text(CONF.format(port=port, store=store, password=password, **facts))
     run("slurmdbd", "-D")
     _answers(port, "slurmdbd")
 

@@ -48,8 +48,8 @@ def asked(cluster: Cluster, reference: str) -> Row:
 
 def accounted(cluster: Cluster, reference: str) -> Row:
     """sacct's words of a job that has ended, in the record of the run that it made."""
-    if not cluster.has_accounting:
-        return Row("accounting", "not tried: slurmdbd and MariaDB are not installed", "not known", True)
+    if cluster.no_accounting:
+        return Row("accounting", f"not tried: {cluster.no_accounting}", "not known", True)
     training = Training(cluster, "accounted")
     code = training.run()
     told = _recorded(training.root)

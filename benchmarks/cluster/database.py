@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.cluster import packages
 from benchmarks.cluster.objects import environment_with
 from benchmarks.cluster.training import Failed, Row
 from tests.dagster_dvc import toy
@@ -19,13 +20,28 @@ UNPRIVILEGED = "nobody"
 PATIENCE = 150.0
 
 
-def programs() -> Path | None:
-    """Where Postgres' programs are; None where it is not installed."""
+def programs(folder: Path) -> Path:
+    """Where Postgres' programs are: installed, else unpacked from the distribution's packages.
+
+    Raises:
+        Failed: neither.
+    """
     found = shutil.which("pg_ctl")
     if found:
         return Path(found).parent
-    places = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    return places[-1] if places else None
+    if not _below(Path("/")):
+        try:
+            packages.fetch(folder, ["postgresql"])
+        except packages.NotFetched as error:
+            raise Failed(f"not tried: Postgres is not installed, and cannot be fetched: {error}") from None
+    places = _below(packages.place(folder)) or _below(Path("/"))
+    if not places:
+        raise Failed("not tried: Postgres is not in the packages of this system")
+    return places[-1]
+
+
+def _below(root: Path) -> list[Path]:
+    return sorted(root.glob("usr/lib/postgresql/*/bin"))
 
 
 @contextlib.contextmanager
@@ -36,7 +52,7 @@ def running(folder: Path, place: Path) -> Iterator[str]:
         port = probe.getsockname()[1]
     data = folder / "postgres"
     data.mkdir()
-    before = []
+    before, environment = [], {**os.environ, **packages.variables(folder)}
     if os.geteuid() == 0:
         user = pwd.getpwnam(UNPRIVILEGED)
         os.chown(data, user.pw_uid, user.pw_gid)
@@ -44,8 +60,9 @@ def running(folder: Path, place: Path) -> Iterator[str]:
 
     def run(*words: str) -> None:
         done = subprocess.run(
-            [*before, *words], cwd=data, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
-        )
+            [*before, *words], cwd=data, env=environment, capture_output=True, text=True, check=False,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
         if done.returncode:
             raise Failed(f"{words[0]}: {done.stderr[-400:]}")
 
@@ -54,8 +71,9 @@ def running(folder: Path, place: Path) -> Iterator[str]:
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={data}"
     command = [str(place / "pg_ctl"), "-D", str(files), "-l", str(data / "log"), "-o", options, "-w", "start"]
     done = subprocess.run(
-        [*before, *command], cwd=data, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
-    )
+        [*before, *command], cwd=data, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        check=False,
+    )  # fmt: skip
     if done.returncode:
         raise Failed(f"Postgres does not start: {(data / 'log').read_text()[-400:]}")
     try:
@@ -140,9 +158,10 @@ def rows(folder: Path, only: list[str]) -> Iterator[Row]:
     """What goes wrong with the database."""
     if only and "daemon_killed" not in only:
         return
-    place = programs()
-    if place is None:
-        yield Row("Postgres", "not tried: not installed (apt-get install postgresql)", "not known", True)
+    try:
+        place = programs(folder)
+    except Failed as error:
+        yield Row("Postgres", str(error), "not known", True)
         return
     try:
         with running(folder, place) as url:

@@ -59,9 +59,10 @@ def network() -> Iterator[Network | None]:
         return
     made = Network()
     try:
-        made.up()
+        try:
+            made.up()
+        except subprocess.CalledProcessError as error:
+            raise RuntimeError(f"{' '.join(error.cmd)}: {error.stderr.decode().strip()}") from None
         yield made
-    except subprocess.CalledProcessError as error:
-        raise RuntimeError(f"{' '.join(error.cmd)}: {error.stderr.decode().strip()}") from None
     finally:
         made.down()

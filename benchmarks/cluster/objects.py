@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks.cluster.arriving import cut_download, footage
 from benchmarks.cluster.trainee import REPO
 from benchmarks.cluster.training import Failed, Row
 
@@ -175,26 +176,9 @@ def remote(store: Store) -> Row:
     return Row("DVC remote on S3, a fresh clone", text, "nothing" if is_well else fresh, is_well)
 
 
-def footage(store: Store) -> Row:
-    """New objects under a prefix come once, whole."""
-    root = store.folder / "footage"
-    root.mkdir()
-    put = "import s3fs; f = s3fs.S3FileSystem(); [f.pipe(f'lab/in/{n}.mp4', bytes([n]) * 1000000) for n in range(%d)]"
-    fetch = ("-m", "pipelines.footage.fetch", "s3://lab/in", "clips")
-    said = []
-    for count in (3, 3, 4):
-        store.run("-c", put % count) if count != 3 or not said else None
-        said.append(store.run(*fetch, cwd=root))
-    counts = [line.split()[0] for line in said]
-    names = sorted(path.name for path in (root / "clips").iterdir())
-    is_well = counts[:2] == ["3", "0"] and names == [f"{n}.mp4" for n in range(4)]
-    text = "; ".join(said)
-    return Row("footage under a prefix of S3, three times", text, "nothing" if is_well else str(names), is_well)
-
-
 def rows(folder: Path, only: list[str]) -> Iterator[Row]:
     """What goes wrong with an object store."""
-    wanted = [one for one in (cut_uploads, remote, footage, reading) if not only or one.__name__ in only]
+    wanted = [one for one in (cut_uploads, remote, footage, cut_download, reading) if not only or one.__name__ in only]
     if not wanted:
         return
     python, environment = environment_with(folder)

@@ -2,14 +2,11 @@
 
 As root each node is a host of its own on a small network (a network namespace), so that it can be cut off. Slurm comes
 from where it is installed, else from the distribution's packages, unpacked into the folder: nothing is installed.
-Where slurmdbd and MariaDB are installed they keep its accounting; else there is none.
+So do slurmdbd and MariaDB, which keep its accounting.
 """
 
 import contextlib
 import os
-import platform
-import re
-import shutil
 import socket
 import subprocess
 import time
@@ -18,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.cluster import accounting
+from benchmarks.cluster import accounting, packages
 from benchmarks.cluster.network import Network
 
 CONF = """\
@@ -60,53 +57,7 @@ PartitionName=low Nodes=n1,n2 Default=YES PriorityTier=1 PreemptMode=REQUEUE Gra
 PartitionName=high Nodes=n1,n2 PriorityTier=10 PreemptMode=OFF
 """
 NEEDED = ("slurmctld", "slurmd", "sbatch", "munged")
-
-
-def tools(folder: Path) -> dict[str, str]:
-    """Variables under which Slurm's commands are found; fetches the distribution's packages where they are not here."""
-    if all(shutil.which(name) for name in NEEDED):
-        return {}
-    root = folder / "packages"
-    if not root.is_dir():
-        _unpack(("slurm-wlm", "munge"), root)
-    found = [str(root / "usr" / part) for part in ("bin", "sbin")]
-    libraries = [str(_plugins(root).parent), str(_plugins(root))]
-    return {
-        "PATH": os.pathsep.join([*found, os.environ["PATH"]]),
-        "LD_LIBRARY_PATH": os.pathsep.join([*libraries, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]),
-    }
-
-
-def _unpack(names: tuple[str, ...], root: Path) -> None:
-    """Download Debian packages, with those that they need and that are not installed, and unpack them."""
-    root.mkdir(parents=True)
-    asked = subprocess.run(
-        ["apt-get", "--simulate", "--no-install-recommends", "install", *names],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    wanted = re.findall(r"^Inst (\S+)", asked.stdout, re.MULTILINE)
-    print(f"fetches {len(wanted)} Debian packages into {root}", flush=True)
-    options = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
-    subprocess.run(["apt-get", *options, "download", *wanted], cwd=root, check=True, capture_output=True)
-    for package in root.glob("*.deb"):
-        subprocess.run(["dpkg", "-x", package.name, "."], cwd=root, check=True)
-        package.unlink()
-    name_programs(root / "usr")
-
-
-def name_programs(usr: Path) -> None:
-    """Give unpacked programs the names that installing would: Debian makes ``slurmd`` of ``slurmd-wlm``."""
-    for program in (*usr.glob("bin/*-wlm"), *usr.glob("sbin/*-wlm")):
-        plain = program.with_name(program.name.removesuffix("-wlm"))
-        if not plain.exists():
-            plain.symlink_to(program.name)
-
-
-def _plugins(root: Path) -> Path:
-    """Where Debian puts Slurm's plugins; some may be installed while the rest is unpacked."""
-    return root / "usr" / "lib" / f"{platform.machine()}-linux-gnu" / "slurm-wlm"
+PACKAGES = ("slurm-wlm", "munge")
 
 
 def _ports(count: int) -> list[int]:
@@ -126,8 +77,11 @@ class Cluster:
     def __init__(self, folder: Path, network: Network | None) -> None:
         self.folder, self.network = folder, network
         folder.mkdir(mode=0o755)
-        self.environment = {**os.environ, **tools(folder.parent), "SLURM_CONF": str(folder / "slurm.conf")}
-        self.has_accounting = accounting.is_here(self.environment["PATH"])
+        if not packages.are_here(NEEDED, folder.parent):
+            packages.fetch(folder.parent, PACKAGES)
+        self.no_accounting = accounting.lack(folder.parent)
+        unpacked = packages.variables(folder.parent)
+        self.environment = {**os.environ, **unpacked, "SLURM_CONF": str(folder / "slurm.conf")}
         self._accounting: list[int] = []
         self._daemons: list[subprocess.Popen[bytes]] = []
 
@@ -147,9 +101,6 @@ class Cluster:
     def _configure(self) -> None:
         port, port1, port2, *self._accounting = _ports(5)
         addresses = self.network.addresses if self.network else ("127.0.0.1",) * 3
-        root = self.folder.parent / "packages"
-        places = [place for place in map(_plugins, (root, Path("/"))) if place.is_dir()]  # Slurm refuses others
-        plugins = f"PluginDir={':'.join(map(str, places))}" if root.is_dir() else ""
         text = CONF.format(
             host=socket.gethostname(),
             controller=addresses[0],
@@ -160,8 +111,8 @@ class Cluster:
             port=port,
             port1=port1,
             port2=port2,
-            plugins=plugins,
-            accounting=accounting.lines(self.folder, self._accounting[0]) if self.has_accounting else accounting.NONE,
+            plugins=packages.plugins(self.folder.parent),
+            accounting=accounting.NONE if self.no_accounting else accounting.lines(self.folder, self._accounting[0]),
         )
         (self.folder / "slurm.conf").write_text(text)
         (self.folder / "gres.conf").write_text(
@@ -176,11 +127,11 @@ class Cluster:
         until = time.monotonic() + 20
         while not (self.folder / "munge" / "socket").exists() and time.monotonic() < until:
             time.sleep(0.1)
-        if self.has_accounting:
+        if not self.no_accounting:
             store = (self._accounting[0], self._accounting[1])
             accounting.start(self.folder, _user(), store, self._start, self.say)
         self._start("slurmctld", "-D")
-        stepd = self.folder.parent / "packages" / "usr" / "sbin" / "slurmstepd"
+        stepd = packages.place(self.folder.parent) / "usr" / "sbin" / "slurmstepd"
         for number in (1, 2):
             (self.folder / f"n{number}").mkdir()
             inside = self.network.inside(number) if self.network else []

@@ -12,7 +12,7 @@ from pipelines.code import syntax
 from pipelines.code.names import (
     COMPREHENSIONS,
     Named,
-    Reader,
+    NameReader,
     assigned,
     chain,
     imported,
@@ -175,9 +175,9 @@ def _define(module: Module, name: str, node: ast.stmt) -> None:
     definition = module.definition(name)
     definition.texts.append(syntax.text(node) + (_order(module, node) if name != AT_IMPORT else ""))
     definition.nodes.append(node)
-    Reader(module.package, module.bound, definition).visit(node)
+    NameReader(module.package, module.bound, definition).visit(node)
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        said = Reader(module.package, module.bound, definition.annotations)
+        said = NameReader(module.package, module.bound, definition.annotations)
         for part in signature(node):
             said.visit(part)
             said.annotation(part)

@@ -134,7 +134,7 @@ def signature(node: ast.AST) -> list[ast.expr]:
     return [*filter(None, [*(part.annotation for part in arguments), getattr(node, "returns", None)])]
 
 
-class Reader:
+class NameReader:
     """Notes what syntax trees name, local variables apart; ``bound`` are the imports of the module around them."""
 
     def __init__(self, package: str, bound: Bound, into: Named) -> None:

@@ -19,7 +19,7 @@ MODULE_NAME = re.compile(r"\w+(\.\w+)+(:\w+)?")
 LOOKUP_ATTRIBUTES = frozenset({"__dict__", "__path__", "__all__"})
 
 
-class Reach:
+class ReachedCode:
     """The definitions that some functions reach, with their digests, in ``found``.
 
     Such a digest takes in what each name in the definition leads to; ``own`` has those of the definitions alone.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.code.definitions import AT_IMPORT, CodeError
-from pipelines.code.reach import Key, Reach
+from pipelines.code.reach import Key, ReachedCode
 from pipelines.code.source import Source
 from pipelines.commands import GRAPH, stage_entries, stage_function
 
@@ -53,7 +53,7 @@ def identity(functions: Iterable[str], source: Source | None = None, with_argume
         CodeError: one of them is not there, a file is no Python, or an import leads nowhere.
     """
     own = source or Source(source_folder())
-    reach = Reach(own)
+    reach = ReachedCode(own)
     for function in functions:
         module, _, name = function.partition(":")
         reach.follow(module, name, with_arguments)
@@ -65,7 +65,7 @@ def identity(functions: Iterable[str], source: Source | None = None, with_argume
     return Identity(value, dict(sorted(parts.items())))
 
 
-def _label(key: Key, reach: Reach) -> str:
+def _label(key: Key, reach: ReachedCode) -> str:
     place, name = key
     shown = f"{reach.modules[place].shown} {name}" if name else place
     return shown.removeprefix(f"{reach.source.package}/")

@@ -58,7 +58,7 @@ def cache_of(root: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Out:
+class RecordedOut:
     """What a stage made, as ``dvc.lock`` has it: place, hash, and bytes and files where it counts them."""
 
     path: str
@@ -67,7 +67,7 @@ class Out:
     count: int | None
 
 
-def locked(root: Path) -> tuple[list[Out], dict[str, Any]]:
+def locked(root: Path) -> tuple[list[RecordedOut], dict[str, Any]]:
     """Everything that stages made, and the values of params.yaml that each stage ran with; empty without a dvc.lock.
 
     Raises:
@@ -78,7 +78,7 @@ def locked(root: Path) -> tuple[list[Out], dict[str, Any]]:
     try:
         stages: Any = (load((root / LOCK).read_text(encoding="utf-8")) or {})["stages"]
         made = [
-            Out(str(out["path"]), str(out["md5"]), out.get("size"), out.get("nfiles"))
+            RecordedOut(str(out["path"]), str(out["md5"]), out.get("size"), out.get("nfiles"))
             for one in stages.values()
             for out in one.get("outs") or ()
         ]
@@ -109,7 +109,7 @@ def audit(root: Path) -> Iterator[Item]:
         yield from _carried(root, out.path, values)
 
 
-def _of_out(root: Path, out: Out, cache: Path, hashes: _Hashes) -> Iterator[Item]:
+def _of_out(root: Path, out: RecordedOut, cache: Path, hashes: _Hashes) -> Iterator[Item]:
     """The files of an output, what is counted of them, and their copies in the cache."""
     listed = {out.path: out.md5}
     if out.md5.endswith(".dir"):
@@ -146,7 +146,7 @@ def _unlisted(root: Path, path: str, md5: str, hashes: _Hashes) -> Item:
     return Item(path, "does not match", said)
 
 
-def _counted(root: Path, out: Out, listed: dict[str, str]) -> Iterator[Item]:
+def _counted(root: Path, out: RecordedOut, listed: dict[str, str]) -> Iterator[Item]:
     """What ``dvc.lock`` counts beside the hash, where every file is there."""
     files = [root / name for name in listed]
     if not all(file.is_file() for file in files):

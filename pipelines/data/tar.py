@@ -50,7 +50,7 @@ def member_bytes(sample: Mapping[str, Any], sidecar: Mapping[str, Any]) -> dict[
 
 
 @dataclass(frozen=True)
-class Place:
+class TarPlace:
     """Where a sample lies in its shard, and the CRC-32 of each member's content."""
 
     offset: int
@@ -82,7 +82,7 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 def write_shard(
     path: Path, samples: Iterable[tuple[str, Mapping[str, Any], Mapping[str, Any]]]
-) -> tuple[ShardFacts, list[Place]]:
+) -> tuple[ShardFacts, list[TarPlace]]:
     """Write one shard whole or not at all.
 
     Args:
@@ -103,7 +103,7 @@ def write_shard(
             for name, content in contents.items():
                 add(tar, f"{key}.{name}", content)
             checksums = {name: zlib.crc32(content) for name, content in contents.items()}
-            places.append(Place(begin, tar.offset - begin, checksums))
+            places.append(TarPlace(begin, tar.offset - begin, checksums))
     with path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     facts = ShardFacts(sha256=sha256, size=path.stat().st_size, num_samples=len(places))

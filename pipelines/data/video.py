@@ -49,7 +49,7 @@ TAGGED = Tags()
 
 
 @dataclass(frozen=True)
-class Probe:
+class ProbedFile:
     """What decoding a file from end to end showed. Sizes are upright (after rotation) and in square pixels."""
 
     num_frames: int
@@ -183,7 +183,7 @@ def read_clip(path: Path, limits: Limits | None = None) -> np.ndarray:
     return frames[:count]
 
 
-def probe(path: Path, limits: Limits | None = None) -> Probe:
+def probe(path: Path, limits: Limits | None = None) -> ProbedFile:
     """Decode the file from end to end and say what it holds.
 
     The rate is variable when the gaps between frames spread by more than two ticks of the clock and by more than 5 %
@@ -201,7 +201,7 @@ def probe(path: Path, limits: Limits | None = None) -> Probe:
     gaps = np.array([later - earlier for earlier, later in pairwise(times)]) if len(times) > 1 else np.zeros(1)
     gap, spread = float(gaps.mean()), float(gaps.max() - gaps.min())
     height, width = last.size
-    return Probe(
+    return ProbedFile(
         num_frames=len(times),
         width=width,
         height=height,

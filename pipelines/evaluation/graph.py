@@ -17,7 +17,7 @@ MARKS = {"pass": "✓", "warn": "!", "fail": "✗"}
 
 
 @dataclass(frozen=True)
-class Layout:
+class GraphLayout:
     """Places on a grid: ``places[name] = (layer, row)``; every edge as the places it passes, first to last."""
 
     places: dict[str, tuple[int, int]]
@@ -58,7 +58,7 @@ def _depths(names: Sequence[str], edges: Edges) -> tuple[dict[str, int], dict[st
     return {name: before(name) for name in names}, {name: after(name) for name in names}
 
 
-def laid_out(names: Sequence[str], edges: Edges) -> Layout:
+def laid_out(names: Sequence[str], edges: Edges) -> GraphLayout:
     """Layers by longest path, a node with room to move in its middle; rows by the longest path through a node.
 
     An edge over several layers reserves a lane in each, so that it never crosses a node.
@@ -74,7 +74,7 @@ def laid_out(names: Sequence[str], edges: Edges) -> Layout:
         chains[u, v] = [(u,), *lanes, (v,)]
     rows = _rows(points, chains, {name: before[name] + after[name] for name in names})
     places = {name: (layer[name], rows[(name,)]) for name in names}
-    return Layout(places, {edge: tuple((points[p], rows[p]) for p in chain) for edge, chain in chains.items()})
+    return GraphLayout(places, {edge: tuple((points[p], rows[p]) for p in chain) for edge, chain in chains.items()})
 
 
 def _rows(

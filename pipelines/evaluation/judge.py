@@ -60,7 +60,7 @@ def features_of(encoder: LatentMae, latents: Tensor, names: Sequence[str]) -> Te
 
 
 @dataclass(frozen=True)
-class Measured:
+class FittedSpace:
     """A feature space, fitted on training clips, with the reference clips in it: held-out ones that no prompt is of.
 
     Attributes:
@@ -89,7 +89,7 @@ def measured(
     held_out: Tensor,
     names: Sequence[str],
     how: FeatureSpaceParams,
-) -> Measured:
+) -> FittedSpace:
     """The space of some features from the latents of training, reference and other held-out clips.
 
     Raises:
@@ -99,7 +99,7 @@ def measured(
     space = FeatureSpace.fit(features, how.dims)
     beside = [space.project(features_of(encoder, latents, names)) for latents in (reference, held_out)]
     training = Training.of(space.project(features), torch.cat(beside))
-    return Measured(tuple(names), space, beside[0], training, how.shrinkage)
+    return FittedSpace(tuple(names), space, beside[0], training, how.shrinkage)
 
 
 # ---- readers ------------------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ class Judge:
     params: EvaluationParams
     encoder: LatentMae
     real: Clips
-    spaces: Mapping[str, Measured]
+    spaces: Mapping[str, FittedSpace]
     probe: Probe | None
     resamples: Resamples
     reference_resamples: Resamples
@@ -240,7 +240,7 @@ class Judge:
             raise ValueError("of some clips nothing was missing")
         return self.resamples.mean((squares.flatten(1) * missing).sum(1) / missing.sum(1))
 
-    def _in_space(self, name: str, space: Measured, clips: Clips) -> dict[str, Estimate]:
+    def _in_space(self, name: str, space: FittedSpace, clips: Clips) -> dict[str, Estimate]:
         """Distances in one space (``name`` is "" or "_motion"), and in that of appearance variety and copies."""
         features = self._real_features[name] if clips is self.real else space.features(self.encoder, clips.latents)
         kernels = Kernels.of(features, space.reference, self.resamples.copies)
@@ -258,7 +258,7 @@ class Judge:
         """Of the real clips in every space: the same beside every system."""
         return {name: space.features(self.encoder, self.real.latents) for name, space in self.spaces.items()}
 
-    def _frechet(self, space: Measured, features: Tensor) -> Estimate:
+    def _frechet(self, space: FittedSpace, features: Tensor) -> Estimate:
         few = Resamples(self.resamples.counts[:FRECHET_RESAMPLES])
         return few.estimate(lambda weights: space.frechet(features.repeat_interleave(weights.long(), 0)))
 

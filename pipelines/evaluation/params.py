@@ -49,7 +49,7 @@ class KnownFactors(Params):
         return self
 
 
-class Reader(Params):
+class ReaderTraining(Params):
     """Training of one reader of factors: AdamW, one cycle of the learning rate."""
 
     width: Count
@@ -62,8 +62,8 @@ class ProbeParams(Params):
     """Readers of known factors, trained on real clips of the train split."""
 
     factors: KnownFactors
-    frames: Reader
-    clips: Reader
+    frames: ReaderTraining
+    clips: ReaderTraining
 
 
 class EvaluationParams(Params):

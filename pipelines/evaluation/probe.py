@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipelines import stage
-from pipelines.evaluation.params import Reader
+from pipelines.evaluation.params import ReaderTraining
 
 FRAMES_READ = 5
 LATENT_NOISE = 0.05
@@ -91,7 +91,9 @@ class ClipReader(nn.Module):
 # ---- training -----------------------------------------------------------------------------------------------------
 
 
-def _fit(reader: nn.Module, draw: Callable[[Tensor], Tensor], labels: Labels, params: Reader, unit: str) -> None:
+def _fit(
+    reader: nn.Module, draw: Callable[[Tensor], Tensor], labels: Labels, params: ReaderTraining, unit: str
+) -> None:
     """Minimise the summed cross-entropy of all factors over random training clips."""
     count = len(next(iter(labels.index.values())))
     optimizer = torch.optim.AdamW(reader.parameters(), lr=params.learning_rate, weight_decay=0.05)
@@ -108,7 +110,7 @@ def _fit(reader: nn.Module, draw: Callable[[Tensor], Tensor], labels: Labels, pa
     reader.eval().requires_grad_(False)
 
 
-def train_frame_reader(video: Tensor, labels: Labels, params: Reader, seed: int) -> FrameReader:
+def train_frame_reader(video: Tensor, labels: Labels, params: ReaderTraining, seed: int) -> FrameReader:
     """From real clips [N, 3, T, H, W]: a random frame of each, mirrored half of the time."""
 
     def draw(rows: Tensor) -> Tensor:
@@ -122,7 +124,7 @@ def train_frame_reader(video: Tensor, labels: Labels, params: Reader, seed: int)
     return reader
 
 
-def train_clip_reader(latents: Tensor, labels: Labels, params: Reader, seed: int) -> ClipReader:
+def train_clip_reader(latents: Tensor, labels: Labels, params: ReaderTraining, seed: int) -> ClipReader:
     """From the latents [N, C, T, H, W] of real clips, with a little noise."""
 
     def draw(rows: Tensor) -> Tensor:

@@ -24,8 +24,8 @@ from pipelines.evaluation.interpolations import interpolations
 from pipelines.evaluation.judge import (
     BETTER,
     Clips,
+    FittedSpace,
     Judge,
-    Measured,
     Scores,
     Words,
     chance,
@@ -49,7 +49,7 @@ REAL, FROZEN, NOISE = "held_out", "frozen", "noise"
 """References: real clips (the ceiling), their first frame standing still, and noise in place of latents."""
 
 
-class Decoder:
+class ClipDecoder:
     """Latents to clips by the autoencoder that made them."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
@@ -73,7 +73,7 @@ class Decoder:
         return torch.cat([self.autoencoder.encode(part.to(self.device)).float().cpu() for part in video.split(32)])
 
 
-def references(decoder: Decoder, real: Clips, seed: int) -> dict[str, Clips]:
+def references(decoder: ClipDecoder, real: Clips, seed: int) -> dict[str, Clips]:
     """Clips that no system made: real ones, their first frame repeated, noise."""
     still = real.video[:, :, :1].expand_as(real.video)
     noise = torch.randn(real.latents.shape, generator=torch.Generator().manual_seed(seed))
@@ -95,7 +95,7 @@ def load_encoder(params: EvaluationParams, folder: Path, shards: Shards) -> Late
 def build_judge(
     params: EvaluationParams,
     shards: Shards,
-    decoder: Decoder,
+    decoder: ClipDecoder,
     encoder: LatentMae,
     real: Clips,
     reference: list[int],
@@ -106,7 +106,7 @@ def build_judge(
     train, space = real_latents(shards, rows), params.feature_space
     beside = real_latents(shards, reference)
     once = real.latents[: len(part.rows)]
-    spaces, undefined = dict[str, Measured](), dict[str, str]()
+    spaces, undefined = dict[str, FittedSpace](), dict[str, str]()
     for name, features in (("", space.appearance), ("_motion", space.motion)):
         try:
             spaces[name] = measured(encoder, train, beside, once, features, space)
@@ -154,7 +154,7 @@ def score(
     checkpoint.read(autoencoder)
     encoder = load_encoder(params, checkpoints / "latent_mae", shards)
     systems = load_systems(checkpoints, shards, params.sampling, device)
-    decoder = Decoder(autoencoder, device)
+    decoder = ClipDecoder(autoencoder, device)
     systems = {name: seen_in_pixels(one, decoder) for name, one in systems.items()}
     rows = [row for part in parts.values() for row in part.rows]
     found = classes_of_prompts(shards, pseudo_classes, rows, params.class_neighbours)
@@ -196,7 +196,7 @@ def sampled(
     classes: Mapping[int, int],
     part: Part,
     params: EvaluationParams,
-    decoder: Decoder,
+    decoder: ClipDecoder,
 ) -> dict[str, Clips]:
     """Clips of every system for the prompts of one split; ``classes`` are by row of the index."""
     requests = requests_of(shards, classes, part)
@@ -211,7 +211,7 @@ def requests_of(shards: Shards, classes: Mapping[int, int], part: Part) -> Reque
 
 
 def beside(
-    judge: Judge, shards: Shards, decoder: Decoder, part: Part, clips: Mapping[str, Clips], split: str
+    judge: Judge, shards: Shards, decoder: ClipDecoder, part: Part, clips: Mapping[str, Clips], split: str
 ) -> dict[str, Any]:
     """Numbers of another split, for every system and the real clips: all of validation's, agreement of compositions.
 

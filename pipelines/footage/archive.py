@@ -26,7 +26,7 @@ from pipelines.data.endings import VIDEOS
 from pipelines.data.limits import Limits, VideoError
 from pipelines.footage.captions import MAX_BYTES, SIDECARS, NotHere, Told, together
 from pipelines.footage.found import Reel
-from pipelines.footage.members import Plan, grouped, is_wanted, plans, taken_apart
+from pipelines.footage.members import SamplePlan, grouped, is_wanted, plans, taken_apart
 from pipelines.footage.reels import open_file
 from pipelines.footage.tar_headers import Header
 from pipelines.textfile import storable_text
@@ -100,7 +100,7 @@ class _Member:
 class Sample:
     """A planned sample with its members."""
 
-    plan: Plan
+    plan: SamplePlan
     video: _Member | None
     texts: dict[str, bytes] = field(default_factory=dict)
 
@@ -134,7 +134,7 @@ class Sample:
         return open_file(self._held(), False, frame_rate, limits, digest)
 
 
-class Reader:
+class TarReader:
     """Reads members of one tar and makes samples of those of one key."""
 
     def __init__(self, limits: Limits, places: Iterator[Path]) -> None:
@@ -187,7 +187,7 @@ class Reader:
         yield from made
 
 
-def streamed(stream: io.BufferedReader, reader: Reader) -> Iterator[Sample]:
+def streamed(stream: io.BufferedReader, reader: TarReader) -> Iterator[Sample]:
     """The samples of one tar, in order, of members that follow one another.
 
     Raises:
@@ -202,7 +202,7 @@ def streamed(stream: io.BufferedReader, reader: Reader) -> Iterator[Sample]:
         for sample in reader.samples(members, again) if members else ():
             if sample.plan.video is None and key in lacking:
                 text = "its video came earlier in the tar; sort its members by name (`tar --sort=name`)"
-                sample = Sample(Plan(sample.plan.name, refusal=VideoError("unsorted_tar", text)), None)
+                sample = Sample(SamplePlan(sample.plan.name, refusal=VideoError("unsorted_tar", text)), None)
             elif sample.plan.video is not None and not sample.texts:
                 lacking.add(key)
             yield sample
@@ -231,7 +231,7 @@ def streamed(stream: io.BufferedReader, reader: Reader) -> Iterator[Sample]:
     yield from made()
 
 
-def indexed(path: Path, reader: Reader) -> Iterator[Sample]:
+def indexed(path: Path, reader: TarReader) -> Iterator[Sample]:
     """The samples of a tar on this disk, in the order of their first members.
 
     Raises:
@@ -246,7 +246,7 @@ def indexed(path: Path, reader: Reader) -> Iterator[Sample]:
 
 
 def _read_groups(
-    path: Path, members: Sequence[tarfile.TarInfo], groups: Sequence[tuple[list[int], bool]], reader: Reader
+    path: Path, members: Sequence[tarfile.TarInfo], groups: Sequence[tuple[list[int], bool]], reader: TarReader
 ) -> Iterator[Sample]:
     with path.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:", tarinfo=Header) as tar:
         for places, again in groups:

@@ -47,7 +47,7 @@ class Picture(Protocol):
 
 
 @dataclass(frozen=True)
-class Window:
+class CutWindow:
     """One clip: the place of its first frame on the time grid, and uint8 [T, H, W, 3]."""
 
     start: int
@@ -126,7 +126,7 @@ class _Run:
         self.hold = self.lead if len(self.kept) == 1 else self.lead + max(self.kept)
         self.pixels: list[dict[Size, np.ndarray]] = []
 
-    def push(self, picture: Picture) -> Iterator[Window]:
+    def push(self, picture: Picture) -> Iterator[CutWindow]:
         if self.next >= self.start:
             self.pixels.append({size: picture.cover(*size) for size in set(self.sizes.values())})
         self.next += 1
@@ -137,13 +137,13 @@ class _Run:
         """Whether the pictures from ``count`` on, of ``total`` in all, make no clip any more, with those held."""
         return total is not None and len(self.pixels) + total - count - max(0, self.start - self.next) < shortest
 
-    def end(self) -> Iterator[Window]:
+    def end(self) -> Iterator[CutWindow]:
         for frames in tail(len(self.pixels), self.covered, self.kept, self.stride):
             yield self._take(frames)
 
-    def _take(self, frames: int) -> Window:
+    def _take(self, frames: int) -> CutWindow:
         size = self.sizes[frames]
-        window = Window(self.start, np.stack([held[size] for held in self.pixels[:frames]]))
+        window = CutWindow(self.start, np.stack([held[size] for held in self.pixels[:frames]]))
         step = advance(frames, self.stride)
         self.pixels = self.pixels[step:]
         self.start += step
@@ -157,7 +157,7 @@ def cut(
     cutting: Cutting,
     rate: float,
     seen: Seen | None = None,
-) -> Iterator[Window]:
+) -> Iterator[CutWindow]:
     """Clips of a stream, in order; a stretch without a frame near its time is cut around, and so is a shot boundary.
 
     Args:

@@ -32,7 +32,7 @@ Side = Annotated[int, Field(ge=16), AfterValidator(_even)]
 Text = Annotated[str, Field(min_length=1)]
 
 
-class Limits(Params):
+class FileLimits(Params):
     """Most that one file may hold or cost; anything over is refused before it costs more."""
 
     max_pixels: Count

@@ -26,8 +26,6 @@ TEXTS = (
     *(".srt", ".vtt", ".md", ".dvc"),
 )
 """Endings of what stands beside videos; such files are not looked into."""
-NOBODYS = ("thumbs.db", "desktop.ini", "@eadir", "__macosx", "lost+found")
-"""Beside :mod:`pipelines.litter`: what archives leave, and other spellings."""
 HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 
 
@@ -115,7 +113,7 @@ def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
 
 def _is_nobodys(name: str) -> bool:
-    return name.startswith(".") or is_litter(name) or name.lower() in NOBODYS
+    return name.startswith(".") or is_litter(name)
 
 
 def _kind(path: Path, media: str) -> tuple[str, str]:

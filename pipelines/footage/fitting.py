@@ -29,7 +29,7 @@ NEVER = -1.0
 
 
 @dataclass(frozen=True)
-class Change:
+class FittedValue:
     """A value of params.yaml that does not fit: where, what fits, and why in a few words."""
 
     key: tuple[str, ...]
@@ -45,7 +45,7 @@ class Change:
         return found
 
 
-def fitted(values: Mapping[str, Any], clips: int, wordless: str | None) -> Iterator[Change]:
+def fitted(values: Mapping[str, Any], clips: int, wordless: str | None) -> Iterator[FittedValue]:
     """The values that do not fit so many clips; ``wordless``: why captions tell none apart, None where they do."""
     yield from _of_captions(values, wordless)
     stated = _at(values, "pseudo_classes", "num_classes")
@@ -55,7 +55,7 @@ def fitted(values: Mapping[str, Any], clips: int, wordless: str | None) -> Itera
     splits = _at(values, "raw_video", "splits") or {}
     train = clips * (1 - sum(share for share in splits.values() if isinstance(share, float)))
     if num < stated:
-        yield Change(("pseudo_classes", "num_classes"), num, f"about {clips} clips, {CLIPS_PER_CLASS} per class")
+        yield FittedValue(("pseudo_classes", "num_classes"), num, f"about {clips} clips, {CLIPS_PER_CLASS} per class")
     yield from _of_fallback(values, num, train)
     yield from _of_diagnostics(values, num, train)
     yield from _of_few_queries(values, clips)
@@ -79,28 +79,28 @@ def _at(values: Any, *key: str) -> Any:
     return values
 
 
-def _of_captions(values: Mapping[str, Any], wordless: str | None) -> Iterator[Change]:
+def _of_captions(values: Mapping[str, Any], wordless: str | None) -> Iterator[FittedValue]:
     """Without captions that differ, text says nothing, nor what it has in common with pictures."""
     for name in ("text", "alignment") if wordless is not None else ():
         if _at(values, "pseudo_classes", "embedding", name) is not None:
             reason = f"{wordless}, so text tells no classes apart"
-            yield Change(("pseudo_classes", "embedding", name), None, reason)
+            yield FittedValue(("pseudo_classes", "embedding", name), None, reason)
 
 
-def _of_fallback(values: Mapping[str, Any], num: int, train: float) -> Iterator[Change]:
+def _of_fallback(values: Mapping[str, Any], num: int, train: float) -> Iterator[FittedValue]:
     key, fallback = ("pseudo_classes", "fallback"), _at(values, "pseudo_classes", "fallback")
     smaller = _at(fallback, "num_classes")
     if not isinstance(smaller, int):
         return
     if smaller >= num and num < 4:
-        yield Change(key, None, f"{num} classes have no smaller codebook to fall back on")
+        yield FittedValue(key, None, f"{num} classes have no smaller codebook to fall back on")
         return
     if smaller >= num:
-        yield Change((*key, "num_classes"), num // 2, "half of them")
+        yield FittedValue((*key, "num_classes"), num // 2, "half of them")
     yield from _near_empty((*key, "near_empty"), fallback["near_empty"], min(smaller, num // 2), train)
 
 
-def _of_diagnostics(values: Mapping[str, Any], num: int, train: float) -> Iterator[Change]:
+def _of_diagnostics(values: Mapping[str, Any], num: int, train: float) -> Iterator[FittedValue]:
     key, section = ("diagnostics",), _at(values, "diagnostics")
     fallback = _at(values, "pseudo_classes", "fallback", "num_classes")
     least = min(fallback, max(num // 2, 2)) if isinstance(fallback, int) and num >= 4 else num
@@ -108,16 +108,16 @@ def _of_diagnostics(values: Mapping[str, Any], num: int, train: float) -> Iterat
     if isinstance(tops, list) and tops:
         fitting = [top for top in tops if top <= max(1, train / num / 2)] or [1]
         if fitting != tops:
-            yield Change((*key, "neighbours"), fitting, f"training clips per class: about {train / num:.0f}")
+            yield FittedValue((*key, "neighbours"), fitting, f"training clips per class: about {train / num:.0f}")
     yield from _near_empty((*key, "near_empty"), _at(section, "near_empty"), num, train)
     gate = _at(section, "gates", "largest_share")
     warn, fail = (min(0.98, round(1 / least + over, 2)) for over in OVER_EVEN)
     if isinstance(_at(gate, "warn"), float) and gate["warn"] < min(warn, CLOSE_TO_EVEN / least):
         reason = f"of {least} classes even the fullest of equal ones holds {1 / least:.0%}"
-        yield Change((*key, "gates", "largest_share"), {"warn": warn, "fail": fail}, reason)
+        yield FittedValue((*key, "gates", "largest_share"), {"warn": warn, "fail": fail}, reason)
 
 
-def _of_few_queries(values: Mapping[str, Any], clips: int) -> Iterator[Change]:
+def _of_few_queries(values: Mapping[str, Any], clips: int) -> Iterator[FittedValue]:
     """Gates that a single clip would decide warn and stop nothing."""
     gates, share = _at(values, "diagnostics", "gates"), _at(values, "raw_video", "splits", "validation")
     if not isinstance(share, float) or clips * share >= QUERIES:
@@ -125,10 +125,10 @@ def _of_few_queries(values: Mapping[str, Any], clips: int) -> Iterator[Change]:
     lowered = {name: {"fail": NEVER} for name in JUDGED if _at(gates, name, "fail") not in (None, NEVER)}
     if lowered:
         reason = f"about {clips * share:.0f} held-out clips decide nothing: these gates warn, and stop no training"
-        yield Change(("diagnostics", "gates"), lowered, reason)
+        yield FittedValue(("diagnostics", "gates"), lowered, reason)
 
 
-def _near_empty(key: tuple[str, ...], stated: Any, num: int, train: float) -> Iterator[Change]:
+def _near_empty(key: tuple[str, ...], stated: Any, num: int, train: float) -> Iterator[FittedValue]:
     fitting = max(1, int(train / num / NEAR_EMPTY))
     if isinstance(stated, int) and stated > max(1.0, train / num / 2):
-        yield Change(key, fitting, f"training clips per class: about {train / num:.0f}")
+        yield FittedValue(key, fitting, f"training clips per class: about {train / num:.0f}")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from pipelines.footage.fitting import Change
+from pipelines.footage.fitting import FittedValue
 
 TOKEN = re.compile(r"\w+|[^\w\s]+")
 """As the ``embedded`` text encoder takes captions apart."""
@@ -14,7 +14,7 @@ BESIDE = 2
 """Tokens that are no words: the end of the text, and the class."""
 
 
-def fitted_text(values: Mapping[str, Any], captions: Collection[str], is_all: bool) -> Iterator[Change]:
+def fitted_text(values: Mapping[str, Any], captions: Collection[str], is_all: bool) -> Iterator[FittedValue]:
     """Every ``text_length`` that the captions do not fit into, raised; ``is_all``: there are no further captions.
 
     Nothing is known of a pretrained encoder's tokens, nor may a pretrained denoiser's length be changed.
@@ -31,4 +31,4 @@ def fitted_text(values: Mapping[str, Any], captions: Collection[str], is_all: bo
             if isinstance(stated, int) and stated < longest:
                 value = longest if is_all else most + 1
                 reason = "tokens of the longest caption" if is_all else "the longest that latent_shards.text leaves"
-                yield Change((name, block, "text_length"), value, reason)
+                yield FittedValue((name, block, "text_length"), value, reason)

@@ -31,7 +31,7 @@ class Name:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SamplePlan:
     """One sample: its name, and of its members the video and the texts by their places; or why there is none."""
 
     name: str
@@ -80,7 +80,7 @@ def grouped(members: Iterable[str]) -> dict[str, list[list[int]]]:
     return found
 
 
-def plans(members: Sequence[str], again: bool = False) -> Iterator[Plan]:
+def plans(members: Sequence[str], again: bool = False) -> Iterator[SamplePlan]:
     """The samples that members of one key make.
 
     A key's main video is ``key.mp4``; further videos are parts of the sample, unless a text of their own name makes
@@ -95,25 +95,25 @@ def plans(members: Sequence[str], again: bool = False) -> Iterator[Plan]:
     key = names[0].key
     if again and videos:
         first = members[next(iter(videos.values()))]
-        yield Plan(first, refusal=VideoError("repeated_key", f"{first} stands twice in the tar; rename one"))
+        yield SamplePlan(first, refusal=VideoError("repeated_key", f"{first} stands twice in the tar; rename one"))
         return
     own = [part for part in videos if part and _texts(names, (part,))]
     rest = [part for part in videos if part not in own]
     if not videos:
         texts = tuple(place for place, name in enumerate(names) if name.suffix in SIDECARS)
-        yield Plan(key, None, texts, VideoError("not_video", "the sample has no video member"))
+        yield SamplePlan(key, None, texts, VideoError("not_video", "the sample has no video member"))
     elif "" in videos or len(videos) == 1:
         main = "" if "" in videos else next(iter(videos))
-        yield Plan(members[videos[main]], videos[main], _texts(names, dict.fromkeys((main, *CAPTIONING))))
+        yield SamplePlan(members[videos[main]], videos[main], _texts(names, dict.fromkeys((main, *CAPTIONING))))
     elif not own:
         held = " and ".join(PurePosixPath(members[place]).name for place in list(videos.values())[:2])
         main = f"{PurePosixPath(key).name}{names[next(iter(videos.values()))].suffix}"
-        yield Plan(key, refusal=VideoError("ambiguous_sample", f"holds {held}; name the one to use {main}"))
+        yield SamplePlan(key, refusal=VideoError("ambiguous_sample", f"holds {held}; name the one to use {main}"))
     else:
         for part in rest:
-            yield Plan(members[videos[part]], videos[part])
+            yield SamplePlan(members[videos[part]], videos[part])
     for part in own if len(videos) > 1 else ():
-        yield Plan(members[videos[part]], videos[part], _texts(names, (part,)))
+        yield SamplePlan(members[videos[part]], videos[part], _texts(names, (part,)))
 
 
 def _texts(names: Sequence[Name], parts: Iterable[str]) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
-from pipelines.footage.archive import DAMAGED, Reader, Sample, headers, indexed, streamed, unpacked
+from pipelines.footage.archive import DAMAGED, Sample, TarReader, headers, indexed, streamed, unpacked
 from pipelines.footage.members import is_wanted, taken_apart
 
 BLOCK = 512
@@ -22,7 +22,7 @@ FREE_SHARE = 0.5
 """Most of the free disk that an unpacked tar may take: the videos taken out of it need room, too."""
 
 
-def packed_samples(path: Path, reader: Reader, spool: Path) -> Iterator[Sample]:
+def packed_samples(path: Path, reader: TarReader, spool: Path) -> Iterator[Sample]:
     """The samples of a compressed tar; ``spool``: a folder on this disk, which takes the tar while it is read.
 
     What would not fit (the reader's limit on bytes, half of the free disk) is streamed: the texts of a sample that

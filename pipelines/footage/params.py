@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from pipelines.data.endings import PICTURES, VIDEOS
 from pipelines.footage import factors
-from pipelines.footage.cutting_params import Cutting, Frames, Limits, Quality, Side, Text, as_tuples
+from pipelines.footage.cutting_params import Cutting, FileLimits, Frames, Quality, Side, Text, as_tuples
 from pipelines.params import Count, Params, Positive, Share, Whole
 
 
@@ -93,7 +93,7 @@ class Footage(Params):
     quality: Quality
     max_clips_per_video: Count | None
     max_rejected_share: Share
-    limits: Limits
+    limits: FileLimits
 
 
 class Folder(Footage):
@@ -171,7 +171,7 @@ class Vpt(Footage):
     captions: str | None
 
 
-class Source(Params):
+class SourceBlock(Params):
     """Where the clips come from: exactly one of the blocks; the others are left out or null."""
 
     rendered: Rendered | None
@@ -188,7 +188,7 @@ class Source(Params):
         return {**dict.fromkeys(cls.model_fields), **value} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> Source:
+    def _exactly_one(self) -> SourceBlock:
         if sum(getattr(self, name) is not None for name in type(self).model_fields) != 1:
             raise ValueError(f"must hold exactly one block: {', '.join(type(self).model_fields)}")
         return self
@@ -207,7 +207,7 @@ class RawVideoParams(Params):
 
     clip: Clip
     splits: Splits
-    source: Source
+    source: SourceBlock
     tars_above: Whole | None
 
     @model_validator(mode="before")

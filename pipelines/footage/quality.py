@@ -6,22 +6,17 @@ moving one decodes nothing.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from pipelines.footage.cutting_params import Quality
+from pipelines.footage.lookalikes import SIDE, lookalikes
 
 HASHED = 4
 """Frames of a clip that are hashed, from the first to the last."""
-SIDE = 8
-BANDS = 16
-"""Hashes that differ in fewer bits than there are bands agree in at least one band."""
-MIXED = np.random.default_rng(0).permutation(HASHED * SIDE * SIDE)
-"""Order in which bits are dealt to bands: a flat part of the picture, whose bits say nothing, then fills no band."""
 BLACK = 24
 """Levels up to which a bar is black, with the noise of its codec."""
 LEAST = 16
@@ -83,31 +78,6 @@ def measure(frames: np.ndarray) -> dict[str, Any]:
     return {"motion": motion(frames), "sharpness": sharpness(frames), "hash": perceptual_hash(frames)}
 
 
-def lookalikes(
-    hashes: Sequence[str], apart: Callable[[np.ndarray, int], np.ndarray], max_bits: int
-) -> list[int | None]:
-    """Per clip: the first kept clip before it that looks the same; None: it is kept itself.
-
-    Only clips that are ``apart`` (many places against one: bool each) are compared. Candidates share one of 16
-    bands, so that the work grows with the clips and not with their pairs; no pair within ``max_bits`` is missed.
-    """
-    codes = np.array([list(bytes.fromhex(one)) for one in hashes], np.uint8).reshape(len(hashes), -1)
-    dealt = np.packbits(np.unpackbits(codes, axis=1)[:, MIXED], axis=1) if len(codes) else codes
-    seen: dict[tuple[int, bytes], list[int]] = defaultdict(list)
-    found: list[int | None] = []
-    for place, code in enumerate(codes):
-        bands = [(band, part.tobytes()) for band, part in enumerate(np.split(dealt[place], BANDS))]
-        near = np.array(sorted(set().union(*(seen[band] for band in bands))), np.int64)
-        alike = near[np.bitwise_count(codes[near] ^ code).sum(1) <= max_bits]
-        twins = alike[apart(alike, place)]
-        twin = int(twins[0]) if len(twins) else None
-        found.append(twin)
-        if twin is None:
-            for band in bands:
-                seen[band].append(place)
-    return found
-
-
 def judge(quality: Quality, clips: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The decisions on each clip, by the names of ``JUDGED``: "kept", "refused" or "off"; its split refuses none yet.
 
@@ -125,9 +95,9 @@ def judge(quality: Quality, clips: Sequence[dict[str, Any]]) -> list[dict[str, A
     order = [place for place in order if "refused" not in decided[place].values()]
     twins: dict[int, str] = {}
     if quality.duplicate is not None and order:
-        hashes, sources = [clips[p]["quality_hash"] for p in order], np.array([clips[p]["source"] for p in order])
         # Clips of one source differ by their times and are never duplicates of one another.
-        twin_of = lookalikes(hashes, lambda one, other: sources[one] != sources[other], quality.duplicate.max_bits)
+        hashes, sources = [clips[p]["quality_hash"] for p in order], [(clips[p]["source"],) for p in order]
+        twin_of = lookalikes(hashes, sources, quality.duplicate.max_bits)
         for place, twin in zip(order, twin_of, strict=True):
             if twin is not None:
                 twins[place] = clips[order[twin]]["key"]

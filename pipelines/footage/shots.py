@@ -43,7 +43,7 @@ class Covering(Protocol):
 Shown = TypeVar("Shown", bound=Covering)
 
 
-class Look(NamedTuple):
+class FrameLook(NamedTuple):
     """What a frame is compared by: [3, BINS] soft histograms, each row summing to 1; [SIDE, SIDE, 3] mean levels."""
 
     colors: np.ndarray
@@ -79,16 +79,16 @@ def _parts(size: int) -> np.ndarray:
     return found
 
 
-def look(frame: np.ndarray) -> Look:
+def look(frame: np.ndarray) -> FrameLook:
     """What is compared of a frame, uint8 [H, W, 3] with sides of at least 8."""
     step = max(1, min(frame.shape[:2]) // 64)
     frame = frame[::step, ::step]
     height, width = frame.shape[:2]
     rows = (_parts(height) @ frame.reshape(height, -1).astype(float)).reshape(SIDE, width, 3)
-    return Look(_histograms(frame), _parts(width) @ rows)
+    return FrameLook(_histograms(frame), _parts(width) @ rows)
 
 
-def distance(one: Look, other: Look) -> float:
+def distance(one: FrameLook, other: FrameLook) -> float:
     """How little two frames have in common: 0 (equal) to 1."""
     colors = np.abs(one.colors - other.colors).sum() / len(one.colors) / 2
     layout = np.abs(one.layout - other.layout).sum() / one.layout.size / LAYOUT
@@ -131,7 +131,7 @@ def boundaries(
     """
     waiting: deque[tuple[Shown, float | None]] = deque()
     passed: deque[float | None] = deque(maxlen=AROUND)
-    last: Look | None = None
+    last: FrameLook | None = None
 
     def decided(at_least: int) -> Iterator[tuple[Shown, bool]]:
         """Those that are decided: by themselves, or with ``at_least`` so many behind them."""

@@ -14,7 +14,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipelines.footage.params import Source
+from pipelines.footage.params import SourceBlock
 from pipelines.stage import StageError
 
 STAGE = "raw_video"
@@ -246,7 +246,7 @@ def paths_of(params: str) -> list[str]:
     """Paths that the present source names."""
     source = (_plain(params) or {}).get(STAGE, {}).get("source") or {}
     found = []
-    for name in Source.model_fields:
+    for name in SourceBlock.model_fields:
         one = source.get(name)
         if isinstance(one, Mapping):
             urls = one.get("urls")

@@ -6,13 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from pipelines import stage
 from pipelines.data.catalog import TEST, TRAIN, VALIDATION
 from pipelines.footage.cutting_params import Quality
+from pipelines.footage.lookalikes import lookalikes
 from pipelines.footage.params import Splits
-from pipelines.footage.quality import lookalikes
 from pipelines.stage import StageError
 
 NAMES = (TRAIN, VALIDATION, TEST)
@@ -75,12 +73,8 @@ def alike(clips: Sequence[dict[str, Any]], max_bits: int) -> dict[int, str]:
     """Clips that look like one of another file whose split comes before theirs: their place, and that clip's key."""
     order = sorted(range(len(clips)), key=lambda place: (NAMES.index(clips[place]["split"]), place))
     hashes = [clips[place]["quality_hash"] for place in order]
-    splits, sources = (np.array([clips[place][name] for place in order]) for name in ("split", "source"))
-
-    def apart(many: np.ndarray, one: int) -> np.ndarray:
-        return (splits[many] != splits[one]) & (sources[many] != sources[one])
-
-    pairs = zip(order, lookalikes(hashes, apart, max_bits), strict=True)
+    labels = [(clips[place]["split"], clips[place]["source"]) for place in order]
+    pairs = zip(order, lookalikes(hashes, labels, max_bits), strict=True)
     return {place: str(clips[order[twin]]["key"]) for place, twin in pairs if twin is not None}
 
 

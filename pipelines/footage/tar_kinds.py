@@ -24,14 +24,14 @@ FIELD = re.compile(r"[^.]+\.(.+)")
 
 
 @dataclass(frozen=True)
-class Pictures:
+class PictureFields:
     """The fields of tars of pictures: of the picture and of its text, None where there is none."""
 
     media: str
     captions: str | None
 
 
-def pictures_in(url: str) -> Pictures | None:
+def pictures_in(url: str) -> PictureFields | None:
     """The fields of a tar by path or URL that holds pictures and no video; None: it holds videos, or is damaged.
 
     Raises:
@@ -57,7 +57,7 @@ def pictures_in(url: str) -> Pictures | None:
     pictures = [field for field, _ in fields.most_common() if f".{field}".endswith(PICTURES)]
     if not pictures or any(f".{field}".endswith(VIDEOS) for field in fields):
         return None
-    return Pictures(pictures[0], next((field for field in ("json", "txt") if captioned.get(field)), None))
+    return PictureFields(pictures[0], next((field for field in ("json", "txt") if captioned.get(field)), None))
 
 
 def _has_caption(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bool:

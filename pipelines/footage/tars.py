@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from pipelines.data.address import refusal, shown
 from pipelines.data.limits import Limits, VideoError
 from pipelines.data.stream import open_stream
-from pipelines.footage.archive import DAMAGED, Reader, Sample, headers, in_order, indexed, is_packed, streamed
+from pipelines.footage.archive import DAMAGED, Sample, TarReader, headers, in_order, indexed, is_packed, streamed
 from pipelines.footage.captions import SIDECARS
 from pipelines.footage.found import Found, Reel, refused
 from pipelines.footage.members import plans
@@ -98,7 +98,7 @@ def tar_samples(params: Tars, frame_rate: float, spool: Path) -> Iterator[Found]
         StageError: a tar cannot be opened or read.
     """
     limits, urls, count = limits_of(params), expand(params.urls), 0
-    reader = Reader(limits, (spool / f"video-{number}" for number in itertools.count()))
+    reader = TarReader(limits, (spool / f"video-{number}" for number in itertools.count()))
     for place, url in enumerate(urls):
         name = tar_name(url)
         with opened(url) as stream:
@@ -115,7 +115,7 @@ def tar_samples(params: Tars, frame_rate: float, spool: Path) -> Iterator[Found]
                 yield refused(name, place + 1, len(urls), VideoError("damaged_tar", text))
 
 
-def _samples(url: str, stream: io.BufferedReader, reader: Reader, spool: Path) -> Iterator[Sample]:
+def _samples(url: str, stream: io.BufferedReader, reader: TarReader, spool: Path) -> Iterator[Sample]:
     if urlsplit(url).scheme:
         return streamed(stream, reader)
     return packed_samples(Path(url), reader, spool) if is_packed(stream) else indexed(Path(url), reader)

@@ -83,8 +83,7 @@ def look(params: RawVideoParams, spool: Path) -> Glance:
     """Captions of the first files, and what the first of them are, cut into one clip each."""
     footage = params.source.footage
     assert footage is not None
-    seen = Glance()
-    opened = 0
+    seen, opened = Glance(), 0
     for found in itertools.islice(found_in(footage, params.clip.frame_rate, spool), COUNTED):
         seen.files += 1
         try:
@@ -98,7 +97,7 @@ def look(params: RawVideoParams, spool: Path) -> Glance:
                 seen.lengths += stated_seconds(found)
             if opened < TRIED:
                 opened += 1
-                _open(params, found, seen, spool / f"cut-{opened}")
+                _open(params, footage, found, seen, spool / f"cut-{opened}")
         except NotHere as error:
             seen.files -= 1
             seen.passed.add(error.reason)
@@ -125,10 +124,8 @@ def stated_seconds(found: Found) -> list[float]:
     return []
 
 
-def _open(params: RawVideoParams, found: Found, seen: Glance, folder: Path) -> None:
+def _open(params: RawVideoParams, footage: Footage, found: Found, seen: Glance, folder: Path) -> None:
     """Size and rate of a file's first frames, and the cost of its first clip."""
-    footage = params.source.footage
-    assert footage is not None
     reel = found.open(found.digest())
     path = getattr(reel, "path", None)
     if path is not None and not found.still:
@@ -167,6 +164,11 @@ def described(layout: Layout, seen: Glance, params: RawVideoParams) -> Iterator[
     for reason, count in seen.refused.most_common():
         what = "Passed over" if reason in seen.passed else "Not usable"
         yield f"{what}: {count} {reason}, as {seen.first[reason].rstrip('.?')}."
+    unusable = seen.refused.total() - sum(seen.refused[reason] for reason in seen.passed)
+    allowed = params.source.footage.max_rejected_share if params.source.footage else 1.0
+    if unusable > allowed * seen.files:
+        key = f"raw_video.source.{layout.block}.max_rejected_share"
+        yield f"A run would stop at that: {key} allows {allowed:.0%}. Mend or remove them, or raise it."
     yield from (f"{note[0].upper()}{note[1:]}." for note in layout.notes)
 
 

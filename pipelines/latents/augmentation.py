@@ -18,7 +18,7 @@ GREY = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
-class Change:
+class DrawnChange:
     """What is drawn for one sample.
 
     Attributes:
@@ -34,7 +34,7 @@ class Change:
     saturation: float = 1.0
 
 
-def drawn(params: Augmentation, place: tuple[int, int, int], most_start: int) -> Change:
+def drawn(params: Augmentation, place: tuple[int, int, int], most_start: int) -> DrawnChange:
     """The change of one sample.
 
     Args:
@@ -43,7 +43,7 @@ def drawn(params: Augmentation, place: tuple[int, int, int], most_start: int) ->
     """
     generator = np.random.default_rng([*place, MARK])
     late, side, top, left, *factors = generator.random(7).tolist()  # all, whichever blocks there are
-    start, box = 0, Change.box
+    start, box = 0, DrawnChange.box
     if params.temporal_crop is not None:
         start = int(late * (1 + min(params.temporal_crop.max_start, most_start)))
     if params.spatial_crop is not None:
@@ -51,10 +51,12 @@ def drawn(params: Augmentation, place: tuple[int, int, int], most_start: int) ->
         box = (top * (1.0 - share), left * (1.0 - share), share, share)
     jitter = params.color_jitter or ColorJitter(brightness=0.0, contrast=0.0, saturation=0.0)
     most = (jitter.brightness, jitter.contrast, jitter.saturation)
-    return Change(start, box, *(1.0 + (2.0 * unit - 1.0) * reach for unit, reach in zip(factors, most, strict=True)))
+    return DrawnChange(
+        start, box, *(1.0 + (2.0 * unit - 1.0) * reach for unit, reach in zip(factors, most, strict=True))
+    )
 
 
-def changed(video: Tensor, change: Change) -> Tensor:
+def changed(video: Tensor, change: DrawnChange) -> Tensor:
     """The same frames [3, T, H, W] in [-1, 1], cropped, resized to their size and coloured as ``change`` says."""
     return coloured(cropped(video, change.box), change)
 
@@ -72,7 +74,7 @@ def cropped(video: Tensor, box: tuple[float, float, float, float]) -> Tensor:
     return whole.transpose(0, 1).clamp(-1.0, 1.0)
 
 
-def coloured(video: Tensor, change: Change) -> Tensor:
+def coloured(video: Tensor, change: DrawnChange) -> Tensor:
     """Brightness, contrast and saturation, in this order, on values in [0, 1]; the result is clamped to [-1, 1]."""
     if (change.brightness, change.contrast, change.saturation) == (1.0, 1.0, 1.0):
         return video

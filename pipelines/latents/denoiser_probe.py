@@ -114,7 +114,7 @@ def encoded(autoencoder: Autoencoder, clips: Clips, rows: Sequence[int]) -> tupl
 
 
 @dataclass(frozen=True)
-class Found:
+class ProbedAutoencoder:
     """Of one autoencoder."""
 
     name: str
@@ -123,7 +123,7 @@ class Found:
     loss: float
 
 
-def measure(folder: Path, clips: Clips, budget: Budget) -> Found:
+def measure(folder: Path, clips: Clips, budget: Budget) -> ProbedAutoencoder:
     """Probe the autoencoder of a checkpoint folder on clips of the splits train and validation.
 
     Raises:
@@ -133,10 +133,10 @@ def measure(folder: Path, clips: Clips, budget: Budget) -> Found:
     clips.require(autoencoder.temporal_stride, autoencoder.spatial_stride)
     train, _ = encoded(autoencoder, clips, clips.rows("train")[:MOST_CLIPS])
     held_out, reached = encoded(autoencoder, clips, clips.rows("validation")[:HELD_OUT_CLIPS])
-    return Found(str(folder), tuple(train.shape[1:]), reached, probe(train, held_out, budget))
+    return ProbedAutoencoder(str(folder), tuple(train.shape[1:]), reached, probe(train, held_out, budget))
 
 
-def report(found: Sequence[Found]) -> str:
+def report(found: Sequence[ProbedAutoencoder]) -> str:
     """A table, the easiest to denoise first, and a line for each pair where better pixels are worse latents."""
     order = sorted(found, key=lambda one: one.loss)
     width = max(len(one.name) for one in order)

@@ -24,7 +24,7 @@ from pipelines.latents.clips import Clips, to_unit_range
 from pipelines.latents.forwards import Forwards
 from pipelines.latents.params import LatentShardsParams
 from pipelines.latents.plan import Part, Plan, fields_of, prompt_hash
-from pipelines.latents.stock import Reader
+from pipelines.latents.stock import StockReader
 from pipelines.latents.text import TextEncoder
 from pipelines.models.autoencoder import Autoencoder
 from pipelines.training.precision import computing, resolved
@@ -185,7 +185,7 @@ class Encoder:
 
     def samples(self, plan: Plan, parts: Sequence[Part]) -> Generator[Sample, None, None]:
         """(key, fields, sidecar) of every sample of the parts, in order: encoded, or copied where the plan says so."""
-        reader, prompts = Reader(), self._columns["caption"]
+        reader, prompts = StockReader(), self._columns["caption"]
         latents = self.latents([row for part in parts for row in part.rows if row not in plan.latents])
         with contextlib.closing(latents):
             for part in parts:

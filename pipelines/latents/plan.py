@@ -25,7 +25,7 @@ from pipelines.data.catalog import read_catalog
 from pipelines.data.contract import CHECKSUM
 from pipelines.latents import recipes, stock
 from pipelines.latents.params import LatentShardsParams
-from pipelines.latents.stock import IDENTITY, Place, Stock, StockShard
+from pipelines.latents.stock import IDENTITY, Stock, StockPlace, StockShard
 from pipelines.launch import stated
 from pipelines.params import ParamsError, read_document
 from pipelines.progress import duration
@@ -58,8 +58,8 @@ class Plan:
     kept: dict[str, StockShard]
     parts: list[Part]
     recipes: dict[str, str]
-    latents: dict[int, Place] = field(default_factory=dict)
-    embeds: dict[str, Place] = field(default_factory=dict)
+    latents: dict[int, StockPlace] = field(default_factory=dict)
+    embeds: dict[str, StockPlace] = field(default_factory=dict)
 
     def rows_to_encode(self) -> list[int]:
         """Catalog rows whose clips go through the autoencoder."""
@@ -184,9 +184,9 @@ def _records(rows: pd.DataFrame, column: str) -> Iterator[tuple[str, dict[str, A
     return zip(rows[column].tolist(), rows.to_dict("records"), strict=True)  # type: ignore[return-value]
 
 
-def _place(shard: StockShard, row: Mapping[str, Any]) -> Place:
+def _place(shard: StockShard, row: Mapping[str, Any]) -> StockPlace:
     checksums = {name: int(row[name]) for name in row if name.startswith(CHECKSUM) and pd.notna(row[name])}
-    return Place(shard.path, row["offset"], row["size"], row["key"], checksums)
+    return StockPlace(shard.path, row["offset"], row["size"], row["key"], checksums)
 
 
 # ---- telling beforehand -------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ class StockShard:
 
 
 @dataclass(frozen=True)
-class Place:
+class StockPlace:
     """Where a sample can be read: the shard's file, its place in it, its key there and the checksums of members."""
 
     path: Path
@@ -165,13 +165,13 @@ def _unfinished(folder: Path) -> list[StockShard]:
 # ---- reading ------------------------------------------------------------------------------------------------------
 
 
-class Reader:
+class StockReader:
     """Members of samples in stock; keeps the map of the last shard only, as copies come shard by shard."""
 
     def __init__(self) -> None:
         self._open: tuple[Path, mmap.mmap] | None = None
 
-    def read(self, place: Place, field: str) -> np.ndarray:
+    def read(self, place: StockPlace, field: str) -> np.ndarray:
         """One array of a sample, checked.
 
         Raises:

@@ -23,7 +23,7 @@ Extent = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Layout:
+class InputLayout:
     """What a transformer's config says of its inputs.
 
     Attributes:
@@ -42,7 +42,7 @@ class Layout:
     wants_image: bool = False
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], kind: str) -> Layout:
+    def of(cls, config: Mapping[str, Any], kind: str) -> InputLayout:
         """The layout that the config of a class of :data:`BACKBONES` states.
 
         Raises:
@@ -90,7 +90,7 @@ def unpacked(tokens: Tensor, grid: tuple[int, int, int], patch: tuple[int, int, 
 
 
 def velocity(
-    transformer: Any, layout: Layout, x: Tensor, sigma: Tensor, text: Tensor, mask: Tensor, extent: Extent | None
+    transformer: Any, layout: InputLayout, x: Tensor, sigma: Tensor, text: Tensor, mask: Tensor, extent: Extent | None
 ) -> Tensor:
     """Velocity [B, C, T, H, W] of ``x`` by a transformer of :data:`BACKBONES`, called as its own pipeline calls it.
 

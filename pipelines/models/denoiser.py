@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipelines.models import backbones, lora
-from pipelines.models.backbones import BACKBONES, Extent, Layout
+from pipelines.models.backbones import BACKBONES, Extent, InputLayout
 from pipelines.models.pretrained_denoiser import Origin, identity, require_same
 from pipelines.stage import StageError
 
@@ -65,7 +65,7 @@ class VideoDenoiser(nn.Module):
     ) -> None:
         super().__init__()
         self.transformer = transformer
-        self.layout = Layout.of(transformer.config, type(transformer).__name__)
+        self.layout = InputLayout.of(transformer.config, type(transformer).__name__)
         self.text_length, self.num_classes = text_length, num_classes
         self.extent, self.base = extent, base
         self.has_positions = self.layout.in_channels == self.layout.out_channels + POSITION_CHANNELS

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from pipelines import hub
-from pipelines.models.backbones import BACKBONES, Layout
+from pipelines.models.backbones import BACKBONES, InputLayout
 from pipelines.stage import StageError
 
 QUANTISED = ("int8", "nf4")
@@ -55,7 +55,7 @@ class Origin:
         """
         return read_config(self.name, self.revision, self.subfolder)
 
-    def layout(self) -> Layout:
+    def layout(self) -> InputLayout:
         """What its config says of its inputs.
 
         Raises:
@@ -63,7 +63,7 @@ class Origin:
         """
         config = self.config()
         try:
-            return Layout.of(config, config.get("_class_name", "none"))
+            return InputLayout.of(config, config.get("_class_name", "none"))
         except (StageError, KeyError) as error:
             raise StageError(f"pretrained denoiser {self}: {error}") from None
 
@@ -178,7 +178,7 @@ class Given:
     latent_std: Sequence[Any]
 
 
-def check_fits(origin: Origin, layout: Layout, given: Given) -> None:
+def check_fits(origin: Origin, layout: InputLayout, given: Given) -> None:
     """Check channels, text width and, where the checkpoint's folder also holds an autoencoder, that it is the same.
 
     Raises:

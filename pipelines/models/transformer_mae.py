@@ -29,7 +29,7 @@ def sine_positions(grid: Sequence[int], width: int, frames: Sequence[int] | None
     return F.pad(waves, (0, width - waves.shape[1]))
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Pre-norm self-attention and MLP: x + A(N(x)), then x + M(N(x))."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -80,11 +80,11 @@ class TransformerMae(nn.Module):
         self.patch = (int(patch[0]), int(patch[1]), int(patch[2]))
         size = channels * math.prod(self.patch)
         self.embed = nn.Linear(size, width)
-        self.encoder = nn.ModuleList([Block(width, heads) for _ in range(depth)])
+        self.encoder = nn.ModuleList([TransformerBlock(width, heads) for _ in range(depth)])
         self.norm = nn.LayerNorm(width)
         self.bridge = nn.Linear(width, decoder_width)
         self.hidden_embed = nn.Parameter(torch.zeros(decoder_width))
-        self.decoder = nn.ModuleList([Block(decoder_width, heads) for _ in range(decoder_depth)])
+        self.decoder = nn.ModuleList([TransformerBlock(decoder_width, heads) for _ in range(decoder_depth)])
         self.decoder_norm = nn.LayerNorm(decoder_width)
         self.predict = nn.Linear(decoder_width, size)
 

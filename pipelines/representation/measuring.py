@@ -42,7 +42,7 @@ PER_CLASS = 64
 
 
 @dataclass(frozen=True)
-class Near:
+class NearSamples:
     """Neighbours of the queries: row numbers and distances [Q, k], or why there are none."""
 
     indices: np.ndarray
@@ -62,7 +62,7 @@ class Measured:
     h: np.ndarray
     factors: dict[str, np.ndarray]
     queries: np.ndarray
-    near: Near
+    near: NearSamples
     pool: np.ndarray
     features: dict[str, np.ndarray]
     read: dict[str, np.ndarray]
@@ -73,12 +73,12 @@ class Measured:
         return np.searchsorted(self.pool, rows)
 
 
-def neighbours_of(h: np.ndarray, queries: np.ndarray, most: int) -> Near:
+def neighbours_of(h: np.ndarray, queries: np.ndarray, most: int) -> NearSamples:
     """Neighbours of queries among all samples."""
     try:
-        return Near(*retrieval.neighbours(h, most, queries), None)
+        return NearSamples(*retrieval.neighbours(h, most, queries), None)
     except Unavailable as reason:
-        return Near(np.empty((len(queries), 0), int), np.empty((len(queries), 0)), str(reason))
+        return NearSamples(np.empty((len(queries), 0), int), np.empty((len(queries), 0)), str(reason))
 
 
 def sample(params: DiagnosticsParams, shards: Shards, latent_mae: Path, stored: codebook.Stored) -> Measured:

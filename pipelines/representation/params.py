@@ -56,7 +56,7 @@ class Mask(Params):
     ratio: Annotated[Share, Field(gt=0, lt=1)]
 
 
-class Probe(Params):
+class ProbeTraining(Params):
     """Ridge classifiers from features to each known factor, trained on train, scored on held_out."""
 
     features: Names
@@ -68,7 +68,7 @@ class LatentMaeParams(Params):
 
     architecture: Annotated[TransformerFamily | ConvFamily, Field(discriminator="family")]
     mask: Mask
-    probe: Probe
+    probe: ProbeTraining
     spectrum_feature: str
     training: Training
 
@@ -255,7 +255,7 @@ class DiagnosticsParams(Params):
     neighbours: Counts
     near_empty: Count
     kernel: KernelParams
-    probe: Probe
+    probe: ProbeTraining
     known_factors: KnownFactors
     layout: Layout | None
     stability_seeds: Annotated[int, Field(ge=2)]

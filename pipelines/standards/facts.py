@@ -44,7 +44,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Result:
+class EvaluatedNumber:
     """A number of the evaluation on the test split, with its 95 % interval and what it is read beside."""
 
     name: str
@@ -76,7 +76,7 @@ class Release:
     nodes: Mapping[str, Mapping[str, Any]]
     runs: Mapping[str, Mapping[str, Any]]
     record: Mapping[str, Any]
-    results: tuple[Result, ...] = ()
+    results: tuple[EvaluatedNumber, ...] = ()
     num_samples: int | None = None
     licence: str | None = None
     sources: Mapping[str | None, int] = field(default_factory=dict)
@@ -182,7 +182,7 @@ def source_licences(clips: Path, wanted: str) -> dict[str | None, int]:
     return found
 
 
-def evaluated(evaluation: Path, metrics: Path, artifact: str) -> tuple[tuple[Result, ...], int | None]:
+def evaluated(evaluation: Path, metrics: Path, artifact: str) -> tuple[tuple[EvaluatedNumber, ...], int | None]:
     """The numbers of this very checkpoint, by content hash; none where the evaluation did not judge it."""
     content = read_json(metrics)
     try:
@@ -197,7 +197,7 @@ def evaluated(evaluation: Path, metrics: Path, artifact: str) -> tuple[tuple[Res
     chance, real = (_flat(content.get("references", {}).get(one, {})) for one in ("chance", "held_out"))
     plain = [key for key in own if not key.endswith(("_low", "_high", "_spread"))]
     rows = [
-        Result(key, own[key], own.get(f"{key}_low"), own.get(f"{key}_high"), chance.get(key), real.get(key))
+        EvaluatedNumber(key, own[key], own.get(f"{key}_low"), own.get(f"{key}_high"), chance.get(key), real.get(key))
         for key in sorted(plain)
     ]
     return tuple(rows), content.get("num_samples")

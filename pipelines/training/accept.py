@@ -44,7 +44,7 @@ SHORT = 12
 
 
 @dataclass(frozen=True)
-class Result:
+class AcceptedResult:
     """A stage's result as it is recorded: the identity in dvc.lock, the run's record, the code that trained it."""
 
     stage: str
@@ -54,7 +54,7 @@ class Result:
     commit: str | None
 
 
-def recorded(stage: str) -> Result:
+def recorded(stage: str) -> AcceptedResult:
     """What is known of the stage's result.
 
     Raises:
@@ -71,7 +71,7 @@ def recorded(stage: str) -> Result:
         code = record["header"].get("code") or {}
         taken_over = [one["to"] for one in record.get("accepted") or []]
         if record["header"]["stage"] == stage and code.get("identity") and identity in (code["identity"], *taken_over):
-            return Result(stage, identity, path, code["identity"], code.get("commit"))
+            return AcceptedResult(stage, identity, path, code["identity"], code.get("commit"))
     raise StageError(f"{WORK / stage}: no record of the run that made the result ({identity[:SHORT]}); {anew}.")
 
 
@@ -104,7 +104,7 @@ def identity_in(folder: Path, stage: str) -> str | None:
     return None if done.returncode else read(folder / CODE_FILE.name).get(stage)
 
 
-def put_code_that_trained(result: Result, folder: Path) -> str:
+def put_code_that_trained(result: AcceptedResult, folder: Path) -> str:
     """Put the code that trained the result into the folder; returns its commit.
 
     A result that was trained with local changes is found where these were committed later.
@@ -227,7 +227,7 @@ def _place(stage: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def compared(result: Result) -> str:
+def compared(result: AcceptedResult) -> str:
     """Train with both codes and compare; returns what was found equal.
 
     Raises:
@@ -262,7 +262,7 @@ def compared(result: Result) -> str:
 # ---- the record ---------------------------------------------------------------------------------------------------
 
 
-def note(result: Result, identity: str, because: str, what: str) -> None:
+def note(result: AcceptedResult, identity: str, because: str, what: str) -> None:
     """Write into the run's record that its result counts as one of today's code, and why."""
     record = json.loads(result.record.read_text(encoding="utf-8"))
     made = {"from": result.identity, "to": identity, "because": " ".join(because.split()), "compared": what}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from pipelines import origin
-from pipelines.origin import Source
+from pipelines.origin import ReadArtifact
 from pipelines.record import FILE, choices, header, read_checkpoints, sources
 from pipelines.training.sharding import own_class
 
@@ -46,7 +46,7 @@ def runtime_facts(run: Run) -> dict[str, Any]:
     }
 
 
-def begin_record(run: Run, read: Mapping[str, Path], known: Mapping[str, Source]) -> None:
+def begin_record(run: Run, read: Mapping[str, Path], known: Mapping[str, ReadArtifact]) -> None:
     """Before the first step: what is read, chosen and spent. The networks are added when they are built."""
     run.experiment.settle(run.work / FILE if run.is_main else None)
     if not run.is_main:

@@ -34,7 +34,7 @@ QUIET_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Item:
+class Leftover:
     """Something on the disk and why it may go, or why it stays."""
 
     paths: tuple[Path, ...]
@@ -43,7 +43,7 @@ class Item:
     size: int
 
     @classmethod
-    def of(cls, paths: Sequence[Path], why: str, goes: bool) -> Item:
+    def of(cls, paths: Sequence[Path], why: str, goes: bool) -> Leftover:
         """With its size in bytes, as it is now."""
         return cls(tuple(paths), why, goes, sum(map(size, paths)))
 
@@ -57,7 +57,7 @@ class Item:
         return f"{shown(self.size):>10}  {where}: {self.why}"
 
 
-def partials(outs: Mapping[str, Sequence[Path]]) -> Iterator[tuple[str | None, Item]]:
+def partials(outs: Mapping[str, Sequence[Path]]) -> Iterator[tuple[str | None, Leftover]]:
     """Half-written outputs of processes that are gone, by stage; in ``.work`` and beside the outputs of stages."""
     owners = {(out.parent, out.name): stage for stage, paths in outs.items() for out in paths}
     places = [path for folder in sorted({folder for folder, _ in owners}) for path in folder.glob(".*.partial-*")]
@@ -69,7 +69,7 @@ def partials(outs: Mapping[str, Sequence[Path]]) -> Iterator[tuple[str | None, I
         if match and not is_alive(int(match[2])) and time.time() - path.stat().st_mtime > QUIET_SECONDS:
             inside = path.relative_to(WORK).parts[0] if path.is_relative_to(WORK) else None
             stage = inside or owners.get((path.parent, match[1]))
-            yield stage, Item.of((path,), "half written by a process that is gone", True)
+            yield stage, Leftover.of((path,), "half written by a process that is gone", True)
 
 
 def sections() -> list[tuple[str, dict[str, Any]]]:
@@ -121,26 +121,26 @@ def _present_code(stage: str) -> str | None:
         return None
 
 
-def runs(stage: str, everywhere: list[tuple[str, dict[str, Any]]], other_code: bool) -> Iterator[Item]:
+def runs(stage: str, everywhere: list[tuple[str, dict[str, Any]]], other_code: bool) -> Iterator[Leftover]:
     """What the training runs of a stage have left."""
     for folder in sorted(path for path in (WORK / stage).iterdir() if path.is_dir()):
         for path in sorted([*folder.glob("broken-state-*"), *folder.glob(f"{resume.SET_ASIDE}state-*")]):
-            yield Item.of((path,), "damaged" if path.name.startswith("broken") else "set aside by --force", True)
+            yield Leftover.of((path,), "damaged" if path.name.startswith("broken") else "set aside by --force", True)
         states = tuple(state.complete(folder))
         if not states:
             continue
         one = resume.earlier(folder)
         if one is None:
-            yield Item.of(states, "of an earlier version: nothing goes on from it", True)
+            yield Leftover.of(states, "of an earlier version: nothing goes on from it", True)
         elif one.finished:
-            yield Item.of(states, f"finished, {one.of}: more steps would then be trained from nothing", True)
+            yield Leftover.of(states, f"finished, {one.of}: more steps would then be trained from nothing", True)
         else:
             yield _unfinished(stage, folder, states, one, everywhere, other_code)
 
 
 def _unfinished(
     stage: str, folder: Path, states: tuple[Path, ...], one: Any, everywhere: Any, other_code: bool
-) -> Item:
+) -> Leftover:
     try:
         params = json.loads((folder / "record.json").read_text(encoding="utf-8"))["params"]
     except (OSError, ValueError, KeyError):
@@ -148,14 +148,14 @@ def _unfinished(
     holder = _holder(params, everywhere) if params is not None else "somebody (it has no record)"
     present = _present_code(stage)
     if holder is None:
-        return Item.of(states, f"{one.of}, and no params.yaml here or in git has its values", True)
+        return Leftover.of(states, f"{one.of}, and no params.yaml here or in git has its values", True)
     if present is not None and one.identity.code != present:
         how = f"{one.of} by other code; only `reel run --continue {stage}` goes on from it"
-        return Item.of(states, how, other_code)
-    return Item.of(states, f"{one.of} with the params of {holder}; the next run goes on from it", False)
+        return Leftover.of(states, how, other_code)
+    return Leftover.of(states, f"{one.of} with the params of {holder}; the next run goes on from it", False)
 
 
-def collect(other_code: bool, yes: bool) -> list[Item]:
+def collect(other_code: bool, yes: bool) -> list[Leftover]:
     """All that ``reel gc`` looks at, what goes first; with ``yes`` that is gone afterwards.
 
     Raises:
@@ -163,10 +163,10 @@ def collect(other_code: bool, yes: bool) -> list[Item]:
     """
     everywhere = sections()
     stages = (read_document(Path("dvc.yaml"))[0].get("stages") or {}) if Path("dvc.yaml").is_file() else {}
-    halves: dict[str | None, list[Item]] = {}
+    halves: dict[str | None, list[Leftover]] = {}
     for stage, item in partials({name: [Path(out) for out in _outs(entry)] for name, entry in stages.items()}):
         halves.setdefault(stage, []).append(item)
-    found: list[Item] = []
+    found: list[Leftover] = []
     for folder in sorted({path.parent for path in WORK.glob("*/owner.*")}):
         half = halves.pop(folder.name, [])
         try:
@@ -177,7 +177,7 @@ def collect(other_code: bool, yes: bool) -> list[Item]:
                 for item in items if yes else ():
                     item.remove()
         except StageError as error:  # somebody runs it, here or elsewhere, or its folder cannot be read at the moment
-            items = [Item.of((folder,), str(error), False)]
+            items = [Leftover.of((folder,), str(error), False)]
         found += items
     for item in itertools.chain.from_iterable(halves.values()):  # of stages that no launcher has ever owned
         found.append(item)
@@ -192,7 +192,7 @@ def _outs(entry: dict[str, Any]) -> Iterator[str]:
             yield from out if isinstance(out, dict) else [out]
 
 
-def _told(items: Sequence[Item], yes: bool) -> str:
+def _told(items: Sequence[Leftover], yes: bool) -> str:
     going, staying = [item for item in items if item.goes], [item for item in items if not item.goes]
     freed = shown(sum(item.size for item in going))
     lines = ["freed" if yes else "would free", *map(str, going)] if going else []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-class Lion(torch.optim.Optimizer):
+class LionOptimizer(torch.optim.Optimizer):
     """theta <- theta - lr (sign(b1 m + (1 - b1) g) + decay theta), then m <- b2 m + (1 - b2) g; arXiv:2302.06675.
 
     One buffer per weight, half of Adam's. Weight decay is decoupled.

@@ -12,7 +12,7 @@ import torch
 from pipelines import stage
 from pipelines.params import ParamsError
 from pipelines.training import memory
-from pipelines.training.meters import Averages, Clock, Scalars, sigma_buckets
+from pipelines.training.meters import Averages, Scalars, StepClock, sigma_buckets
 from pipelines.training.networks import Networks, own_blocks
 from pipelines.training.objective import Batch, Batches, LossOutput, Objective, ask
 from pipelines.training.reading import Reader, micro_seed, reseed
@@ -173,7 +173,7 @@ class Trainer:
             ema.update(self.run.step)
 
 
-def _log(trainer: Trainer, clock: Clock) -> None:
+def _log(trainer: Trainer, clock: StepClock) -> None:
     run = trainer.run
     trainer.averages.merge(run.accelerator)
     row = {"step": run.step, "seconds": round(run.seconds, 3), **trainer.averages.take()}
@@ -216,7 +216,7 @@ def train(objective: Objective, batches: Batches, run: Run, validate: Validate |
     with run.recorded(objective):
         try:
             with stage.saves_on_stop() as stop, memory.explained(run.training, run.name, trainer.networks.standing_gib):
-                clock = Clock(Reader(trainer.batches, run, trainer.accumulate))
+                clock = StepClock(Reader(trainer.batches, run, trainer.accumulate))
                 if trainer.watches.ended is None:
                     _updates(trainer, clock, stop, validate)
                 _last_rows(trainer, clock, validate)
@@ -226,7 +226,7 @@ def train(objective: Objective, batches: Batches, run: Run, validate: Validate |
     trainer.networks.give_back(objective)
 
 
-def _updates(trainer: Trainer, clock: Clock, stop: threading.Event, validate: Validate | None) -> None:
+def _updates(trainer: Trainer, clock: StepClock, stop: threading.Event, validate: Validate | None) -> None:
     run, params = trainer.run, trainer.run.training
     index = 0
     for batch in clock.reader:
@@ -249,7 +249,7 @@ def _updates(trainer: Trainer, clock: Clock, stop: threading.Event, validate: Va
             return
 
 
-def _rows(trainer: Trainer, clock: Clock, validate: Validate | None, log: bool, look: bool) -> None:
+def _rows(trainer: Trainer, clock: StepClock, validate: Validate | None, log: bool, look: bool) -> None:
     """Validate where ``look``, log where ``log``."""
     run = trainer.run
     with clock.stopped():
@@ -260,7 +260,7 @@ def _rows(trainer: Trainer, clock: Clock, validate: Validate | None, log: bool, 
         run.log({"step": run.step, "seconds": round(run.seconds, 3), **validated})
 
 
-def _last_rows(trainer: Trainer, clock: Clock, validate: Validate | None) -> None:
+def _last_rows(trainer: Trainer, clock: StepClock, validate: Validate | None) -> None:
     """What is logged and validated only because the run ends here.
 
     The last state knows nothing of it: a longer run goes on from there as if it had never ended.

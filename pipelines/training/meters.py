@@ -96,7 +96,7 @@ class Averages:
         return means
 
 
-class Clock:
+class StepClock:
     """Seconds and samples since the last row."""
 
     def __init__(self, reader: Reader) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pipelines.params import SGD, Adam, AdamW, AdamW8Bit, Lion, Muon, Optimizer, RMSprop
 from pipelines.stage import StageError
-from pipelines.training.lion import Lion as LionOptimizer
+from pipelines.training.lion import LionOptimizer
 from pipelines.training.muon import BFloat16Muon, Float32Muon
 from pipelines.training.sharding import flattened, is_part, part_of, whole
 

@@ -41,7 +41,7 @@ MOST_VERSIONS = 50
 
 
 @dataclass(frozen=True)
-class Made:
+class Remade:
     """What is to be made again: the artifact's folder, its node, and the run that made it, as far as it is known."""
 
     folder: Path
@@ -60,7 +60,7 @@ class Made:
         return self.run.get("hardware") or {}
 
 
-def asked(path: Path) -> Made:
+def asked(path: Path) -> Remade:
     """What a path says of how it was made.
 
     Raises:
@@ -81,13 +81,13 @@ def asked(path: Path) -> Made:
         raise StageError(f"{path}: made by {text_of(str(node.get('stage')))}, not by a stage that could run again.")
     if not code:
         raise StageError(f"{path}: its chain does not name the code that made it.")
-    return Made(folder, found, node, found.runs.get(found.artifact) or {})
+    return Remade(folder, found, node, found.runs.get(found.artifact) or {})
 
 
 # ---- code and inputs ----------------------------------------------------------------------------------------------
 
 
-def put_its_code(made: Made, place: Path) -> str:
+def put_its_code(made: Remade, place: Path) -> str:
     """The code that made it, as the project has it today or in a commit; says which.
 
     Raises:
@@ -119,7 +119,7 @@ def put_its_code(made: Made, place: Path) -> str:
     )
 
 
-def put_inputs(made: Made, place: Path) -> None:
+def put_inputs(made: Remade, place: Path) -> None:
     """Everything that was read, by content hash, linked to where it stood.
 
     Raises:
@@ -141,7 +141,7 @@ def put_inputs(made: Made, place: Path) -> None:
         )
 
 
-def _put(where: str, own: str, made: Made, place: Path) -> bool:
+def _put(where: str, own: str, made: Remade, place: Path) -> bool:
     target = place / where
     if target.exists() and _hash(target) == own:
         return True
@@ -159,7 +159,7 @@ def _put(where: str, own: str, made: Made, place: Path) -> bool:
     return False
 
 
-def _candidates(where: str, made: Made) -> Iterator[Path]:
+def _candidates(where: str, made: Remade) -> Iterator[Path]:
     """In the project; and in the folder around the artifact, where it still stands at its place in a copy."""
     if not Path(where).is_absolute() and ".." not in Path(where).parts:
         yield Path(where)
@@ -189,7 +189,7 @@ def _linked(source: Path, target: Path) -> None:
 # ---- the run ------------------------------------------------------------------------------------------------------
 
 
-def unlike(made: Made) -> list[str]:
+def unlike(made: Remade) -> list[str]:
     """In what this machine differs from the one that made it, so that bits may differ."""
     then = made.node.get("environment") or {}
     said = [
@@ -203,7 +203,7 @@ def unlike(made: Made) -> list[str]:
     return [*said, *(f"{n} {machine[n]} then, {here.get(n)} now" for n in names if machine[n] != here.get(n))]
 
 
-def run(made: Made, place: Path) -> None:
+def run(made: Remade, place: Path) -> None:
     """Run the stage in the folder: anew, but an earlier try that was stopped goes on.
 
     Raises:

@@ -20,7 +20,7 @@ from typing import Any
 
 from pipelines import stage
 from pipelines.optimization import Falling
-from pipelines.origin import Source
+from pipelines.origin import ReadArtifact
 from pipelines.params import Params, Training
 from pipelines.recording import link
 from pipelines.training import state
@@ -43,7 +43,7 @@ class Identity:
         return hashlib.sha256(json.dumps([self.work, self.code, self.steps]).encode()).hexdigest()[:16]
 
 
-def identity(params: Params, precision: str, inputs: Mapping[str, Source], code: str) -> Identity:
+def identity(params: Params, precision: str, inputs: Mapping[str, ReadArtifact], code: str) -> Identity:
     """Of a section with a ``training`` block, the precision that is computed in, and what is read."""
     values = params.model_dump(mode="json")
     steps = values["training"]["steps"]

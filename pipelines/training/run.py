@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import FullyShardedDataParallelPlugin, InitProcessGroupKwargs, set_seed
 
 from pipelines import origin, peers, stage
-from pipelines.origin import Source
+from pipelines.origin import ReadArtifact
 from pipelines.params import Params, Training
 from pipelines.record import Experiment
 from pipelines.training import checkpoint, diagrams, resume, sharding, state
@@ -52,8 +52,8 @@ class Run:
     metrics: Path
     plots: Path
     work: Path
-    inputs: dict[str, Source]
-    parent: Source | None
+    inputs: dict[str, ReadArtifact]
+    parent: ReadArtifact | None
     accelerator: Accelerator
     identity: resume.Identity
     precision: str

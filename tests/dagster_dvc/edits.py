@@ -73,6 +73,56 @@ def _litter(root: Path, *, ignored: bool) -> None:
         path.write_text("left behind")
 
 
+LEFT = "deps: [add.py, work/numbers]\n    params: [left]"
+"""What the stage `left` reads."""
+
+
+def _all(*edits: Callable[[Path], None]) -> Callable[[Path], None]:
+    def edit(root: Path) -> None:
+        for one in edits:
+            one(root)
+
+    return edit
+
+
+def _recorded(old: str, new: str) -> Callable[[Path], None]:
+    """What DVC would have recorded, had it run on other files; without its seconds."""
+    return _edit("dvc.lock", old, new)
+
+
+def _write(file: str, text: str) -> Callable[[Path], None]:
+    def edit(root: Path) -> None:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_bytes(text.encode())
+
+    return edit
+
+
+def _key(before: str, now: str) -> Callable[[Path], None]:
+    """A key of a mapping in a parameter, recorded and then written otherwise."""
+    return _all(
+        _recorded("          gate: 1\n", f"          gate: 1\n          map: {before}\n"),
+        _edit("params.yaml", "gate: 1", f"gate: 1, map: {now}"),
+    )
+
+
+def _read_too(file: str, text: str, recorded: str) -> Callable[[Path], None]:
+    """A parameter `a` of a file of another kind, recorded."""
+    tracked = _edit("dvc.yaml", "params: [left]", f"params: [left, {{{file}: [a]}}]")
+    held = _recorded(
+        "      params.yaml:\n        left:", f"      {file}:\n        a: {recorded}\n      params.yaml:\n        left:"
+    )
+    return _all(_write(file, text), tracked, held)
+
+
+def _of_dvc_2(root: Path) -> None:
+    """A project that DVC 2 has recorded: no kind of hash in the lock file, objects in the cache of that time."""
+    lines = (root / "dvc.lock").read_text().splitlines(keepends=True)
+    (root / "dvc.lock").write_text("".join(line for line in lines if line.strip() != "hash: md5"))
+    for place in list((root / ".dvc/cache/files/md5").iterdir()):
+        place.rename(root / ".dvc/cache" / place.name)
+
+
 EDITS: dict[str, Callable[[Path], None]] = {
     "nothing": lambda root: None,
     "a param": _edit("params.yaml", "total: 3", "total: 4"),
@@ -132,4 +182,40 @@ EDITS: dict[str, Callable[[Path], None]] = {
     "what file managers leave": lambda root: [_litter(root, ignored=True), None][1],
     "what file managers leave, not ignored": lambda root: [_litter(root, ignored=False), None][1],
     "a metric edited": _rewrite("metrics/train.json", "{}"),
+    "a dependency removed": _edit("dvc.yaml", "work/left, work/right]\n    params", "work/left]\n    params"),
+    "an output removed": _edit("dvc.yaml", "outs: [work/scores, work/pictures]", "outs: [work/scores]"),
+    "a parameter no longer read": _edit("dvc.yaml", "    params: [left]\n", ""),
+    "a parameter that is nowhere": _edit("dvc.yaml", "params: [left]", "params: [left, nowhere]"),
+    "a key 1 as '1'": _key("{1: a}", "{'1': a}"),
+    "a key 1 as 1.0": _key("{1: a}", "{1.0: a}"),
+    "a key true as 1": _key("{true: a}", "{1: a}"),
+    "a key null as 'null'": _key("{null: a}", "{'null': a}"),
+    "keys that look like others": _key(*2 * ("{'1e5': a, \"'x'\": b, 'nan': d, 3d: f, '1.0': g}",)),
+    "a key that is a list": _edit("params.yaml", "gate: 1", "gate: 1, map: {[1, 2]: a}"),
+    "NaN in a JSON file": _read_too("other.json", '{"a": {"b": NaN}}', "{b: .nan}"),
+    "a tuple in a Python file": _read_too("other.py", "a = (1, 2)\n", "[1, 2]"),
+    "a tuple inside a value of a Python file": _read_too("other.py", "class a:\n    b = (1, 2)\n", "{b: [1, 2]}"),
+    "a dependency written ./": _edit("dvc.yaml", LEFT, LEFT.replace("add.py", "./add.py")),
+    "a dependency written with a slash": _edit("dvc.yaml", LEFT, LEFT.replace("numbers", "numbers/")),
+    "a dependency written ./ and run": _all(
+        _edit("dvc.yaml", LEFT, LEFT.replace("add.py", "./add.py")),
+        _recorded(
+            "cmd: python add.py left\n    deps:\n    - path: add.py",
+            "cmd: python add.py left\n    deps:\n    - path: ./add.py",
+        ),
+    ),
+    "an output written ./": _edit("dvc.yaml", "outs: [work/left]", "outs: [./work/left]"),
+    "a params file written ./": _edit("dvc.yaml", "params: [left]", "params: [{./params.yaml: [left]}]"),
+    "a project inside a dependency": lambda root: (root / "work/numbers/.dvc").mkdir(),
+    "a file .git in a dependency": _write("work/numbers/.git", "gitdir: elsewhere"),
+    "a stage that reads and makes nothing": _all(
+        _edit("dvc.yaml", "  evaluate:\n", "  call: {cmd: echo}\n  evaluate:\n"),
+        _recorded("  evaluate:\n", "  call:\n    cmd: echo\n  evaluate:\n"),
+    ),
+    "recorded by DVC 2": _of_dvc_2,
+    "recorded by DVC 2, other line ends": _all(_of_dvc_2, _write("source/numbers.txt", "1\r\n2\r\n3\r\n")),
+    "recorded by DVC 2, code with other line ends": _all(
+        _of_dvc_2, _write("evaluate.py", toy.textwrap.dedent(toy.FILES["evaluate.py"]).replace("\n", "\r\n"))
+    ),
+    "other line ends": _write("source/numbers.txt", "1\r\n2\r\n3\r\n"),
 }

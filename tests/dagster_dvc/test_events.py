@@ -24,8 +24,9 @@ NOT_SEEN_BY_DAGSTER = {
     *("an output edited", "an output deleted", "an output added", "a stage added", "a metric edited"),
     *("a cache object lost", "an object of a folder lost", "the cache lost", "an output and the cache lost"),
     *("a .dvcignore in a dependency", "a link to nowhere", "a linked file", "a file in place of a folder"),
-    "a file of a dependency ignored",  # it is an output, too
+    *("a file of a dependency ignored", "a project inside a dependency"),  # it is an output, too
     "what file managers leave, not ignored",
+    "a stage that reads and makes nothing",  # always stale
 }
 """Changed outputs are the in-sync check's; what has no event yet is missing and not stale."""
 

@@ -42,7 +42,7 @@ def settled(follower: Follower, instance: dg.DagsterInstance, cursor: str | None
     """Tick until nothing is new; returns the cursor."""
     said = ""
     while said != "nothing new":
-        said, cursor = follower.tick(instance, cursor)
+        said, cursor = follower.tick(lambda: instance, cursor)
         follower.wait()
     return cursor
 
@@ -57,7 +57,7 @@ def test_an_idle_tick_opens_dvc_lock_and_nothing_else(root: Path, clips: int) ->
         cursor = settled(follower, instance)
         first = fingerprint.now()
         with heard(root) as seen:
-            assert follower.tick(instance, cursor) == ("nothing new", cursor)
+            assert follower.tick(lambda: instance, cursor) == ("nothing new", cursor)
             assert fingerprint.now() == first
     assert set(seen) == {("open", str(root / "dvc.lock")), ("os.scandir", str(root))}
 
@@ -70,11 +70,11 @@ def test_what_many_files_hide_is_told_by_the_next_look(root: Path) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         cursor = settled(follower, instance)
         (root / "work/numbers/new.mp4").write_text("a")
-        assert follower.tick(instance, cursor)[0] == "looking at what changed on disk"
+        assert follower.tick(lambda: instance, cursor)[0] == "looking at what changed on disk"
         follower.wait()
         cursor = settled(follower, instance, cursor)
         toy.edit(root, "work/numbers/1.mp4", "a", "b")
-        assert follower.tick(instance, cursor)[0] == "nothing new"
+        assert follower.tick(lambda: instance, cursor)[0] == "nothing new"
 
 
 @pytest.mark.parametrize("path", ["work/model", "work/numbers/all.txt", "source/numbers.txt", "metrics/train.json"])
@@ -86,6 +86,6 @@ def test_an_edit_of_any_of_few_files_is_noticed(root: Path, path: str) -> None:
         text = (root / path).read_text()
         (root / path).unlink()
         (root / path).write_text(text + "edited")
-        assert follower.tick(instance, cursor)[0] == "looking at what changed on disk"
+        assert follower.tick(lambda: instance, cursor)[0] == "looking at what changed on disk"
         follower.wait()
-        assert follower.tick(instance, cursor)[0].startswith("reported 1 ")
+        assert follower.tick(lambda: instance, cursor)[0].startswith("reported 1 ")

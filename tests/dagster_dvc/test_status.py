@@ -9,7 +9,8 @@ import pytest
 
 from dagster_dvc import status
 from dagster_dvc.lock import read_lock
-from dagster_dvc.project import DvcProject
+from dagster_dvc.project import DvcProject, ProjectError
+from dagster_dvc.runner import Runner
 from tests.dagster_dvc import toy
 from tests.dagster_dvc.edits import EDITS, Edited
 
@@ -29,6 +30,38 @@ def test_reasons_name_the_key_and_both_values(root: Path) -> None:
     toy.edit(root, "params.yaml", "amount: 2", "amount: 7")
     [reason] = status.stale(DvcProject(root))["right"]
     assert str(reason) == "params: right.amount 2 -> 7"
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ("", "dvc.lock:1: empty"),
+        ("- a\n", "dvc.lock:1: not a DVC lock file"),
+        ("prepare:\n  cmd: python prepare.py\n", "dvc.lock:1: no `schema: '2.0'`"),
+        ("schema: '2.0'\nstages:\n  left:\n    deps: []\n", "dvc.lock:3: stage 'left' has no cmd"),
+        ("schema: '2.0'\nstages:\n  a:\n    cmd: a\n    deps:\n    - md5: b\n", "dvc.lock:3: stage 'a' has a depend"),
+    ],
+)
+def test_a_lock_file_that_dvc_refuses_is_refused(root: Path, now: str, said: str) -> None:
+    (root / "dvc.lock").write_text(now)
+    with pytest.raises(ProjectError) as caught:
+        status.stale(DvcProject(root))
+    assert str(caught.value).startswith(said)
+    assert toy.dvc(root, "status", check=False).returncode != 0
+
+
+def test_what_lies_at_an_address_is_asked_for_by_dvc_when_the_stage_runs(root: Path) -> None:
+    toy.edit(root, "dvc.yaml", "deps: [train.py, ", "deps: [train.py, 'https://host.example/a.bin', ")
+    assert [str(why) for why in status.stale(DvcProject(root))["train"]] == ["data: https://host.example/a.bin is new"]
+    toy.edit(
+        root,
+        "dvc.lock",
+        "    - path: train.py\n",
+        "    - path: https://host.example/a.bin\n      etag: a\n    - path: train.py\n",
+    )
+    assert status.stale(DvcProject(root)) == {}
+    runner = Runner(DvcProject(root), ["train", "left"])
+    assert [runner._is_unchanged(name) for name in ("train", "left")] == [False, True]
 
 
 def test_a_plan_follows_the_graph(root: Path) -> None:

@@ -12,6 +12,8 @@ import yaml
 from assets.stages import stage_assets
 from dagster_dvc.project import DvcProject
 from dagster_dvc.resource import DvcResource
+from dagster_project.footage import dependency, is_recorded
+from dagster_project.incoming import FetchingResource
 from dagster_project.jobs import build_jobs
 from dagster_project.schedules import PLANS, build_schedules
 from dagster_project.sensors import build_clips_sensor
@@ -251,3 +253,31 @@ def test_a_schedule_ships_stopped_and_asks_for_its_selection(project: Path, name
     job = loaded.get_job(schedule.job_name)
     assert {key.to_user_string() for key in job.asset_layer.selected_asset_keys} == EXPECTED[name]
     assert dg.validate_run_config(job, request.run_config)
+
+
+def run_raw_video(root: Path) -> dg.ExecuteInProcessResult:
+    """The stage alone, by a run of Dagster in this process."""
+    project = DvcProject(root)
+    job = dg.define_asset_job("alone", selection=["raw_video"])
+    made = dg.Definitions(
+        assets=stage_assets(project), jobs=[job], resources={"dvc": FetchingResource(grace_seconds=3)}
+    ).resolve_job_def("alone")
+    with dg.DagsterInstance.ephemeral() as instance:
+        return made.execute_in_process(instance=instance, raise_on_error=False)
+
+
+def test_what_has_arrived_is_brought_before_its_stage_looks(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(project)
+    bucket = tmp_path_factory.mktemp("bucket")
+    (bucket / "second.mp4").write_bytes(b"2")
+    monkeypatch.setenv("REEL_INCOMING_URL", f"file://{bucket}")
+    found = run_raw_video(project)
+    assert found.success and (project / "videos/second.mp4").read_bytes() == b"2"
+    dep = dependency(DvcProject(project), project / "videos")
+    assert dep is not None and is_recorded(DvcProject(project), dep)
+    monkeypatch.setenv("REEL_INCOMING_URL", "ss3://lab/in?token=secret")
+    failed = run_raw_video(project)
+    said = str([event.event_specific_data for event in failed.get_step_failure_events()])
+    assert not failed.success and "reel fetch: ss3://lab/in:" in said and "secret" not in said

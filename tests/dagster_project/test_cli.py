@@ -125,6 +125,19 @@ def test_stopping_reel_stops_everything_below(project: Path, number: signal.Sign
     assert int((project / ".work/step").read_text()) < 600
 
 
+def test_what_another_host_runs_is_told_by_status_and_plan(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    note = project / ".work" / "prepare" / "owner.json"
+    note.parent.mkdir(parents=True)
+    owner = {"pid": 7, "host": "far", "user": "ana", "since": "2026-11-28 09:00:00+00:00", "beats": 3}
+    note.write_text(json.dumps(owner))
+    assert cli.main(["plan", "prepare"]) == 0
+    told = "(pid 7): on far of ana; wait for it, or stop it there"
+    assert f"prepare is running already {told}" in capsys.readouterr().out
+    assert cli.main(["status"]) == 0
+    [row] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("prepare ")]
+    assert "running" in row and told in row
+
+
 def test_a_command_of_a_room_gets_all_its_words() -> None:
     said = subprocess.run(
         [sys.executable, "-m", "dagster_project.cli", "generate", "--help"],

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipelines.data.limits import VideoError
 from pipelines.data.video import Seen
-from pipelines.footage.cutting import Form, Window, advance, best_sizes, cut, forms, pixels_kept, tail
+from pipelines.footage.cutting import CutWindow, Form, advance, best_sizes, cut, forms, pixels_kept, tail
 from pipelines.footage.cutting_params import Buckets, Cutting
 from pipelines.footage.params import Clip
 from pipelines.footage.shots import boundaries, distance, look
@@ -38,12 +38,14 @@ class Plain:
         return np.full((height, 2 * width, 3), self.level, np.uint8)
 
 
-def windows(pictures: list[Plain | None], choices: list[Form], stride: float = 1.0, shots: Any = None) -> list[Window]:
+def windows(
+    pictures: list[Plain | None], choices: list[Form], stride: float = 1.0, shots: Any = None
+) -> list[CutWindow]:
     cutting = Cutting.model_validate({"stride": stride, "shots": shots, "buckets": None, "hold": None})
     return list(cut(iter(pictures), choices, cutting, 8.0))
 
 
-def numbers(window: Window) -> list[int]:
+def numbers(window: CutWindow) -> list[int]:
     return window.frames[:, 0, 0, 0].tolist()
 
 

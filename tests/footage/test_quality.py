@@ -1,6 +1,6 @@
 """Quality: what the measures say, and what the thresholds decide."""
 
-import operator
+import functools
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from scipy.ndimage import laplace
 
 from pipelines.footage.cutting_params import Quality
-from pipelines.footage.quality import grey, inside_bars, judge, lookalikes, measure, motion, perceptual_hash, sharpness
+from pipelines.footage.lookalikes import KeptClips, lookalikes
+from pipelines.footage.quality import grey, inside_bars, judge, measure, motion, perceptual_hash, sharpness
 
 OFF: dict[str, Any] = {"motion": None, "sharpness": None, "duplicate": None, "caption": None}
-codes = st.lists(st.tuples(st.integers(0, 3), st.lists(st.integers(0, 255), max_size=12)), min_size=1, max_size=12)
+flips = st.lists(st.integers(0, 255), max_size=12)
+codes = st.lists(st.tuples(st.integers(0, 3), flips, st.integers(0, 3)), min_size=1, max_size=12)
 
 
 def scene(seed: int = 0, num_frames: int = 5, size: int = 64) -> np.ndarray:
@@ -58,22 +60,27 @@ def test_a_resized_and_dimmed_copy_keeps_its_hash_and_other_footage_does_not() -
 
 @settings(max_examples=60, deadline=None)
 @given(codes, st.integers(0, 15))
-def test_every_pair_within_the_threshold_is_found(drawn: list[tuple[int, list[int]]], most: int) -> None:
-    """Against all pairs: hashes are three unlike ones with some bits flipped."""
-    bases = [int(perceptual_hash(scene(seed)), 16) for seed in range(4)]
-    values = []
-    for base, flips in drawn:
-        value = bases[base]
-        for bit in flips:
-            value ^= 1 << bit
-        values.append(value)
-    hashes = [f"{value:064x}" for value in values]
+def test_every_pair_within_the_threshold_is_found(drawn: list[tuple[int, list[int], int]], most: int) -> None:
+    """Against all pairs: hashes are some unlike ones, in part flat, with some bits flipped; of four sources."""
+    bases = [
+        int(perceptual_hash(frames), 16) for frames in (scene(0), scene(1), _flat_below(2), np.zeros_like(scene()))
+    ]
+    values, labels = [], [(source,) for _, _, source in drawn]
+    for base, flips, _ in drawn:
+        values.append(functools.reduce(lambda value, bit: value ^ 1 << bit, flips, bases[base]))
     kept: list[int] = []
-    for place, twin in enumerate(lookalikes(hashes, operator.ne, most)):
+    for place, twin in enumerate(lookalikes([f"{value:064x}" for value in values], labels, most)):
         near = [other for other in kept if (values[other] ^ values[place]).bit_count() <= most]
+        near = [other for other in near if labels[other] != labels[place]]
         assert twin == (near[0] if near else None)
         if not near:
             kept.append(place)
+
+
+def test_only_clips_are_compared_of_whose_labels_no_part_is_equal() -> None:
+    same = [perceptual_hash(scene(0))] * 4
+    labels = [("train", "a"), ("train", "b"), ("test", "a"), ("test", "b")]
+    assert lookalikes(same, labels, 8) == [None, None, 1, 0]
 
 
 def test_duplicates_are_sought_between_sources_in_the_order_of_content() -> None:
@@ -115,27 +122,46 @@ def test_bars_are_no_part_of_what_is_compared(bars: str) -> None:
     assert inside_bars(dark).shape == dark.shape
 
 
-@pytest.mark.parametrize(("bars", "share"), [("above", 0.02), ("beside", 0.02), (None, 0.4)])
-def test_few_of_all_pairs_are_compared_where_much_of_the_picture_says_nothing(bars: str | None, share: float) -> None:
-    def compared(count: int) -> int:
-        made = (letterboxed(seed, bars) if bars else _flat_below(seed) for seed in range(count))
-        pairs = 0
+FOOTAGE = {
+    "bars above": lambda seed: letterboxed(seed, "above"),
+    "bars beside": lambda seed: letterboxed(seed, "beside"),
+    "a subtitle in the bars": lambda seed: _subtitled(letterboxed(seed, "above")),
+    "half of one level": lambda seed: _flat_below(seed),
+}
 
-        def apart(many: np.ndarray, _: int) -> np.ndarray:
-            nonlocal pairs
-            pairs += len(many)
-            return np.ones(len(many), bool)
 
-        assert lookalikes([perceptual_hash(frames) for frames in made], apart, 15) == [None] * count
-        return pairs
+@pytest.mark.parametrize("kind", FOOTAGE)
+def test_few_of_all_pairs_are_compared_where_much_of_the_picture_says_nothing(kind: str) -> None:
+    count = 600
+    hashes = [perceptual_hash(FOOTAGE[kind](seed)) for seed in range(count)]
+    kept = KeptClips(hashes, [(place,) for place in range(count)], 15)
+    for place in range(count):
+        assert kept.twin(place) is None
+        kept.add(place)
+    assert kept.compared < count * count / 2 * 0.01
 
-    assert compared(400) < 400 * 400 / 2 * share
+
+def test_clips_of_one_source_that_look_alike_are_not_compared() -> None:
+    count = 600
+    labels = [("lecture",) if place < count else ("other",) for place in range(count + 1)]
+    kept = KeptClips([perceptual_hash(scene(0))] * (count + 1), labels, 15)
+    for place in range(count):
+        assert kept.twin(place) is None
+        kept.add(place)
+    assert kept.compared == 0
+    assert kept.twin(count) == 0
 
 
 def _flat_below(seed: int) -> np.ndarray:
     """The lower half is one level, as of a slide or a sky."""
     frames = scene(seed)
     frames[:, 32:] = 128
+    return frames
+
+
+def _subtitled(frames: np.ndarray) -> np.ndarray:
+    """The same with white words in the lower bar."""
+    frames[:, 54:58, 20:44:2] = 235
     return frames
 
 

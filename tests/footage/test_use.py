@@ -106,6 +106,21 @@ def test_only_looking_writes_nothing(project: Path) -> None:
     assert before == [(project / name).read_bytes() for name in ("params.yaml", "dvc.yaml")]
 
 
+def test_more_unusable_files_than_a_run_takes_are_said_beforehand(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "abc":
+        long(project / f"videos/{name}.mp4", caption=name)
+    assert main(["videos", "--look"]) == 0
+    assert "A run would stop" not in capsys.readouterr().out
+    video(project / "videos/0.mp4", num_frames=2)
+    (project / "videos/0.txt").write_text("short")
+    assert main(["videos", "--look"]) == 0
+    said = capsys.readouterr().out
+    assert "Not usable: 1 too_short" in said
+    assert "A run would stop at that: raw_video.source.folder.max_rejected_share allows 5%." in said
+
+
 def test_footage_slower_than_the_clips_names_the_rate(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     long(project / "in/a.mp4", caption="a", rate=5.0)
     main(["in"])

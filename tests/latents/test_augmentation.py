@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.latents.augmentation import Change, changed, cropped, drawn
+from pipelines.latents.augmentation import DrawnChange, changed, cropped, drawn
 from pipelines.latents.clips import Clips, FrameGroups, as_video
 from pipelines.latents.objectives import Autoencoding
 from pipelines.latents.params import Augmentation
@@ -101,11 +101,11 @@ def test_a_temporal_crop_shows_real_frames_in_a_row(clips: Clips) -> None:
 def test_a_crop_shows_the_part_and_colours_do_what_they_say() -> None:
     ramp = torch.linspace(-1, 1, 32).expand(3, 2, 32, 32)
     right = cropped(ramp, (0.0, 0.5, 0.5, 0.5))
-    assert right.shape == ramp.shape and right[..., 0].mean() > 0 and cropped(ramp, Change.box) is ramp
-    assert torch.allclose(changed(ramp, Change(brightness=0.5)), (ramp + 1) / 2 - 1, atol=1e-6)
-    grey = changed(torch.rand(3, 2, 8, 8) * 2 - 1, Change(saturation=0.0))
+    assert right.shape == ramp.shape and right[..., 0].mean() > 0 and cropped(ramp, DrawnChange.box) is ramp
+    assert torch.allclose(changed(ramp, DrawnChange(brightness=0.5)), (ramp + 1) / 2 - 1, atol=1e-6)
+    grey = changed(torch.rand(3, 2, 8, 8) * 2 - 1, DrawnChange(saturation=0.0))
     assert torch.allclose(grey, grey[:1].expand_as(grey), atol=1e-6)
-    flat = changed(ramp, Change(contrast=0.0))
+    flat = changed(ramp, DrawnChange(contrast=0.0))
     assert torch.allclose(flat, ramp.mean().expand_as(flat), atol=1e-5)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipelines.latents.denoiser_probe import WHITE, Budget, Found, main, probe, report
+from pipelines.latents.denoiser_probe import WHITE, Budget, ProbedAutoencoder, main, probe, report
 from pipelines.models.stacked_autoencoder import StackedAutoencoder
 from tests.latents.toy import write_clips
 
@@ -42,9 +42,9 @@ def test_spoilt_latents_are_ranked_last_and_the_numbers_come_again() -> None:
 
 def test_better_pixels_and_worse_latents_are_called_so() -> None:
     found = [
-        Found("a", (4, 2, 2, 2), 30.0, 1.0),
-        Found("b", (4, 2, 2, 2), 31.0, 1.2),
-        Found("c", (8, 2, 2, 2), 29.0, 1.3),
+        ProbedAutoencoder("a", (4, 2, 2, 2), 30.0, 1.0),
+        ProbedAutoencoder("b", (4, 2, 2, 2), 31.0, 1.2),
+        ProbedAutoencoder("c", (8, 2, 2, 2), 29.0, 1.3),
     ]
     lines = report(found).splitlines()
     assert [line.split()[0] for line in lines[1:4]] == ["a", "b", "c"]

@@ -4,7 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from benchmarks.cluster.slurm import name_programs
+from benchmarks.cluster.packages import name_programs
 
 
 def _program(path: Path, says: str) -> None:

@@ -18,7 +18,7 @@ from in_toto_attestation.predicates.test_result.v0 import test_result_pb2
 from in_toto_attestation.v1 import statement_pb2
 
 from pipelines.standards import bom, card, statements
-from pipelines.standards.facts import Base, Release, Result, bases, hub_datasets
+from pipelines.standards.facts import Base, EvaluatedNumber, Release, bases, hub_datasets
 from tests.standards.sample_release import EVAL_RESULT, GATES, NODE
 
 ARTIFACT = "a" * 64
@@ -53,7 +53,7 @@ def release(text: str) -> Release:
         nodes={ARTIFACT: node, "b" * 64: {**node, "step": None, "inputs": {}}},
         runs={ARTIFACT: run},
         record={"stage": text, "step": 3, "environment": {text: text}},
-        results=(Result(text, 0.5, 0.4, 0.6, None, None),),
+        results=(EvaluatedNumber(text, 0.5, 0.4, 0.6, None, None),),
         num_samples=3,
         licence=text,
         sources={text: 3, None: 2},

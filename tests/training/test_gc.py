@@ -128,7 +128,7 @@ def test_the_work_of_a_running_stage_is_not_touched(project: Path, capsys: pytes
     capsys.readouterr()
     with owned("out", Path(".work/out")):
         going, [why] = told(capsys, "--yes")
-        assert going == [] and f"is being written by process {os.getpid()} on" in why
+        assert going == [] and f"is being written by process {os.getpid()} " in why
     assert states() == 1
 
 

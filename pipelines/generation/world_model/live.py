@@ -39,7 +39,7 @@ IDLE_SECONDS = 5.0
 POLICY = "default-src 'none'; img-src data:; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
 
 
-class Refused(Exception):
+class RefusedRequest(Exception):
     """A request that is answered with a status and one line."""
 
     def __init__(self, status: HTTPStatus, text: str) -> None:
@@ -86,7 +86,9 @@ class World:
         with self.lock:
             busy = self.driver and time.monotonic() - self.asked_at < IDLE_SECONDS
             if busy and not take:
-                raise Refused(HTTPStatus.CONFLICT, "another page drives this world; take over, or close this one")
+                raise RefusedRequest(
+                    HTTPStatus.CONFLICT, "another page drives this world; take over, or close this one"
+                )
             self.driver, self.asked_at = secrets.token_urlsafe(16), time.monotonic()
             if anew:
                 self.frames = self._begun()
@@ -101,7 +103,7 @@ class World:
         row = self._row(held)
         with self.lock:
             if driver != self.driver:
-                raise Refused(HTTPStatus.CONFLICT, "another page took over")
+                raise RefusedRequest(HTTPStatus.CONFLICT, "another page took over")
             self.held, began = row, time.perf_counter()
             made = next(self.frames)
             took, self.asked_at = time.perf_counter() - began, time.monotonic()
@@ -118,7 +120,7 @@ class World:
                 or not -1 <= value <= 1
             ):
                 text = f"{name[:20]!r}: {str(value)[:20]}; known are {', '.join(names)}, from -1 to 1"
-                raise Refused(HTTPStatus.BAD_REQUEST, text)
+                raise RefusedRequest(HTTPStatus.BAD_REQUEST, text)
             place = names.index(name)
             row[place] = float(value > 0.5) if self.player.facts.kinds[place] == "key" else value
         return row
@@ -144,22 +146,22 @@ class Handler(BaseHTTPRequestHandler):
         """Raises: Refused: the request is not of our own page on this machine."""
         own = {f"{name}:{self.server.server_port}" for name in ("127.0.0.1", "localhost")}
         if self.headers.get("Host") not in own:
-            raise Refused(HTTPStatus.FORBIDDEN, "this page answers on 127.0.0.1 only")
+            raise RefusedRequest(HTTPStatus.FORBIDDEN, "this page answers on 127.0.0.1 only")
         origin = self.headers.get("Origin")
         if origin is not None and origin not in {f"http://{name}" for name in own}:
-            raise Refused(HTTPStatus.FORBIDDEN, "a page of another origin may not drive this world")
+            raise RefusedRequest(HTTPStatus.FORBIDDEN, "a page of another origin may not drive this world")
         if self.headers.get("Sec-Fetch-Site") not in (None, "same-origin", "none"):
-            raise Refused(HTTPStatus.FORBIDDEN, "a page of another site may not drive this world")
+            raise RefusedRequest(HTTPStatus.FORBIDDEN, "a page of another site may not drive this world")
 
     def do_GET(self) -> None:
         """The page itself."""
         try:
             self._check()
             if self.path != "/":
-                raise Refused(HTTPStatus.NOT_FOUND, "there is one page: /")
+                raise RefusedRequest(HTTPStatus.NOT_FOUND, "there is one page: /")
             page = resources.files("pipelines.generation.world_model").joinpath(PAGE).read_bytes()
             self._send(HTTPStatus.OK, page, "text/html; charset=utf-8")
-        except Refused as refused:
+        except RefusedRequest as refused:
             self._refuse(refused)
 
     def do_POST(self) -> None:
@@ -173,25 +175,25 @@ class Handler(BaseHTTPRequestHandler):
                 held = asked.get("held")
                 answer = self.server.world.next(str(asked.get("driver")), held if isinstance(held, dict) else {})
             else:
-                raise Refused(HTTPStatus.NOT_FOUND, "there are /start and /next")
+                raise RefusedRequest(HTTPStatus.NOT_FOUND, "there are /start and /next")
             self._send(HTTPStatus.OK, json.dumps(answer).encode(), "application/json")
-        except Refused as refused:
+        except RefusedRequest as refused:
             self._refuse(refused)
 
     def _asked(self) -> dict[str, Any]:
         length = self.headers.get("Content-Length", "")
         if self.headers.get("Content-Type") != "application/json" or not length.isdecimal() or int(length) > MOST_BYTES:
             self.close_connection = True
-            raise Refused(HTTPStatus.BAD_REQUEST, f"a question is JSON of at most {MOST_BYTES} bytes")
+            raise RefusedRequest(HTTPStatus.BAD_REQUEST, f"a question is JSON of at most {MOST_BYTES} bytes")
         try:
             asked = json.loads(self.rfile.read(int(length)))
         except (ValueError, RecursionError):
-            raise Refused(HTTPStatus.BAD_REQUEST, "this is no JSON") from None
+            raise RefusedRequest(HTTPStatus.BAD_REQUEST, "this is no JSON") from None
         if not isinstance(asked, dict):
-            raise Refused(HTTPStatus.BAD_REQUEST, "this is no JSON object")
+            raise RefusedRequest(HTTPStatus.BAD_REQUEST, "this is no JSON object")
         return asked
 
-    def _refuse(self, refused: Refused) -> None:
+    def _refuse(self, refused: RefusedRequest) -> None:
         if refused.status == HTTPStatus.FORBIDDEN:
             self.close_connection = True  # what it sent is not read
         self._send(refused.status, json.dumps({"error": str(refused)}).encode(), "application/json")

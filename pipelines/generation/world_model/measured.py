@@ -12,7 +12,7 @@ from torch import Tensor
 from pipelines.data.actions import aligned, kinds_of
 from pipelines.generation.latents import Latents
 from pipelines.generation.world_model.objective import WorldModelObjective
-from pipelines.generation.world_model.reader import Examples, Read, Reader, read, trained_reader
+from pipelines.generation.world_model.reader import ActionReader, Examples, Read, read, trained_reader
 from pipelines.generation.world_model.recorded import Measured, quarters
 from pipelines.generation.world_model.staying import Rolling, horizon, returned, seams, speed
 from pipelines.models.autoencoder import Autoencoder
@@ -55,12 +55,12 @@ def measure(data: Latents, objective: WorldModelObjective, decoder: Autoencoder,
 # ---- do they follow? ----------------------------------------------------------------------------------------------
 
 
-def _right(found: Read, held: Tensor, reader: Reader) -> Tensor:
+def _right(found: Read, held: Tensor, reader: ActionReader) -> Tensor:
     """Share [N, T - 1] of each latent frame's raw frames whose keys are read exactly as they were held."""
     return (found.keys == (held[:, 1:][..., reader.keys] > 0.5)).all(-1).float().mean(-1)
 
 
-def _followed_by_real(found: Measured, reader: Reader, real: Examples, resamples: int) -> None:
+def _followed_by_real(found: Measured, reader: ActionReader, real: Examples, resamples: int) -> None:
     """What the reader reaches on real held-out clips: a rollout can hardly reach more."""
     told = read(reader, real.latents)
     _axes(found, "reader", told, real.held, reader)
@@ -70,7 +70,7 @@ def _followed_by_real(found: Measured, reader: Reader, real: Examples, resamples
     found.interval("reader/action_accuracy_shuffled", _right(told, real.held.roll(1, 0), reader).mean(1), resamples)
 
 
-def _followed(found: Measured, reader: Reader, made: Tensor, held: Tensor, resamples: int) -> None:
+def _followed(found: Measured, reader: ActionReader, made: Tensor, held: Tensor, resamples: int) -> None:
     told = read(reader, made)
     if not reader.keys:
         found.unavailable[NAME] = "no column of the actions is a key"
@@ -90,7 +90,7 @@ def _followed(found: Measured, reader: Reader, made: Tensor, held: Tensor, resam
             found.unavailable[f"rollout/axis_correlation/{place}"] = f"read with {real:.2f} on real frames only"
 
 
-def _axes(found: Measured, of: str, told: Read, held: Tensor, reader: Reader) -> None:
+def _axes(found: Measured, of: str, told: Read, held: Tensor, reader: ActionReader) -> None:
     """Correlation of the axes that are read with those that were held."""
     for place, axis in enumerate(reader.axes):
         asked, seen = held[:, 1:, :, axis].flatten().double(), told.axes[..., place].flatten().double()
@@ -101,7 +101,7 @@ def _axes(found: Measured, of: str, told: Read, held: Tensor, reader: Reader) ->
             found.unavailable[name] = "one of the two does not vary"
 
 
-def _ways(found: Measured, rolling: Rolling, reader: Reader, first: Tensor, resamples: int) -> None:
+def _ways(found: Measured, rolling: Rolling, reader: ActionReader, first: Tensor, resamples: int) -> None:
     """Counterfactuals: the same start and noise, told nothing or one key each."""
     facts = rolling.data.manifest.actions
     assert facts is not None
@@ -123,7 +123,7 @@ def _ways(found: Measured, rolling: Rolling, reader: Reader, first: Tensor, resa
 # ---- do they stay? ------------------------------------------------------------------------------------------------
 
 
-def _kept(found: Measured, reader: Reader, made: Tensor, real: Examples, known: Examples, resamples: int) -> None:
+def _kept(found: Measured, reader: ActionReader, made: Tensor, real: Examples, known: Examples, resamples: int) -> None:
     """Identity, and the distance to real frames in the reader's features, by quarter."""
     told, true = read(reader, made), read(reader, real.latents)
     _identity(found, reader, told, true, real, known, resamples)
@@ -135,7 +135,7 @@ def _kept(found: Measured, reader: Reader, made: Tensor, real: Examples, known: 
 
 
 def _identity(
-    found: Measured, reader: Reader, told: Read, true: Read, real: Examples, known: Examples, resamples: int
+    found: Measured, reader: ActionReader, told: Read, true: Read, real: Examples, known: Examples, resamples: int
 ) -> None:
     """Frames whose factors are read as the start's; of factors that the reader reads on real clips."""
     readable = []

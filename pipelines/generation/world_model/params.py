@@ -72,7 +72,7 @@ class Window(Params):
         return self
 
 
-class Memory(Params):
+class PastFrames(Params):
     """What a chunk sees of the past: the first frames of the video and the last before the chunk."""
 
     sink: Whole
@@ -137,7 +137,7 @@ class WorldModelParams(Params):
     denoiser: WorldDenoiser
     trained: Literal["full", "action_only"] | LastLayers | AdaptedBlocks
     window: Window
-    memory: Memory | None
+    memory: PastFrames | None
     draw: Draw
     curriculum: Curriculum | None
     context_noise: ContextNoise | None

@@ -47,7 +47,7 @@ class Examples:
         return cls(latents, held, numbers, values)
 
 
-class Reader(nn.Module):
+class ActionReader(nn.Module):
     """Latents of two neighbouring frames [N, 2 C, H, W] to features, actions of the later one, and factors."""
 
     def __init__(self, channels: int, facts: ActionFacts, stride: int, words: Mapping[str, list[str]]) -> None:
@@ -74,7 +74,7 @@ def pairs_of(latents: Tensor) -> Tensor:
     return torch.cat([latents[:, :, :-1], latents[:, :, 1:]], dim=1).transpose(1, 2)
 
 
-def loss_of(reader: Reader, pairs: Tensor, held: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
+def loss_of(reader: ActionReader, pairs: Tensor, held: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
     """Mean cross-entropy of keys and factors, squared error of axes."""
     _, read, words = reader(pairs)
     count, loss = len(reader.keys), pairs.new_zeros(())
@@ -87,7 +87,7 @@ def loss_of(reader: Reader, pairs: Tensor, held: Tensor, factors: Mapping[str, T
     return loss
 
 
-def trained_reader(shards: Shards, steps: int, device: torch.device) -> tuple[Reader, Examples]:
+def trained_reader(shards: Shards, steps: int, device: torch.device) -> tuple[ActionReader, Examples]:
     """A reader of the training split's pairs, and its examples; a function of the data and the number of steps.
 
     It is trained and asked in float32 whatever the world model computes in: readings must not differ by that.
@@ -99,7 +99,7 @@ def trained_reader(shards: Shards, steps: int, device: torch.device) -> tuple[Re
     with torch.random.fork_rng(), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         torch.manual_seed(SEED)
         stride = shards.manifest.autoencoder.temporal_stride
-        reader = Reader(known.latents.shape[1], facts, stride, known.words).to(device)
+        reader = ActionReader(known.latents.shape[1], facts, stride, known.words).to(device)
         pairs, held = pairs_of(known.latents), known.held[:, 1:]
         optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3, weight_decay=0.02)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
@@ -126,7 +126,7 @@ class Read:
 
 
 @torch.no_grad()
-def read(reader: Reader, latents: Tensor) -> Read:
+def read(reader: ActionReader, latents: Tensor) -> Read:
     """Seen in ``latents`` [B, C, T, H, W]: features [B, T - 1, F], keys and axes [B, T - 1, stride, n], factors."""
     device = next(reader.parameters()).device
     pairs = pairs_of(latents.float())

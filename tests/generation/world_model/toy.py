@@ -132,7 +132,7 @@ class Toy:
 
     def train(self, values: WorldModelParams, name: str, init: Path | None = None, latents: Path | None = None) -> Path:
         """Run the stage; returns its checkpoint."""
-        from pipelines.generation.world_model.stage import train
+        from pipelines.generation.world_model.train import train
 
         out, metrics = self.folder / "checkpoints" / name, self.folder / f"metrics/{name}.json"
         places = {"out": out, "metrics": metrics, "plots": self.folder / f"plots/{name}"}
