@@ -61,7 +61,8 @@ def test_problems_of_clips_and_classes_do_not_depend_on_how_a_batch_is_cut(place
 
 
 def test_spaces_of_one_shape_are_one_set_of_problems_and_no_space_notices(places, monkeypatch) -> None:
-    every = {"problems": {"clip": 1.0, "pseudo_class": 0.5, "pooled": 0.5}, "learned_temperature": {"start": 0.3}}
+    mixture = {"clip": 1.0, "pseudo_class": 0.5, "pooled": 0.5}
+    every: dict[str, Any] = {"problems": mixture, "learned_temperature": {"start": 0.3}}
     together, sizes = gradient(places, 8, **every), []
 
     def one_by_one(spaces: list[Space], *_: Any) -> list[list[Space]]:
