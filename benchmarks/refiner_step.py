@@ -1,20 +1,23 @@
 """A whole training step of the drifting refiner against the regression step of the same network.
 
 Network, encoder, problems, batch and optimizer are those of `params.yaml`; latents are random numbers of the demo's
-shape, and no file is read. A step is forward, backward, clipping and update. The regression refines as many clips of
-each as the drift does (and, beside it, as few as the section's own regression); then the same with a network whose
-blocks are twice as wide and twice as many: what the encoder costs does not grow with it.
+shape, as many clips as the demo trains on, and no file is read. A step is forward, backward, clipping and update. The
+regression refines as many clips of each as the drift does (and, beside it, as few as the section's own regression);
+then the same with a network whose blocks are twice as wide and twice as many: what the encoder costs does not grow with
+it. The features of clips are kept once they have been seen: a step with a drift is timed when all have been, and the
+drift of the whole section from its beginning, when none have.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.paired import Figure, ratios
+from benchmarks.paired import Figure, cpu_seconds, ratios
 from pipelines.document import read_document
 from pipelines.generation.drifting.features import FeatureSpaces
 from pipelines.generation.drifting.objective import DriftingRefiner
@@ -24,9 +27,9 @@ from pipelines.models.latent_mae import LatentMae
 from pipelines.models.refiner import Refiner
 from pipelines.training.optimizers import NetworkOptimizer
 
-SHAPE, WORDS, CLASSES = (16, 5, 8, 8), (18, 128), 12
-"""The demo's latents C T H W, tokens of a prompt and their width, pseudo-classes."""
-ROUNDS = 5
+SHAPE, WORDS, CLASSES, CLIPS = (16, 5, 8, 8), (18, 128), 12, 840
+"""The demo's latents C T H W, tokens of a prompt and their width, pseudo-classes, training clips."""
+ROUNDS, SOME = 5, 16
 LARGER = {"heads": 6, "feed_forward": 768, "layers": 6}
 
 
@@ -40,25 +43,30 @@ def refiner_params(samples: int | None = None, **network: int) -> DriftingRefine
     return DriftingRefinerParams.model_validate(section)
 
 
-def batch(params: DriftingRefinerParams) -> dict[str, Any]:
-    """What the reader gives a step with a drift, of random numbers."""
+def batch(params: DriftingRefinerParams, clips: torch.Tensor, turn: int) -> dict[str, Any]:
+    """What the reader gives one step after another, of random ones of the ``clips``."""
     assert params.drift is not None
-    count, group = params.training.batch_size, params.drift.group
-    units = count // group.clips
+    size, group = params.training.batch_size, params.drift.group
+    units, draw = size // group.clips, torch.Generator().manual_seed(turn)
+    sizes = [size, units * group.positives, units * group.unconditional]
+    rows, positives, unconditional = torch.randperm(len(clips), generator=draw)[: sum(sizes)].split(sizes)
     return {
-        "latents": torch.randn(count, *SHAPE),
-        "prompt_embeds": torch.randn(count, *WORDS),
-        "prompt_mask": torch.ones(count, WORDS[0], dtype=torch.bool),
+        "latents": clips[rows],
+        "rows": rows,
+        "prompt_embeds": torch.randn(size, *WORDS),
+        "prompt_mask": torch.ones(size, WORDS[0], dtype=torch.bool),
         "pseudo_class": torch.arange(units).repeat_interleave(group.clips) % CLASSES,
-        "draw": torch.arange(count),
-        "positives": torch.randn(units, group.positives, *SHAPE),
+        "draw": torch.arange(size) + size * turn,
+        "positives": clips[positives].unflatten(0, (units, -1)),
+        "positives_rows": positives.view(units, -1),
         "present": torch.ones(units, group.positives, dtype=torch.bool),
-        "unconditional": torch.randn(units, group.unconditional, *SHAPE),
+        "unconditional": clips[unconditional].unflatten(0, (units, -1)),
+        "unconditional_rows": unconditional.view(units, -1),
     }
 
 
-def trained(params: DriftingRefinerParams, number: int) -> Callable[[], None]:
-    """One update of a new network at the step ``number``."""
+def trained(params: DriftingRefinerParams, number: int, seen: bool = True) -> Callable[[], None]:
+    """One update after another of a new network at the step ``number``; ``seen``: no clip is new to it."""
     torch.manual_seed(0)
     architecture = read_document(Path("params.yaml"))[0]["latent_mae"]["architecture"]
     assert params.drift is not None
@@ -68,14 +76,38 @@ def trained(params: DriftingRefinerParams, number: int) -> Callable[[], None]:
     denoiser = VideoDenoiser.build(channels=SHAPE[0], text_dim=WORDS[1], num_classes=CLASSES, **sizes)
     network = Refiner(denoiser, False)
     objective = DriftingRefiner(network, params, torch.zeros(1, WORDS[1]), features)
-    optimizer, read = NetworkOptimizer(network, params.training.optimizer), batch(params)
+    optimizer, clips, turns = NetworkOptimizer(network, params.training.optimizer), torch.randn(CLIPS, *SHAPE), count()
+    for start in range(0, CLIPS, SOME) if seen and objective.drifts(number) else ():
+        objective._views(clips[start : start + SOME], list(range(start, min(start + SOME, CLIPS))))
 
     def call() -> None:
-        objective.losses(read, number)["refiner"].loss.mean().backward()
+        objective.losses(batch(params, clips, next(turns)), number)["refiner"].loss.mean().backward()
         optimizer.clip(params.training.max_grad_norm or 1.0, lambda _: None)
         optimizer.step(1.0)
 
     return call
+
+
+def from_the_beginning() -> Figure:
+    """All steps with a drift that the section makes, with no clip seen before: their time over that of as many others.
+
+    The first of both is counted, too.
+    """
+    params = refiner_params()
+    assert params.drift is not None
+    steps = params.training.steps - params.drift.begin
+    drifting = trained(params, params.drift.begin, seen=False)
+    regression = trained(refiner_params(params.drift.samples), 0)
+    taken = [(cpu_seconds(drifting), cpu_seconds(regression)) for _ in range(steps)]
+    whole = sum(ours for ours, _ in taken) / sum(theirs for _, theirs in taken)
+    return Figure(
+        f"training step of the drifting refiner, the demo's network, mean of its {steps} steps with a drift",
+        "from when no clip has been seen",
+        f"regression of {params.drift.samples} samples of each clip",
+        "x its time",
+        (whole,),
+        "no target",
+    )
 
 
 def measure() -> list[Figure]:
@@ -101,6 +133,7 @@ def measure() -> list[Figure]:
                     ratios(drifting, regression, ROUNDS), target,
                 )
             )  # fmt: skip
+        figures.append(from_the_beginning())
     finally:
         torch.set_num_threads(threads)
     return figures

@@ -95,6 +95,12 @@ def _goes_by(member: type[Params], name: Any) -> bool:
     return any(name in getattr(field.annotation, "__args__", ()) for field in member.model_fields.values())
 
 
+def _tags(kind: Any, name: str) -> list[str]:
+    """The words in the field ``name`` that the members of a union go by."""
+    fields = [member.model_fields[name] for member in _members(kind) if name in member.model_fields]
+    return [str(tag) for field in fields for tag in getattr(field.annotation, "__args__", ())]
+
+
 def _annotation_at(kind: Any, location: Sequence[Any]) -> Any:
     """Follow a pydantic error location into nested Params classes, as far as it names fields and members of unions."""
     for name in location:
@@ -124,6 +130,11 @@ def _message(path: Path, section: str, error: Mapping[str, Any], kind: type[Para
         return f"{path}:{line}: {name}: unknown key; {hint}"
     if error["type"] == "missing":
         return f"{path}:{line}: {name}: missing; state it (no value is hidden in the code)."
+    if error["type"].startswith("union_tag"):  # which member of a union it is stands in a key of its own
+        word, found = error["ctx"]["discriminator"].strip("'"), error["ctx"].get("tag")
+        said = "missing" if found is None else f"got {found!r}"
+        known = _tags(_annotation_at(kind, location), word)
+        return f"{path}:{line}: {name}.{word}: {said}; one of {', '.join(known)}."
     text = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ").rstrip(".")
     if isinstance(error["input"], (dict, list)):
         return f"{path}:{line}: {name}: {text}."

@@ -61,6 +61,9 @@ def parse(tmp_path: Path, text: str) -> Section:
     return section
 
 
+KNOWN_OPTIMIZERS = "adamw, adamw_8bit, adam, sgd, rmsprop, lion, muon"
+
+
 def mistakes(tmp_path: Path, text: str) -> list[str]:
     with pytest.raises(ParamsError) as caught:
         parse(tmp_path, text)
@@ -102,7 +105,12 @@ def test_text_is_not_a_number_and_a_number_is_not_text(tmp_path: Path) -> None:
 
 def test_an_unknown_optimizer_names_the_known_ones(tmp_path: Path) -> None:
     found = mistakes(tmp_path, GOOD.replace("name: adamw", "name: adamx"))
-    assert "adamw" in found[0] and "muon" in found[0]
+    assert found == [f"params.yaml:7: section.optimizer.name: got 'adamx'; one of {KNOWN_OPTIMIZERS}."]
+
+
+def test_a_block_that_does_not_say_which_one_it_is_names_those_there_are(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, GOOD.replace("name: adamw, ", ""))
+    assert found == [f"params.yaml:7: section.optimizer.name: missing; one of {KNOWN_OPTIMIZERS}."]
 
 
 def test_an_unknown_key_of_a_chosen_optimizer_names_the_keys_of_that_one(tmp_path: Path) -> None:

@@ -47,7 +47,8 @@ class Groups:
 
     A batch has, besides the fields of its clips [B, …]: ``draw`` int64 [B], a seed of each sample's own;
     ``pseudo_class`` [B]; and from step ``begin`` on ``positives`` [U, P, C, T, H, W] with ``present`` bool [U, P] (a
-    class may have fewer) and ``unconditional`` [U, N, C, T, H, W] for its U units.
+    class may have fewer) and ``unconditional`` [U, N, C, T, H, W] for its U units; and ``rows`` [B],
+    ``positives_rows`` [U, P] and ``unconditional_rows`` [U, N], which rows of the index all these are.
 
     Args:
         classes: pseudo-class per key.
@@ -151,14 +152,16 @@ class Groups:
         return batch
 
     def _beside(self, batch: dict[str, Any], units: Sequence[Unit]) -> None:
-        """Add positives, padded with clips that are marked as absent, and unconditional clips."""
+        """Add positives, padded with clips that are marked as absent, unconditional clips, and the rows of all."""
+        batch["rows"] = torch.tensor([row for unit in units for row in unit.clips])
         if self.size.positives:
             padded = [(unit.positives + unit.clips * self.size.positives)[: self.size.positives] for unit in units]
-            batch["positives"] = self._latents(padded)
+            batch["positives"], batch["positives_rows"] = self._latents(padded), torch.tensor(padded)
             known = torch.tensor([len(unit.positives) for unit in units])
             batch["present"] = torch.arange(self.size.positives) < known[:, None]
         if self.size.unconditional:
-            batch["unconditional"] = self._latents([unit.unconditional for unit in units])
+            rows = [unit.unconditional for unit in units]
+            batch["unconditional"], batch["unconditional_rows"] = self._latents(rows), torch.tensor(rows)
 
     def _latents(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Latents of units' rows: [U, N, C, T, H, W]."""

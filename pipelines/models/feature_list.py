@@ -33,6 +33,15 @@ def windows(features: Tensor, size: int) -> Tensor:
     return cells.transpose(-3, -2).flatten(-2)
 
 
+def window_means(features: Tensor, size: int) -> Tensor:
+    """Means of the :func:`windows` of maps [B, C, T, H, W], window by window: [B, N, C]."""
+    height, width = (length // size * size for length in features.shape[-2:])
+    cells = features[..., :height, :width].movedim(1, -1)
+    if size > 1:
+        cells = cells.unflatten(3, (-1, size)).unflatten(2, (-1, size)).mean((3, 5))
+    return cells.flatten(1, 3)
+
+
 def at_places(features: Tensor, name: str, most: int) -> dict[str, Tensor]:
     """``{name}_loc_jjjj``: the vectors [B, C] at up to ``most`` places."""
     flat = features.flatten(2)

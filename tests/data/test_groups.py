@@ -44,7 +44,8 @@ def test_a_step_is_the_same_whoever_asks_and_whatever_came_before(shards: Shards
         again.read(step, 0, 6)
     parts = [again.read(7, start, start + 2) for start in (4, 0, 2)]
     assert parts[1]["key"] + parts[2]["key"] + parts[0]["key"] == whole["key"] == first.keys(7)
-    for name in ("latents", "draw", "pseudo_class", "positives", "present", "unconditional"):
+    rows = ("rows", "positives_rows", "unconditional_rows")
+    for name in ("latents", "draw", "pseudo_class", "positives", "present", "unconditional", *rows):
         joined = torch.cat([parts[1][name], parts[2][name], parts[0][name]])
         assert torch.equal(joined, whole[name]), name
     assert not set(whole["draw"].tolist()) & set(first.read(8, 0, 6)["draw"].tolist())
@@ -56,6 +57,11 @@ def test_real_clips_beside_are_read_once_the_drift_begins(shards: Shards) -> Non
     assert {"positives", "unconditional"}.isdisjoint(reader.read(4, 0, 6))
     read = reader.read(5, 0, 6)
     assert read["positives"].shape[:2] == (3, 3) and read["unconditional"].shape[:2] == (3, 4)
+    assert shards.keys(read["rows"].tolist()) == read["key"]
+    for name in ("positives", "unconditional"):
+        rows = read[f"{name}_rows"].flatten().tolist()
+        stored = torch.stack([torch.tensor(shards.read(row, ("latents",))["latents"]) for row in rows])
+        assert torch.equal(stored.to(read[name]), read[name].flatten(0, 1)), "a row is not that of its clip"
 
 
 def test_a_small_class_marks_the_positives_that_it_lacks(shards: Shards) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipelines.flow.drift import Problems, drift, drift_pull
-from pipelines.flow.drift_kernel import FAR, affinities, coefficients, distances
+from pipelines.flow.drift_kernel import FAR, affinities, affinities_by_rows, coefficients, distances
 from pipelines.flow.drift_statistics import (
     drawn_strength,
     effective_neighbours,
@@ -139,6 +139,63 @@ def test_float32_is_float64_within_a_ten_thousandth(name: str) -> None:
     exact = drift(problems(3), FIELDS[name])
     rounded = drift(problems(3, kind=torch.float32), FIELDS[name])
     assert (rounded.total - exact.total).norm() < 1e-4 * exact.total.norm()
+
+
+def layout(name: str, seed: int) -> Tensor:
+    """Distances [2, 4, 12] over their mean, of samples that lie so."""
+    draw = torch.Generator().manual_seed(seed)
+    near = 1.0 + 0.1 * torch.rand(2, 4, 12, generator=draw, dtype=torch.float64)
+    match name:
+        case "scattered":
+            near = torch.rand(2, 4, 12, generator=draw, dtype=torch.float64)
+        case "one problem is wide":
+            near[1] *= torch.linspace(0.2, 1.8, 4, dtype=torch.float64)[:, None]
+        case "a sample lies far":
+            near[:, 2] += 2.5
+        case "positives lie far":
+            near[:, :, 6:] += 1.2
+        case "some are absent":
+            near[:, :, 10:], near[0, 3] = torch.inf, torch.inf
+    near[:, range(4), range(4)] = torch.inf
+    return near
+
+
+LAYOUTS = ("narrow", "scattered", "one problem is wide", "a sample lies far", "positives lie far", "some are absent")
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("floor", [0.0, 1e-6])
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=8, deadline=None)
+def test_the_kernel_is_two_softmaxes_wherever_samples_lie(name: str, floor: float, seed: int) -> None:
+    """However few exponentials it takes: the coefficients of each side in float32, over the largest of that side."""
+    near = layout(name, seed)
+    logits = -near[:, None] / torch.tensor(TAUS, dtype=torch.float64)[:, None, None]
+    rows, columns = (torch.softmax(logits, axis).nan_to_num(nan=0.0) for axis in (3, 2))
+    product = (rows * columns).clamp(min=floor) if floor else rows * columns.clamp(min=1e-12)
+    field = LOG.model_copy(update={"floor": floor})
+    expected = coefficients(product.sqrt().masked_fill(near[:, None].isinf(), 0.0), 6, field)
+    kernel, sums = affinities_by_rows(near.float(), field, None)
+    found = coefficients(kernel, 6, field, sums).double()
+    for side in (slice(0, 6), slice(6, 12)):
+        largest = expected[..., side].abs().amax(-1, keepdim=True)
+        assert ((found[..., side] - expected[..., side]).abs() <= 1e-4 * largest).all()
+
+
+def test_many_wide_features_are_computed_like_few() -> None:
+    """In pieces that fit the cache, by one exponential, against one problem and location after another."""
+    given = problems(0, (30, 40, 4, 8, 8, 64), torch.float32)
+    unweighted = Problems(given.generated, given.positives, given.negatives)
+    field = LOG.model_copy(update={"scale": "location"})
+    loss, gradient = loss_and_gradient(unweighted, field)
+    for place, number in ((0, 0), (17, 5), (29, 39)):
+        x, y, away = (
+            part[place, number][None, None].double() for part in (given.generated, given.positives, given.negatives)
+        )
+        expected, traced = log_by_hand(Problems(x, y, away, torch.ones(1, 20, dtype=torch.float64)), "both")
+        torch.testing.assert_close(loss[place, number].double(), expected[0, 0], rtol=1e-5, atol=0)
+        worst = (gradient[place, number].double() - traced[0, 0]).norm() / traced.norm()
+        assert worst < 1e-5
 
 
 def test_under_bf16_autocast_the_field_is_still_float32() -> None:

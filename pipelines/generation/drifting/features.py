@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.generation.drifting.params import Features
-from pipelines.models.feature_list import at_rest, clip_features, reads_change, windows
+from pipelines.models.feature_list import at_rest, clip_features, reads_change, window_means, windows
 from pipelines.stage import StageError
 
 Vectors = Mapping[str, Tensor]
@@ -127,8 +127,7 @@ class FeatureSpaces:
         found: dict[str, Tensor] = {}
         for layer in self.params.maps.layers if self.params.maps else ():
             for size in self._windows(self.params.maps, layer, maps[layer]):  # type: ignore[arg-type]
-                means = maps[layer] if size == 1 else windows(maps[layer], size).mean(-1)
-                found[f"maps/{layer}_k{size}"] = means.flatten(2).mT
+                found[f"maps/{layer}_k{size}"] = window_means(maps[layer], size)
         found |= self._clip_statistics(latents, {**maps, "input": latents})
         block = self.params.latents
         for size in self._windows(block, "latents", latents) if block else ():
@@ -192,6 +191,6 @@ def picked(scores: Tensor, allowed: Tensor, count: int) -> Tensor:
 
 def at(vectors: Tensor, places: Tensor) -> Tensor:
     """Vectors [B, M, N, D] at places [B, L] of each problem, as the drift takes them: [L, B, M, D]."""
-    count, width = vectors.shape[1], vectors.shape[3]
-    index = places[:, None, :, None].expand(-1, count, -1, width)
-    return vectors.gather(2, index).permute(2, 0, 1, 3)
+    problems, count, total, width = vectors.shape
+    first = torch.arange(problems * count, device=places.device).view(problems, count) * total
+    return nn.functional.embedding(first + places.T[:, :, None], vectors.reshape(-1, width))

@@ -11,7 +11,8 @@ from pipelines.flow import corruption, interpolation, keyframes
 from pipelines.flow.filling import alike, by_place, fill, level_share, over_elements
 from pipelines.flow.guidance import drop_prompts
 from pipelines.generation.drifting import draws
-from pipelines.generation.drifting.features import FeatureSpaces, Space, missing_places, picked
+from pipelines.generation.drifting.features import FeatureSpaces, Space, Vectors, missing_places, picked
+from pipelines.generation.drifting.kept import KeptVectors
 from pipelines.generation.drifting.params import DriftingRefinerParams, KeypatchRefinerParams
 from pipelines.generation.drifting.problems import Beside, mixed
 from pipelines.models.refiner import refined, temperature_of
@@ -93,6 +94,7 @@ class DriftingRefiner:
     ) -> None:
         self.refiner, self.params, self.empty_prompt, self.features = refiner, params, empty_prompt, features
         self.encoder = features.encoder if features is not None else None
+        self.kept = None if features is None else KeptVectors(features)
         self._spaces: dict[tuple[int, ...], list[Space]] = {}
 
     # ---- the forward process ----
@@ -204,26 +206,45 @@ class DriftingRefiner:
 
     @torch.no_grad()
     def _beside(self, batch: Batch, start: Start, seeds: list[int], alpha: Tensor, step: int) -> Beside:
-        latents, drift, features = batch["latents"], self.params.drift, self.features
-        assert drift is not None and features is not None
-        noise = draws.normal(seeds, "views", drift.views.count, *latents.shape[1:]).to(latents)
-        views = torch.cat([latents[:, None], latents[:, None] + drift.views.std * noise], 1)
-        real = {"views": views, **{name: batch[name] for name in ("positives", "unconditional") if name in batch}}
-        sizes = [part.shape[0] * part.shape[1] for part in real.values()]
-        found = features(torch.cat([part.flatten(0, 1) for part in real.values()]))
-        cut = {name: dict(zip(real, vectors.split(sizes), strict=True)) for name, vectors in found.items()}
-        parts = {kind: {name: of[kind] for name, of in cut.items()} for kind in real}
+        latents = batch["latents"]
         absent = torch.zeros(len(alpha), 0, dtype=torch.bool, device=latents.device)
         return Beside(
-            views=parts["views"],
-            positives=parts.get("positives", {}),
-            unconditional=parts.get("unconditional", {}),
+            views=self._views(latents, batch["rows"].tolist()),
+            positives=self._real(batch, "positives"),
+            unconditional=self._real(batch, "unconditional"),
             present=batch.get("present", absent),
             alpha=alpha,
             mask=start.mask,
             scores=self._scores(latents, seeds),
             common=self._common(latents, step),
         )
+
+    def _of(self, rows: list[int], clips: Tensor) -> Vectors:
+        """Vectors of clips [M, C, T, H, W] of the data's rows, as they are."""
+        assert self.kept is not None
+        return self.kept(rows, lambda place: clips[place : place + 1], clips.device)
+
+    def _real(self, batch: Batch, name: str) -> Vectors:
+        """Those of the positives or unconditional clips; empty where none are drawn."""
+        if name not in batch:
+            return {}
+        return self._of(batch[f"{name}_rows"].flatten().tolist(), batch[name].flatten(0, 1))
+
+    def _views(self, latents: Tensor, rows: list[int]) -> Vectors:
+        """Those of each clip and of its views side by side; a clip's views are drawn once for the whole training."""
+        own, drift = self._of(rows, latents), self.params.drift
+        assert drift is not None and self.kept is not None
+        if not drift.views.count:
+            return own
+
+        def views(place: int) -> Tensor:
+            seed = draws.mixed(self.params.training.seed, rows[place])
+            noise = draws.normal([seed], "views", drift.views.count, *latents.shape[1:])[0].to(latents)
+            return latents[place] + drift.views.std * noise
+
+        found = self.kept([("views", row) for row in rows], views, latents.device)
+        each = (len(rows), drift.views.count)
+        return {name: torch.cat([own[name][:, None], found[name].unflatten(0, each)], 1).flatten(0, 1) for name in own}
 
     def _scores(self, latents: Tensor, seeds: list[int]) -> dict[str, Tensor]:
         """What chooses each clip's places: the first numbers of one draw, so that spaces of one grid look alike."""

@@ -110,6 +110,34 @@ def of_units(space: Space, generated: Tensor, beside: Beside, units: int) -> Pro
     return Problems(x, y, others, _weights(alpha, x.shape[2], others.shape[2], y.shape[2]), present)
 
 
+def _problems(kind: str, space: Space, generated: Tensor, beside: Beside) -> Problems:
+    if kind == "clip":
+        return of_clips(space, generated, beside)
+    return of_units(space, generated, beside, 1 if kind == "pooled" else len(beside.alpha))
+
+
+def _alike(spaces: Sequence[Space], generated: Vectors, field: DriftField) -> list[list[Space]]:
+    """Spaces of equal width and as many places, whose problems can be computed at once where none share a scale."""
+    found: dict[object, list[Space]] = {}
+    for space in spaces:
+        alone = field.scale == "all"
+        shape = (generated[space.name].shape[-1], 1 if space.grid is None else space.locations)
+        found.setdefault(space.name if alone else shape, []).append(space)
+    return list(found.values())
+
+
+def _together(problems: Sequence[Problems]) -> Problems:
+    """Problems of several spaces, of one shape and equal weights, as one set; those of the first space first."""
+    first, count = problems[0], len(problems)
+    if count == 1:
+        return first
+    x, y, away = (
+        torch.cat([getattr(one, name) for one in problems], 1) for name in ("generated", "positives", "negatives")
+    )
+    weights, present = (None if part is None else part.repeat(count, 1) for part in (first.weights, first.present))
+    return Problems(x, y, away, weights, present)
+
+
 @dataclass(frozen=True)
 class Mixed:
     """The drift of a micro-batch: loss per clip [B], and numbers that show progress."""
@@ -133,7 +161,7 @@ def mixed(
     fixed = field
     if log_temperature is not None:
         field = field.model_copy(update={"temperatures": (*field.temperatures, float(log_temperature.detach().exp()))})
-    clips, units = len(beside.mask), len(beside.alpha)
+    clips = len(beside.mask)
     kinds = {"clip": mixture.clip, "pseudo_class": mixture.pseudo_class, "pooled": mixture.pooled}
     whole = sum(kinds.values())
     loss = beside.alpha.new_zeros(clips)
@@ -141,21 +169,19 @@ def mixed(
     for kind, weight in kinds.items():
         if not weight:
             continue
-        for space in spaces:
-            if kind == "clip":
-                problems = of_clips(space, generated[space.name], beside)
-            else:
-                problems = of_units(space, generated[space.name], beside, 1 if kind == "pooled" else units)
+        for group in _alike(spaces, generated, field):
+            problems = _together([_problems(kind, space, generated[space.name], beside) for space in group])
             pull = drift_pull(problems, field)
             per_problem = pull.loss.mean(0)
             if log_temperature is not None:
                 per_problem = per_problem + temperature_loss(problems, fixed, log_temperature).mean(0)
-            loss = loss + weight / whole * space.weight * per_problem.repeat_interleave(clips // len(per_problem))
-            monitors |= _numbers(f"drift/{kind}/{space.name.replace('/', '_')}", pull.force, pull.scale, fixed)
-            if log_temperature is not None:
-                monitors[f"drift/{kind}/{space.name.replace('/', '_')}/tau_learned/drift_norm_mean"] = pull.force[
-                    -1
-                ].mean()
+            parts = (per_problem, pull.force, pull.scale)
+            for space, own, force, scale in zip(group, *(part.chunk(len(group), -1) for part in parts), strict=True):
+                loss = loss + weight / whole * space.weight * own.repeat_interleave(clips // len(own))
+                name = f"drift/{kind}/{space.name.replace('/', '_')}"
+                monitors |= _numbers(name, force, scale, fixed)
+                if log_temperature is not None:
+                    monitors[f"{name}/tau_learned/drift_norm_mean"] = force[-1].mean()
     if log_temperature is not None:
         monitors["drift/learned_temperature"] = log_temperature.detach().exp().squeeze()
     return Mixed(loss, monitors)

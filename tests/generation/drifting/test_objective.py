@@ -9,8 +9,8 @@ import torch
 
 from pipelines.data.groups import Groups, Size
 from pipelines.data.shards import Shards
-from pipelines.generation.drifting import draws
-from pipelines.generation.drifting.features import FeatureSpaces, missing_places, picked
+from pipelines.generation.drifting import draws, problems
+from pipelines.generation.drifting.features import FeatureSpaces, Space, missing_places, picked
 from pipelines.generation.drifting.objective import DriftingRefiner, start_of
 from pipelines.models.latent_mae import LatentMae
 from pipelines.models.refiner import Refiner
@@ -58,6 +58,20 @@ def test_problems_of_clips_and_classes_do_not_depend_on_how_a_batch_is_cut(place
     whole = gradient(places, 8, problems=MIXTURE)
     for micro in (2, 4):
         torch.testing.assert_close(gradient(places, micro, problems=MIXTURE), whole, rtol=2e-3, atol=2e-5)
+
+
+def test_spaces_of_one_shape_are_one_set_of_problems_and_no_space_notices(places, monkeypatch) -> None:
+    mixture = {"clip": 1.0, "pseudo_class": 0.5, "pooled": 0.5}
+    every: dict[str, Any] = {"problems": mixture, "learned_temperature": {"start": 0.3}}
+    together, sizes = gradient(places, 8, **every), []
+
+    def one_by_one(spaces: list[Space], *_: Any) -> list[list[Space]]:
+        sizes.append(len(spaces))
+        return [[space] for space in spaces]
+
+    monkeypatch.setattr(problems, "_alike", one_by_one)
+    torch.testing.assert_close(gradient(places, 8, **every), together, rtol=1e-4, atol=1e-6)
+    assert sizes == [5, 5, 5], "of clips, classes and all"
 
 
 def test_a_pooled_problem_and_a_pooled_scale_are_of_a_micro_batch(places) -> None:
