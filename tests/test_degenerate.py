@@ -34,7 +34,7 @@ ARRAYS = ("Tensor", "ndarray", "Problems", "Sides")
 NUMBERS = ("float", "Found", "Numbers")
 WHOLE = "a part of a stage on its own data; its numbers are of the functions here"
 ELSEWHERE: Mapping[str, str] = {
-    "evaluation.judge.Measured.frechet": "frechet_distance",
+    "evaluation.judge.FittedSpace.frechet": "frechet_distance",
     "generation.drifting.finishing.final_numbers": WHOLE,
     "generation.drifting.measuring.field_numbers": WHOLE,
     "generation.validation.FixedLevels.numbers": "its target holds noise; a loss that is not finite ends training",

@@ -31,9 +31,9 @@ class Stream(io.RawIOBase):
 
     def __init__(self, url: str) -> None:
         super().__init__()
+        self.source: Any = None  # first, because what fails from here on is closed all the same
         self.url, self.position, self.version = url, 0, ""
         self.files, self.path = fsspec.core.url_to_fs(url)
-        self.source: Any = None
         self._try(lambda: None)
 
     def readable(self) -> bool:

@@ -18,6 +18,8 @@ from typing import BinaryIO
 END = 512
 """A tar ends with blocks of zeros; one that does not was cut off, which tarfile does not notice between members."""
 LONG = (XHDTYPE, XGLTYPE, SOLARIS_XHDTYPE, GNUTYPE_LONGNAME, GNUTYPE_LONGLINK)
+INVALID = (tarfile.InvalidHeaderError,)  # type: ignore[attr-defined]
+"""Behind the first header tarfile takes one that is none for the end, and nobody sees what follows."""
 MOST_HEADER = 1 << 20
 """Bytes of long names and further facts in one header; tarfile would read any number into memory."""
 
@@ -66,7 +68,7 @@ class Header(TarInfo):
         before = tarfile.offset
         try:
             found = super().fromtarfile(tarfile)
-        except (ValueError, OverflowError, LookupError, RecursionError) as error:
+        except (*INVALID, ValueError, OverflowError, LookupError, RecursionError) as error:
             raise ReadError(f"a header at byte {before} that is none ({type(error).__name__})") from None
         if found.size > MOST_MEMBER:
             raise ReadError(f"a header at byte {before} of a member of {found.size} bytes")
