@@ -129,20 +129,24 @@ def _is_run(run: Mapping[str, Any]) -> bool:
 
 def records_around(*paths: Path) -> list[dict[str, Any]]:
     """Records of finished runs of the projects around some paths, and of the one around the current folder."""
-    found: list[dict[str, Any]] = []
     starts = [
         *(path.absolute() for path in paths),
         Path.cwd(),
         *map(Path, filter(None, [os.environ.get("REEL_PROJECT")])),
     ]
     roots = [root for start in starts for root in (start, *start.parents) if (root / "dvc.yaml").is_file()]
-    for root in dict.fromkeys(roots):
-        for file in sorted((root / ".work").glob("*/*/record.json")):
-            with contextlib.suppress(OSError, ValueError):
-                record = json.loads(file.read_text(encoding="utf-8"))
-                whole = isinstance(record, dict) and isinstance(record.get("header"), dict)
-                if whole and record.get("status") == "finished":
-                    found.append(record)
+    return [record for root in dict.fromkeys(roots) for record in records_of(root)]
+
+
+def records_of(project: Path) -> list[dict[str, Any]]:
+    """Records of finished runs of one project."""
+    found: list[dict[str, Any]] = []
+    for file in sorted((project / ".work").glob("*/*/record.json")):
+        with contextlib.suppress(OSError, ValueError):
+            record = json.loads(file.read_text(encoding="utf-8"))
+            whole = isinstance(record, dict) and isinstance(record.get("header"), dict)
+            if whole and record.get("status") == "finished":
+                found.append(record)
     return found
 
 

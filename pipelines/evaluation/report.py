@@ -14,7 +14,7 @@ from pipelines.evaluation.params import ReportParams
 from pipelines.evaluation.samples import read_samples
 from pipelines.evaluation.score_table import Outcomes
 from pipelines.evaluation.sections import Size
-from pipelines.run_facts import records_around
+from pipelines.run_facts import records_of
 
 MOST_BYTES = 20_000_000
 """Of the page: what a mail takes and a telephone opens."""
@@ -45,7 +45,7 @@ def write(
     Raises:
         StageError: the graph has no stages, or a metrics file is not JSON.
     """
-    runs = records_around(graph)
+    runs = records_of(graph.absolute().parent)
     stages = read_project(graph, metrics_folder, plots_folder, runs)
     for name, one in stages.items():
         if out.absolute() in [(graph.parent / made).absolute() for made in one.outs]:
