@@ -1,14 +1,15 @@
 """What tests cost in processor time, of this process and of those it started: quick ones stay quick.
 
 A test over a second is marked ``costly``; `make test` leaves those out. With ``--quick-within SECONDS`` (`make check`)
-a run fails where a test without that mark took longer, whoever wrote it, and names it. Fixtures that tests share do not
-count.
+a run names at its end what took longer without that mark, whoever wrote it. It fails nothing: a slow machine is no
+mistake of a test's. Fixtures that tests share do not count.
 """
 
 from __future__ import annotations
 
 import resource
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ BEGAN, SHARED = pytest.StashKey[float](), pytest.StashKey[float]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The option of the run that checks."""
-    text = "fail where a test that is not marked costly took more processor time"
+    text = "name tests that are not marked costly and took more processor time"
     parser.addoption("--quick-within", type=float, metavar="SECONDS", help=text)
 
 
@@ -68,19 +69,16 @@ class Costs:
     """Gathers the costs that reports tell, of all workers where there are several."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self.limit = float(config.getoption("--quick-within"))
+        limit: Any = config.getoption("--quick-within")
+        self.limit = float(limit)
         self.found: dict[str, float] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Those over the limit."""
-        cost = dict(report.user_properties).get(NAME, 0.0) if report.when == "teardown" else 0.0
+        told: dict[str, Any] = dict(report.user_properties) if report.when == "teardown" else {}
+        cost = float(told.get(NAME, 0.0))
         if cost > self.limit:
             self.found[report.nodeid] = cost
-
-    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Such a run has failed."""
-        if self.found and not exitstatus:
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Which, and what to do."""

@@ -1,4 +1,4 @@
-"""`make test` stays quick: a test that is not marked costly and takes too long fails the run that checks."""
+"""`make test` stays quick: a test that is not marked costly and takes too long is named by the run that checks."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ def test_beside_others(shared):
 
 @pytest.mark.costly
 @pytest.mark.parametrize("processes", [[], ["-n", "1"]])
-def test_what_is_not_quick_and_not_marked_is_named_and_fails_the_run(tmp_path: Path, processes: list[str]) -> None:
+def test_what_is_not_quick_and_not_marked_is_named_and_fails_nothing(tmp_path: Path, processes: list[str]) -> None:
     (tmp_path / "test_some.py").write_text(TESTS)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = costly\n")
     command = [sys.executable, "-m", "pytest", "-p", "tests.costs", "-q", *processes, "--quick-within"]
@@ -44,6 +44,6 @@ def test_what_is_not_quick_and_not_marked_is_named_and_fails_the_run(tmp_path: P
 
     done = run("0.1")
     named = [line.split(": ")[0].split("::")[1] for line in done.stdout.splitlines() if line.startswith("NOT QUICK")]
-    assert named == ["test_in_a_process", "test_on_its_own"] and done.returncode == 1, done.stdout
+    assert named == ["test_in_a_process", "test_on_its_own"] and done.returncode == 0, done.stdout
     if not processes:
-        assert run("1000").returncode == 0
+        assert "NOT QUICK" not in run("1000").stdout
