@@ -26,7 +26,6 @@ ROOT = Path(__file__).parents[1]
 STAGE = '''
 """A toy stage in the shape of a real one."""
 import os
-import re
 import signal
 import subprocess
 import sys
