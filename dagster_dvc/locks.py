@@ -71,15 +71,19 @@ def elsewhere(project: DvcProject) -> dict[str, dict[str, Any]]:
     return {**_launched(project), **_noted(project)}
 
 
+def _this_host() -> str:
+    import socket  # here: mostly nothing runs, and nobody asks
+
+    return socket.gethostname()
+
+
 def _noted(project: DvcProject) -> dict[str, dict[str, Any]]:
     found = {}
     for note in (project.scratch / "running").glob("*.json"):
-        import socket  # here: mostly nothing runs
-
         with contextlib.suppress(OSError, ValueError, KeyError):
             facts = json.loads(note.read_text(encoding="utf-8"))
-            host = facts.get("host", socket.gethostname())
-            if host != socket.gethostname() and time.time() - note.stat().st_mtime < FORGOTTEN_SECONDS:
+            host = facts.get("host", _this_host())
+            if host != _this_host() and time.time() - note.stat().st_mtime < FORGOTTEN_SECONDS:
                 found[facts["stage"]] = {**facts, "line": f"on {host}: {facts['line']}"}
     return found
 
@@ -87,12 +91,10 @@ def _noted(project: DvcProject) -> dict[str, dict[str, Any]]:
 def _launched(project: DvcProject) -> dict[str, dict[str, Any]]:
     found = {}
     for note in (project.root / ".work").glob("*/owner.json"):
-        import socket  # here: mostly nothing runs
-
         with contextlib.suppress(OSError, ValueError, KeyError):
             facts = json.loads(note.read_text(encoding="utf-8"))
             host, since = facts["host"], datetime.fromisoformat(facts["since"]).timestamp()
-            if host != socket.gethostname() and time.time() - note.stat().st_mtime < SILENT_SECONDS:
+            if host != _this_host() and time.time() - note.stat().st_mtime < SILENT_SECONDS:
                 of = f" of {facts['user']}" if facts.get("user") else ""
                 line = f"on {host}{of}; wait for it, or stop it there"
                 found[note.parent.name] = {"stage": note.parent.name, "pid": facts["pid"], "since": since, "line": line}
