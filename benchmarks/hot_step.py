@@ -1,8 +1,8 @@
 """`python -m benchmarks.hot_step COMMIT`: a training step of rectified_flow here and at an earlier commit, by part.
 
 Both trees (those of :mod:`benchmarks.against`) measure it in turn with their own code, one thread, processor time of
-the thread: forward, backward, and the update with Muon. Beside the ratio stands how much of the machine is used: GFLOP/s
-of each part, and its share of what the thread reaches on a product of 2048 x 2048 in the same arithmetic.
+the thread: forward, backward, and the update with Muon. Beside the ratio stands how much of the machine is used:
+GFLOP/s of each part, and its share of what the thread reaches on a product of 2048 x 2048 in the same arithmetic.
 With ``--markdown PAGE`` the rows replace those between the page's markers.
 """
 
