@@ -97,7 +97,9 @@ class _Heads(torch.autograd.Function):
         mean = torch.linalg.vecdot(along, weight[:, None]).div_(size).unsqueeze(-1)
         given.mul_(weight[:, None]).addcmul_(unit, mean, value=-1.0).mul_(inverse)
         found[..., : normed * width].copy_(given.flatten(-3))
-        of_weight = along.flatten(0, 1).sum(0).sum(1)  # rows first: one sum over all three axes takes four times as long
+        of_weight = (
+            along.flatten(0, 1).sum(0).sum(1)
+        )  # rows first: one sum over all three axes takes four times as long
         return found, of_weight, None, None, None, None
 
 
