@@ -55,16 +55,25 @@ def description(objective: WorldModelObjective, data: Latents) -> dict[str, Any]
     }
 
 
-def finish(run: Run, data: Latents, objective: WorldModelObjective, fixed: FixedWindows, decoder: Autoencoder) -> None:
-    """Held-out numbers of raw and averaged weights, measured rollouts, pictures, checkpoint."""
+def finish(
+    run: Run,
+    data: Latents,
+    objective: WorldModelObjective,
+    fixed: FixedWindows,
+    decoder: Autoencoder,
+    known: dict[str, float] | None = None,
+) -> None:
+    """Held-out numbers of raw and averaged weights, measured rollouts, pictures, checkpoint.
+
+    ``known``: the numbers of averaged weights, where the last step was validated.
+    """
     if not run.is_main:
         return
-    network = objective.world_model
+    network = objective.world_model.eval()
     with run.computing():
-        results: dict[str, Any] = {"validation/loss_raw_weights": fixed.numbers(objective)["loss"]}
+        results: dict[str, Any] = {"validation/loss_raw_weights": fixed.loss(objective)}
     with run.ema_weights("world_model"), run.computing():
-        network.eval()
-        numbers = fixed.numbers(objective)
+        numbers = known or fixed.numbers(objective)
         results |= {name if "velocity" in name else f"validation/{name}": value for name, value in numbers.items()}
         results |= {"effective_batch": run.training.batch_size}
         loss, other = results["validation/loss"], results["validation/loss_other_actions"]
