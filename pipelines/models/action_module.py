@@ -115,8 +115,8 @@ class ActionModule(nn.Module):
         moved = self._moved(actions.to(tokens), tokens.shape[-1])
         asked = self.mouse_qkv(self._mixed(tokens, moved, gelu))
         weight = torch.stack([self._scaled(self.mouse_norm_q), self.mouse_norm_k.weight])
-        parts = self._heads_first(asked, weight, window, 1)
-        out = self.mouse_out(attended(*parts, self.heads, window.hidden(1, 1)))
+        query, key, value = self._heads_first(asked, weight, window, 1)
+        out = self.mouse_out(attended(query, key, value, self.heads, window.hidden(1, 1)))
         return out.unflatten(0, (len(tokens), -1)).transpose(1, 2)
 
     def _keys_over(self, tokens: Tensor, actions: Tensor, window: Window) -> Tensor:

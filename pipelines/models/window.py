@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -84,6 +84,7 @@ def velocity(
         heard, turn = model.hear(first_frame), wan.rotation(transformer.rope, grid, x.device)
         window = Window(tuple(chunks), tokens.shape[2], x.device)
         hidden = window.hidden(window.places, window.places)
+        action: Any
         for block, action in zip(transformer.blocks, model.actions, strict=True):
             acted = partial(action.over, actions=actions, window=window)
             tokens = wan.computed(block, tokens, heard, told, turn, hidden, acted)

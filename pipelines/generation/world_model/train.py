@@ -67,7 +67,7 @@ def train(
         return validated[step]
 
     run_training(objective, data.batches(objective.reads, params.training), run, validate)
-    finish(run, data, objective, fixed, decoder, validated.get(run.step))
+    finish(run, data, objective, fixed, decoder, validated.get(run.step), init)
 
 
 def checked(latents: Path, params: WorldModelParams) -> Latents:
