@@ -104,9 +104,9 @@ class ActionModule(nn.Module):
         return tokens
 
     def over(self, tokens: Tensor, actions: Tensor, window: Window) -> Tensor:
-        """The same over a whole window that nothing came before."""
-        if self.axes:
-            tokens = tokens + self._mouse_over(tokens, actions, window)
+        """The same over a whole window that nothing came before; tokens of the frames that ask alone."""
+        asking = tokens[:, window.first :] if window.first else tokens
+        tokens = asking + self._mouse_over(tokens, actions, window) if self.axes else asking
         if self.keys:
             tokens = tokens + self._keys_over(tokens, actions, window)
         return tokens
@@ -116,6 +116,7 @@ class ActionModule(nn.Module):
         asked = self.mouse_qkv(self._mixed(tokens, moved, gelu))
         weight = torch.stack([self._scaled(self.mouse_norm_q), self.mouse_norm_k.weight])
         query, key, value = self._heads_first(asked, weight, window, 1)
+        query = query[:, window.first :] if window.first else query
         out = self.mouse_out(attended(query, key, value, self.heads, window.hidden(1, 1)))
         return out.unflatten(0, (len(tokens), -1)).transpose(1, 2)
 
@@ -127,7 +128,7 @@ class ActionModule(nn.Module):
         return self.key_out(attended(query, key, value, self.heads, window.hidden(each, 1))).view_as(tokens)
 
     def _heads_first(self, x: Tensor, weight: Tensor, window: Window, each: int) -> tuple[Tensor, ...]:
-        turn = window.turn(self.rotary, self.theta, weight.shape[-1], each)
+        turn = window.turn(self.rotary, self.theta, weight.shape[-1], each)[-x.shape[1] :]
         return heads_first(x, weight, EPS, turn, self.heads, self.heads)
 
     def _scaled(self, norm: Any) -> Tensor:

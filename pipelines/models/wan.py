@@ -91,7 +91,7 @@ def computed(
         told: [B, L, 6, D], what levels say (:func:`pipelines.models.modulation.embedded`).
         turn: :func:`rotation`.
         hidden: which tokens are unseen by which (:func:`pipelines.models.fused.attended`).
-        between: what is done to tokens before they go by themselves.
+        between: what is done to tokens before they go by themselves; it may give the last of L alone.
     """
     shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = modulation.of_block(block, told)
     normed = modulation.scaled(block.norm1, tokens, shift, scale)
@@ -99,7 +99,10 @@ def computed(
     tokens = modulation.gated(tokens, seen, gate)
     flat = tokens.flatten(1, 2)
     tokens = (flat + _over(block.attn2, block.norm2(flat), heard)).view_as(tokens)
-    tokens = tokens if between is None else between(tokens)
+    if between is not None:
+        tokens = between(tokens)
+        if tokens.shape[1] < told.shape[1]:
+            ffn_shift, ffn_scale, ffn_gate = (part[:, -tokens.shape[1] :] for part in (ffn_shift, ffn_scale, ffn_gate))
     normed = modulation.scaled(block.norm3, tokens, ffn_shift, ffn_scale)
     up, _, down = block.ffn.net
     return modulation.gated(tokens, down(gelu(up.proj(normed))), ffn_gate)

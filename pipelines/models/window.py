@@ -8,7 +8,7 @@ attention is one softmax over the window in which later chunks are hidden (:mod:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -25,15 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Window:
-    """Frames in chunks, ``places`` tokens each."""
+    """Frames in chunks, ``places`` tokens each; tokens of frames before ``first`` answer, but ask no more."""
 
     chunks: tuple[int, ...]
     places: int
     device: torch.device
+    first: int = 0
 
     def hidden(self, queries: int, keys: int) -> Tensor:
-        """Added to scores [T queries, T keys] of so many queries and keys a frame: 0, minus infinity where unseen."""
-        return _hidden(self.chunks, queries, keys, self.device)
+        """Added to scores of so many queries and keys a frame [(T - first) queries, T keys]: 0, -inf if unseen."""
+        return _hidden(self.chunks, queries, keys, self.device)[self.first * queries :]
 
     def turn(self, dims: int, theta: float, head: int, each: int) -> Tensor:
         """What turns ``dims`` elements of a head by its frame's place [T each, head / 2], ``each`` alike a frame."""
@@ -74,8 +75,12 @@ def velocity(
     first_frame: Tensor,
     chunks: Sequence[int],
     shared: Shared,
+    first: int = 0,
 ) -> Tensor:
-    """What the model says of a window that nothing came before; arguments and result are those of its ``forward``."""
+    """What the model says of a window that nothing came before; arguments and result are those of its ``forward``.
+
+    What frames before ``first`` become in the last block, after their last keys and values, nobody asks.
+    """
     with torch._C.DisableTorchFunction():  # as in :func:`pipelines.models.wan.velocity`
         transformer = model.transformer
         tokens = model.embed(x, given, actions, Memory(), shared).float()
@@ -83,10 +88,13 @@ def velocity(
         whole, told = modulation.embedded(transformer.condition_embedder, sigma, tokens)
         heard, turn = model.hear(first_frame), wan.rotation(transformer.rope, grid, x.device)
         window = Window(tuple(chunks), tokens.shape[2], x.device)
-        hidden = window.hidden(window.places, window.places)
+        hidden, last = window.hidden(window.places, window.places), len(model.actions) - 1
         action: Any
-        for block, action in zip(transformer.blocks, model.actions, strict=True):
-            acted = partial(action.over, actions=actions, window=window)
-            tokens = wan.computed(block, tokens, heard, told, turn, hidden, acted)
-        shift, scale = modulation.of_output(transformer, whole)
-        return model.fold(modulation.scaled(transformer.norm_out, tokens, shift, scale), grid)
+        for number, (block, action) in enumerate(zip(transformer.blocks, model.actions, strict=True)):
+            asking = replace(window, first=first) if number == last else window
+            tokens = wan.computed(
+                block, tokens, heard, told, turn, hidden, partial(action.over, actions=actions, window=asking)
+            )
+        shift, scale = modulation.of_output(transformer, whole[:, first:])
+        normed = modulation.scaled(transformer.norm_out, tokens, shift, scale)
+        return model.fold(normed, (grid[0] - first, *grid[1:]))

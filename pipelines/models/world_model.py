@@ -28,7 +28,7 @@ from pipelines.models.action_module import ActionModule
 from pipelines.models.backbones import packed, unpacked
 from pipelines.models.denoiser import CONDITIONING, POSITION_CHANNELS, positions
 from pipelines.models.draft import Draft
-from pipelines.models.frame_attention import Memory, Reach, Shared, attend_itself, crossed, space_and_time
+from pipelines.models.frame_attention import Memory, Reach, Shared, attend_itself, crossed
 from pipelines.stage import StageError
 
 ACTIONS_FILE, DRAFT_FILE = "action_modules.safetensors", "draft.safetensors"
@@ -134,8 +134,9 @@ class WorldModel(nn.Module):
         remember: bool = False,
         shared: Shared | None = None,
         level: int | None = None,
+        first: int = 0,
     ) -> Tensor:
-        """Velocity [B, C, T, H, W] of the new frames ``x`` [B, C, T, H, W].
+        """Velocity [B, C, T - first, H, W] of the new frames ``x`` [B, C, T, H, W], from the frame ``first`` on.
 
         Args:
             sigma: [B, T], a level per frame; 0 where a frame is given.
@@ -156,7 +157,7 @@ class WorldModel(nn.Module):
             raise ValueError(f"chunks {list(chunks)} of {x.shape[2]} frames, remember {remember}, memory {memory}.")
         past, shared, new = memory or Memory(), shared or Shared(), {}
         if memory is None and window.fits(self, x, chunks):
-            return window.velocity(self, x, sigma, actions, given, first_frame, chunks, shared)
+            return window.velocity(self, x, sigma, actions, given, first_frame, chunks, shared, first)
         leveled = past.of_level(level)
         grid = (x.shape[2], x.shape[3] // self.patch[1], x.shape[4] // self.patch[2])
         embed = self.embed if level is None or remember else self._tokens_apart
@@ -164,8 +165,9 @@ class WorldModel(nn.Module):
         heard = shared.once("heard", lambda: self.hear(first_frame))
         embedder, told = self.transformer.condition_embedder, sigma if level is None else sigma[:1, :1]
         whole, levels = leveled.once("levels", lambda: modulation.embedded(embedder, told, tokens))
-        frames = past.kept_frames + grid[0]
-        rotary = self._rotary(min(frames, self.reach.sink + self.reach.window + max(chunks)), grid, x.device)
+        places = min(past.kept_frames + grid[0], self.reach.sink + self.reach.window + max(chunks))
+        rotary = wan.rotation(self.transformer.rope, (places, *grid[1:]), x.device)
+        rotary = rotary.unflatten(0, (places, -1))[:, :, None]
         for number, (block, action) in enumerate(zip(self.transformer.blocks, self.actions, strict=True)):
             again = torch.is_grad_enabled() and self.transformer.gradient_checkpointing
             kept, once = (None, None) if again else (leveled, shared)  # what is computed again must find nothing done
@@ -177,7 +179,8 @@ class WorldModel(nn.Module):
             self._keep(memory, new)
             memory.last = x[:, :, -1].detach()
         shift, scale = leveled.once("output", lambda: modulation.of_output(self.transformer, whole))
-        return self.fold(modulation.scaled(self.transformer.norm_out, tokens, shift, scale), grid)
+        normed = modulation.scaled(self.transformer.norm_out, tokens, shift, scale)
+        return self.fold(normed, grid)[:, :, first:]
 
     # ---- parts ----
 
@@ -218,11 +221,6 @@ class WorldModel(nn.Module):
             return embedder.text_embedder(first_frame.new_zeros(len(first_frame), 1, self.transformer.config.text_dim))
         places = positions(1, *first_frame.shape[3:], like=first_frame)[None].expand(len(first_frame), -1, -1, -1, -1)
         return embedder.text_embedder(packed(torch.cat([first_frame, places], 1), self.patch))
-
-    def _rotary(self, places: int, grid: tuple[int, int, int], device: torch.device) -> Tensor:
-        """What turns queries and keys [places, S, 1, head / 2]: Wan's rotation, of time by place among what is seen."""
-        rope = self.transformer.rope
-        return space_and_time(places, grid[1], grid[2], rope.t_dim, rope.h_dim, rope.w_dim, wan.THETA, device)
 
     def _block(
         self,

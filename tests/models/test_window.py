@@ -17,21 +17,22 @@ from tests.models.tiny_world import given_clips, world
 
 CPU = torch.device("cpu")
 WINDOWS = {
-    "told one frame": (0, 1, (1, 2)),
-    "told three": (1, 2, (1, 2, 2)),
-    "told two chunks of one": (0, 9, (1, 1, 1)),
+    "told one frame": (0, 1, (1, 2), 1),
+    "told three": (1, 2, (1, 2, 2), 3),
+    "all frames asked for": (1, 2, (1, 2, 2), 0),
+    "chunks of one": (0, 9, (1, 1, 1), 2),
 }
 
 
 def both(
-    sink: int, seen: int, chunks: tuple[int, ...]
+    sink: int, seen: int, chunks: tuple[int, ...], first: int
 ) -> tuple[WorldModel, Callable[[], Tensor], Callable[[], Tensor]]:
     """A network, its velocity chunk after chunk, and of the whole window."""
     model, frames = world(sink=sink, window=seen), sum(chunks)
     latents, actions = given_clips(3, frames)
     given = torch.arange(frames).expand(3, -1) < frames - chunks[-1]
     sigma = torch.where(given, 0.0, torch.rand(3, 1, generator=torch.Generator().manual_seed(4)))
-    how = {"actions": actions, "given": given, "first_frame": latents[:, :, :1], "chunks": chunks}
+    how = {"actions": actions, "given": given, "first_frame": latents[:, :, :1], "chunks": chunks, "first": first}
     return (
         model,
         lambda: model(latents, sigma, **how, memory=Memory()),
@@ -79,7 +80,7 @@ def test_a_window_is_computed_whole_in_bfloat16_where_no_chunk_forgets_and_layer
 def test_a_training_in_bfloat16_asks_for_the_window_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     model, asked = world(sink=1, window=2), []
     latents, actions = given_clips(1, 5)
-    monkeypatch.setattr(window, "velocity", lambda *arguments: asked.append(arguments[-2]))
+    monkeypatch.setattr(window, "velocity", lambda *arguments: asked.append(arguments[-3]))
     with computing("bf16", CPU):
         given, level = torch.zeros(1, 5, dtype=torch.bool), torch.ones(1, 5)
         model(latents, level, actions=actions, given=given, first_frame=latents[:, :, :1], chunks=(1, 2, 2))

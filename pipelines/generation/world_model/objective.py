@@ -127,7 +127,8 @@ class WorldModelObjective:
             first_frame=context[:, :, :1],
             chunks=window.chunks,
             shared=shared,
-        )[:, :, count:]
+            first=count,
+        )
         wanted = path.velocity(window.latents, noise)[:, :, count:]
         error = (predicted - wanted).square()
         per_frame = error.mean((1, 3, 4))
