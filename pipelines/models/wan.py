@@ -56,7 +56,8 @@ def _velocity(transformer: Any, x: Tensor, levels: Tensor, text: Tensor) -> Tens
     embedder = transformer.condition_embedder
     tokens = transformer.patch_embedding(x)
     grid = tokens.shape[2:]
-    tokens = tokens.flatten(2).transpose(1, 2).float().unflatten(1, (levels.shape[1], -1))
+    tokens = tokens.flatten(2).transpose(1, 2).float().contiguous()  # else every block goes through them in strides
+    tokens = tokens.unflatten(1, (levels.shape[1], -1))
     whole, told = modulation.embedded(embedder, levels, tokens)
     heard = embedder.text_embedder(text)
     turn = rotation(transformer.rope, grid, x.device)
