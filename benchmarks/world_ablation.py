@@ -166,7 +166,7 @@ def once_trained(make: Callable[..., Any]) -> Callable[..., Any]:
     """The reader of actions depends on the data and its own updates alone: one serves all trainings."""
     made: dict[tuple[Path, int, str], Any] = {}
 
-    def trained_reader(shards: Any, steps: int, device: Any) -> Any:
+    def trained_reader(shards: Any, steps: int, device: Any, kept: Any = None) -> Any:
         key = (shards.folder, steps, str(device))
         if key not in made:
             made[key] = make(shards, steps, device)

@@ -7,18 +7,24 @@ through projections that start at zero, so a new module changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from pipelines.models.frame_attention import Memory, Reach, Shared, attend_after, turns
+from pipelines.models.fused import attended, gelu, heads_first
 from pipelines.models.joined import Pair, rms_normed
+
+if TYPE_CHECKING:
+    from pipelines.models.window import Window
 
 Past: TypeAlias = tuple[Sequence[int], Reach, Memory, Shared]
 """Lengths of the chunks, how far each looks back, what earlier frames left, and what calls of a chunk share."""
+EPS = 1e-6
+"""Of the norms of queries and keys."""
 
 
 class ActionModule(nn.Module):
@@ -59,13 +65,13 @@ class ActionModule(nn.Module):
                 nn.LayerNorm(inner),
             )
             self.mouse_qkv = nn.Linear(inner, 3 * inner, bias=qkv_bias)
-            self.mouse_norm_q, self.mouse_norm_k = nn.RMSNorm(head, eps=1e-6), nn.RMSNorm(head, eps=1e-6)
+            self.mouse_norm_q, self.mouse_norm_k = nn.RMSNorm(head, eps=EPS), nn.RMSNorm(head, eps=EPS)
             self.mouse_out = nn.Linear(inner, width, bias=qkv_bias)
         if self.keys:
             self.key_embed = nn.Sequential(nn.Linear(len(self.keys), hidden), nn.SiLU(), nn.Linear(hidden, hidden))
             self.key_q = nn.Linear(width, inner, bias=qkv_bias)
             self.key_kv = nn.Linear(rows * hidden, 2 * inner, bias=qkv_bias)
-            self.key_norm_q, self.key_norm_k = nn.RMSNorm(head, eps=1e-6), nn.RMSNorm(head, eps=1e-6)
+            self.key_norm_q, self.key_norm_k = nn.RMSNorm(head, eps=EPS), nn.RMSNorm(head, eps=EPS)
             self.key_out = nn.Linear(inner, width, bias=qkv_bias)
         self.silence()
 
@@ -97,6 +103,50 @@ class ActionModule(nn.Module):
             tokens = tokens + self._keys(tokens, actions, past, f"{name}.keys", new)
         return tokens
 
+    def over(self, tokens: Tensor, actions: Tensor, window: Window) -> Tensor:
+        """The same over a whole window that nothing came before; tokens of the frames that ask alone."""
+        asking = tokens[:, window.first :] if window.first else tokens
+        tokens = asking + self._mouse_over(tokens, actions, window) if self.axes else asking
+        if self.keys:
+            tokens = tokens + self._keys_over(tokens, actions, window)
+        return tokens
+
+    def _mouse_over(self, tokens: Tensor, actions: Tensor, window: Window) -> Tensor:
+        moved = self._moved(actions.to(tokens), tokens.shape[-1])
+        asked = self.mouse_qkv(self._mixed(tokens, moved, gelu))
+        weight = torch.stack([self._scaled(self.mouse_norm_q), self.mouse_norm_k.weight])
+        query, key, value = self._heads_first(asked, weight, window, 1)
+        query = query[:, window.first :] if window.first else query
+        out = self.mouse_out(attended(query, key, value, self.heads, window.hidden(1, 1)))
+        return out.unflatten(0, (len(tokens), -1)).transpose(1, 2)
+
+    def _keys_over(self, tokens: Tensor, actions: Tensor, window: Window) -> Tensor:
+        each, weight = tokens.shape[2], self._scaled(self.key_norm_q)[None]
+        (query,) = self._heads_first(self.key_q(tokens.flatten(1, 2)), weight, window, each)
+        told = self.key_kv(self.key_embed(actions.to(tokens)[..., list(self.keys)]).flatten(2))
+        key, value = self._heads_first(told, self.key_norm_k.weight[None], window, 1)
+        return self.key_out(attended(query, key, value, self.heads, window.hidden(each, 1))).view_as(tokens)
+
+    def _heads_first(self, x: Tensor, weight: Tensor, window: Window, each: int) -> tuple[Tensor, ...]:
+        turn = window.turn(self.rotary, self.theta, weight.shape[-1], each)[-x.shape[1] :]
+        return heads_first(x, weight, EPS, turn, self.heads, self.heads)
+
+    def _scaled(self, norm: Any) -> Tensor:
+        """The weight of the queries' norm, with the scale of their scores in it."""
+        return norm.weight * norm.weight.shape[0] ** -0.5
+
+    def _moved(self, actions: Tensor, width: int) -> Tensor:
+        """What the axes [B, T, rows, A] add to the first layer of the mouse's network, [B, T, inner]."""
+        first: Any = self.mouse_mlp[0]
+        return linear(actions[..., list(self.axes)].flatten(2), first.weight[:, width:], first.bias)
+
+    def _mixed(self, tokens: Tensor, moved: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
+        """Tokens and what moved through the mouse's network, by place: [B S, T, inner]."""
+        first: Any
+        first, _, second, norm = self.mouse_mlp
+        mixed = linear(tokens, first.weight[:, : tokens.shape[-1]]) + moved[:, :, None]
+        return norm(second(act(mixed))).transpose(1, 2).flatten(0, 1)
+
     def _after(
         self, past: Past, name: str, query: Tensor, key: Tensor, value: Tensor, both: Tensor | None = None
     ) -> Tensor:
@@ -108,16 +158,8 @@ class ActionModule(nn.Module):
 
     def _mouse(self, tokens: Tensor, actions: Tensor, past: Past, name: str, new: Any) -> Tensor:
         batch, _, places, width = tokens.shape
-        first: Any
-        first, act, second, norm = self.mouse_mlp
-        weight, bias = first.weight, first.bias
-
-        def moved() -> Tensor:
-            return linear(actions.to(tokens)[..., list(self.axes)].flatten(2), weight[:, width:], bias)
-
-        told = past[-1].once(f"{name}.told", moved)
-        mixed = linear(tokens, weight[:, :width]) + told[:, :, None]
-        mixed = norm(second(act(mixed))).transpose(1, 2).flatten(0, 1)  # B S, T, inner
+        told = past[-1].once(f"{name}.told", lambda: self._moved(actions.to(tokens), width))
+        mixed = self._mixed(tokens, told, self.mouse_mlp[1])
         asked = self.mouse_qkv(mixed).unflatten(-1, (3, self.heads, -1))[:, :, None]
         if torch.is_inference_mode_enabled() and asked.dtype == torch.float32:
             lasting: Shared = past[2].lasting

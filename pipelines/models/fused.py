@@ -55,43 +55,52 @@ def gelu(x: Tensor) -> Tensor:
 class _Heads(torch.autograd.Function):
     """Parts side by side [B, N, (P + R) D] to heads first: P of them RMS-normed and turned, R as they are.
 
+    ``groups`` of a part are normed each by itself, by the same weight.
+
     With x^ = x / sqrt(mean(x^2) + eps), y = turn (w x^), the gradient is g_w = sum of turn* (g) x^ over rows, and
     g_x = (w g' - x^ mean(w g' x^)) / sqrt(mean(x^2) + eps) where g' = turn* (g).
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, turn: Tensor | None, heads: int) -> tuple[Tensor, ...]:
-        (normed, width), (batch, places, whole) = weight.shape, x.shape
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, eps: float, turn: Tensor | None, heads: int, groups: int
+    ) -> tuple[Tensor, ...]:
+        (normed, size), (batch, places, whole) = weight.shape, x.shape
+        width = groups * size
         made = x.new_empty((whole // width, batch, heads, places, width // heads))
-        wide = x[..., : normed * width].float().unflatten(-1, (normed, width))
-        inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(width).add_(eps).rsqrt_()
-        turned = _turned((wide * inverse).mul_(weight).unflatten(-1, (heads, -1)), turn)
+        wide = x[..., : normed * width].float().unflatten(-1, (normed, groups, size))
+        inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(size).add_(eps).rsqrt_()
+        turned = _turned((wide * inverse).mul_(weight[:, None]).flatten(-2).unflatten(-1, (heads, -1)), turn)
         made[:normed].copy_(turned.permute(2, 0, 3, 1, 4))
         if normed * width < whole:
             rest = x[..., normed * width :].unflatten(-1, (-1, heads, width // heads))
             made[normed:].copy_(rest.permute(2, 0, 3, 1, 4))
         ctx.save_for_backward(x, inverse, weight, turn)
-        ctx.heads = heads
+        ctx.heads, ctx.groups = heads, groups
         return made.flatten(1, 2).unbind(0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, inverse, weight, turn = ctx.saved_tensors
-        (normed, width), (batch, places, _), heads = weight.shape, x.shape, ctx.heads
+        (normed, size), (batch, places, _), heads, groups = weight.shape, x.shape, ctx.heads, ctx.groups
+        width = groups * size
         found = torch.empty_like(x)
         given = inverse.new_empty((batch, places, normed, heads, width // heads))
         apart = found.unflatten(-1, (-1, heads, width // heads))
         for number, gradient in enumerate(gradients):
             back = gradient.unflatten(0, (batch, heads)).transpose(1, 2)
             (given if number < normed else apart)[:, :, number].copy_(back)
-        given = _turned(given, None if turn is None else turn.conj()).flatten(-2)
-        unit = x[..., : normed * width].float().unflatten(-1, (normed, width)) * inverse
+        given = _turned(given, None if turn is None else turn.conj()).flatten(-2).unflatten(-1, (groups, size))
+        unit = x[..., : normed * width].float().unflatten(-1, (normed, groups, size)) * inverse
         along = given * unit
-        mean = torch.linalg.vecdot(along, weight).div_(width).unsqueeze(-1)
-        given.mul_(weight).addcmul_(unit, mean, value=-1.0).mul_(inverse)
-        found[..., : normed * width].copy_(given.flatten(-2))
-        return found, along.sum((0, 1)), None, None, None
+        mean = torch.linalg.vecdot(along, weight[:, None]).div_(size).unsqueeze(-1)
+        given.mul_(weight[:, None]).addcmul_(unit, mean, value=-1.0).mul_(inverse)
+        found[..., : normed * width].copy_(given.flatten(-3))
+        of_weight = (
+            along.flatten(0, 1).sum(0).sum(1)
+        )  # rows first: one sum over all three axes takes four times as long
+        return found, of_weight, None, None, None, None
 
 
 def _turned(x: Tensor, turn: Tensor | None) -> Tensor:
@@ -101,15 +110,18 @@ def _turned(x: Tensor, turn: Tensor | None) -> Tensor:
     return x
 
 
-def heads_first(x: Tensor, weight: Tensor, eps: float, turn: Tensor | None, heads: int) -> tuple[Tensor, ...]:
+def heads_first(
+    x: Tensor, weight: Tensor, eps: float, turn: Tensor | None, heads: int, groups: int = 1
+) -> tuple[Tensor, ...]:
     """Parts side by side [B, N, parts D] as [B heads, N, dim] each, in the type of x; computed in float32.
 
     Args:
-        weight: [P, D] of RMS norms over D, of the first P parts; other parts stay as they are.
+        weight: [P, D / groups] of RMS norms of the first P parts; other parts stay as they are.
         eps: of the norms.
         turn: unit complex numbers [N, dim / 2] by which pairs of neighbouring elements of the normed parts are turned.
+        groups: of a part that are normed each by itself: 1, or all heads.
     """
-    return _Heads.apply(x, weight, eps, None if turn is None else turn[:, None, None], heads)  # type: ignore[return-value]
+    return _Heads.apply(x, weight, eps, None if turn is None else turn[:, None, None], heads, groups)  # type: ignore[return-value]
 
 
 class _Attention(torch.autograd.Function):
@@ -119,34 +131,36 @@ class _Attention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        shares = torch.softmax(torch.bmm(query, key.mT), -1, dtype=torch.float32).to(query.dtype)
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None) -> Tensor:
+        scores = torch.bmm(query, key.mT).float()
+        shares = torch.softmax(scores if hidden is None else scores.add_(hidden), -1).to(query.dtype)
         said = torch.bmm(shares, value)
         ctx.save_for_backward(query, key, value, shares, said)
         return said
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (gradient,), (query, key, value, shares, said) = gradients, ctx.saved_tensors
         mean = (gradient.float() * said).sum(-1, keepdim=True)
         scores = torch.bmm(gradient, value.mT).float().sub_(mean).mul_(shares).to(shares.dtype)
         of_key, of_value = torch.bmm(query.mT, scores).mT, torch.bmm(gradient.mT, shares).mT
-        return torch.bmm(scores, key), of_key, of_value
+        return torch.bmm(scores, key), of_key, of_value, None
 
 
-def attended(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+def attended(query: Tensor, key: Tensor, value: Tensor, heads: int, hidden: Tensor | None = None) -> Tensor:
     """Attention of heads [B heads, N, dim] over keys and values [B heads, M, dim], as [B, N, heads dim].
 
-    Queries are scaled already. In bfloat16 PyTorch's fused attention is slower on processors than plain products
+    Queries are scaled already; ``hidden`` [N, M], in float32, is added to scores: minus infinity where a key is unseen.
+    In bfloat16 PyTorch's fused attention is slower on processors than plain products
     (torch 2.13.0, 80 keys, forward and backward: 2.0 times in float32, and 7 times in bfloat16 itself); it serves where
     scores would take too much memory, and in float32.
     """
     if query.dtype != torch.float32 and len(query) * query.shape[1] * key.shape[1] <= MOST_SCORES:
-        made = _Attention.apply(query, key, value)
+        made = _Attention.apply(query, key, value, hidden)
     else:
         asked, told, said = (part.float()[None] for part in (query, key, value))
-        made = functional.scaled_dot_product_attention(asked, told, said, scale=1.0)[0].to(query.dtype)
+        made = functional.scaled_dot_product_attention(asked, told, said, hidden, scale=1.0)[0].to(query.dtype)
     return made.unflatten(0, (-1, heads)).transpose(1, 2).flatten(2)  # type: ignore[union-attr]
 
 

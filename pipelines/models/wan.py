@@ -6,6 +6,7 @@ stays in float32, and what stands between the projections of an attention is one
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -55,12 +56,13 @@ def _velocity(transformer: Any, x: Tensor, levels: Tensor, text: Tensor) -> Tens
     embedder = transformer.condition_embedder
     tokens = transformer.patch_embedding(x)
     grid = tokens.shape[2:]
-    tokens = tokens.flatten(2).transpose(1, 2).float().unflatten(1, (levels.shape[1], -1))
+    tokens = tokens.flatten(2).transpose(1, 2).float().contiguous()  # else every block goes through them in strides
+    tokens = tokens.unflatten(1, (levels.shape[1], -1))
     whole, told = modulation.embedded(embedder, levels, tokens)
     heard = embedder.text_embedder(text)
     turn = rotation(transformer.rope, grid, x.device)
     for block in transformer.blocks:
-        tokens = _block(block, tokens, heard, told, turn)
+        tokens = computed(block, tokens, heard, told, turn)
     made = transformer.proj_out(
         modulation.scaled(transformer.norm_out, tokens, *modulation.of_output(transformer, whole))
     )
@@ -75,25 +77,44 @@ def rotation(rope: Any, grid: tuple[int, ...], device: torch.device) -> Tensor:
     return turn.flatten(0, 2)
 
 
-def _block(block: Any, tokens: Tensor, heard: Tensor, told: Tensor, turn: Tensor) -> Tensor:
-    """One block: tokens [B, L, S, D] among themselves, over the text [B, M, D], and by themselves."""
+def computed(
+    block: Any,
+    tokens: Tensor,
+    heard: Tensor,
+    told: Tensor,
+    turn: Tensor,
+    hidden: Tensor | None = None,
+    between: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """One block: tokens [B, L, S, D] among themselves, over the text [B, M, D], and by themselves.
+
+    Args:
+        told: [B, L, 6, D], what levels say (:func:`pipelines.models.modulation.embedded`).
+        turn: :func:`rotation`.
+        hidden: which tokens are unseen by which (:func:`pipelines.models.fused.attended`).
+        between: what is done to tokens before they go by themselves; it may give the last of L alone.
+    """
     shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = modulation.of_block(block, told)
     normed = modulation.scaled(block.norm1, tokens, shift, scale)
-    seen = _among(block.attn1, normed.flatten(1, 2), turn).view_as(tokens)
+    seen = _among(block.attn1, normed.flatten(1, 2), turn, hidden).view_as(tokens)
     tokens = modulation.gated(tokens, seen, gate)
     flat = tokens.flatten(1, 2)
     tokens = (flat + _over(block.attn2, block.norm2(flat), heard)).view_as(tokens)
+    if between is not None:
+        tokens = between(tokens)
+        if tokens.shape[1] < told.shape[1]:
+            ffn_shift, ffn_scale, ffn_gate = (part[:, -tokens.shape[1] :] for part in (ffn_shift, ffn_scale, ffn_gate))
     normed = modulation.scaled(block.norm3, tokens, ffn_shift, ffn_scale)
     up, _, down = block.ffn.net
     return modulation.gated(tokens, down(gelu(up.proj(normed))), ffn_gate)
 
 
-def _among(attention: Any, tokens: Tensor, turn: Tensor) -> Tensor:
-    """Attention of tokens [B, N, D] among themselves."""
+def _among(attention: Any, tokens: Tensor, turn: Tensor, hidden: Tensor | None = None) -> Tensor:
+    """Attention of tokens [B, N, D] among themselves, but for what is ``hidden`` (:func:`attended`)."""
     side_by_side = functional.linear(tokens, *joined(attention.to_q, attention.to_k, attention.to_v))
     weight = torch.stack([_scaled(attention), attention.norm_k.weight])
     query, key, value = heads_first(side_by_side, weight, attention.norm_q.eps, turn, attention.heads)
-    return attention.to_out[0](attended(query, key, value, attention.heads))
+    return attention.to_out[0](attended(query, key, value, attention.heads, hidden))
 
 
 def _over(attention: Any, tokens: Tensor, heard: Tensor) -> Tensor:

@@ -23,16 +23,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipelines.models import lora, modulation
+from pipelines.models import lora, modulation, wan, window
 from pipelines.models.action_module import ActionModule
 from pipelines.models.backbones import packed, unpacked
 from pipelines.models.denoiser import CONDITIONING, POSITION_CHANNELS, positions
 from pipelines.models.draft import Draft
-from pipelines.models.frame_attention import Memory, Reach, Shared, attend_itself, crossed, space_and_time
+from pipelines.models.frame_attention import Memory, Reach, Shared, attend_itself, crossed
 from pipelines.stage import StageError
 
-WAN_THETA = 10_000.0
-"""Base of the wavelengths of Wan's rotation."""
 ACTIONS_FILE, DRAFT_FILE = "action_modules.safetensors", "draft.safetensors"
 
 
@@ -136,8 +134,9 @@ class WorldModel(nn.Module):
         remember: bool = False,
         shared: Shared | None = None,
         level: int | None = None,
+        first: int = 0,
     ) -> Tensor:
-        """Velocity [B, C, T, H, W] of the new frames ``x`` [B, C, T, H, W].
+        """Velocity [B, C, T - first, H, W] of the new frames ``x`` [B, C, T, H, W], from the frame ``first`` on.
 
         Args:
             sigma: [B, T], a level per frame; 0 where a frame is given.
@@ -157,15 +156,18 @@ class WorldModel(nn.Module):
         if sum(chunks) != x.shape[2] or (remember and memory is None):
             raise ValueError(f"chunks {list(chunks)} of {x.shape[2]} frames, remember {remember}, memory {memory}.")
         past, shared, new = memory or Memory(), shared or Shared(), {}
+        if memory is None and window.fits(self, x, chunks):
+            return window.velocity(self, x, sigma, actions, given, first_frame, chunks, shared, first)
         leveled = past.of_level(level)
         grid = (x.shape[2], x.shape[3] // self.patch[1], x.shape[4] // self.patch[2])
-        embed = self._tokens if level is None or remember else self._tokens_apart
+        embed = self.embed if level is None or remember else self._tokens_apart
         tokens = embed(x, given, actions, past, shared)
-        heard = shared.once("heard", lambda: self._heard(first_frame))
+        heard = shared.once("heard", lambda: self.hear(first_frame))
         embedder, told = self.transformer.condition_embedder, sigma if level is None else sigma[:1, :1]
         whole, levels = leveled.once("levels", lambda: modulation.embedded(embedder, told, tokens))
-        frames = past.kept_frames + grid[0]
-        rotary = self._rotary(min(frames, self.reach.sink + self.reach.window + max(chunks)), grid, x.device)
+        places = min(past.kept_frames + grid[0], self.reach.sink + self.reach.window + max(chunks))
+        rotary = wan.rotation(self.transformer.rope, (places, *grid[1:]), x.device)
+        rotary = rotary.unflatten(0, (places, -1))[:, :, None]
         for number, (block, action) in enumerate(zip(self.transformer.blocks, self.actions, strict=True)):
             again = torch.is_grad_enabled() and self.transformer.gradient_checkpointing
             kept, once = (None, None) if again else (leveled, shared)  # what is computed again must find nothing done
@@ -177,7 +179,8 @@ class WorldModel(nn.Module):
             self._keep(memory, new)
             memory.last = x[:, :, -1].detach()
         shift, scale = leveled.once("output", lambda: modulation.of_output(self.transformer, whole))
-        return self._velocity(modulation.scaled(self.transformer.norm_out, tokens, shift, scale), grid)
+        normed = modulation.scaled(self.transformer.norm_out, tokens, shift, scale)
+        return self.fold(normed, grid)[:, :, first:]
 
     # ---- parts ----
 
@@ -189,7 +192,7 @@ class WorldModel(nn.Module):
             return x
         return shared.once("draft", lambda: self.draft.of(x, given, actions, past.last))  # type: ignore[union-attr]
 
-    def _tokens(self, x: Tensor, given: Tensor, actions: Tensor, past: Memory, shared: Shared) -> Tensor:
+    def embed(self, x: Tensor, given: Tensor, actions: Tensor, past: Memory, shared: Shared) -> Tensor:
         """[B, T, S, D] of the latents, the mask, what is known, and places."""
         known = self.known(x, given, actions, past, shared)
         mask = given[:, None, :, None, None].to(x).expand(-1, self.inputs.mask, -1, *x.shape[3:])
@@ -197,18 +200,19 @@ class WorldModel(nn.Module):
         if self.inputs.positions:  # of time there is none: a frame's place is what attention turns by
             places = positions(1, *x.shape[3:], like=x)[None].expand(len(x), -1, x.shape[2], -1, -1)
             parts.append(places)
-        tokens = self.transformer.patch_embedding(torch.cat(parts, 1))
-        return tokens.flatten(3).permute(0, 2, 3, 1)
+        embedding = self.transformer.patch_embedding
+        tokens = functional.linear(packed(torch.cat(parts, 1), self.patch), embedding.weight.flatten(1), embedding.bias)
+        return tokens.unflatten(1, (x.shape[2], -1))
 
     def _tokens_apart(self, x: Tensor, given: Tensor, actions: Tensor, past: Memory, shared: Shared) -> Tensor:
         """The same, with what ``x`` does not change embedded once for the calls that share."""
         embedding = self.transformer.patch_embedding
-        steady = shared.once("steady", lambda: self._tokens(torch.zeros_like(x), given, actions, past, shared))
+        steady = shared.once("steady", lambda: self.embed(torch.zeros_like(x), given, actions, past, shared))
         weight = embedding.weight[:, : x.shape[1]].flatten(1)
         moving = functional.linear(packed(x, self.patch).to(weight), weight)
         return steady + moving.unflatten(1, (x.shape[2], -1))
 
-    def _heard(self, first_frame: Tensor) -> Tensor:
+    def hear(self, first_frame: Tensor) -> Tensor:
         """What cross-attention hears [B, L, D]."""
         embedder = self.transformer.condition_embedder
         if self.inputs.first_frame == "image":
@@ -217,11 +221,6 @@ class WorldModel(nn.Module):
             return embedder.text_embedder(first_frame.new_zeros(len(first_frame), 1, self.transformer.config.text_dim))
         places = positions(1, *first_frame.shape[3:], like=first_frame)[None].expand(len(first_frame), -1, -1, -1, -1)
         return embedder.text_embedder(packed(torch.cat([first_frame, places], 1), self.patch))
-
-    def _rotary(self, places: int, grid: tuple[int, int, int], device: torch.device) -> Tensor:
-        """What turns queries and keys [places, S, 1, head / 2]: Wan's rotation, of time by place among what is seen."""
-        rope = self.transformer.rope
-        return space_and_time(places, grid[1], grid[2], rope.t_dim, rope.h_dim, rope.w_dim, WAN_THETA, device)
 
     def _block(
         self,
@@ -260,7 +259,8 @@ class WorldModel(nn.Module):
             memory.kept[name] = (key[:, kept].detach(), value[:, kept].detach())
         memory.frames += next(iter(new.values()))[0].shape[1]
 
-    def _velocity(self, normed: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    def fold(self, normed: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """Velocity [B, C, T, H, W] of normalised tokens [B, T, S, D]."""
         made = self.transformer.proj_out(normed).flatten(1, 2)
         _, high, wide = self.patch
         folded = made.unflatten(-1, (high * wide, -1)).transpose(-1, -2).flatten(-2)  # Wan folds channels last

@@ -123,7 +123,7 @@ def test_heads_and_attention_have_the_gradients_of_their_plain_formulas() -> Non
         asked, told, said = (part.transpose(1, 2).flatten(0, 1) for part in (*turned, value.unflatten(-1, (2, 6))))
         return torch.softmax(asked @ told.mT, -1) @ said
 
-    found = fused._Attention.apply(*fused.heads_first(x, weight, 1e-6, turn, 2))
+    found = fused._Attention.apply(*fused.heads_first(x, weight, 1e-6, turn, 2), None)
     torch.testing.assert_close(found, plainly())
     torch.testing.assert_close(
         torch.autograd.grad(found, (x, weight), given), torch.autograd.grad(plainly(), (x, weight), given)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pipelines.flow.path import per_sample, velocity
 from pipelines.generation.validation import SEED
 from pipelines.generation.world_model.objective import Chunked, WorldModelObjective
+from pipelines.models.frame_attention import Shared
 from pipelines.training.objective import LossOutput
 
 
@@ -30,10 +31,15 @@ class FixedWindows:
         return cls(window, drawn.to(window.latents), values)
 
     def losses(self, objective: WorldModelObjective, window: Chunked) -> list[LossOutput]:
-        """At each level."""
-        count = len(window.latents)
+        """At each level; the draft of what is to come, the same at all levels, is made once."""
+        count, shared = len(window.latents), Shared()
         levels = [torch.full((count, 1), value, device=window.latents.device) for value in self.values]
-        return [objective.loss_at(window, level, self.noise) for level in levels]
+        return [objective.loss_at(window, level, self.noise, shared) for level in levels]
+
+    @torch.no_grad()
+    def loss(self, objective: WorldModelObjective) -> float:
+        """The held-out loss alone, of a network in evaluation mode."""
+        return mean_loss(self.losses(objective, self.window))
 
     @torch.no_grad()
     def numbers(self, objective: WorldModelObjective) -> dict[str, float]:

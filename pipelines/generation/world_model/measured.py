@@ -12,7 +12,7 @@ from torch import Tensor
 from pipelines.data.actions import aligned, kinds_of
 from pipelines.generation.latents import Latents
 from pipelines.generation.world_model.objective import WorldModelObjective
-from pipelines.generation.world_model.reader import ActionReader, Examples, Read, read, trained_reader
+from pipelines.generation.world_model.reader import ActionReader, Examples, Kept, Read, read, trained_reader
 from pipelines.generation.world_model.recorded import Measured, quarters
 from pipelines.generation.world_model.staying import Rolling, horizon, returned, seams, speed
 from pipelines.models.autoencoder import Autoencoder
@@ -26,12 +26,14 @@ MOST_WAYS = 5
 NAME = "rollout/action_accuracy"
 
 
-def measure(data: Latents, objective: WorldModelObjective, decoder: Autoencoder, device: torch.device) -> Measured:
-    """All of it, with the network as it is."""
+def measure(
+    data: Latents, objective: WorldModelObjective, decoder: Autoencoder, device: torch.device, kept: Kept | None = None
+) -> tuple[Measured, ActionReader]:
+    """All of it, with the network as it is, and the reader that judged; ``kept``: where one may stand already."""
     asked, found = objective.params.rollouts, Measured()
     assert asked is not None
     rolling, resamples = Rolling(data, objective, decoder, device), asked.resamples
-    reader, known = trained_reader(data.shards, asked.reader_steps, device)
+    reader, known = trained_reader(data.shards, asked.reader_steps, device, kept)
     rows = data.shards.rows("validation")
     chosen = rows[np.linspace(0, len(rows) - 1, min(asked.clips, len(rows))).round().astype(int)]
     real = Examples.of(data.shards, chosen, known.words)
@@ -49,7 +51,7 @@ def measure(data: Latents, objective: WorldModelObjective, decoder: Autoencoder,
     seams(found, video, rolling.decoded(real.latents), rolling.leg, resamples)
     speed(found, rolling, first, told)
     found.rollout = video[:4]
-    return found
+    return found, reader
 
 
 # ---- do they follow? ----------------------------------------------------------------------------------------------

@@ -100,27 +100,25 @@ class WorldModelObjective:
             window = window.first(1 + target * int(torch.randint((window.context - 1) // target, ())))
         latents = window.latents
         level, weight = sigmas.drawn(self.params.draw, len(latents), self.tokens(latents), latents.device)
-        output, drafted = self._taken(window, level, torch.randn_like(latents), self._past(window))
+        output, drafted = self._taken(window, level, torch.randn_like(latents), self._past(window), Shared())
         loss, draft = output.loss * weight, self.params.denoiser.draft
         if drafted is None or draft is None:
             return {"world_model": replace(output, loss=loss)}
         told = {"draft": drafted.detach().mean()}
         return {"world_model": replace(output, loss=loss + draft.weight * drafted, metrics=told)}
 
-    def loss_at(
-        self, window: Chunked, level: Tensor, noise: Tensor, past: tuple[Tensor, Tensor] | None = None
-    ) -> LossOutput:
-        """The loss with the target's frames at ``level`` [B, 1] of ``noise``; ``past``: context and its sigma."""
-        return self._taken(window, level, noise, past)[0]
+    def loss_at(self, window: Chunked, level: Tensor, noise: Tensor, shared: Shared | None = None) -> LossOutput:
+        """The loss with the target's frames at ``level`` [B, 1] of ``noise``; ``shared``: of a window at all levels."""
+        return self._taken(window, level, noise, None, shared or Shared())[0]
 
     def _taken(
-        self, window: Chunked, level: Tensor, noise: Tensor, past: tuple[Tensor, Tensor] | None
+        self, window: Chunked, level: Tensor, noise: Tensor, past: tuple[Tensor, Tensor] | None, shared: Shared
     ) -> tuple[LossOutput, Tensor | None]:
         """The loss, and the squared error [B] of the target's draft where the network makes one."""
         count, frames = window.context, window.latents.shape[2]
         context, quiet = past or (window.latents[:, :, :count], torch.zeros_like(level).expand(-1, count))
         clean = torch.cat([context, window.latents[:, :, count:]], dim=2)
-        sigma, shared = torch.cat([quiet, level.expand(-1, frames - count)], dim=1), Shared()
+        sigma = torch.cat([quiet, level.expand(-1, frames - count)], dim=1)
         predicted = self.world_model(
             path.noised(clean, noise, sigma),
             sigma,
@@ -129,7 +127,8 @@ class WorldModelObjective:
             first_frame=context[:, :, :1],
             chunks=window.chunks,
             shared=shared,
-        )[:, :, count:]
+            first=count,
+        )
         wanted = path.velocity(window.latents, noise)[:, :, count:]
         error = (predicted - wanted).square()
         per_frame = error.mean((1, 3, 4))

@@ -15,6 +15,7 @@ from pipelines.generation.world_model.held_out import FixedWindows
 from pipelines.generation.world_model.measured import measure
 from pipelines.generation.world_model.objective import WorldModelObjective
 from pipelines.generation.world_model.pictures import draw_quarters, draw_strips, pixels
+from pipelines.generation.world_model.reader import Kept
 from pipelines.generation.world_model.recorded import Measured
 from pipelines.models.autoencoder import Autoencoder
 from pipelines.record import baseline
@@ -55,16 +56,28 @@ def description(objective: WorldModelObjective, data: Latents) -> dict[str, Any]
     }
 
 
-def finish(run: Run, data: Latents, objective: WorldModelObjective, fixed: FixedWindows, decoder: Autoencoder) -> None:
-    """Held-out numbers of raw and averaged weights, measured rollouts, pictures, checkpoint."""
+def finish(
+    run: Run,
+    data: Latents,
+    objective: WorldModelObjective,
+    fixed: FixedWindows,
+    decoder: Autoencoder,
+    known: dict[str, float] | None,
+    start: Path | None,
+) -> None:
+    """Held-out numbers of raw and averaged weights, measured rollouts, pictures, checkpoint.
+
+    ``known``: the numbers of averaged weights, where the last step was validated. ``start``: the checkpoint that the
+    training goes on from, whose reader of actions judges here too.
+    """
     if not run.is_main:
         return
-    network = objective.world_model
+    network, rollouts = objective.world_model.eval(), objective.params.rollouts
+    kept, reader = Kept(run.inputs["latents"].digest, start), None
     with run.computing():
-        results: dict[str, Any] = {"validation/loss_raw_weights": fixed.numbers(objective)["loss"]}
+        results: dict[str, Any] = {"validation/loss_raw_weights": fixed.loss(objective)}
     with run.ema_weights("world_model"), run.computing():
-        network.eval()
-        numbers = fixed.numbers(objective)
+        numbers = known or fixed.numbers(objective)
         results |= {name if "velocity" in name else f"validation/{name}": value for name, value in numbers.items()}
         results |= {"effective_batch": run.training.batch_size}
         loss, other = results["validation/loss"], results["validation/loss_other_actions"]
@@ -76,14 +89,16 @@ def finish(run: Run, data: Latents, objective: WorldModelObjective, fixed: Fixed
             baseline("validation/loss", loss, "<", other, "the same clips told the actions of others", count),
         ]
         validation_clips.draw_steps(run.shown, run.plots / "validation.png")
-        if objective.params.rollouts is not None:
-            measured = measure(data, objective, decoder, run.device)
+        if rollouts is not None:
+            measured, reader = measure(data, objective, decoder, run.device, kept)
             results |= judged(measured, results)
             draw_quarters(measured.numbers, measured.rollout, run.name, run.plots / "rollout.png")
             draw_strips(measured.ways, measured.ways_named, run.name, run.plots / "counterfactual.png")
 
     def describe(folder: Path) -> None:
         write_json(folder / "generator.json", description(objective, data))
+        if rollouts is not None and reader is not None:
+            kept.save(reader, rollouts.reader_steps, folder)
 
     run.finish({"world_model": network}, results, describe)
 

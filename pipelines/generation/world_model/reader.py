@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,6 +23,7 @@ from pipelines.data.shards import Shards
 
 MOST_CLIPS, BATCH, WIDTH, SEED = 4096, 128, 64, 4
 IDENTITY = ("factor_shape", "factor_color")
+FILE, TRAINED = "action_reader.safetensors", "trained"
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,43 @@ def loss_of(reader: ActionReader, pairs: Tensor, held: Tensor, factors: Mapping[
     return loss
 
 
-def trained_reader(shards: Shards, steps: int, device: torch.device) -> tuple[ActionReader, Examples]:
+@dataclass(frozen=True)
+class Kept:
+    """A reader beside the network that it judged: it is a function of latents and of its own updates alone.
+
+    Attributes:
+        latents: digest of the latents that readers are trained on.
+        start: the checkpoint that this training goes on from; its reader is taken where it was trained on these.
+    """
+
+    latents: str
+    start: Path | None
+
+    def take(self, reader: ActionReader, steps: int) -> bool:
+        """Give a new reader the weights of the start's; false where there is none, of these latents and updates."""
+        path = None if self.start is None else self.start / FILE
+        if path is None or not path.is_file():
+            return False
+        with safe_open(path, "pt") as file:
+            same = (file.metadata() or {}).get(TRAINED) == self._trained(steps)
+        found, own = load_file(path) if same else {}, reader.state_dict()
+        if {name: value.shape for name, value in found.items()} != {name: value.shape for name, value in own.items()}:
+            return False
+        reader.load_state_dict(found)
+        return True
+
+    def _trained(self, steps: int) -> str:
+        return f"{steps} updates, latents {self.latents}"
+
+    def save(self, reader: ActionReader, steps: int, folder: Path) -> None:
+        """Write it beside the network."""
+        weights = {name: value.cpu().contiguous() for name, value in reader.state_dict().items()}
+        save_file(weights, folder / FILE, {TRAINED: self._trained(steps)})
+
+
+def trained_reader(
+    shards: Shards, steps: int, device: torch.device, kept: Kept | None = None
+) -> tuple[ActionReader, Examples]:
     """A reader of the training split's pairs, and its examples; a function of the data and the number of steps.
 
     It is trained and asked in float32 whatever the world model computes in: readings must not differ by that.
@@ -100,19 +140,24 @@ def trained_reader(shards: Shards, steps: int, device: torch.device) -> tuple[Ac
         torch.manual_seed(SEED)
         stride = shards.manifest.autoencoder.temporal_stride
         reader = ActionReader(known.latents.shape[1], facts, stride, known.words).to(device)
-        pairs, held = pairs_of(known.latents), known.held[:, 1:]
-        optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3, weight_decay=0.02)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
-        for _ in range(steps):
-            clips = torch.randint(len(pairs), (BATCH,))
-            frames = torch.randint(pairs.shape[1], (BATCH,))
-            factors = {name: numbers[clips].to(device) for name, numbers in known.factors.items()}
-            loss = loss_of(reader, pairs[clips, frames].to(device), held[clips, frames].to(device), factors)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+        if kept is None or not kept.take(reader, steps):
+            _train(reader, known, steps, device)
     return reader.eval().requires_grad_(False), known
+
+
+def _train(reader: ActionReader, known: Examples, steps: int, device: torch.device) -> None:
+    pairs, held = pairs_of(known.latents), known.held[:, 1:]
+    optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
+    for _ in range(steps):
+        clips = torch.randint(len(pairs), (BATCH,))
+        frames = torch.randint(pairs.shape[1], (BATCH,))
+        factors = {name: numbers[clips].to(device) for name, numbers in known.factors.items()}
+        loss = loss_of(reader, pairs[clips, frames].to(device), held[clips, frames].to(device), factors)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
 
 
 @dataclass(frozen=True)

@@ -58,14 +58,16 @@ def train(
     objective = WorldModelObjective(model, params, stride, token_counter(model.patch))
     held_out = held_out_window(data, params, params.validation.clips, run)
     fixed = FixedWindows.of(held_out, params.validation.levels)
+    validated: dict[int, dict[str, float]] = {}
 
     def validate(step: int) -> dict[str, float]:
         with run.ema_weights("world_model"):
             show(run, data, objective, decoder, step, params.validation.shown)
-            return fixed.numbers(objective)
+            validated[step] = fixed.numbers(objective)
+        return validated[step]
 
     run_training(objective, data.batches(objective.reads, params.training), run, validate)
-    finish(run, data, objective, fixed, decoder)
+    finish(run, data, objective, fixed, decoder, validated.get(run.step), init)
 
 
 def checked(latents: Path, params: WorldModelParams) -> Latents:
