@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.evaluation.distances import COPIED, Kernels, Training, spread_ratio
+from pipelines.evaluation.distances import COPIED, Kernels, Training, spread_ratio, spread_ratios
 from pipelines.evaluation.resampling import Estimate, Resamples, all_compared, compared
 from pipelines.evaluation.video_metrics import frechet_distance
 
@@ -71,7 +71,7 @@ def test_a_narrow_generator_is_seen_by_its_spread(scale: float) -> None:
     """7 % too narrow, 96 clips: the interval of the spread leaves 1 out, where the Fréchet distance sees nothing."""
     real, made = gaussian(0, 96), gaussian(1, 96, scale)
     resamples = Resamples.of(96, 1, 200, 0)
-    found = resamples.estimate(lambda weights: spread_ratio(made, real, weights))
+    found = resamples.estimate(lambda weights: spread_ratios(made, real, weights))
     assert (found.high < 1.0) == (scale < 1.0)
     assert found.low < scale < found.high
     assert frechet_distance(made, gaussian(2), 0.02) < frechet_distance(real, gaussian(2), 0.02) + 0.5

@@ -239,9 +239,9 @@ def test_one_set_of_clips_is_decoded_at_a_time_beside_the_real_ones(
     alive: list[weakref.ref[torch.Tensor]] = []
     decoded, most = ClipDecoder.__call__, 0
 
-    def counted(self: ClipDecoder, latents: torch.Tensor, what: str) -> Clips:
+    def counted(self: ClipDecoder, latents: torch.Tensor, what: str, copies: int = 1) -> Clips:
         nonlocal most
-        clips = decoded(self, latents, what)
+        clips = decoded(self, latents, what, copies)
         alive.append(weakref.ref(clips.video))
         most = max(most, sum(one() is not None for one in alive))
         return clips
