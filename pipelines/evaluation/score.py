@@ -102,13 +102,14 @@ def build_judge(
 ) -> Judge:
     """Feature spaces and readers, from real clips of the train split."""
     rows = train_rows(shards, params.max_train_clips)
-    train, space = real_latents(shards, rows), params.feature_space
-    known_clips = train, real_latents(shards, reference), real.latents[: len(part.rows)]
-    named = [features_of(encoder, latents, [*space.appearance, *space.motion]) for latents in known_clips]
+    train, space, once = real_latents(shards, rows), params.feature_space, len(part.rows)
+    names = [*space.appearance, *space.motion]
+    trained = features_of(encoder, train, names)
+    held_out = [features_of(encoder, each, names) for each in (real_latents(shards, reference), real.latents[:once])]
     spaces, undefined = dict[str, FittedSpace](), dict[str, str]()
     for name, features in (("", space.appearance), ("_motion", space.motion)):
         try:
-            spaces[name] = measured(*named, features, space)
+            spaces[name] = measured(trained, held_out[0], held_out[1], features, space)
         except ValueError as error:
             undefined[name] = str(error)
     words = factor_words(shards, part.every)
@@ -156,8 +157,7 @@ def score(
     rows = [row for part in parts.values() for row in part.rows]
     found = classes_of_prompts(shards, pseudo_classes, rows, params.class_neighbours)
     classes = dict(zip(rows, found.tolist(), strict=True))
-    with computing(decoder.precision, device):
-        made = {name: sampled(systems, shards, classes, part, params) for name, part in parts.items()}
+    made = {name: sampled(systems, shards, classes, part, params) for name, part in parts.items()}
 
     test = parts[TEST]
     real = decoder(real_latents(shards, test.every), REAL, len(test.seeds))
@@ -197,11 +197,10 @@ def sampled(
     params: EvaluationParams,
 ) -> dict[str, Made]:
     """Latents of every system for the prompts of one split; ``classes`` are by row of the index."""
-    requests = requests_of(shards, classes, part)
-    return {
-        name: Made(generate(name, system, requests, params.batch_size), requests.missing(system))
-        for name, system in systems.items()
-    }
+    requests, device = requests_of(shards, classes, part), next(iter(systems.values())).device
+    with computing(resolved(params.precision, device), device):
+        made = {name: generate(name, system, requests, params.batch_size) for name, system in systems.items()}
+    return {name: Made(latents, requests.missing(systems[name])) for name, latents in made.items()}
 
 
 def requests_of(shards: Shards, classes: Mapping[int, int], part: Part) -> Requests:
