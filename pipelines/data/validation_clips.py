@@ -67,7 +67,7 @@ def _write(path: Path, step: int, clips: Sequence[np.ndarray], labels: Sequence[
     write_mp4(path, tiled(clips), frame_rate, metadata={"title": f"step {step}", "comment": "; ".join(labels)})
     chosen = np.linspace(0, len(clips[0]) - 1, min(SHEET_FRAMES, len(clips[0]))).round().astype(int)
     strips = [_enlarged(np.concatenate(list(clip[chosen]), axis=1), clip.shape[1]) for clip in clips]
-    _stacked(strips, labels).save(path.with_suffix(".png"), optimize=True)
+    _stacked(strips, labels).save(path.with_suffix(".png"))  # to press it harder takes ten times as long for 4 %
 
 
 @drawn
@@ -89,4 +89,4 @@ def draw_steps(folder: Path, path: Path) -> None:
         left += page.width + 6
     path.parent.mkdir(parents=True, exist_ok=True)
     with stage.bookkeeping(f"the picture {path}"):
-        whole.save(path, optimize=True)
+        whole.save(path)

@@ -14,17 +14,18 @@ from pipelines.evaluation.judge import Clips
 from pipelines.evaluation.video_metrics import bytes_of, values
 from pipelines.models.autoencoder import load_autoencoder
 from pipelines.models.streaming import decoded_in_pieces
+from pipelines.training.precision import computing
 
 AT_ONCE = 32
 """Clips that are decoded, or encoded, together."""
 
 
 class ClipDecoder:
-    """Latents to clips by the autoencoder that made them."""
+    """Latents to clips by the autoencoder that made them, in ``precision``: fp32 or bf16."""
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
+    def __init__(self, folder: Path, device: torch.device, precision: str = "fp32") -> None:
         self.autoencoder: Any = load_autoencoder(folder)
-        self.device = device
+        self.device, self.precision = device, precision
         self.autoencoder.to(device)
 
     @torch.no_grad()
@@ -32,14 +33,23 @@ class ClipDecoder:
         """Video [n, 3, T, H, W] of some clips after the other."""
         done = 0
         for part in latents.split(AT_ONCE):
-            pieces = decoded_in_pieces(self.autoencoder, part.to(self.device))
-            yield torch.cat([piece.float().cpu() for piece in pieces], dim=2)
+            with computing(self.precision, self.device):
+                pieces = [piece.float().cpu() for piece in decoded_in_pieces(self.autoencoder, part.to(self.device))]
+            yield torch.cat(pieces, dim=2)
             done += len(part)
             stage.report(done, len(latents), f"{what} decoded")
 
-    def __call__(self, latents: Tensor, what: str) -> Clips:
-        """Latents [N, C, T', H', W'] with their video as a file holds it, uint8."""
-        return Clips(latents, _joined(len(latents), map(bytes_of, self._parts(latents, what))))
+    def __call__(self, latents: Tensor, what: str, copies: int = 1) -> Clips:
+        """Latents [N, C, T', H', W'] with their video as a file holds it, uint8.
+
+        ``copies``: samples of each prompt, all prompts of the first copy first. Where they are all one clip (a real
+        one, the interpolation between given frames) it is decoded once.
+        """
+        once = latents[: len(latents) // copies]
+        alike = all(torch.equal(once, other) for other in latents[len(once) :].split(len(once)))
+        parts = self._parts(once if alike else latents, what)
+        video = _joined(len(once) if alike else len(latents), map(bytes_of, parts))
+        return Clips(latents, video.repeat(copies, 1, 1, 1, 1) if alike and copies > 1 else video)
 
     def video(self, latents: Tensor, what: str) -> Tensor:
         """Their video [N, 3, T, H, W] in [-1, 1], not rounded to bytes."""

@@ -20,6 +20,8 @@ RARE, HALF = 0.05, 0.5
 """A copy is nearer to a training clip than half of what all but 5 % of the real held-out clips keep as distance."""
 COPIED = 0.05
 """Share of copies above which, with its interval, a set of clips is said to copy; of real clips there are none."""
+ROUNDING = 1e-12
+"""Of a mean square in float64, what a variance that is taken from it may owe to rounding."""
 
 
 def polynomial(x: Tensor, y: Tensor) -> Tensor:
@@ -59,17 +61,23 @@ class Kernels:
     def distance(self, weights: Tensor, reference_weights: Tensor) -> float:
         """The unbiased estimate of MMD^2: mean k within each side over pairs of different prompts, less twice that
         across. KID of all samples, where torchmetrics takes the mean over random subsets of equal size."""
+        return float(self.distances(weights[None], reference_weights[None]))
+
+    def distances(self, weights: Tensor, reference_weights: Tensor) -> Tensor:
+        """:meth:`distance` [R] of as many weightings [R, N] and [R, M]; NaN where one of them has no pairs."""
         own = _without_self(self.own, weights, self.copies)
         other = _without_self(self.reference, reference_weights)
-        across = weights @ self.cross @ reference_weights / (weights.sum() * reference_weights.sum())
-        return float(own + other - 2.0 * across)
+        both = weights.sum(1) * reference_weights.sum(1)
+        return own + other - 2.0 * ((weights @ self.cross) * reference_weights).sum(1) / both
 
 
 def _without_self(kernel: Tensor, weights: Tensor, copies: int = 1) -> Tensor:
-    """Weighted mean of k over pairs of samples of different prompts; ``copies`` as in :class:`Kernels`."""
-    prompt = torch.arange(len(weights)) % (len(weights) // copies)
-    pairs = weights.outer(weights) * (prompt[:, None] != prompt[None])
-    return (pairs * kernel).sum() / pairs.sum()
+    """Weighted means [R] of k over pairs of samples of different prompts; ``copies`` as in :class:`Kernels`."""
+    count = weights.shape[1]
+    prompt = torch.arange(count) % (count // copies)
+    counted = (prompt[:, None] != prompt[None]).to(kernel)
+    of_pairs, pairs = (((weights @ part) * weights).sum(1) for part in (kernel * counted, counted))
+    return of_pairs / pairs
 
 
 def spread_ratio(features: Tensor, real: Tensor, weights: Tensor) -> float:
@@ -78,17 +86,29 @@ def spread_ratio(features: Tensor, real: Tensor, weights: Tensor) -> float:
     Raises:
         ValueError: the real clips do not differ at all, or values that are not finite.
     """
+    return float(spread_ratios(features, real, weights[None]))
+
+
+def spread_ratios(features: Tensor, real: Tensor, weights: Tensor) -> Tensor:
+    """:func:`spread_ratio` [R] of as many weightings [R, N]; NaN where the real clips that count are all alike.
+
+    Raises:
+        ValueError: they are in every one, or values are not finite.
+    """
     require_finite(features, real)
-    sizes = [_variance(each, weights) for each in (features, real)]
-    if not sizes[1] > 0:
+    ours, theirs = (_variance(each, weights) for each in (features, real))
+    if not bool((theirs > 0).any()):
         raise ValueError("the real clips are all alike")
-    return float((sizes[0] / sizes[1]).sqrt())
+    return torch.where(theirs > 0, ours / theirs, torch.nan).sqrt()
 
 
 def _variance(features: Tensor, weights: Tensor) -> Tensor:
-    total = weights.sum()
-    mean = weights @ features / total
-    return (weights @ (features - mean).square()).sum() / total
+    """Weighted variances summed over all directions, [R]; what is rounding alone is none."""
+    total = weights.sum(1)
+    away = features - features[:1]  # exactly nothing where all are alike
+    squares = weights @ away.square().sum(1) / total
+    found = squares - (weights @ away / total[:, None]).square().sum(1)
+    return torch.where(found > ROUNDING * squares, found, 0.0)
 
 
 # ---- copying ------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipelines import stage
 from pipelines.evaluation import video_metrics
-from pipelines.evaluation.distances import Kernels, Training, spread_ratio
+from pipelines.evaluation.distances import Kernels, Training, spread_ratios
 from pipelines.evaluation.params import EvaluationParams, FeatureSpaceParams, KnownFactors
 from pipelines.evaluation.probe import Labels, Probe, train_clip_reader, train_frame_reader
 from pipelines.evaluation.resampling import Better, Estimate, Resamples
@@ -49,22 +49,26 @@ class Made:
 # ---- feature spaces -----------------------------------------------------------------------------------------------
 
 
+Named = Mapping[str, Tensor]
+"""Features [N, D] of some clips by name."""
+
+
 @torch.no_grad()
-def features_of(encoder: LatentMae, latents: Tensor, names: Sequence[str]) -> Tensor:
-    """The named features of latents, side by side: [N, D].
+def features_of(encoder: LatentMae, latents: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    """The named features [N, D] of latents [N, C, T', H', W'].
 
     Raises:
         StageError: the encoder has no such feature.
     """
-    found = []
-    for part in latents.split(64):
-        features = encoder.features(part)
-        unknown = [name for name in names if name not in features]
-        if unknown:
-            known = ", ".join(features)
-            raise stage.StageError(f"evaluation.feature_space: no feature {unknown[0]}; this latent MAE has {known}.")
-        found.append(torch.cat([features[name] for name in names], dim=1))
-    return torch.cat(found)
+    parts = latents.split(64)
+    try:
+        found = [encoder.features(part, names) for part in parts]
+        return {name: torch.cat([features[name] for features in found]) for name in names}
+    except KeyError as absent:
+        known = ", ".join(encoder.features(parts[0][:1]))
+        raise stage.StageError(
+            f"evaluation.feature_space: no feature {absent.args[0]}; this latent MAE has {known}."
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,9 @@ class FittedSpace:
     training: Training
     shrinkage: float
 
-    def features(self, encoder: LatentMae, latents: Tensor) -> Tensor:
-        """Latents [N, C, T', H', W'] in the space: [N, dims]."""
-        return self.space.project(features_of(encoder, latents, self.names))
+    def features(self, named: Named) -> Tensor:
+        """Clips in the space, by their features: [N, dims]."""
+        return self.space.project(_joined(named, self.names))
 
     def frechet(self, features: Tensor) -> float:
         """Fréchet distance of projected features [N, dims] to the reference."""
@@ -91,39 +95,37 @@ class FittedSpace:
 
 
 def measured(
-    encoder: LatentMae,
-    train: Tensor,
-    reference: Tensor,
-    held_out: Tensor,
-    names: Sequence[str],
-    how: FeatureSpaceParams,
+    train: Named, reference: Named, held_out: Named, names: Sequence[str], how: FeatureSpaceParams
 ) -> FittedSpace:
-    """The space of some features from the latents of training, reference and other held-out clips.
+    """The space of some features of training, reference and other held-out clips.
 
     Raises:
         ValueError: training clips are all alike in it, or not finite.
     """
-    features = features_of(encoder, train, names)
+    features = _joined(train, names)
     space = FeatureSpace.fit(features, how.dims)
-    beside = [space.project(features_of(encoder, latents, names)) for latents in (reference, held_out)]
+    beside = [space.project(_joined(clips, names)) for clips in (reference, held_out)]
     training = Training.of(space.project(features), torch.cat(beside))
     return FittedSpace(tuple(names), space, beside[0], training, how.shrinkage)
+
+
+def _joined(named: Named, names: Sequence[str]) -> Tensor:
+    return torch.cat([named[name] for name in names], dim=1)
 
 
 # ---- readers ------------------------------------------------------------------------------------------------------
 
 
-def train_probe(params: EvaluationParams, clips: Clips, words: Words) -> Probe | None:
-    """Readers of the factors that the clips are labelled with; None without labels."""
-    factors = params.probe.factors
+def train_probe(params: EvaluationParams, clips: Clips, words: Words, precision: str) -> Probe | None:
+    """Readers of the factors that the clips are labelled with; None without labels. In fp32 or bf16."""
+    seed, how, factors = params.seeds[0], params.probe, params.probe.factors
     shown = Labels.of({name: words[name] for name in (*factors.identity, *factors.scene) if name in words})
     moving = Labels.of({name: words[name] for name in factors.motion if name in words})
     if not shown.values and not moving.values:
         return None
-    seed = params.seeds[0]
-    frames = train_frame_reader(clips.video, shown, params.probe.frames, seed) if shown.values else None
-    readers = train_clip_reader(clips.latents, moving, params.probe.clips, seed) if moving.values else None
-    return Probe(frames, readers, {**shown.values, **moving.values})
+    frames = train_frame_reader(clips.video, shown, how.frames, seed, precision) if shown.values else None
+    readers = train_clip_reader(clips.latents, moving, how.clips, seed, precision) if moving.values else None
+    return Probe(frames, readers, {**shown.values, **moving.values}, precision)
 
 
 def _groups(factors: KnownFactors) -> dict[str, Sequence[str]]:
@@ -210,9 +212,10 @@ class Judge:
         these clips is named with its reason."""
         unavailable = {f"distance{name}": why for name, why in self.undefined.items()}
         estimates: dict[str, Estimate] = {}
+        inside = self._real_features if clips is self.real else self._features(clips)
         for name, space in self.spaces.items():
             try:
-                estimates |= self._in_space(name, space, clips)
+                estimates |= self._in_space(name, space, inside[name])
             except ValueError as error:
                 unavailable[f"distance{name}"] = str(error)
         numbers: dict[str, Callable[[], Estimate | float]] = {
@@ -248,15 +251,14 @@ class Judge:
             raise ValueError("of some clips nothing was missing")
         return self.resamples.mean((squares.flatten(1) * missing).sum(1) / missing.sum(1))
 
-    def _in_space(self, name: str, space: FittedSpace, clips: Clips) -> dict[str, Estimate]:
+    def _in_space(self, name: str, space: FittedSpace, features: Tensor) -> dict[str, Estimate]:
         """Distances in one space (``name`` is "" or "_motion"), and in that of appearance variety and copies."""
-        features = self._real_features[name] if clips is self.real else space.features(self.encoder, clips.latents)
         kernels = Kernels.of(features, space.reference, self.resamples.copies)
-        distance = self.resamples.estimate_beside(self.reference_resamples, kernels.distance)
+        distance = self.resamples.estimate_beside(self.reference_resamples, kernels.distances)
         found = {f"kernel_distance{name}": distance, f"frechet{name}": self._frechet(space, features)}
         if not name:
             real = self._real_features[name]
-            found["variety"] = self.resamples.estimate(lambda weights: spread_ratio(features, real, weights))
+            found["variety"] = self.resamples.estimate(lambda weights: spread_ratios(features, real, weights))
             found["copied_share"] = self.resamples.mean(space.training.copies(features))
             found["nearest_training"] = self.resamples.mean(space.training.nearest(features))
         return found
@@ -264,11 +266,20 @@ class Judge:
     @cached_property
     def _real_features(self) -> dict[str, Tensor]:
         """Of the real clips in every space: the same beside every system."""
-        return {name: space.features(self.encoder, self.real.latents) for name, space in self.spaces.items()}
+        return self._features(self.real)
+
+    def _features(self, clips: Clips) -> dict[str, Tensor]:
+        """Clips in every space; the encoder looks at them once."""
+        wanted = [name for space in self.spaces.values() for name in space.names]
+        named = features_of(self.encoder, clips.latents, wanted) if wanted else {}
+        return {name: space.features(named) for name, space in self.spaces.items()}
 
     def _frechet(self, space: FittedSpace, features: Tensor) -> Estimate:
+        def distance(counts: Tensor) -> float:
+            return space.frechet(features.repeat_interleave(counts.long(), 0))
+
         few = Resamples(self.resamples.counts[:FRECHET_RESAMPLES])
-        return few.estimate(lambda weights: space.frechet(features.repeat_interleave(weights.long(), 0)))
+        return few.estimate(lambda weights: torch.tensor([*map(distance, weights)], dtype=torch.float64))
 
     def agreement(self, readings: Words) -> dict[str, Estimate]:
         """Share of clips in which the probe reads what the prompt says: by factor, and mean over each group."""

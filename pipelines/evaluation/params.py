@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -74,6 +74,7 @@ class EvaluationParams(Params):
     composition_prompts: Whole
     seeds: Wholes
     batch_size: Count
+    precision: Literal["auto", "fp32", "bf16"]
     sampling: SamplingChange | None
     class_neighbours: Count
     feature_space: FeatureSpaceParams

@@ -17,6 +17,7 @@ from torch.nn import functional
 from pipelines import stage
 from pipelines.evaluation.params import ReaderTraining
 from pipelines.evaluation.video_metrics import values
+from pipelines.training.precision import computing
 
 FRAMES_READ = 5
 LATENT_NOISE = 0.05
@@ -47,7 +48,10 @@ def _heads(width: int, labels: Labels) -> nn.ModuleDict:
 
 
 class FrameReader(nn.Module):
-    """Factors that one frame [B, 3, H, W] shows: four convolutions, the strongest response anywhere, a head each."""
+    """Factors that one frame [B, 3, H, W] shows: four convolutions, the strongest response anywhere, a head each.
+
+    Channels lie last in memory: on a processor a step takes two thirds of the time.
+    """
 
     def __init__(self, width: int, labels: Labels) -> None:
         super().__init__()
@@ -58,10 +62,11 @@ class FrameReader(nn.Module):
             layers += [convolution, nn.BatchNorm2d(sizes[number + 1]), nn.GELU()]
         self.features = nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten())
         self.heads = _heads(2 * width, labels)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, frames: Tensor) -> dict[str, Tensor]:
         """Logits [B, values] per factor."""
-        features = self.features(frames)
+        features = self.features(frames.contiguous(memory_format=torch.channels_last))
         return {name: head(features) for name, head in self.heads.items()}
 
 
@@ -93,7 +98,12 @@ class ClipReader(nn.Module):
 
 
 def _fit(
-    reader: nn.Module, draw: Callable[[Tensor], Tensor], labels: Labels, params: ReaderTraining, unit: str
+    reader: nn.Module,
+    draw: Callable[[Tensor], Tensor],
+    labels: Labels,
+    params: ReaderTraining,
+    unit: str,
+    precision: str,
 ) -> None:
     """Minimise the summed cross-entropy of all factors over random training clips."""
     count = len(next(iter(labels.index.values())))
@@ -101,8 +111,10 @@ def _fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, params.learning_rate, total_steps=params.steps)
     for step in range(params.steps):
         rows = torch.randint(count, (params.batch_size,))
-        logits, wanted = reader(draw(rows)), labels.rows(rows)
-        loss = torch.stack([functional.cross_entropy(logits[name], wanted[name]) for name in wanted]).sum()
+        shown, wanted = draw(rows), labels.rows(rows)
+        with computing(precision, shown.device):
+            logits = reader(shown)
+        loss = torch.stack([functional.cross_entropy(logits[name].float(), wanted[name]) for name in wanted]).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -111,7 +123,9 @@ def _fit(
     reader.eval().requires_grad_(False)
 
 
-def train_frame_reader(video: Tensor, labels: Labels, params: ReaderTraining, seed: int) -> FrameReader:
+def train_frame_reader(
+    video: Tensor, labels: Labels, params: ReaderTraining, seed: int, precision: str = "fp32"
+) -> FrameReader:
     """From real clips [N, 3, T, H, W], uint8 or in [-1, 1]: a random frame of each, mirrored half of the time."""
 
     def draw(rows: Tensor) -> Tensor:
@@ -121,11 +135,13 @@ def train_frame_reader(video: Tensor, labels: Labels, params: ReaderTraining, se
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         reader = FrameReader(params.width, labels)
-        _fit(reader, draw, labels, params, "frame reader step")
+        _fit(reader, draw, labels, params, "frame reader step", precision)
     return reader
 
 
-def train_clip_reader(latents: Tensor, labels: Labels, params: ReaderTraining, seed: int) -> ClipReader:
+def train_clip_reader(
+    latents: Tensor, labels: Labels, params: ReaderTraining, seed: int, precision: str = "fp32"
+) -> ClipReader:
     """From the latents [N, C, T, H, W] of real clips, with a little noise."""
 
     def draw(rows: Tensor) -> Tensor:
@@ -134,7 +150,7 @@ def train_clip_reader(latents: Tensor, labels: Labels, params: ReaderTraining, s
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         reader = ClipReader(latents.shape[1:], params.width, labels)
-        _fit(reader, draw, labels, params, "clip reader step")
+        _fit(reader, draw, labels, params, "clip reader step", precision)
     return reader
 
 
@@ -148,7 +164,7 @@ def read_frames(reader: FrameReader, video: Tensor) -> dict[str, Tensor]:
     for part in video.split(64):
         logits = [reader(values(part[:, :, place])) for place in places.tolist()]
         for name in logits[0]:
-            likely = torch.stack([frame[name].log_softmax(1) for frame in logits]).sum(0)
+            likely = torch.stack([frame[name].float().log_softmax(1) for frame in logits]).sum(0)
             found.setdefault(name, []).append(likely.argmax(1))
     return {name: torch.cat(parts) for name, parts in found.items()}
 
@@ -160,17 +176,19 @@ def read_clips(reader: ClipReader, latents: Tensor) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Probe:
-    """Both readers; either is None where there are no such factors."""
+    """Both readers; either is None where there are no such factors. They read in ``precision``: fp32 or bf16."""
 
     frames: FrameReader | None
     clips: ClipReader | None
     values: Mapping[str, tuple[str, ...]]
+    precision: str = "fp32"
 
     def read(self, latents: Tensor, video: Tensor) -> dict[str, list[str]]:
         """What each clip shows, in words, factor by factor."""
         seen: dict[str, Tensor] = {}
-        if self.frames is not None:
-            seen |= read_frames(self.frames, video)
-        if self.clips is not None:
-            seen |= read_clips(self.clips, latents)
+        with computing(self.precision, latents.device):
+            if self.frames is not None:
+                seen |= read_frames(self.frames, video)
+            if self.clips is not None:
+                seen |= read_clips(self.clips, latents)
         return {name: [self.values[name][index] for index in indices.tolist()] for name, indices in seen.items()}

@@ -66,22 +66,21 @@ class Resamples:
         counts.scatter_add_(1, rows, torch.ones_like(rows, dtype=torch.float64))
         return cls(counts.repeat(1, copies), copies)
 
-    def estimate(self, score: Callable[[Tensor], float]) -> Estimate:
-        """Of a score of weights [N]: with all weights 1, and in every resample.
+    def estimate(self, scores: Callable[[Tensor], Tensor]) -> Estimate:
+        """Of scores [R] of weights [R, N], NaN where one is not defined: with all weights 1, and in every resample.
 
         Raises:
-            ValueError: as ``score`` does with all weights 1; a resample that it refuses is left undefined.
+            ValueError: as ``scores`` does with all weights 1; resamples that it refuses are left undefined.
         """
+        return _estimated(scores, (self,))
 
-        return _estimated(score, (self,))
-
-    def estimate_beside(self, other: Resamples, score: Callable[[Tensor, Tensor], float]) -> Estimate:
-        """Likewise of a score of these weights [N] and the other's [M]: their r-th resamples go together.
+    def estimate_beside(self, other: Resamples, scores: Callable[[Tensor, Tensor], Tensor]) -> Estimate:
+        """Likewise of scores of these weights [R, N] and the other's [R, M]: their r-th resamples go together.
 
         Raises:
-            ValueError: as ``score`` does with all weights 1, or the two have different numbers of resamples.
+            ValueError: as ``scores`` does with all weights 1, or the two have different numbers of resamples.
         """
-        return _estimated(score, (self, other))
+        return _estimated(scores, (self, other))
 
     def mean(self, values: Tensor) -> Estimate:
         """Of the mean of values [N]."""
@@ -89,16 +88,15 @@ class Resamples:
         return Estimate(float(values.mean()), self.counts @ values / self.counts.sum(1))
 
 
-def _estimated(score: Callable[..., float], sides: Sequence[Resamples]) -> Estimate:
-    def drawn(*weights: Tensor) -> float:
-        try:
-            return score(*weights)
-        except ValueError:
-            return float("nan")
-
-    value = score(*(torch.ones(side.counts.shape[1], dtype=torch.float64) for side in sides))
-    draws = [drawn(*weights) for weights in zip(*(side.counts for side in sides), strict=True)]
-    return Estimate(value, torch.tensor(draws, dtype=torch.float64))
+def _estimated(scores: Callable[..., Tensor], sides: Sequence[Resamples]) -> Estimate:
+    if len({len(side.counts) for side in sides}) != 1:
+        raise ValueError("two sides that are compared have equally many resamples")
+    value = scores(*(torch.ones(1, side.counts.shape[1], dtype=torch.float64) for side in sides))
+    try:
+        draws = scores(*(side.counts for side in sides))
+    except ValueError:
+        draws = torch.full((len(sides[0].counts),), torch.nan, dtype=torch.float64)
+    return Estimate(float(value), draws)
 
 
 RESOLVED = 0.01

@@ -44,16 +44,18 @@ from pipelines.evaluation.systems import Requests, classes_of_prompts, generate,
 from pipelines.models.latent_mae import LatentMae
 from pipelines.training import checkpoint
 from pipelines.training.generator import Generator
+from pipelines.training.precision import computing, resolved
 
 REAL, FROZEN, NOISE = "held_out", "frozen", "noise"
 """References: real clips (the ceiling), their first frame standing still, and noise in place of latents."""
 
 
-def references(decoder: ClipDecoder, real: Clips, seed: int) -> dict[str, Made]:
-    """Clips that no system made: real ones, their first frame repeated, noise."""
-    still = real.video[:, :, :1].expand_as(real.video)
-    noise = torch.randn(real.latents.shape, generator=torch.Generator().manual_seed(seed))
-    return {REAL: Made(real.latents), FROZEN: Made(decoder.encode(still)), NOISE: Made(noise)}
+def references(decoder: ClipDecoder, real: Clips, part: Part) -> dict[str, Made]:
+    """Clips that no system made: real ones, their first frame repeated, noise; a prompt's are equal but for noise."""
+    once = real.video[: len(part.rows)]
+    still = decoder.encode(once[:, :, :1].expand_as(once)).repeat(len(part.seeds), 1, 1, 1, 1)
+    noise = torch.randn(real.latents.shape, generator=torch.Generator().manual_seed(part.seeds[0]))
+    return {REAL: Made(real.latents), FROZEN: Made(still), NOISE: Made(noise)}
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ def judged(judge: Judge, decoder: ClipDecoder, sets: Mapping[str, Made], count: 
     """Every set after the judge, one decoded at a time; ``count`` clips of each are kept to be shown."""
     found = {}
     for name, made in sets.items():
-        clips = judge.real if name == REAL else replace(decoder(made.latents, name), missing=made.missing)
+        copies = judge.resamples.copies
+        clips = judge.real if name == REAL else replace(decoder(made.latents, name, copies), missing=made.missing)
         readings = judge.readings(clips)
         found[name] = Judged(judge.scores(clips, readings), readings, clips.video[:count].clone())
         del clips  # before the next one is decoded
@@ -99,20 +102,19 @@ def build_judge(
 ) -> Judge:
     """Feature spaces and readers, from real clips of the train split."""
     rows = train_rows(shards, params.max_train_clips)
-    train, space = real_latents(shards, rows), params.feature_space
-    beside = real_latents(shards, reference)
-    once = real.latents[: len(part.rows)]
+    train, space, once = real_latents(shards, rows), params.feature_space, len(part.rows)
+    names = [*space.appearance, *space.motion]
+    trained = features_of(encoder, train, names)
+    held_out = [features_of(encoder, each, names) for each in (real_latents(shards, reference), real.latents[:once])]
     spaces, undefined = dict[str, FittedSpace](), dict[str, str]()
     for name, features in (("", space.appearance), ("_motion", space.motion)):
         try:
-            spaces[name] = measured(encoder, train, beside, once, features, space)
-        except stage.StageError:
-            raise
+            spaces[name] = measured(trained, held_out[0], held_out[1], features, space)
         except ValueError as error:
             undefined[name] = str(error)
     words = factor_words(shards, part.every)
     known = {name: values for name, values in factor_words(shards, rows).items() if name in words}
-    probe = train_probe(params, decoder(train, "train clips"), known) if known else None
+    probe = train_probe(params, decoder(train, "train clips"), known, decoder.precision) if known else None
     seed, count = params.seeds[0], params.resamples
     resamples = Resamples.of(len(part.rows), len(part.seeds), count, seed)
     beside_resamples = Resamples.of(len(reference), 1, count, seed + 1)
@@ -150,7 +152,7 @@ def score(
     checkpoint.read(autoencoder)
     encoder = load_encoder(params, checkpoints / "latent_mae", shards)
     systems = load_systems(checkpoints, shards, params.sampling, device)
-    decoder = ClipDecoder(autoencoder, device)
+    decoder = ClipDecoder(autoencoder, device, resolved(params.precision, device))
     systems = {name: seen_in_pixels(one, decoder) for name, one in systems.items()}
     rows = [row for part in parts.values() for row in part.rows]
     found = classes_of_prompts(shards, pseudo_classes, rows, params.class_neighbours)
@@ -158,10 +160,10 @@ def score(
     made = {name: sampled(systems, shards, classes, part, params) for name, part in parts.items()}
 
     test = parts[TEST]
-    real = decoder(real_latents(shards, test.every), REAL)
+    real = decoder(real_latents(shards, test.every), REAL, len(test.seeds))
     judge = build_judge(params, shards, decoder, encoder, real, reference, test)
     filled = interpolations(systems, requests_of(shards, classes, test))
-    sets = made[TEST] | references(decoder, real, params.seeds[0]) | filled
+    sets = made[TEST] | references(decoder, real, test) | filled
     seen = judged(judge, decoder, sets, params.num_shown)
     scores = {name: one.scores for name, one in seen.items()}
     readings = {name: one.readings for name, one in seen.items()}
@@ -195,11 +197,10 @@ def sampled(
     params: EvaluationParams,
 ) -> dict[str, Made]:
     """Latents of every system for the prompts of one split; ``classes`` are by row of the index."""
-    requests = requests_of(shards, classes, part)
-    return {
-        name: Made(generate(name, system, requests, params.batch_size), requests.missing(system))
-        for name, system in systems.items()
-    }
+    requests, device = requests_of(shards, classes, part), next(iter(systems.values())).device
+    with computing(resolved(params.precision, device), device):
+        made = {name: generate(name, system, requests, params.batch_size) for name, system in systems.items()}
+    return {name: Made(latents, requests.missing(systems[name])) for name, latents in made.items()}
 
 
 def requests_of(shards: Shards, classes: Mapping[int, int], part: Part) -> Requests:

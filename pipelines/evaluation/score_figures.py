@@ -66,7 +66,7 @@ def contact_sheet(clips: Mapping[str, Tensor], prompts: Sequence[str], path: Pat
                 draw.text((left, y + 2), one_line(prompts[number], 140), fill=QUIET, font=font)
             sheet.paste(_strip(videos[number], scale), (left, y + line))
     with stage.bookkeeping(f"the picture {path}"):
-        sheet.save(path, optimize=True)  # in full colour: a palette turns yellow sprites brown
+        sheet.save(path)  # in full colour: a palette turns yellow sprites brown
 
 
 # ---- scores -------------------------------------------------------------------------------------------------------

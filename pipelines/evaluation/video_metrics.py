@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from pipelines.flow.anchored import frame_variation
 
@@ -15,12 +14,12 @@ FLOOR = 1e-12
 ROUNDING = 1e-6
 """Relative difference of features (float32) up to which they are equal."""
 CLIPS_AT_ONCE = 4
-"""Clips whose pixels are compared in float64 at a time."""
+"""Clips whose pixels are compared at a time."""
 
 
 def bytes_of(video: Tensor) -> Tensor:
     """Video of any shape as uint8 of 0 to 255, what a file holds and a quarter of the memory; or given in [-1, 1]."""
-    return video if video.dtype == torch.uint8 else ((video.clamp(-1, 1) + 1) * 127.5).round().byte()
+    return video if video.dtype == torch.uint8 else video.add(1).mul_(127.5).clamp_(0, 255).round_().byte()
 
 
 def values(video: Tensor) -> Tensor:
@@ -39,9 +38,21 @@ def require_finite(*numbers: Tensor) -> None:
 
 
 def _by_clip(metric: Callable[..., Tensor], *videos: Tensor) -> Tensor:
-    """What a metric gives for some clips at a time, joined: few clips stay in the processor's cache, and in memory."""
+    """What a metric gives for some clips at a time, joined: few clips stay in the processor's cache, and in memory.
+
+    It is given whole grey levels, of which float32 holds every square and difference, or float64 of [-1, 1].
+    """
     parts = zip(*(video.split(CLIPS_AT_ONCE) for video in videos), strict=True)
-    return torch.cat([metric(*map(values, part)) for part in parts])
+    return torch.cat([metric(*map(_exact, part)) for part in parts])
+
+
+def _exact(video: Tensor) -> Tensor:
+    return video.float() if video.dtype == torch.uint8 else video.double()
+
+
+def _range(video: Tensor) -> float:
+    """From black to white, as :func:`_by_clip` gives it."""
+    return 255.0 if video.dtype == torch.uint8 else 2.0
 
 
 # ---- Fréchet distance ---------------------------------------------------------------------------------------------
@@ -150,30 +161,39 @@ class MotionRatio:
         require_finite(x, real)
         return cls(*frame_variation(x.double()), *frame_variation(real.double()))
 
-    def __call__(self, weights: Tensor | None = None) -> float:
-        """With ``weights`` [N] of the clips, on both sides alike (then M = N); None: all count alike.
+    def __call__(self, weights: Tensor) -> Tensor:
+        """Ratios [R] of weightings [R, N] of the clips, on both sides alike (then M = N); NaN where one has none.
 
         Raises:
-            ValueError: nothing that the real clips' frames add, or nothing that frames share.
+            ValueError: in every one nothing that the real clips' frames add, or nothing that frames share.
         """
-        each = torch.ones_like(self.moving) if weights is None else weights
-        real_each = torch.ones_like(self.real_moving) if weights is None else weights
-        added, held = each @ self.moving, each @ self.shared
-        real_added, real_held = real_each @ self.real_moving, real_each @ self.real_shared
-        if not (real_added > 0 and real_held > 0):
+        return self._of(*(weights @ part for part in (self.moving, self.shared, self.real_moving, self.real_shared)))
+
+    def of_all(self) -> float:
+        """The ratio of all clips alike.
+
+        Raises:
+            ValueError: as of weightings.
+        """
+        return float(self._of(*(part.sum() for part in (self.moving, self.shared, self.real_moving, self.real_shared))))
+
+    @staticmethod
+    def _of(added: Tensor, held: Tensor, real_added: Tensor, real_held: Tensor) -> Tensor:
+        moves, shows = (real_added > 0) & (real_held > 0), held > 0
+        if not bool(moves.any()):
             raise ValueError("the real clips stand still, or their frames share nothing")
-        if not held > 0:
+        if not bool(shows.any()):
             raise ValueError("the frames of the clips share nothing")
-        return float((added / held) / (real_added / real_held))
+        return torch.where(moves & shows, (added / held) / (real_added / real_held), torch.nan)
 
 
 def local_vs_global_ratio(x: Tensor, real: Tensor) -> float:
     """:class:`MotionRatio` of all clips alike.
 
     Raises:
-        ValueError: as both of its methods.
+        ValueError: as its methods.
     """
-    return MotionRatio.of(x, real)()
+    return MotionRatio.of(x, real).of_all()
 
 
 def frame_difference(video: Tensor) -> float:
@@ -183,7 +203,8 @@ def frame_difference(video: Tensor) -> float:
         ValueError: clips of one frame, or values that are not finite.
     """
     _require_frames(video)
-    return float(_by_clip(lambda part: part.diff(dim=2).abs().double().flatten(1).mean(1), video).mean() * 127.5)
+    found = _by_clip(lambda part: part.diff(dim=2).abs_().flatten(1).mean(1), video)
+    return float(found.double().mean() * 255.0 / _range(video))
 
 
 def temporal_consistency(video: Tensor) -> float:
@@ -203,10 +224,12 @@ def temporal_consistency(video: Tensor) -> float:
 
 def _neighbour_similarities(video: Tensor) -> Tensor:
     """Cosine similarities of all neighbours of which one has a structure, clip by clip."""
-    frames = (video - video.mean((3, 4), keepdim=True)).transpose(1, 2).flatten(2)
-    flat = ((video - video[..., :1, :1]) == 0).all(4).all(3).all(1)
+    flat = (video.amax((3, 4)) == video.amin((3, 4))).all(1)
     shown = ~(flat[:, 1:] & flat[:, :-1])
-    return functional.cosine_similarity(frames[:, 1:], frames[:, :-1], dim=2).double()[shown]
+    frames = (video - video.mean((3, 4), keepdim=True)).transpose(1, 2).flatten(2)
+    size = torch.linalg.vector_norm(frames, dim=2)
+    alike = torch.linalg.vecdot(frames[:, 1:], frames[:, :-1])
+    return (alike / (size[:, 1:] * size[:, :-1]).clamp_min(FLOOR)).double()[shown]
 
 
 def _require_frames(video: Tensor) -> None:
@@ -227,7 +250,14 @@ def psnr(video: Tensor, reference: Tensor) -> float:
         ValueError: a clip is equal to its reference, so that there is no error to state; or values that are not finite.
     """
     require_finite(video, reference)
-    error = _by_clip(lambda one, other: (one.double() - other.double()).square().flatten(1).mean(1), video, reference)
+    if video.dtype != reference.dtype:
+        video, reference = values(video), values(reference)
+
+    def squares(one: Tensor, other: Tensor) -> Tensor:
+        apart = (one - other).flatten(1)
+        return torch.linalg.vecdot(apart, apart) / apart.shape[1]
+
+    error = _by_clip(squares, video, reference).double()
     if not bool((error > 0).all()):
         raise ValueError(f"{int((error == 0).sum())} clips are equal to their references: no PSNR")
-    return float((10.0 * torch.log10(4.0 / error)).mean())
+    return float((10.0 * torch.log10(_range(video) ** 2 / error)).mean())

@@ -106,11 +106,14 @@ class _Decoder(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.out = _convolution(width, values * patch**2, side=1)
 
-    def forward(self, codes: Tensor) -> Tensor:
+    def forward(self, codes: Tensor, beside: Tensor) -> Tensor:
+        """Frames [N, values, H, W]; ``beside``, patches of 8 x 8 pixels as channels, is added to them."""
         x = self.layers(self.enter(codes))
         for block in self.told:
             x = block(x, codes)
-        return functional.pixel_shuffle(self.out(x), self.patch)
+        if self.patch == SPATIAL_STRIDE:  # folded alike: what costs as much as a layer is done once
+            return functional.pixel_shuffle(beside + self.out(x), self.patch)
+        return functional.pixel_shuffle(beside, SPATIAL_STRIDE) + functional.pixel_shuffle(self.out(x), self.patch)
 
 
 class StackedAutoencoder(nn.Module):
@@ -210,7 +213,7 @@ class StackedAutoencoder(nn.Module):
 
     def decode_groups(self, codes: Tensor) -> Tensor:
         """Codes to stacked frames, not clamped."""
-        return functional.pixel_shuffle(self.linear_out(codes), SPATIAL_STRIDE) + self.decoder(codes)
+        return self.decoder(codes, self.linear_out(codes))
 
     def forward(
         self, groups: Tensor, through: Through | None = None, sampled: bool = False

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.evaluation.distances import COPIED, Kernels, Training, spread_ratio
+from pipelines.evaluation.distances import COPIED, Kernels, Training, polynomial, spread_ratio, spread_ratios
 from pipelines.evaluation.resampling import Estimate, Resamples, all_compared, compared
-from pipelines.evaluation.video_metrics import frechet_distance
+from pipelines.evaluation.video_metrics import MotionRatio, frechet_distance, local_vs_global_ratio
 
 DIMS = 32
 
@@ -71,7 +71,7 @@ def test_a_narrow_generator_is_seen_by_its_spread(scale: float) -> None:
     """7 % too narrow, 96 clips: the interval of the spread leaves 1 out, where the Fréchet distance sees nothing."""
     real, made = gaussian(0, 96), gaussian(1, 96, scale)
     resamples = Resamples.of(96, 1, 200, 0)
-    found = resamples.estimate(lambda weights: spread_ratio(made, real, weights))
+    found = resamples.estimate(lambda weights: spread_ratios(made, real, weights))
     assert (found.high < 1.0) == (scale < 1.0)
     assert found.low < scale < found.high
     assert frechet_distance(made, gaussian(2), 0.02) < frechet_distance(real, gaussian(2), 0.02) + 0.5
@@ -142,6 +142,36 @@ def test_copies_of_a_prompt_are_drawn_together() -> None:
     counts = Resamples.of(5, 3, 10, 0).counts
     assert counts.shape == (10, 15) and torch.equal(counts[:, :5], counts[:, 10:])
     assert (counts.sum(1) == 15).all()
+
+
+def test_all_resamples_at_once_are_each_by_itself_on_the_clips_that_it_draws() -> None:
+    """Against the plain means over drawn clips; the last resample draws one prompt alone, which defines nothing."""
+    x, y = gaussian(0, 12), gaussian(1, 8) + 0.3
+    counts = torch.cat([Resamples.of(6, 2, 5, 0).counts, 6.0 * torch.eye(6, dtype=torch.float64)[:1].repeat(1, 2)])
+    beside = Resamples.of(8, 1, 6, 1).counts
+    found = Kernels.of(x, y, copies=2).distances(counts, beside)
+    ratios, moving = spread_ratios(x, 2.0 * x, counts), MotionRatio.of(*(clips(seed) for seed in (0, 1)))(counts)
+    assert found[-1].isnan()
+    for row, (own, other) in enumerate(zip(counts[:-1].long(), beside[:-1].long(), strict=True)):
+        drawn = torch.arange(12).repeat_interleave(own)
+        prompts = drawn % 6
+        pairs = polynomial(x[drawn], x[drawn])[prompts[:, None] != prompts[None]]
+        drawn_beside = torch.arange(8).repeat_interleave(other)
+        far = polynomial(y[drawn_beside], y[drawn_beside])[drawn_beside[:, None] != drawn_beside[None]]
+        across = polynomial(x[drawn], y[drawn_beside]).mean()
+        assert float(found[row]) == pytest.approx(float(pairs.mean() + far.mean() - 2 * across), rel=1e-9)
+        assert float(ratios[row]) == pytest.approx(0.5, rel=1e-9)
+        assert float(moving[row]) == pytest.approx(local_vs_global_ratio(clips(0)[drawn], clips(1)[drawn]), rel=1e-9)
+
+
+def clips(seed: int) -> Tensor:
+    return torch.randn(12, 2, 3, 2, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_sides_with_different_numbers_of_resamples_are_refused() -> None:
+    kernels = Kernels.of(gaussian(0, 6), gaussian(1, 8))
+    with pytest.raises(ValueError, match="equally many resamples"):
+        Resamples.of(6, 1, 5, 0).estimate_beside(Resamples.of(8, 1, 4, 0), kernels.distances)
 
 
 def test_a_small_difference_on_equal_prompts_is_seen_and_none_is_noise() -> None:

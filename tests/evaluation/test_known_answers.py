@@ -139,4 +139,5 @@ def test_numbers_of_bytes_are_those_of_the_values_that_they_stand_for(number: st
     held = torch.randint(256, (4, 3, 4, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     videos = [held, held.flip(0)] if number == "psnr" else [held]
     metric = getattr(video_metrics, number)
-    assert metric(*videos) == pytest.approx(metric(*map(video_metrics.values, videos)), rel=1e-12)
+    of_values = metric(*map(video_metrics.values, videos))  # in float32, which bytes are not rounded to
+    assert metric(*videos) == pytest.approx(of_values, rel=1e-6)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +14,14 @@ import torch
 from pipelines.data.shards import Shards
 from pipelines.data.video import read_clip
 from pipelines.evaluation.decoder import ClipDecoder
-from pipelines.evaluation.judge import Clips, Scores, chance, grouped
+from pipelines.evaluation.judge import Clips, Scores, chance, features_of, grouped
 from pipelines.evaluation.params import KnownFactors
 from pipelines.evaluation.parts import parts_of, real_latents
 from pipelines.evaluation.probe import Labels, Probe, train_clip_reader, train_frame_reader
 from pipelines.evaluation.resampling import Estimate
 from pipelines.evaluation.score import compared_systems, score
 from pipelines.evaluation.systems import Requests, classes_of_prompts, generate
+from pipelines.models.latent_mae import LatentMae
 from pipelines.params import ParamsError, parse_section
 from pipelines.stage import StageError
 from pipelines.training.generator import Generator
@@ -239,9 +241,9 @@ def test_one_set_of_clips_is_decoded_at_a_time_beside_the_real_ones(
     alive: list[weakref.ref[torch.Tensor]] = []
     decoded, most = ClipDecoder.__call__, 0
 
-    def counted(self: ClipDecoder, latents: torch.Tensor, what: str) -> Clips:
+    def counted(self: ClipDecoder, latents: torch.Tensor, what: str, copies: int = 1) -> Clips:
         nonlocal most
-        clips = decoded(self, latents, what)
+        clips = decoded(self, latents, what, copies)
         alive.append(weakref.ref(clips.video))
         most = max(most, sum(one() is not None for one in alive))
         return clips
@@ -250,6 +252,47 @@ def test_one_set_of_clips_is_decoded_at_a_time_beside_the_real_ones(
     places = {name: tmp_path / name for name in ("out", "metrics", "plots")}
     score(toy.params(), **{**scored, **places})
     assert len(alive) > len(SYSTEMS) and most == 3, "real clips, and where others are judged beside them, two more"
+
+
+def test_clips_that_are_equal_for_every_seed_are_decoded_once_and_others_each(
+    scored: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = ClipDecoder(scored["checkpoints"] / "autoencoder", torch.device("cpu"))
+    once, seen = real_latents(Shards(scored["latents"]), range(4)), list[int]()
+    parts = ClipDecoder._parts
+
+    def counted(self: ClipDecoder, latents: torch.Tensor, what: str) -> Iterator[torch.Tensor]:
+        seen.append(len(latents))
+        return parts(self, latents, what)
+
+    monkeypatch.setattr(ClipDecoder, "_parts", counted)
+    for other, many in ((once, 4), (once.flip(0), 8)):
+        both = torch.cat([once, other])
+        found = decoder(both, "clips", copies=2)
+        assert seen == [many] and torch.equal(found.latents, both)
+        assert torch.equal(found.video, decoder(both, "clips").video)
+        seen.clear()
+
+
+def test_in_bfloat16_clips_look_as_in_float32(scored: dict[str, Path]) -> None:
+    latents = real_latents(Shards(scored["latents"]), range(4))
+    decoders = (ClipDecoder(scored["checkpoints"] / "autoencoder", torch.device("cpu"), p) for p in ("fp32", "bf16"))
+    one, other = (decoder(latents, "clips").video.int() for decoder in decoders)
+    apart = (one - other).abs()
+    assert 0 < apart.max() <= 3 and apart.float().mean() < 0.6, "in grey levels"
+
+
+def test_the_encoder_is_asked_for_what_is_named_and_says_the_same(scored: dict[str, Path]) -> None:
+    latents = real_latents(Shards(scored["latents"]), range(6))
+    encoder = LatentMae.from_pretrained(scored["checkpoints"] / "latent_mae")
+    every = encoder.features(latents)
+    names = ["block1_path", "block1_mean"]
+    found = features_of(encoder, latents, names)
+    assert list(found) == names
+    for name in names:
+        torch.testing.assert_close(found[name], every[name])
+    with pytest.raises(StageError, match="no feature block9_mean; this latent MAE has "):
+        features_of(encoder, latents, ["block1_mean", "block9_mean"])
 
 
 def test_the_class_of_a_prompt_is_that_of_equal_prompts(scored: dict[str, Path]) -> None:

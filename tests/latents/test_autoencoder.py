@@ -227,3 +227,13 @@ def test_patches_have_the_reach_of_a_latent_pixel() -> None:
     rows = patches(video, frames=4, side=8)
     assert rows.shape == (2 * 2 * 2 * 2, 3 * 4 * 8 * 8)
     assert torch.equal(rows[0].view(3, 4, 8, 8)[:, 0], video[0, :, 0, :8, :8])
+
+
+@pytest.mark.parametrize("patch", [4, 8])
+def test_what_is_decoded_is_the_linear_code_and_the_correction(patch: int) -> None:
+    """Whether both are folded alike, and so unfolded once, or not."""
+    network = StackedAutoencoder(frames=2, patch=patch, width=8, latent_channels=4, blocks=1)
+    codes, decoder = torch.randn(3, 4, 2, 2), network.decoder
+    linear = torch.nn.functional.pixel_shuffle(network.linear_out(codes), 8)
+    correction = torch.nn.functional.pixel_shuffle(decoder.out(decoder.layers(decoder.enter(codes))), patch)
+    assert torch.equal(network.decode_groups(codes), linear + correction)
