@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -110,7 +111,7 @@ class TransformerMae(nn.Module):
         tokens, grid = self._embedded(latents)
         hidden = mask.flatten(1)
         # named only where it is needed: it loads torch's compiler, a second of every stage that reads features
-        count = torch.compiler.disable(_num_visible) if torch.compiler.is_compiling() else _num_visible
+        count: Any = torch.compiler.disable(_num_visible) if torch.compiler.is_compiling() else _num_visible
         num_visible = count(mask)
         visible = hidden.long().argsort(dim=1, stable=True)[:, :num_visible, None]
         x = tokens.gather(1, visible.expand(-1, -1, tokens.shape[2]))
