@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.data.video import read_clip, write_mp4
+from pipelines.data.stored import read_stored
+from pipelines.data.video import write_mp4
 from pipelines.footage.params import Clip
 
 
@@ -57,8 +58,9 @@ def content_hash(clip: Clip, **facts: Any) -> str:
 
 def psnr(frames: np.ndarray, stored: np.ndarray) -> float:
     """Peak signal-to-noise ratio of two uint8 videos in dB; 100 where they are equal."""
-    error = np.mean((frames.astype(np.float32) - stored.astype(np.float32)) ** 2)
-    return float(min(100.0, 10 * np.log10(255.0**2 / max(float(error), 1e-12))))
+    difference = np.subtract(frames, stored, dtype=np.float32).ravel()
+    error = float(np.dot(difference, difference)) / len(difference)
+    return float(min(100.0, 10 * np.log10(255.0**2 / max(error, 1e-12))))
 
 
 def store(cut: Cut, clip: Clip, folder: Path) -> tuple[dict[str, Any], float]:
@@ -70,7 +72,6 @@ def store(cut: Cut, clip: Clip, folder: Path) -> tuple[dict[str, Any], float]:
     name = f"clips/{key}.mp4"
     title = {"title": cut.caption} if cut.caption else {}
     write_mp4(folder / name, cut.frames, clip.frame_rate, {**title, "comment": key}, clip.crf)
-    fidelity = psnr(cut.frames, read_clip(folder / name))
     row = {
         "key": key,
         "file": name,
@@ -86,4 +87,4 @@ def store(cut: Cut, clip: Clip, folder: Path) -> tuple[dict[str, Any], float]:
         "actions": None if cut.actions is None else cut.actions.tolist(),
         **cut.factors,
     }
-    return row, fidelity
+    return row, psnr(cut.frames, read_stored(folder, row))

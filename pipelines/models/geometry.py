@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from pipelines.stage import StageError
@@ -40,3 +41,17 @@ def check_geometry(video: Tensor, temporal_stride: int, spatial_stride: int) -> 
 def per_channel(values: Tensor) -> Tensor:
     """[C] to [C, 1, 1, 1], to be used with latents [B, C, T, H, W]."""
     return values[:, None, None, None]
+
+
+def fold(groups: Tensor, side: int) -> Tensor:
+    """Patches as channels, [N, C, H, W] to [N, C * side**2, H / side, W / side]: ``pixel_unshuffle``, laid out channels
+    last, as convolutions want it, in one pass over memory."""
+    cells = groups.unflatten(3, (-1, side)).unflatten(2, (-1, side))
+    patches = cells.permute(0, 2, 4, 1, 3, 5).flatten(3).permute(0, 3, 1, 2)
+    return patches.contiguous(memory_format=torch.channels_last)  # patches of one pixel were not copied
+
+
+def unfold(patches: Tensor, side: int) -> Tensor:
+    """Inverse of :func:`fold`."""
+    cells = patches.permute(0, 2, 3, 1).unflatten(3, (-1, side, side))
+    return cells.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipelines.models.geometry import check_geometry, per_channel
+from pipelines.models.geometry import check_geometry, fold, per_channel, unfold
 from pipelines.models.spade import SpadeBlock
 from pipelines.stage import StageError
 
@@ -39,8 +39,7 @@ def stack(video: Tensor, frames: int) -> Tensor:
     The first frame is repeated to fill a group of its own.
     """
     filled = torch.cat([video[:, :, :1].expand(-1, -1, frames, -1, -1), video[:, :, 1:]], dim=2)
-    groups = filled.unflatten(2, (-1, frames))  # B 3 G F H W
-    return groups.permute(0, 2, 1, 3, 4, 5).flatten(2, 3)
+    return filled.unflatten(2, (-1, frames)).transpose(1, 2).flatten(2, 3)  # B 3 G F H W between
 
 
 def unstack(groups: Tensor, frames: int) -> Tensor:
@@ -85,13 +84,11 @@ class _Encoder(nn.Module):
         layers: list[nn.Module] = [_convolution(values * patch**2, width, side=1)]
         for _ in range((SPATIAL_STRIDE // patch).bit_length() - 1):
             layers += [ResidualBlock(width), _convolution(width, width, stride=2)]
-        layers += [ResidualBlock(width) for _ in range(blocks)]
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers, *(ResidualBlock(width) for _ in range(blocks)))
         self.out = _convolution(width, outputs, side=1)
 
-    def forward(self, groups: Tensor) -> Tensor:
-        folded = functional.pixel_unshuffle(groups, self.patch)
-        return self.out(self.layers(folded.contiguous(memory_format=torch.channels_last)))
+    def forward(self, patches: Tensor) -> Tensor:
+        return self.out(self.layers(patches))
 
 
 class _Decoder(nn.Module):
@@ -106,14 +103,11 @@ class _Decoder(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.out = _convolution(width, values * patch**2, side=1)
 
-    def forward(self, codes: Tensor, beside: Tensor) -> Tensor:
-        """Frames [N, values, H, W]; ``beside``, patches of 8 x 8 pixels as channels, is added to them."""
+    def forward(self, codes: Tensor) -> Tensor:
         x = self.layers(self.enter(codes))
         for block in self.told:
             x = block(x, codes)
-        if self.patch == SPATIAL_STRIDE:  # folded alike: what costs as much as a layer is done once
-            return functional.pixel_shuffle(beside + self.out(x), self.patch)
-        return functional.pixel_shuffle(beside, SPATIAL_STRIDE) + functional.pixel_shuffle(self.out(x), self.patch)
+        return self.out(x)
 
 
 class StackedAutoencoder(nn.Module):
@@ -202,18 +196,27 @@ class StackedAutoencoder(nn.Module):
         """
         if not self.config["posterior"]:
             raise StageError("this autoencoder was made without a posterior, so there is no KL term for it.")
-        linear = self.linear_in(functional.pixel_unshuffle(groups, SPATIAL_STRIDE))
-        correction, logvar = self.encoder(groups).chunk(2, dim=1)
+        linear, posterior = self._halves(groups)
+        correction, logvar = posterior.chunk(2, dim=1)
         return linear + correction, logvar.clamp(*LOGVAR_RANGE)
 
     def encode_groups(self, groups: Tensor) -> Tensor:
         """Stacked frames to codes [N, C, H / 8, W / 8] (the posterior's mean), not normalised."""
-        linear = self.linear_in(functional.pixel_unshuffle(groups, SPATIAL_STRIDE))
-        return linear + self.encoder(groups)[:, : self.channels]
+        linear, correction = self._halves(groups)
+        return linear + correction[:, : self.channels]
+
+    def _halves(self, groups: Tensor) -> tuple[Tensor, Tensor]:
+        """What the linear map and the encoder say of stacked frames; patches of one size are folded once for both."""
+        whole = fold(groups, SPATIAL_STRIDE)
+        patches = whole if self.encoder.patch == SPATIAL_STRIDE else fold(groups, self.encoder.patch)
+        return self.linear_in(whole), self.encoder(patches)
 
     def decode_groups(self, codes: Tensor) -> Tensor:
         """Codes to stacked frames, not clamped."""
-        return self.decoder(codes, self.linear_out(codes))
+        linear, correction, side = self.linear_out(codes), self.decoder(codes), self.decoder.patch
+        if side == SPATIAL_STRIDE:
+            return unfold(linear + correction, side)
+        return unfold(linear, SPATIAL_STRIDE) + unfold(correction, side)
 
     def forward(
         self, groups: Tensor, through: Through | None = None, sampled: bool = False
@@ -275,11 +278,10 @@ class StackedAutoencoder(nn.Module):
 
     def save_pretrained(self, folder: Path) -> None:
         """``config.json`` and ``model.safetensors``; how latents are normalised is among the weights."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        save_file(weights, Path(folder) / WEIGHTS)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.cpu().contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS)
         config = json.dumps({"_class_name": KIND, **self.config}, indent=2) + "\n"
-        (Path(folder) / "config.json").write_text(config, encoding="utf-8")
+        (folder / "config.json").write_text(config, encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> StackedAutoencoder:

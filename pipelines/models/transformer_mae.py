@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipelines.models.feature_list import at_rest, clip_features, input_features, reads_change
+from pipelines.models.fused import attended, gelu
 
 
 def sine_positions(grid: Sequence[int], width: int, frames: Sequence[int] | None = None) -> Tensor:
@@ -44,13 +46,12 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, D] -> [B, N, D]."""
-        query, key, value = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        x = x + self.out(attended)
-        return x + self.down(F.gelu(self.up(self.norm_mlp(x)), approximate="tanh"))
+        parts = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).flatten(1, 2)
+        query, key, value = parts
+        x = x + self.out(attended(query * query.shape[-1] ** -0.5, key, value, self.heads))
+        return x + self.down(gelu(self.up(self.norm_mlp(x))))
 
 
-@torch.compiler.disable()
 def _num_visible(mask: Tensor) -> int:
     """Visible patches of a sample; a length, which a compiled network must be told from outside."""
     return int((~mask[0]).sum())
@@ -109,7 +110,9 @@ class TransformerMae(nn.Module):
         """Prediction [B, C, T, H, W]; ``mask`` [B, T', H', W'] hides equally many patches in every sample."""
         tokens, grid = self._embedded(latents)
         hidden = mask.flatten(1)
-        num_visible = _num_visible(mask)
+        # named only where it is needed: it loads torch's compiler, a second of every stage that reads features
+        count: Any = torch.compiler.disable(_num_visible) if torch.compiler.is_compiling() else _num_visible
+        num_visible = count(mask)
         visible = hidden.long().argsort(dim=1, stable=True)[:, :num_visible, None]
         x = tokens.gather(1, visible.expand(-1, -1, tokens.shape[2]))
         for block in self.encoder:

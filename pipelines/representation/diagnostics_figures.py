@@ -174,9 +174,10 @@ def draw_kernel(
 
 
 def _sides(axes: Axes, near: np.ndarray, far: np.ndarray, label: str, title: str) -> None:
-    bins = np.linspace(min(near.min(), far.min()), max(near.max(), far.max()), 40).tolist()
-    axes.hist(near, bins, density=True, color=BLUE, alpha=0.65, label="positives")
-    axes.hist(far, bins, density=True, color=ORANGE, alpha=0.55, label="negatives")
+    bins = np.linspace(min(near.min(), far.min()), max(near.max(), far.max()), 40)
+    for values, colour, alpha, side in ((near, BLUE, 0.65, "positives"), (far, ORANGE, 0.55, "negatives")):
+        # one shape: a bar each, in twenty panels, took half of the stage's drawing
+        axes.stairs(*np.histogram(values, bins, density=True), fill=True, color=colour, alpha=alpha, label=side)
     axes.set(xlabel=label, yticks=[])
     axes.set_title(title, loc="left", fontsize=10)
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -15,7 +15,7 @@ from pipelines import stage
 from pipelines.data.shards import Shards
 from pipelines.drawing import drawn, new_figure, palette
 from pipelines.models.autoencoder import load_autoencoder
-from pipelines.representation.mae_figures import GREEN, ORANGE, save
+from pipelines.representation.mae_figures import GREEN, ORANGE, save, strip
 
 KEYFRAMES, CLIPS, CLIP_FRAMES = 9, 3, 5
 NEIGHBOURS, QUERIES = 5, 6
@@ -49,9 +49,9 @@ class Decoder:
         return spread(self.clips(samples), count)
 
 
-def _show(axes: Axes, frames: np.ndarray, edge: str | None) -> None:
+def _show(axes: Axes, frames: np.ndarray, edge: str | None, gap: int = 0) -> None:
     """Frames [n, H, W, 3] side by side."""
-    axes.imshow(np.concatenate(list(frames), axis=1))
+    axes.imshow(strip(frames, gap))
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_visible(edge is not None)
@@ -158,12 +158,11 @@ def _grid(rows: list[tuple[str, np.ndarray]], columns: int, title: str, path: Pa
     """Frames [n, frames, H, W, 3] of each row beside one another, at most ``columns``; the row's text to the left."""
     count = rows[0][1].shape[1]
     figure = new_figure(figsize=(13, 0.5 + 11.4 / (columns * count) * len(rows)), layout="constrained")
-    for axes_row, (text, clips) in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
-        for axes, frames in zip(axes_row, clips, strict=False):
-            _show(axes, frames, None)
-        for axes in axes_row[len(clips) :]:
-            axes.set_visible(False)
-        axes_row[0].set_ylabel(text, rotation=0, ha="right", va="center", fontsize=9)
+    for axes, (text, clips) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
+        parts = [np.concatenate(list(frames), axis=1) for frames in clips[:columns]]
+        parts += [np.ones_like(parts[0])] * (columns - len(parts))
+        _show(axes, np.stack(parts), None, GAP)
+        axes.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=9)
     figure.suptitle(title)
     save(figure, path, 77)
 

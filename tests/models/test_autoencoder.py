@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pipelines.models.autoencoder import StackedAutoencoder, load_autoencoder
-from pipelines.models.geometry import latent_frames
+from pipelines.models.geometry import fold, latent_frames, unfold
 from pipelines.models.pretrained_autoencoder import PretrainedVideoAutoencoder
 from pipelines.models.stacked_autoencoder import stack, unstack
 from pipelines.stage import StageError
@@ -64,6 +64,30 @@ def ltx() -> nn.Module:
         patch_size=2,
         scaling_factor=0.5,
     )
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    side=st.sampled_from((1, 2, 4, 8)), channels=st.integers(1, 3), rows=st.integers(1, 3), columns=st.integers(1, 3)
+)
+def test_folding_patches_is_pixel_unshuffle_and_unfolding_undoes_it(
+    side: int, channels: int, rows: int, columns: int
+) -> None:
+    pixels = torch.rand(2, channels, rows * side, columns * side)
+    patches = fold(pixels, side)
+    assert torch.equal(patches, nn.functional.pixel_unshuffle(pixels, side))
+    assert patches.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(unfold(patches, side), pixels)
+
+
+@pytest.mark.parametrize("patch", [4, 8])
+def test_an_autoencoder_is_its_linear_code_and_its_corrections(patch: int) -> None:
+    network, groups = tiny(patch=patch), torch.rand(3, 12, 16, 24)
+    unshuffle, shuffle = nn.functional.pixel_unshuffle, nn.functional.pixel_shuffle
+    codes = network.linear_in(unshuffle(groups, 8)) + network.encoder(unshuffle(groups, patch))
+    made = shuffle(network.linear_out(codes), 8) + shuffle(network.decoder(codes), patch)
+    torch.testing.assert_close(network.encode_groups(groups), codes)
+    torch.testing.assert_close(network.decode_groups(codes), made)
 
 
 @given(frames=st.sampled_from([1, 2, 4]), groups=st.integers(0, 4), batch=st.integers(1, 2))

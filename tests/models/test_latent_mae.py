@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from pipelines.models.feature_list import (
     at_rest,
@@ -21,6 +22,8 @@ from pipelines.models.feature_list import (
     windows,
 )
 from pipelines.models.latent_mae import LatentMae, draw_mask
+from pipelines.models.transformer_mae import TransformerBlock
+from pipelines.training.precision import computing
 
 TRANSFORMER = {
     "family": "transformer",
@@ -65,6 +68,22 @@ def test_the_prediction_does_not_depend_on_what_is_hidden(architecture: dict) ->
     torch.testing.assert_close(mae(x, mask), mae(other, mask))
     seen = torch.where(mae.hidden(mask), x, torch.randn_like(x))
     assert not torch.allclose(mae(x, mask), mae(seen, mask))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_block_is_attention_and_mlp_as_torch_computes_them(precision: str) -> None:
+    block, tolerance = TransformerBlock(16, 4), {"fp32": 1e-5, "bf16": 3e-2}[precision]
+    x = torch.randn(3, 7, 16)
+    query, key, value = block.qkv(block.norm_attention(x)).unflatten(-1, (3, 4, 4)).permute(2, 0, 3, 1, 4)
+    attended = nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    between = x + block.out(attended)
+    expected = between + block.down(nn.functional.gelu(block.up(block.norm_mlp(between)), approximate="tanh"))
+    with computing(precision, torch.device("cpu")):
+        found = block(x)
+    weights = list(block.parameters())
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    for own, plain in zip(*(torch.autograd.grad(y.square().sum(), weights) for y in (found, expected)), strict=True):
+        assert (own - plain).norm() <= tolerance * plain.norm() + 1e-4
 
 
 def test_patches_and_latents_are_inverses() -> None:
