@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from dagster_dvc import resolved
 from pipelines import drawing
+from tests import forked
 
 pytest_plugins = ["tests.costs"]
 
@@ -19,6 +21,14 @@ os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 os.environ.setdefault("MPLBACKEND", "agg")
 SETTINGS = tempfile.TemporaryDirectory(prefix="settings-")
 os.environ["XDG_CONFIG_HOME"] = SETTINGS.name  # keys that a command makes, and DVC's settings, are not the user's own
+
+
+@pytest.fixture(autouse=True, scope="session")
+def dvc_is_imported_once() -> Iterator[None]:
+    """What asks DVC for a graph gets its answer from :mod:`tests.forked`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resolved, "asked", forked.graph)
+        yield
 
 
 @pytest.fixture(autouse=True)
