@@ -272,7 +272,9 @@ def run_raw_video(root: Path) -> dg.ExecuteInProcessResult:
     project = DvcProject(root)
     job = dg.define_asset_job("alone", selection=["raw_video"])
     made = dg.Definitions(
-        assets=stage_assets(project), jobs=[job], resources={"dvc": FetchingResource(grace_seconds=3)}
+        assets=stage_assets(project),
+        jobs=[job],
+        resources={"dvc": FetchingResource(grace_seconds=3, observe_every_seconds=0.2)},
     ).resolve_job_def("alone")
     with dg.DagsterInstance.ephemeral() as instance:
         return made.execute_in_process(instance=instance, raise_on_error=False)
