@@ -1,5 +1,6 @@
 """Shared by all tests: one thread (as the stages run), jaxtyping's shape checks on our packages."""
 
+import gc
 import os
 import sys
 import tempfile
@@ -19,8 +20,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 os.environ.setdefault("MPLBACKEND", "agg")
+gc.disable()  # until all modules are there
 SETTINGS = tempfile.TemporaryDirectory(prefix="settings-")
 os.environ["XDG_CONFIG_HOME"] = SETTINGS.name  # keys that a command makes, and DVC's settings, are not the user's own
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What modules made stays to the end: it is not looked through for garbage, neither meanwhile nor ever after."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="session")
