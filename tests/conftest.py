@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread (as the stages run), jaxtyping's shape checks on our packages."""
+"""Shared by all tests: one thread (as the stages run), nothing of the user's own settings, DVC imported once."""
 
 import gc
 import os
