@@ -59,7 +59,7 @@ check: env
 	ruff check .
 	pyright
 	@bash .ci/smoke
-	@OMP_NUM_THREADS=1 python -m pytest -n 2 -m "not slow" --quick-within 5
+	@OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal -m "not slow" --quick-within 5
 	@OMP_NUM_THREADS=1 python -m pytest -n 2 $(SOME_SLOW)
 
 ui: env

@@ -11,11 +11,14 @@ import sys
 from collections.abc import Iterable, Mapping
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dagster_dvc.hashing import sha256_of
 from dagster_dvc.problem import Problem, ProjectError
 from dagster_dvc.remembered import keep
+
+if TYPE_CHECKING:
+    import subprocess
 
 VERSION = 9
 """Of the manifest, as `dagster_dvc.manifest` writes it."""
@@ -87,18 +90,23 @@ def _is_current(root: Path, manifest: Mapping[str, Any]) -> bool:
 
 
 def _read(root: Path) -> dict[str, Any]:
-    import subprocess  # here: a kept graph needs none
-
     if not (root / ".dvc").is_dir():
         raise ProjectError(f"{root}: not a DVC project (no .dvc folder); run `dvc init --no-scm` there")
-    command = [sys.executable, "-P", "-m", "dagster_dvc.manifest", str(root)]
-    package = str(Path(__file__).parents[1])
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, stdin=subprocess.DEVNULL, check=False)
+    done = asked(root)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["DVC gave no reason"]
         raise ProjectError(lines[-1])
     return json.loads(done.stdout)
+
+
+def asked(root: Path) -> "subprocess.CompletedProcess[str]":
+    """What DVC says of the project at `root`, from a process of its own: `dagster_dvc.manifest` on standard output."""
+    import subprocess  # here: a kept graph needs none
+
+    command = [sys.executable, "-P", "-m", "dagster_dvc.manifest", str(root)]
+    package = str(Path(__file__).parents[1])
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))}
+    return subprocess.run(command, capture_output=True, text=True, env=env, stdin=subprocess.DEVNULL, check=False)
 
 
 def _place(error: ProjectError) -> dict[str, Any]:

@@ -67,9 +67,18 @@ def _families() -> list[str]:
 @cache
 def _kind() -> type[Figure]:
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
     class Saved(Figure):
         """A figure that cannot be written is a warning: the numbers behind it are results, it is none."""
+
+        def draw(self, renderer: Any) -> None:
+            """Before it saves a figure with a layout, matplotlib draws it all for nothing but to lay it out."""
+            engine = self.get_layout_engine()
+            if engine is None or isinstance(engine, PlaceHolderLayoutEngine):
+                super().draw(renderer)
+            else:
+                engine.execute(self)
 
         def savefig(self, fname: Any, **how: Any) -> None:
             with bookkeeping(f"the picture {fname}"):

@@ -1,5 +1,6 @@
-"""Shared by all tests: one thread (as the stages run), jaxtyping's shape checks on our packages."""
+"""Shared by all tests: one thread (as the stages run), nothing of the user's own settings, DVC imported once."""
 
+import gc
 import os
 import sys
 import tempfile
@@ -7,7 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from dagster_dvc import resolved
 from pipelines import drawing
+from tests import forked
 
 pytest_plugins = ["tests.costs"]
 
@@ -17,8 +20,25 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 os.environ.setdefault("MPLBACKEND", "agg")
+gc.disable()  # until all modules are there
 SETTINGS = tempfile.TemporaryDirectory(prefix="settings-")
 os.environ["XDG_CONFIG_HOME"] = SETTINGS.name  # keys that a command makes, and DVC's settings, are not the user's own
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What modules made stays to the end: it is not looked through for garbage, neither meanwhile nor ever after."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def dvc_is_imported_once() -> Iterator[None]:
+    """What asks DVC for a graph gets its answer from :mod:`tests.forked`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resolved, "asked", forked.graph)
+        yield
 
 
 @pytest.fixture(autouse=True)

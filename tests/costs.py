@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests import forked
+
 LEFT_OUT = ("costly", "slow")
 """Marks of tests that need not be quick."""
 NAME = "processor seconds"
@@ -35,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def spent() -> float:
     """Processor seconds of this process and of those that it started and that have ended."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(one.ru_utime + one.ru_stime for one in used)
+    return forked.spent + sum(one.ru_utime + one.ru_stime for one in used)
 
 
 @pytest.hookimpl(wrapper=True)

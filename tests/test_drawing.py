@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from PIL import Image
 
 from pipelines.drawing import PALETTE_PIXELS, _sample, logarithmic, new_figure, palette
@@ -45,6 +46,21 @@ def test_any_text_can_be_drawn(text: str) -> None:
 def test_what_stands_between_dollars_is_drawn_as_text_and_not_as_a_formula() -> None:
     """The dollars are ink of their own."""
     assert (drawn("$a$") < 128).sum() > (drawn("a") < 128).sum()
+
+
+def test_a_figure_with_a_layout_is_laid_out_once_and_looks_as_matplotlib_saves_it() -> None:
+    def saved(kind: type[Figure]) -> bytes:
+        figure = kind(figsize=(4, 3), layout="constrained")
+        figure.suptitle("over all")
+        for axes in figure.subplots(1, 2):
+            axes.plot([0, 1], [1, 2000], label="a line")
+            axes.set(title="a title", xlabel="along", ylabel="up")
+            axes.legend()
+        figure.savefig(buffer := io.BytesIO(), format="png", dpi=40)
+        return buffer.getvalue()
+
+    ours = type(new_figure())
+    assert ours is not Figure and saved(ours) == saved(Figure)
 
 
 def test_a_logarithmic_axis_has_numbers_and_no_formulas() -> None:

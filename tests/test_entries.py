@@ -15,16 +15,23 @@ from pipelines import entries
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """This project's code, with a stage made by `reel new`."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This project's code, with a stage made by `reel new`. Not to be changed."""
+    root = tmp_path_factory.mktemp("made")
     for name in ("pipelines", "docs"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "pictures"))
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "pictures"))
     for name in ("dvc.yaml", "params.yaml"):
-        shutil.copy(ROOT / name, tmp_path / name)
+        shutil.copy(ROOT / name, root / name)
+    assert "docs/mine.md" in said(root, "pipelines.new_stage", "generation", "mine")
+    return root
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.chdir(tmp_path)
-    made = said(tmp_path, "pipelines.new_stage", "generation", "mine")
-    assert "docs/mine.md" in made
     return tmp_path
 
 

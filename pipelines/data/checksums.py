@@ -57,7 +57,7 @@ class Clusters:
         """Where the last cluster that was looked at ends."""
         try:
             enter_segment(self._file)
-        except IndexError:
+        except (IndexError, OSError):  # an OSError: a length that leads where no file can end
             self.close()
 
     def close(self) -> None:
@@ -73,7 +73,7 @@ class Clusters:
         try:
             while place is not None and place >= self._end and not self._file.closed:
                 self._next(place)
-        except IndexError:  # no element any more, or one without an end: nothing can be told
+        except (IndexError, OSError):  # no element any more, or one without an end: nothing can be told
             self.close()
 
     def _next(self, place: int) -> None:

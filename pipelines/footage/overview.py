@@ -110,12 +110,27 @@ def _figure(width: float, height: float, title: str) -> Figure:
     return figure
 
 
-def _show(axes: Axes, pixels: np.ndarray) -> None:
-    axes.imshow(pixels, interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+def _canvas(figure: Figure) -> Axes:
+    """The whole figure as one system of axes, from 0 to 1, for any number of pictures; axes for each take longer."""
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 1), ylim=(0, 1))
+    axes.set_axis_off()
+    return axes
+
+
+def _show(canvas: Axes, pixels: np.ndarray, box: Sequence[float], anchor: tuple[float, float]) -> tuple[float, float]:
+    """Draw pixels as large as fits into (left, bottom, width, height); the bottom and the height that they have.
+
+    ``anchor``: what share of the room that is left over is at the left and what at the bottom.
+    """
+    width, height = canvas.bbox.size
+    left, bottom, wide, tall = box
+    side = min(wide * width / pixels.shape[1], tall * height / pixels.shape[0])
+    shown_wide, shown_tall = side * pixels.shape[1] / width, side * pixels.shape[0] / height
+    left += anchor[0] * (wide - shown_wide)
+    bottom += anchor[1] * (tall - shown_tall)
+    extent = (left, left + shown_wide, bottom, bottom + shown_tall)
+    canvas.imshow(pixels, extent=extent, interpolation="nearest", aspect="auto")
+    return bottom, shown_tall
 
 
 def _spread(catalog: pd.DataFrame, most: int) -> list[dict[str, Any]]:
@@ -133,23 +148,16 @@ def contact_sheet(folder: Path, catalog: pd.DataFrame) -> Figure:
     figure = _figure(
         1.62 * 6, height, f"{len(rows)} of {len(catalog)} clips: middle frame and caption (* not trained on)"
     )
+    canvas = _canvas(figure)
     for place, clip in enumerate(rows):
         left, top = place % 6, place // 6
         box = (0.008 + left / 6, 1 - (0.45 + top * cell + tall) / height, 1 / 6 - 0.016, tall / height)
-        axes = figure.add_axes(box, anchor="NW")
         frames = read_stored(folder, clip)
-        _show(axes, frames[len(frames) // 2])
+        bottom, shown = _show(canvas, frames[len(frames) // 2], box, anchor=(0, 1))
         words = ("" if clip["split"] == TRAIN else "* ") + clip["caption"]
         text = "\n".join(textwrap.wrap(one_line(words, 300), 31, max_lines=4, placeholder=" …"))
-        axes.text(0, -0.03, text, transform=axes.transAxes, fontsize=6.2, va="top", color=INK, linespacing=1.05)
+        canvas.text(box[0], bottom - 0.03 * shown, text, fontsize=6.2, va="top", color=INK, linespacing=1.05)
     return figure
-
-
-def _beside(frames: np.ndarray) -> np.ndarray:
-    """Frames [T, H, W, 3] side by side, with a twenty-fourth of their width in white after each."""
-    gap = max(1, frames.shape[2] // 24)
-    parted = np.pad(frames, ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
-    return np.concatenate(list(parted), axis=1)
 
 
 def _motion_rows(catalog: pd.DataFrame) -> list[dict[str, Any]]:
@@ -171,17 +179,19 @@ def filmstrips(folder: Path, catalog: pd.DataFrame) -> Figure:
     tall = 0.96 * side * min(2.0, rows[0]["height"] / rows[0]["width"])
     height = 0.75 + (tall + 0.1) * len(rows)
     figure = _figure(width, height, f"{len(rows)} of {len(catalog)} clips over time")
+    canvas = _canvas(figure)
     for place, clip in enumerate(rows):
         frames = read_stored(folder, clip)
         bottom = 1 - (0.7 + place * (tall + 0.1) + tall) / height
         text = "\n".join(textwrap.wrap(one_line(clip["caption"], 300), 27, max_lines=5, placeholder=" …"))
         figure.text(0.012, bottom + tall / 2 / height, text, fontsize=7, va="center", color=INK)
-        shown = np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)
-        axes = figure.add_axes((label / width, bottom, len(shown) * side / width, tall / height), anchor="W")
-        _show(axes, _beside(frames[shown]))  # as one picture: axes cost more than what they show
-        for column, frame in enumerate(shown if place == 0 else ()):
-            at = (label + (column + 0.48) * side) / width, bottom + (tall + 0.04) / height
-            figure.text(*at, f"{frame / clip['frame_rate']:.2f} s", fontsize=7, color=QUIET, ha="center")
+        for column, frame in enumerate(np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)):
+            box = ((label + column * side) / width, bottom, 0.96 * side / width, tall / height)
+            under, shown = _show(canvas, frames[frame], box, anchor=(0.5, 0.5))
+            if place == 0:
+                middle, above = box[0] + box[2] / 2, under + shown + 3 / 72 / height
+                words = f"{frame / clip['frame_rate']:.2f} s"
+                canvas.text(middle, above, words, fontsize=7, ha="center", va="baseline", color=QUIET)
     return figure
 
 

@@ -1,11 +1,14 @@
 """The graph: as DVC sees it, also when dvc.yaml is broken somewhere."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
+from dagster_dvc import resolved
 from dagster_dvc.project import DvcProject, ProjectError
+from tests import forked
 from tests.dagster_dvc import toy
 
 
@@ -29,6 +32,14 @@ def test_the_manifest_is_kept_until_a_file_it_was_read_from_changes(root: Path) 
     toy.edit(root, "params.yaml", "amount: 2", "amount: 4")
     assert DvcProject(root).stages["right"].params["params.yaml"]["right"]["amount"] == 4
     assert kept.stat().st_mtime_ns != written
+
+
+def test_dvc_that_tests_share_answers_as_a_process_of_its_own(root: Path, tmp_path: Path) -> None:
+    for place, status in ((root, 0), (tmp_path, 1)):
+        own, shared = forked.in_its_own_process(place), resolved.asked(place)
+        assert (shared.returncode, shared.stdout, shared.stderr) == (own.returncode, own.stdout, own.stderr)
+        assert own.returncode == status and bool(own.stdout) != bool(own.stderr)
+    assert len(json.loads(forked.in_its_own_process(root).stdout)["stages"]) == 5
 
 
 def test_a_stage_added_to_dvc_yaml_appears(root: Path) -> None:

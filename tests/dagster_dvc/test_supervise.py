@@ -28,7 +28,7 @@ time.sleep(60)
 
 
 def start(
-    tmp_path: Path, code: str, *words: str, grace: str = "0.6", before: tuple[str, ...] = ()
+    tmp_path: Path, code: str, *words: str, grace: str = "0.2", before: tuple[str, ...] = ()
 ) -> subprocess.Popen[str]:
     script = tmp_path / "script.py"
     script.write_text(code)

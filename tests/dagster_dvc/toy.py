@@ -9,6 +9,8 @@ from pathlib import Path
 
 import yaml
 
+from tests import forked
+
 REPO = Path(__file__).parents[2]
 
 DVC_YAML = """
@@ -148,10 +150,7 @@ def environment() -> dict[str, str]:
 
 def dvc(root: Path, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run the real dvc in the project."""
-    command = [sys.executable, "-m", "dvc", *words]
-    done = subprocess.run(
-        command, cwd=root, env=environment(), capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
-    )
+    done = forked.run("dvc", *words, cwd=root, env=environment())
     if check and done.returncode:
         raise AssertionError(f"dvc {' '.join(words)} failed:\n{done.stdout}\n{done.stderr}")
     return done

@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 import yaml
 
+from assets import stages
 from assets.stages import stage_assets
 from dagster_dvc.project import DvcProject
 from dagster_dvc.resource import DvcResource
@@ -272,7 +273,9 @@ def run_raw_video(root: Path) -> dg.ExecuteInProcessResult:
     project = DvcProject(root)
     job = dg.define_asset_job("alone", selection=["raw_video"])
     made = dg.Definitions(
-        assets=stage_assets(project), jobs=[job], resources={"dvc": FetchingResource(grace_seconds=3)}
+        assets=stage_assets(project),
+        jobs=[job],
+        resources={"dvc": FetchingResource(grace_seconds=3, observe_every_seconds=0.2)},
     ).resolve_job_def("alone")
     with dg.DagsterInstance.ephemeral() as instance:
         return made.execute_in_process(instance=instance, raise_on_error=False)
@@ -285,6 +288,7 @@ def test_what_has_arrived_is_brought_before_its_stage_looks(
     bucket = tmp_path_factory.mktemp("bucket")
     (bucket / "second.mp4").write_bytes(b"2")
     monkeypatch.setenv("REEL_INCOMING_URL", f"file://{bucket}")
+    monkeypatch.setattr(stages, "RETRIES", dg.RetryPolicy(max_retries=1))
     found = run_raw_video(project)
     assert found.success and (project / "videos/second.mp4").read_bytes() == b"2"
     dep = dependency(DvcProject(project), project / "videos")

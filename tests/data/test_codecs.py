@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.data.checksums import Clusters
 from pipelines.data.video import Limits, VideoError, probe, read_clip, read_frames, write_mp4
 from tests.data.sampled import sample_frames
 from tests.data.test_video import blocks, reason, write_at
@@ -156,6 +157,14 @@ def test_a_damaged_file_gives_frames_or_a_reason_and_nothing_else(
             assert frame is None or frame.shape == (32, 32, 3)
     except VideoError as error:
         assert error.reason and str(error)
+
+
+@pytest.mark.parametrize("ids", [("1a45dfa3",), ("18538067", "1f43b675")], ids=["head", "cluster"])
+def test_an_element_that_ends_where_no_file_can_has_no_checksum(tmp_path: Path, ids: tuple[str, ...]) -> None:
+    (tmp_path / "a.mkv").write_bytes(b"".join(bytes.fromhex(name) + b"\x01" + b"\x7f" * 7 for name in ids) + bytes(90))
+    clusters = Clusters(tmp_path / "a.mkv")
+    clusters.check(60)
+    clusters.check(70)
 
 
 def test_of_several_streams_the_largest_is_read(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def bucket() -> Iterator[tuple[type[Bucket], int]]:
     handler = type("Own", (Bucket,), {"connections": set()})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield handler, server.server_port
     server.shutdown()
     server.server_close()

@@ -10,6 +10,7 @@ from PIL import Image
 
 from pipelines.data.catalog import read_catalog, read_rejected
 from pipelines.data.video import read_clip
+from pipelines.footage import overview
 from pipelines.footage.factors import FACTORS, STEERED
 from pipelines.footage.params import RawVideoParams
 from pipelines.footage.raw_video import warn_unwatched
@@ -85,7 +86,8 @@ def test_a_longer_series_keeps_the_clips_and_splits_of_a_shorter_one(tmp_path: P
 
 
 @pytest.mark.costly
-def test_pictures_are_drawn_for_both_sources(tmp_path: Path) -> None:
+def test_pictures_are_drawn_for_both_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overview, "DPI", 120)  # as users get them
     for number in range(2):
         video(tmp_path / "videos" / f"{number}.mp4", seed=number)
     run(rendered(), tmp_path / "rendered")

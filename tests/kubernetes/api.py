@@ -176,7 +176,7 @@ class Api:
             api = owner
 
         self._server = _Server(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def kubeconfig(self, path: Path) -> Path:
         """A file by which clients find it."""

@@ -30,7 +30,7 @@ def player(tmp_path_factory: pytest.TempPathFactory) -> Player:
 @pytest.fixture
 def server(player: Player) -> Iterator[LiveServer]:
     made = LiveServer(World(player, 0), 0)
-    thread = threading.Thread(target=made.serve_forever)
+    thread = threading.Thread(target=made.serve_forever, args=(0.01,))
     thread.start()
     yield made
     made.shutdown()

@@ -35,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     folder = toy.train(params("world_model_autoregressive", rollouts=None, curriculum=None, own_errors=None), "world")
     player = Player(load_world(folder, "cpu", None, None), toy.autoencoder, toy.picture())
     made = LiveServer(World(player, 0), 0)
-    thread = threading.Thread(target=made.serve_forever)
+    thread = threading.Thread(target=made.serve_forever, args=(0.01,))
     thread.start()
     yield made
     made.shutdown()
