@@ -189,7 +189,7 @@ def line(name: str, base: Sequence[Cost], here: Sequence[Cost]) -> str:
 def table(names: Sequence[str], base: Path, here: Path, rounds: int) -> Iterator[str]:
     """The rows, each as soon as it is measured, and the sum of the stages."""
     sums: list[tuple[Cost, Cost]] = []
-    subprocess.run([here / ".venv/bin/dvc", "repro", "--quiet", "code"], cwd=here, check=True)
+    cost(here, ["dvc", "repro", "--quiet", "code"])
     for name in names:
         is_stage = name not in (*COMMANDS, "muon", *LONG)
         times = 1 if name in LONG else rounds if is_stage else TIMES

@@ -65,15 +65,17 @@ class InputLayout:
         """Tokens that one step of time of ``x`` [B, C, T, H, W] becomes."""
         return (x.shape[3] // self.patch[1]) * (x.shape[4] // self.patch[2])
 
+    def levels(self, sigma: Tensor) -> Tensor:
+        """Levels that tokens have: [B, 1] of the clip, [B, T'] of their frames, or [B, T' H' W'], of each by itself."""
+        time, height, width = self.patch
+        return sigma[:, ::time, ::height, ::width].flatten(1) if sigma.dim() == 4 else sigma[:, ::time]
+
     def timestep(self, sigma: Tensor, x: Tensor) -> Tensor:
         """1000 sigma in float32: [B] for a level per clip, [B, tokens] for one per latent frame or per element."""
-        timestep = sigma.float() * TIMESTEPS
-        if sigma.dim() == 4:
-            time, height, width = self.patch
-            return timestep[:, ::time, ::height, ::width].flatten(1)
+        timestep = self.levels(sigma).float() * TIMESTEPS
         if sigma.shape[1] == 1:
             return timestep[:, 0]
-        return timestep[:, :: self.patch[0]].repeat_interleave(self.tokens_per_frame(x), dim=1)
+        return timestep if sigma.dim() == 4 else timestep.repeat_interleave(self.tokens_per_frame(x), dim=1)
 
 
 def packed(x: Tensor, patch: tuple[int, int, int]) -> Tensor:

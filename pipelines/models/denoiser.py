@@ -14,7 +14,7 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipelines.models import backbones, lora
+from pipelines.models import backbones, lora, wan
 from pipelines.models.backbones import BACKBONES, Extent, InputLayout
 from pipelines.models.pretrained_denoiser import Origin, identity, require_same
 from pipelines.stage import StageError
@@ -140,6 +140,8 @@ class VideoDenoiser(nn.Module):
         placed = x
         if self.has_positions:
             placed = torch.cat([x, positions(*x.shape[2:], like=x).expand(len(x), -1, -1, -1, -1)], dim=1)
+        if wan.fits(self.transformer, placed):
+            return wan.velocity(self.transformer, placed, self.layout.levels(sigma), text)
         return backbones.velocity(self.transformer, self.layout, placed, sigma, text, mask, self.extent)
 
     def text_tokens(self, prompt_embeds: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tensor]:
