@@ -135,9 +135,6 @@ def of_points(x: np.ndarray) -> dict[str, Callable[[], Any]]:
             distances.Kernels.of(tensor(a), tensor(b)).distance(ONES[: len(a)], ONES[: len(b)])
             for a, b in ((h, real), (real, h))
         ],
-        "evaluation.distances.spread_ratio": lambda: distances.spread_ratio(
-            tensor(real[: len(h)]), tensor(h), ONES[: len(h)]
-        ),
         "evaluation.video_metrics.frechet_distance": lambda: [
             video_metrics.frechet_distance(tensor(a), tensor(b), 0.1) for a, b in ((h, real), (real, h))
         ],

@@ -80,17 +80,10 @@ def _without_self(kernel: Tensor, weights: Tensor, copies: int = 1) -> Tensor:
     return of_pairs / pairs
 
 
-def spread_ratio(features: Tensor, real: Tensor, weights: Tensor) -> float:
+def spread_ratios(features: Tensor, real: Tensor, weights: Tensor) -> Tensor:
     """Standard deviation of features over all directions, over that of real clips: 1 as various, 0 all alike.
 
-    Raises:
-        ValueError: the real clips do not differ at all, or values that are not finite.
-    """
-    return float(spread_ratios(features, real, weights[None]))
-
-
-def spread_ratios(features: Tensor, real: Tensor, weights: Tensor) -> Tensor:
-    """:func:`spread_ratio` [R] of as many weightings [R, N]; NaN where the real clips that count are all alike.
+    Of weightings [R, N] as many, [R]; NaN where the real clips that count are all alike.
 
     Raises:
         ValueError: they are in every one, or values are not finite.

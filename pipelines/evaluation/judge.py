@@ -117,14 +117,14 @@ def _joined(named: Named, names: Sequence[str]) -> Tensor:
 
 
 def train_probe(params: EvaluationParams, clips: Clips, words: Words, precision: str) -> Probe | None:
-    """Readers of the factors that the clips are labelled with; None without labels. In fp32 or bf16."""
+    """Readers of the factors that the clips are labelled with; None without labels. Frames in fp32 or bf16."""
     seed, how, factors = params.seeds[0], params.probe, params.probe.factors
     shown = Labels.of({name: words[name] for name in (*factors.identity, *factors.scene) if name in words})
     moving = Labels.of({name: words[name] for name in factors.motion if name in words})
     if not shown.values and not moving.values:
         return None
     frames = train_frame_reader(clips.video, shown, how.frames, seed, precision) if shown.values else None
-    readers = train_clip_reader(clips.latents, moving, how.clips, seed, precision) if moving.values else None
+    readers = train_clip_reader(clips.latents, moving, how.clips, seed) if moving.values else None
     return Probe(frames, readers, {**shown.values, **moving.values}, precision)
 
 

@@ -139,9 +139,7 @@ def train_frame_reader(
     return reader
 
 
-def train_clip_reader(
-    latents: Tensor, labels: Labels, params: ReaderTraining, seed: int, precision: str = "fp32"
-) -> ClipReader:
+def train_clip_reader(latents: Tensor, labels: Labels, params: ReaderTraining, seed: int) -> ClipReader:
     """From the latents [N, C, T, H, W] of real clips, with a little noise."""
 
     def draw(rows: Tensor) -> Tensor:
@@ -150,7 +148,7 @@ def train_clip_reader(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         reader = ClipReader(latents.shape[1:], params.width, labels)
-        _fit(reader, draw, labels, params, "clip reader step", precision)
+        _fit(reader, draw, labels, params, "clip reader step", "fp32")
     return reader
 
 
@@ -176,7 +174,7 @@ def read_clips(reader: ClipReader, latents: Tensor) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Probe:
-    """Both readers; either is None where there are no such factors. They read in ``precision``: fp32 or bf16."""
+    """Both readers; either is None where there are no such factors. ``precision`` is that of frames: fp32 or bf16."""
 
     frames: FrameReader | None
     clips: ClipReader | None
@@ -186,9 +184,9 @@ class Probe:
     def read(self, latents: Tensor, video: Tensor) -> dict[str, list[str]]:
         """What each clip shows, in words, factor by factor."""
         seen: dict[str, Tensor] = {}
-        with computing(self.precision, latents.device):
-            if self.frames is not None:
+        if self.frames is not None:
+            with computing(self.precision, video.device):
                 seen |= read_frames(self.frames, video)
-            if self.clips is not None:
-                seen |= read_clips(self.clips, latents)
+        if self.clips is not None:
+            seen |= read_clips(self.clips, latents)
         return {name: [self.values[name][index] for index in indices.tolist()] for name, indices in seen.items()}

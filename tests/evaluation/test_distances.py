@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.evaluation.distances import COPIED, Kernels, Training, polynomial, spread_ratio, spread_ratios
+from pipelines.evaluation.distances import COPIED, Kernels, Training, polynomial, spread_ratios
 from pipelines.evaluation.resampling import Estimate, Resamples, all_compared, compared
 from pipelines.evaluation.video_metrics import MotionRatio, frechet_distance, local_vs_global_ratio
 
@@ -85,13 +85,13 @@ def test_features_without_a_distance_are_told() -> None:
     with pytest.raises(ValueError, match="two samples a side"):
         Kernels.of(gaussian(0, 1), gaussian(1, 4))
     with pytest.raises(ValueError, match="real clips are all alike"):
-        spread_ratio(gaussian(0, 4), torch.ones(4, DIMS, dtype=torch.float64), ones(4))
+        spread_ratios(gaussian(0, 4), torch.ones(4, DIMS, dtype=torch.float64), ones(4)[None])
 
 
 def test_samples_that_are_all_alike_score_badly_not_well() -> None:
     still = gaussian(0, 1).expand(96, -1)
     assert distance(still, gaussian(1)) > 10 * abs(distance(gaussian(2), gaussian(1)))
-    assert spread_ratio(still, gaussian(1), ones(96)) < 1e-9
+    assert float(spread_ratios(still, gaussian(1), ones(96)[None])) < 1e-9
 
 
 # ---- copying ------------------------------------------------------------------------------------------------------

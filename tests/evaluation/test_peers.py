@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipelines.evaluation import video_metrics
-from pipelines.evaluation.distances import Kernels, spread_ratio
+from pipelines.evaluation.distances import Kernels, spread_ratios
 from pipelines.evaluation.resampling import Estimate, Resamples, compared
 from pipelines.latents import measures
 from pipelines.representation.agreement import ari_of, contingency, nmi
@@ -74,7 +74,7 @@ def test_temporal_consistency_of_a_hand_case() -> None:
 
 def test_spread_ratio_of_a_hand_case() -> None:
     made, real = torch.tensor([[0.0], [2.0]]).double(), torch.tensor([[0.0], [6.0]]).double()
-    assert spread_ratio(made, real, torch.ones(2).double()) == pytest.approx(1 / 3)
+    assert float(spread_ratios(made, real, torch.ones(1, 2).double())) == pytest.approx(1 / 3)
 
 
 def test_flicker_counts_still_places_alone() -> None:

@@ -31,11 +31,11 @@ def test_a_space_of_equal_training_clips_judges_nothing() -> None:
 
 def test_samples_that_are_all_alike_have_no_variety_and_are_far_from_various_ones() -> None:
     real, alike = torch.randn(N, D, dtype=torch.float64), torch.zeros(N, D, dtype=torch.float64)
-    assert distances.spread_ratio(alike, real, ONES) == 0
+    assert float(distances.spread_ratios(alike, real, ONES[None])) == 0
     assert video_metrics.frechet_distance(alike, real, 0.1) > 1
     assert distances.Kernels.of(alike, real).distance(ONES, ONES) > 0.1
     with pytest.raises(ValueError, match="all alike"):
-        distances.spread_ratio(real, alike, ONES)
+        distances.spread_ratios(real, alike, ONES[None])
     with pytest.raises(ValueError, match="two samples a side"):
         distances.Kernels.of(real[:2], real, copies=2)
 
