@@ -1,6 +1,6 @@
 """What in the drifting refiner earns its place: each row trained with several seeds, against regression alone.
 
-    python -m benchmarks.refiner_ablation --steps 480 --seeds 3 --out .work/refiner_ablation.json
+    python -m benchmarks.refiner_ablation --steps 440 --seeds 3 --out .work/refiner_ablation.json
 
 Reads the project's latents, encoder, classes and diagnostics as the stage does. Judged on validation clips in a space
 that no loss looks at (``validation/distance``), and by missing-frame error; equal updates, intervals over seeds (95 %,
@@ -214,7 +214,7 @@ def table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
 def main() -> None:
     """Every row with every seed, then the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=480)
+    parser.add_argument("--steps", type=int, default=440)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", nargs="+", help="names of rows beside the baseline; default: all")
     parser.add_argument("--out", type=Path, help="where the numbers of finished trainings are kept")
