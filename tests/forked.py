@@ -77,13 +77,14 @@ def _serve() -> None:
 def _rehearse() -> None:
     """Import and prepare what calls would, each anew, by a project with a stage."""
     from dvc.cli.parser import get_main_parser
+    from dvc.progress import Tqdm
     from dvc.repo import Repo
-    from tqdm import tqdm
 
     import dagster_dvc.complaint
     import dagster_dvc.values_files  # noqa: F401
 
-    tqdm.monitor_interval = 0  # a thread would not be there after a fork
+    bars = next(kind for kind in Tqdm.__mro__ if "monitor_interval" in vars(kind))
+    bars.monitor_interval = 0  # type: ignore[attr-defined]  # its thread would not be there after a fork
     get_main_parser()
     with tempfile.TemporaryDirectory() as place:
         Path(place, "dvc.yaml").write_text("stages: {a: {cmd: a, params: [a], outs: [b]}}")
