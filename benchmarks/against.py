@@ -153,6 +153,7 @@ def one(name: str, place: Path) -> Cost:
         return cost(place, LONG[name])
     if name in COMMANDS:
         return cost(place, ["reel", "--help" if name == "help" else name])
+    shutil.rmtree(place / ".work" / name, ignore_errors=True)  # a training that was finished before would be taken up
     return cost(place, ["dvc", "repro", "--single-item", "--force", name])
 
 
