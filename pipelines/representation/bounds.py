@@ -43,6 +43,7 @@ class Assignment:
 
     Attributes:
         counts, sums: of this process's samples, per class [K] and [K, D], float64.
+        squares: summed squared lengths of this process's samples, float64.
     """
 
     def __init__(self, samples: Samples, num_classes: int, ranks: Ranks) -> None:
@@ -54,6 +55,7 @@ class Assignment:
         self.centres: Tensor | None = None
         self.counts = torch.zeros(num_classes, dtype=torch.float64, device=self.device)
         self.sums = torch.zeros(num_classes, samples.h.shape[1], dtype=torch.float64, device=self.device)
+        self.squares = 0.0
 
     def follow(self, centres: Tensor) -> int:
         """Assign to the nearest of ``centres`` [K, D]; gives how many samples changed their class."""
@@ -68,6 +70,16 @@ class Assignment:
                 changed += self._look(start + doubtful, centres)
         return changed
 
+    def error(self) -> float:
+        """Summed squared distances of this process's samples to the centres that they follow.
+
+        sum |x|^2 - 2 sum_k c_k S_k + sum_k n_k |c_k|^2, with what the classes hold; in float64 little is lost.
+        """
+        assert self.centres is not None
+        centres = self.centres.double()
+        apart = (self.counts * centres.square().sum(1) - 2.0 * (centres * self.sums).sum(1)).sum()
+        return max(0.0, self.squares + float(apart))
+
     def _widen(self, moved: Tensor) -> None:
         """The distances that are possible after centre k moved by ``moved`` [K]."""
         most = torch.topk(moved, min(2, len(moved)))
@@ -81,7 +93,8 @@ class Assignment:
         labels, self.upper[places], self.lower[places] = nearest_two(values, centres)
         before = self.labels[places]
         moved = labels != before
-        left = moved & (before >= 0)
+        left, new = moved & (before >= 0), before < 0
+        self.squares += float(values[new].double().square().sum())
         self._take(labels[moved], values[moved].double())
         self._take(before[left], values[left].double(), -1.0)
         self.labels[places] = labels

@@ -66,6 +66,10 @@ def lloyd(samples: Samples, centres: np.ndarray, max_iterations: int, settled: f
         stage.report(iteration + 1, max_iterations, "iterations", moved=packed[-1] / len(samples))
         if shift <= settled:
             break
+    assigned.follow(torch.from_numpy(centres).to(ranks.device))
+    totals = ranks.summed(np.append(assigned.counts.cpu().numpy(), assigned.error()))
+    if totals[:-1].all():
+        return Codebook(centres, float(totals[-1]) / len(samples))
     centres, last = without_empty(samples, centres, ranks)
     return Codebook(centres, last.inertia)
 

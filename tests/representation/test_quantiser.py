@@ -58,6 +58,9 @@ def test_following_the_centres_gives_the_labels_and_sums_of_a_full_pass(classes:
         followed.follow(centres)
         squared = nearest(torch.from_numpy(h), centres)[1]
         own = (torch.from_numpy(h) - centres[followed.labels]).square().sum(1)
+        assert followed.error() == pytest.approx(
+            float(own.double().sum()), rel=1e-5, abs=1e-9 * float(np.square(h).sum())
+        )
         assert (own <= squared + 1e-5 * scale**2 * 100).all(), "none is farther than its nearest"
         whole = torch.zeros_like(followed.sums).index_add_(0, followed.labels, torch.from_numpy(h).double())
         torch.testing.assert_close(followed.sums, whole, rtol=1e-9, atol=1e-9 * scale)
