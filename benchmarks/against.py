@@ -23,7 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -124,10 +124,11 @@ def measured(argv: Sequence[str]) -> None:
     print(used.ru_utime + used.ru_stime, wall, used.ru_maxrss / 2**20)
 
 
-def stages(place: Path) -> list[str]:
-    """Stages of a tree that can run in this order; ``code`` costs nothing worth a row."""
+def stages(place: Path, with_optional: bool = True) -> list[str]:
+    """Stages of a tree that can run in this order; ``code`` costs nothing worth a row. `reel demo` runs no optional one."""
     found = yaml.safe_load((place / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    return [name for name in found if name != "code"]
+    optional = {name for name, entry in found.items() if entry.get("meta", {}).get("dagster", {}).get("optional")}
+    return [name for name in found if name != "code" and (with_optional or name not in optional)]
 
 
 def muon(place: Path) -> Cost:
@@ -189,17 +190,27 @@ def line(name: str, base: Sequence[Cost], here: Sequence[Cost]) -> str:
 
 def table(names: Sequence[str], base: Path, here: Path, rounds: int) -> Iterator[str]:
     """The rows, each as soon as it is measured, and the sum of the stages."""
-    sums: list[tuple[Cost, Cost]] = []
+    sums: dict[str, tuple[Cost, Cost]] = {}
     cost(here, ["dvc", "repro", "--quiet", "code"])
     for name in names:
         is_stage = name not in (*COMMANDS, "muon", *LONG)
         times = 1 if name in LONG else rounds if is_stage else TIMES
         pairs = [(one(name, base), one(name, here)) for _ in range(times)]
         yield line(name, [first for first, _ in pairs], [second for _, second in pairs])
-        sums += pairs[:1] if is_stage else []
+        sums |= {name: pairs[0]} if is_stage else {}
     if len(sums) > 1:
-        both = [reduce(add, part) for part in zip(*sums, strict=True)]
-        yield line(f"these {len(sums)} stages", both[:1], both[1:])
+        yield from totals(sums, base, here)
+
+
+def totals(sums: Mapping[str, tuple[Cost, Cost]], base: Path, here: Path) -> Iterator[str]:
+    """All stages that were measured, and those of them that the demo of each tree runs."""
+    whole = [reduce(add, part) for part in zip(*sums.values(), strict=True)]
+    yield line(f"these {len(sums)} stages", whole[:1], whole[1:])
+    ran = [
+        reduce(add, (costs[side] for name, costs in sums.items() if name in stages(place, with_optional=False)))
+        for side, place in enumerate((base, here))
+    ]
+    yield line("those that `reel demo` runs", ran[:1], ran[1:])
 
 
 def write(page: Path, rows: Sequence[str]) -> None:
