@@ -59,7 +59,7 @@ def lloyd(samples: Samples, centres: np.ndarray, max_iterations: int, settled: f
         moved = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centres)
         empty = np.flatnonzero(counts == 0)
         if empty.size:
-            spare = farthest(samples, centres, len(empty), ranks)
+            spare = farthest(samples, centres, len(empty), ranks, assigned.labels)
             moved[empty[: len(spare)]] = spare
         shift = float(((moved - centres) ** 2).sum())
         centres = moved.astype(np.float32)

@@ -104,12 +104,19 @@ def passed(samples: Samples, centres: np.ndarray, ranks: Ranks) -> Pass:
     return Pass(packed[:classes], total, float(packed[classes]) / len(samples))
 
 
-def farthest(samples: Samples, centres: np.ndarray, count: int, ranks: Ranks) -> np.ndarray:
-    """Up to ``count`` different samples that are farthest from their centre and not on it: [m, D], farthest first."""
+def farthest(
+    samples: Samples, centres: np.ndarray, count: int, ranks: Ranks, known: Tensor | None = None
+) -> np.ndarray:
+    """Up to ``count`` different samples that are farthest from their centre and not on it: [m, D], farthest first.
+
+    ``known``: the classes of this process's samples, where they were found before.
+    """
     shared, width = torch.from_numpy(centres).to(ranks.device), centres.shape[1]
     kept = np.zeros((CANDIDATES * count, width + 1), np.float32)
+    done = 0
     for _, values in samples.blocks(ranks):
-        labels, _ = nearest(values, shared)
+        labels = nearest(values, shared)[0] if known is None else known[done : done + len(values)]
+        done += len(values)
         exact = (values - shared[labels]).square().sum(1)
         exact[exact <= ROUNDING * values.square().sum(1)] = 0
         part = torch.cat([exact[:, None], values], 1).cpu().numpy()
