@@ -125,7 +125,7 @@ def measured(argv: Sequence[str]) -> None:
 
 
 def stages(place: Path, with_optional: bool = True) -> list[str]:
-    """Stages of a tree that can run in this order, but ``code``, which costs little; `reel demo` runs no optional one."""
+    """Stages of a tree in an order in which they can run, but ``code``, which costs little; or those of its demo."""
     found = yaml.safe_load((place / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     optional = {name for name, entry in found.items() if entry.get("meta", {}).get("dagster", {}).get("optional")}
     return [name for name in found if name != "code" and (with_optional or name not in optional)]

@@ -32,7 +32,8 @@ HEAD = (
 
 def measured(place: Path) -> dict[str, Any]:
     """What the script prints in a tree, in the environment that the tree's own stages have."""
-    kept = KEPT_MEMORY if "KEPT_MEMORY" in (place / "pipelines/starting.py").read_text(encoding="utf-8") else {}
+    start = place / "pipelines" / "starting.py"
+    kept = KEPT_MEMORY if start.is_file() and "KEPT_MEMORY" in start.read_text(encoding="utf-8") else {}
     environment = {**os.environ, **kept, "PYTHONPATH": str(place)}
     python = place / ".venv" / "bin" / "python"
     done = subprocess.run([python, SCRIPT], cwd=place, env=environment, capture_output=True, text=True, check=False)
