@@ -72,17 +72,23 @@ def _kind() -> type[Figure]:
     class Saved(Figure):
         """A figure that cannot be written is a warning: the numbers behind it are results, it is none."""
 
+        is_saved = False
+
         def draw(self, renderer: Any) -> None:
             """Before it saves a figure with a layout, matplotlib draws it all for nothing but to lay it out."""
             engine = self.get_layout_engine()
-            if engine is None or isinstance(engine, PlaceHolderLayoutEngine):
-                super().draw(renderer)
-            else:
+            if self.is_saved and engine is not None and not isinstance(engine, PlaceHolderLayoutEngine):
                 engine.execute(self)
+            else:
+                super().draw(renderer)
 
         def savefig(self, fname: Any, **how: Any) -> None:
             with bookkeeping(f"the picture {fname}"):
-                super().savefig(fname, **how)
+                self.is_saved = True
+                try:
+                    super().savefig(fname, **how)
+                finally:
+                    self.is_saved = False
 
     return Saved
 

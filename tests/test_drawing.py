@@ -63,6 +63,15 @@ def test_a_figure_with_a_layout_is_laid_out_once_and_looks_as_matplotlib_saves_i
     assert ours is not Figure and saved(ours) == saved(Figure)
 
 
+def test_a_figure_with_a_layout_that_is_drawn_and_not_saved_shows_the_same() -> None:
+    figure = new_figure(figsize=(4, 3), dpi=40, layout="constrained")
+    figure.subplots().plot([0, 1], [1, 2000])
+    figure.canvas.draw()
+    shown = np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
+    figure.savefig(buffer := io.BytesIO(), format="png", dpi=40)
+    assert shown.min() < 128 and np.array_equal(shown, np.asarray(Image.open(buffer)))
+
+
 def test_a_logarithmic_axis_has_numbers_and_no_formulas() -> None:
     figure = new_figure(figsize=(4, 3))
     axes = figure.subplots()

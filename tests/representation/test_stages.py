@@ -324,6 +324,7 @@ def test_every_picture_is_there_and_small(made: Chain) -> None:
         for path in folder.glob("*.png"):
             assert path.stat().st_size < 500_000  # frames of an untrained decoder are noise, the worst case
             with Image.open(path) as picture:
+                assert picture.convert("L").getextrema()[0] < 128  # something is drawn
                 assert 800 <= picture.width <= 1400 or path.stem == "validation"  # as wide as its few toy frames
 
 
