@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from pipelines.models.frame_attention import Memory, Reach, Shared, attend_after, turns
-from pipelines.models.fused import attended, gelu, heads_first
+from pipelines.models.fused import asking, attended, gelu, heads_first
 from pipelines.models.joined import Pair, rms_normed
 
 if TYPE_CHECKING:
@@ -114,14 +114,14 @@ class ActionModule(nn.Module):
     def _mouse_over(self, tokens: Tensor, actions: Tensor, window: Window) -> Tensor:
         moved = self._moved(actions.to(tokens), tokens.shape[-1])
         asked = self.mouse_qkv(self._mixed(tokens, moved, gelu))
-        weight = torch.stack([self._scaled(self.mouse_norm_q), self.mouse_norm_k.weight])
+        weight = torch.stack([asking(self.mouse_norm_q, self.mouse_norm_q.weight.shape[0]), self.mouse_norm_k.weight])
         query, key, value = self._heads_first(asked, weight, window, 1)
         query = query[:, window.first :] if window.first else query
         out = self.mouse_out(attended(query, key, value, self.heads, window.hidden(1, 1)))
         return out.unflatten(0, (len(tokens), -1)).transpose(1, 2)
 
     def _keys_over(self, tokens: Tensor, actions: Tensor, window: Window) -> Tensor:
-        each, weight = tokens.shape[2], self._scaled(self.key_norm_q)[None]
+        each, weight = tokens.shape[2], asking(self.key_norm_q, self.key_norm_q.weight.shape[0])[None]
         (query,) = self._heads_first(self.key_q(tokens.flatten(1, 2)), weight, window, each)
         told = self.key_kv(self.key_embed(actions.to(tokens)[..., list(self.keys)]).flatten(2))
         key, value = self._heads_first(told, self.key_norm_k.weight[None], window, 1)
@@ -130,10 +130,6 @@ class ActionModule(nn.Module):
     def _heads_first(self, x: Tensor, weight: Tensor, window: Window, each: int) -> tuple[Tensor, ...]:
         turn = window.turn(self.rotary, self.theta, weight.shape[-1], each)[-x.shape[1] :]
         return heads_first(x, weight, EPS, turn, self.heads, self.heads)
-
-    def _scaled(self, norm: Any) -> Tensor:
-        """The weight of the queries' norm, with the scale of their scores in it."""
-        return norm.weight * norm.weight.shape[0] ** -0.5
 
     def _moved(self, actions: Tensor, width: int) -> Tensor:
         """What the axes [B, T, rows, A] add to the first layer of the mouse's network, [B, T, inner]."""

@@ -47,9 +47,17 @@ class _Gelu(torch.autograd.Function):
 def gelu(x: Tensor) -> Tensor:
     """GELU with its tanh approximation, by the logistic function.
 
-    PyTorch's takes six times as long on processors with AVX-512 as the exact one, forward and backward (torch 2.13.0).
+    PyTorch's takes several times as long on processors as the exact one (torch 2.13.0); on a GPU, and compiled, it is
+    one pass, and serves.
     """
+    if not _by_hand(x):
+        return functional.gelu(x, approximate="tanh")
     return _Gelu.apply(x)  # type: ignore[return-value]
+
+
+def _by_hand(x: Tensor) -> bool:
+    """Whether functions of this module gain anything: on a processor, not compiled."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 class _Heads(torch.autograd.Function):
@@ -97,9 +105,7 @@ class _Heads(torch.autograd.Function):
         mean = torch.linalg.vecdot(along, weight[:, None]).div_(size).unsqueeze(-1)
         given.mul_(weight[:, None]).addcmul_(unit, mean, value=-1.0).mul_(inverse)
         found[..., : normed * width].copy_(given.flatten(-3))
-        of_weight = (
-            along.flatten(0, 1).sum(0).sum(1)
-        )  # rows first: one sum over all three axes takes four times as long
+        of_weight = along.flatten(0, 1).sum(0).sum(1)  # rows first: one sum over three axes takes four times as long
         return found, of_weight, None, None, None, None
 
 
@@ -154,14 +160,21 @@ def attended(query: Tensor, key: Tensor, value: Tensor, heads: int, hidden: Tens
     Queries are scaled already; ``hidden`` [N, M], in float32, is added to scores: minus infinity where a key is unseen.
     In bfloat16 PyTorch's fused attention is slower on processors than plain products
     (torch 2.13.0, 80 keys, forward and backward: 2.0 times in float32, and 7 times in bfloat16 itself); it serves where
-    scores would take too much memory, and in float32.
+    scores would take too much memory, in other types, and in its own type on a GPU and compiled.
     """
-    if query.dtype != torch.float32 and len(query) * query.shape[1] * key.shape[1] <= MOST_SCORES:
+    by_hand, few = _by_hand(query), len(query) * query.shape[1] * key.shape[1] <= MOST_SCORES
+    if by_hand and query.dtype == torch.bfloat16 and few:
         made = _Attention.apply(query, key, value, hidden)
     else:
-        asked, told, said = (part.float()[None] for part in (query, key, value))
-        made = functional.scaled_dot_product_attention(asked, told, said, hidden, scale=1.0)[0].to(query.dtype)
+        asked, told, said = (part.float()[None] if by_hand else part[None] for part in (query, key, value))
+        mask = None if hidden is None else hidden.to(asked.dtype)
+        made = functional.scaled_dot_product_attention(asked, told, said, mask, scale=1.0)[0].to(query.dtype)
     return made.unflatten(0, (-1, heads)).transpose(1, 2).flatten(2)  # type: ignore[union-attr]
+
+
+def asking(norm: Any, dim: int) -> Tensor:
+    """The weight of the norm of queries, with the scale of the scores of heads of ``dim`` elements in it."""
+    return norm.weight * dim**-0.5
 
 
 def joined(*layers: Any) -> tuple[Tensor, Tensor | None]:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipelines.models.fused import joined
+
 
 def rms_normed(norm: Any, x: Tensor) -> Tensor:
     """As ``torch.nn.RMSNorm`` computes it over the last axis; without gradients in half of the calls and the time."""
@@ -52,9 +54,7 @@ class Joined:
     """The layers of an attention that asks its own tokens, as one: for a rollout, which meets them again and again."""
 
     def __init__(self, attention: Any) -> None:
-        layers = (attention.to_q, attention.to_k, attention.to_v)
-        self.weight = torch.cat([layer.weight for layer in layers])
-        self.bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
+        self.weight, self.bias = joined(attention.to_q, attention.to_k, attention.to_v)
         self.heads, self.pair = attention.heads, Pair(attention.norm_q, attention.norm_k)
 
     @staticmethod

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from pipelines.models import modulation
 from pipelines.models.frame_attention import space_and_time
-from pipelines.models.fused import attended, gelu, heads_first, joined
+from pipelines.models.fused import asking, attended, gelu, heads_first, joined
 
 THETA = 10_000.0
 """Base of the wavelengths of Wan's rotation."""
@@ -29,11 +29,9 @@ def fits(transformer: Any, x: Tensor) -> bool:
     """
     if not isinstance(transformer, WanTransformer3DModel) or x.device.type != "cpu" or torch.compiler.is_compiling():
         return False
-    if (
-        not torch.is_autocast_enabled("cpu")
-        or transformer.config["image_dim"] is not None
-        or transformer.gradient_checkpointing
-    ):
+    if not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != torch.bfloat16:
+        return False
+    if transformer.config["image_dim"] is not None or transformer.gradient_checkpointing:
         return False
     return all(_is_plain(one) for block in transformer.blocks for one in (block.attn1, block.attn2))
 
@@ -46,9 +44,8 @@ def velocity(transformer: Any, x: Tensor, levels: Tensor, text: Tensor) -> Tenso
         levels: sigma, [B, L] with L a divisor of the number of tokens: of the clip, of latent frames, of tokens.
         text: [B, M, D].
     """
-    with (
-        torch._C.DisableTorchFunction()
-    ):  # the mode of :func:`pipelines.training.precision.computing` costs 3 us a call
+    # the mode of :func:`pipelines.training.precision.computing` costs 3 us a call, and nothing here needs it
+    with torch._C.DisableTorchFunction():
         return _velocity(transformer, x, levels, text)
 
 
@@ -127,8 +124,7 @@ def _over(attention: Any, tokens: Tensor, heard: Tensor) -> Tensor:
 
 
 def _scaled(attention: Any) -> Tensor:
-    """The weight of the queries' norm, with the scale of their scores in it."""
-    return attention.norm_q.weight * (attention.inner_dim // attention.heads) ** -0.5
+    return asking(attention.norm_q, attention.inner_dim // attention.heads)
 
 
 def _is_plain(attention: Any) -> bool:

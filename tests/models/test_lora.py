@@ -12,23 +12,13 @@ from torch import nn
 from pipelines.models.lora import add_lora, linear_names, load_lora, lora_state, merge_lora, save_lora
 from pipelines.params import Lora
 from pipelines.stage import StageError
+from tests.models.tiny_pretrained import wan
 
 LORA = Lora(rank=2, alpha=4.0, targets=("to_q", "to_out.0"))
 
 
 def transformer(width: int = 8) -> WanTransformer3DModel:
-    torch.manual_seed(0)
-    return WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=2,
-        attention_head_dim=width // 2,
-        in_channels=4,
-        out_channels=4,
-        text_dim=6,
-        freq_dim=8,
-        ffn_dim=16,
-        num_layers=2,
-    )
+    return wan(text_dim=6, attention_head_dim=width // 2, freq_dim=8, ffn_dim=16)
 
 
 def output(network: nn.Module) -> torch.Tensor:

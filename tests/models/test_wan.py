@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,27 +11,20 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from peft import LoraConfig
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from pipelines.models import fused, wan
 from pipelines.models.backbones import InputLayout
 from pipelines.training.precision import computing
+from tests.models.learning import difference, told
+from tests.models.tiny_pretrained import wan as tiny_wan
 
 LEVELS = {"a clip": (3, 1), "a frame": (3, 4), "a place": (3, 4, 4, 6)}
 
 
 @pytest.fixture
 def transformer() -> WanTransformer3DModel:
-    torch.manual_seed(0)
-    made = WanTransformer3DModel(
-        patch_size=(2, 2, 2),
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=6,
-        out_channels=4,
-        text_dim=10,
-        ffn_dim=40,
-        num_layers=2,
-    )
+    made = tiny_wan(6, text_dim=10, patch_size=(2, 2, 2), out_channels=4, ffn_dim=40, freq_dim=256)
     for parameter in made.parameters():
         if parameter.ndim == 1:
             nn.init.normal_(parameter, 1.0, 0.3)
@@ -48,20 +42,6 @@ def both(
         lambda: transformer(x, layout.timestep(sigma, x), text, return_dict=False)[0],
         lambda: wan.velocity(transformer, x, layout.levels(sigma), text),
     )
-
-
-def told(transformer: WanTransformer3DModel, call: Callable[[], Tensor], precision: str) -> tuple[Tensor, Tensor]:
-    """What is said, and the gradients of all weights side by side."""
-    transformer.zero_grad()
-    with computing(precision, torch.device("cpu")):
-        said = call().float()
-    weight = torch.linspace(-1.0, 1.0, said.numel()).view(said.shape)
-    (said * weight).sum().backward()
-    return said.detach(), torch.cat([parameter.grad.flatten() for parameter in transformer.parameters()])  # type: ignore[union-attr]
-
-
-def difference(found: Tensor, wanted: Tensor) -> float:
-    return float((found - wanted).norm() / wanted.norm())
 
 
 @pytest.mark.parametrize("shape", LEVELS.values(), ids=LEVELS)
@@ -93,6 +73,9 @@ def test_float32_adapters_and_checkpointed_blocks_are_left_to_diffusers(
     with computing("bf16", x.device):
         assert wan.fits(transformer, x)
         assert not wan.fits(transformer, x.to("meta"))
+    with computing("fp16", x.device):
+        assert not wan.fits(transformer, x)
+    with computing("bf16", x.device):
         transformer.enable_gradient_checkpointing()
         assert not wan.fits(transformer, x)
         transformer.disable_gradient_checkpointing()
@@ -138,3 +121,27 @@ def test_attention_in_bfloat16_is_that_of_torch_up_to_rounding() -> None:
     wanted = functional.scaled_dot_product_attention(*wide, scale=1.0)[0]
     wanted = wanted.unflatten(0, (2, 3)).transpose(1, 2).flatten(2)
     assert difference(found, wanted) < 0.01
+
+
+class _Asked(TorchFunctionMode):
+    """Notes which functions of torch are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(getattr(func, "__name__", ""))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("device", "kind"), [("meta", torch.bfloat16), ("cpu", torch.float16)])
+def test_another_device_or_type_has_the_fused_attention_of_torch(device: str, kind: torch.dtype) -> None:
+    part = torch.randn(4, 5, 8).to(device, kind)
+    with _Asked() as asked:
+        made = fused.attended(part, part, part, 2)
+        fused.gelu(part)
+    assert made.dtype == kind and made.shape == (2, 5, 16)
+    assert "scaled_dot_product_attention" in asked.names and "bmm" not in asked.names
+    assert ("gelu" in asked.names) == (device == "meta")
+    assert ("float" in asked.names) == (device == "cpu"), "only a processor gains by float32"

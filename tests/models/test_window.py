@@ -13,6 +13,7 @@ from pipelines.models.frame_attention import Memory, Shared
 from pipelines.models.world_model import WorldModel
 from pipelines.params import Lora
 from pipelines.training.precision import computing
+from tests.models.learning import difference, told
 from tests.models.tiny_world import given_clips, world
 
 CPU = torch.device("cpu")
@@ -38,19 +39,6 @@ def both(
         lambda: model(latents, sigma, **how, memory=Memory()),
         lambda: window.velocity(model, latents, sigma, **how, shared=Shared()),  # type: ignore[arg-type]
     )
-
-
-def told(model: WorldModel, call: Callable[[], Tensor], precision: str) -> tuple[Tensor, Tensor]:
-    """What is said, and the gradients of all weights side by side."""
-    model.zero_grad()
-    with computing(precision, CPU):
-        said = call().float()
-    (said * torch.linspace(-1.0, 1.0, said.numel()).view(said.shape)).sum().backward()
-    return said.detach(), torch.cat([parameter.grad.flatten() for parameter in model.parameters()])  # type: ignore[union-attr]
-
-
-def difference(found: Tensor, wanted: Tensor) -> float:
-    return float((found - wanted).norm() / wanted.norm())
 
 
 @pytest.mark.parametrize("shape", WINDOWS.values(), ids=WINDOWS)
