@@ -22,6 +22,7 @@ from pipelines.data.containers import RAW, RESTARTING, SHORTFALL_SECONDS, SHORTF
 from pipelines.data.deinterlace import Deinterlacer
 from pipelines.data.limits import Clock, Limits, VideoError
 from pipelines.data.resample import ROUNDING_SECONDS
+from pipelines.data.seeking import LATE_SECONDS, SEEKABLE, seek
 from pipelines.data.timeline import JITTER_SECONDS, Timeline
 from pipelines.data.upright import Upright, upright
 
@@ -33,10 +34,6 @@ SKIPPABLE = ("h264", "mpeg2video", "mpeg4")
 """Codecs whose decoders leave out, when asked, a frame that no other frame needs, and only such a frame; HEVC's does
 where there is one temporal layer."""
 SURE = 1e-6
-SEEKABLE = ("mov", "matroska")
-"""Containers with an index and times that do not start again."""
-LATE_SECONDS = 10.0
-"""A start that is later than this is sought."""
 LAST_BYTES = 65536
 """Where packets cannot be read any more, what lies so near to the file's end is cut off there."""
 AT_END = 4
@@ -196,7 +193,7 @@ class Film:
                 break
         if not self.timeline.is_steady or self.timeline.first is None:
             raise VideoError("no_timestamps", "states no times, by which a cut could be found")
-        container.seek(self.timeline.first + int(self.start / self.tick), stream=self.stream)
+        seek(container, self.stream, self.timeline.first + int(self.start / self.tick), self.timeline.first)
         self.decoder.flush_buffers()
         self.timeline.go_on()
         self.began = False

@@ -145,7 +145,10 @@ def card(parts: Parts, name: str) -> str:
         call |= {"max_sequence_length": length}
     words = "".join(f"    {key}={value},\n" for key, value in call.items())
     before, prompts = (MASKED.format(length=length), MASKED_CALL) if parts.is_ltx else ("", PLAIN_CALL)
-    image = f"\nIt was also trained to start from a picture: `{given}.from_pretrained(folder)(image=…)`.\n"
+    image = (
+        f"\nIt was also trained to start from a picture: `{given}.from_pretrained(folder)(image=…)`. Give a picture of "
+        "Pillow: of arrays and tensors of another size, diffusers takes the nearest pixels.\n"
+    )
     return (
         f"# {name}\n\nMade by Reelgraph's `reel export`; diffusers alone runs it:\n\n"
         f"```python\nfrom diffusers import {pipe}\n\npipe = {pipe}.from_pretrained(folder)\n{before}video = pipe(\n"

@@ -220,6 +220,29 @@ def test_a_late_start_gives_the_pictures_of_the_whole(tmp_path: Path, name: str)
         assert [None if one is None else number(one.cover(64, 64)) for one in found] == whole[start:]
 
 
+OPEN = {"x265-params": f"{QUIET['x265-params']}:keyint=40:min-keyint=40:scenecut=0", "crf": "4"}
+FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
+
+
+@pytest.mark.parametrize(
+    ("codec", "options", "muxer"),
+    [
+        ("libx265", OPEN, {}),
+        ("libx265", OPEN, FRAGMENTS),
+        ("libx264", {**WITH_B, "g": "40", "x264-params": "open-gop=1:scenecut=0:b-adapt=0"}, {}),
+        ("libx264", {**WITH_B, "g": "40", "x264-params": "scenecut=0:b-adapt=0"}, FRAGMENTS),
+    ],
+)
+def test_a_late_start_just_before_a_key_frame_that_is_decoded_first_loses_nothing(
+    tmp_path: Path, codec: str, options: dict[str, str], muxer: dict[str, str]
+) -> None:
+    path = write(tmp_path / "a.mp4", [card(k % 256) for k in range(330)], codec, options=options, muxer=muxer)
+    whole = numbers(path)
+    for start in (85, 86, 89, 102):  # frames 266, 269, 278 and 319; key frames are every 40
+        found = sample_pictures(path, 8.0, start=start)
+        assert [None if one is None else number(one.cover(64, 64)) for one in found] == whole[start:]
+
+
 def test_a_late_start_decodes_little(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", [card(k % 256) for k in range(500)], options={**WITH_B, "g": "25"})
     film = Film(path, Limits(), 8.0, 18.0)
