@@ -12,7 +12,7 @@
 set -euo pipefail
 place=$(mktemp -d); trap 'rm -rf "$place"' EXIT
 python3 -m venv "$place/venv"
-"$place/venv/bin/pip" install -q accelerate==1.15.0 torch==2.13.0 numpy
+"$place/venv/bin/pip" install -q accelerate==1.15.0 torch==2.13.0 numpy==2.4.6
 cat > "$place/try.py" <<'PY'
 import accelerate
 import torch

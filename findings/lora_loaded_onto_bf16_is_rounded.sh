@@ -10,7 +10,7 @@
 set -euo pipefail
 place=$(mktemp -d); trap 'rm -rf "$place"' EXIT
 python3 -m venv "$place/venv"
-"$place/venv/bin/pip" install -q diffusers==0.42.1 torch==2.13.0 transformers==5.23.0 peft==0.21.0 accelerate==1.15.0 numpy
+"$place/venv/bin/pip" install -q diffusers==0.42.1 torch==2.13.0 transformers==5.23.0 peft==0.21.0 accelerate==1.15.0 numpy==2.4.6
 "$place/venv/bin/python" -W ignore - "$place" <<'PY'
 import sys
 

@@ -8,7 +8,7 @@
 set -euo pipefail
 place=$(mktemp -d); trap 'rm -rf "$place"' EXIT
 python3 -m venv "$place/venv"
-"$place/venv/bin/pip" install -q pillow==13.0.0 numpy
+"$place/venv/bin/pip" install -q pillow==13.0.0 numpy==2.4.6
 "$place/venv/bin/python" - <<'PY'
 import numpy as np
 import PIL
