@@ -25,13 +25,14 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pipelines import arrivals, revisions
 from pipelines.code import stages as code_stages
 from pipelines.code.definitions import CodeError
-from pipelines.code.stages import CODE_FILE
+from pipelines.code.stages import CODE_FILE, Identity
 from pipelines.commands import launch_options, stage_entries, stage_words
 from pipelines.document import read_document
 from pipelines.ownership import owned
@@ -68,22 +69,23 @@ def _discard_outputs(arguments: list[str]) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def settled_code(stage: str, module: str, function: str) -> str:
+def settled_code(stage: str, entry: Mapping[str, Any], seen: Identity | None = None) -> Identity:
     """The identity of the stage's code as it is on disk, which ``code.json`` says too from now on.
+
+    ``seen``: somebody has just looked, and it is this.
 
     Raises:
         StageError: the code cannot be understood.
     """
-    entry = stage_entries().get(stage) or {"cmd": f"pipelines.launch {module} {function}"}
     try:
-        found = code_stages.stage_identity(stage, entry)
+        found = seen or code_stages.stage_identity(stage, entry)
         if found is None:
-            return ""
+            return Identity("", {})
         if code_stages.settle(stage, entry, found):
             print(f"{stage}: {CODE_FILE} was not of the code on disk and is written anew", flush=True)
     except CodeError as error:
         raise StageError(str(error)) from None
-    return found.value
+    return found
 
 
 def launch(argv: list[str]) -> int:
@@ -102,23 +104,28 @@ def launch(argv: list[str]) -> int:
     module, function, *arguments = words
     section = path_flags(arguments).get("params", function)
     stage = os.environ.get("DVC_STAGE", section)
-    code_here = settled_code(stage, module, function)
+    entry = stage_entries().get(stage)
+    code_here = settled_code(stage, entry or {"cmd": f"pipelines.launch {module} {function}"})
     if Path("dvc.yaml").is_file():
         check()
     settle_revisions(stage, parse_section(section_class(module, function), section), section)
     _check_inputs(arguments)
-    told = {"REEL_STAGE": stage, CODE: code_here} | ({ANEW: "1"} if is_forced() else {})
+    told = {"REEL_STAGE": stage, CODE: code_here.value} | ({ANEW: "1"} if is_forced() else {})
     elsewhere = sent_to(stage)
     with owned(stage, Path(".work") / stage) as lock:
         began = time.monotonic()
         start = here if elsewhere is None else by_engine(elsewhere)
         try:
-            with start(stage, words, alone, lock, told) as run, unchanged_inputs(stage) as look:
+            with (
+                start(stage, words, alone, lock, told) as run,
+                unchanged_inputs(stage, code_here if entry else None) as look,
+            ):
                 code, asked = arrivals.until_still(stage, lambda: run(look))
                 if code:
                     note = Path(".work") / stage / STOPPED_NOTE
                     return STOPPED if asked and note.is_file() else code
-            settled_code(stage, module, function)
+            if entry:  # its code is what it was, as was seen on the way out; `code.json` may have been touched
+                settled_code(stage, entry, code_here)
         except StageError:
             _discard_outputs(arguments)
             raise

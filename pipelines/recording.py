@@ -73,8 +73,10 @@ def _touched(stage: str) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in files if file.is_file()}
 
 
-def tracked_inputs(stage: str) -> tuple[dict[str, Any], Identity]:
+def tracked_inputs(stage: str, code: Identity | None = None) -> tuple[dict[str, Any], Identity]:
     """What DVC will record of the stage besides data: parameters, command, code files among its dependencies; its code.
+
+    ``code``: its identity, where it is known.
 
     Raises:
         CodeError: its code cannot be understood.
@@ -85,7 +87,7 @@ def tracked_inputs(stage: str) -> tuple[dict[str, Any], Identity]:
     snapshot: dict[str, Any] = {f"params.yaml: {name}": values.get(name) for name in sections}
     snapshot["dvc.yaml: cmd"] = entry.get("cmd")
     snapshot |= {str(source): file_digest(source) for source in _code(entry)}
-    return snapshot, stage_identity(stage, entry) or Identity("", {})
+    return snapshot, code or stage_identity(stage, entry) or Identity("", {})
 
 
 def _changed(before: tuple[dict[str, Any], Identity], stage: str) -> list[str]:
@@ -243,15 +245,17 @@ def restore_outputs(stage: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def unchanged_inputs(stage: str) -> Iterator[Callable[[], None]]:
+def unchanged_inputs(stage: str, code: Identity | None = None) -> Iterator[Callable[[], None]]:
     """Fail the stage if its parameters, or definitions that it reaches, were edited inside the block.
+
+    ``code``: the identity that it was started with; None: as it is now.
 
     Yields a function to call now and then: it warns, once per edit, while there is still time to take it back.
 
     Raises:
         StageError: naming what changed. The work is kept in ``.work`` for a run with the old values.
     """
-    before, touched, said = tracked_inputs(stage), _touched(stage), ""
+    before, touched, said = tracked_inputs(stage, code), _touched(stage), ""
     next_look = time.monotonic() + LOOK_EVERY_SECONDS
 
     def look() -> None:

@@ -53,3 +53,14 @@ def accelerate_forgets() -> Iterator[None]:
 def drawings_end_a_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """In use a mistake in a drawing is a warning; a test must see it."""
     monkeypatch.setattr(drawing, "TOLERATED", (OSError,))
+
+
+@pytest.fixture
+def four_threads() -> Iterator[None]:
+    """Torch has four threads, as on a larger machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)

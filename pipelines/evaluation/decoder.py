@@ -12,7 +12,8 @@ from torch import Tensor
 from pipelines import stage
 from pipelines.evaluation.judge import Clips
 from pipelines.evaluation.video_metrics import bytes_of, values
-from pipelines.models.autoencoder import load_autoencoder
+from pipelines.latents.forwards import Forwards
+from pipelines.models.autoencoder import Autoencoder, load_autoencoder
 from pipelines.models.streaming import decoded_in_pieces
 from pipelines.training.precision import computing
 
@@ -27,17 +28,21 @@ class ClipDecoder:
         self.autoencoder: Any = load_autoencoder(folder)
         self.device, self.precision = device, precision
         self.autoencoder.to(device)
+        self._decodings = Forwards(self._decoded, self.autoencoder, device)
 
     @torch.no_grad()
+    def _decoded(self, autoencoder: Autoencoder, latents: Tensor) -> Tensor:
+        """Video [n, 3, T, H, W] of some clips, on the host."""
+        with computing(self.precision, self.device):
+            pieces = decoded_in_pieces(autoencoder, latents.to(self.device))
+            return torch.cat([piece.float().cpu() for piece in pieces], dim=2)
+
     def _parts(self, latents: Tensor, what: str) -> Iterator[Tensor]:
         """Video [n, 3, T, H, W] of some clips after the other."""
-        done = 0
-        for part in latents.split(AT_ONCE):
-            with computing(self.precision, self.device):
-                pieces = [piece.float().cpu() for piece in decoded_in_pieces(self.autoencoder, part.to(self.device))]
-            yield torch.cat(pieces, dim=2)
-            done += len(part)
-            stage.report(done, len(latents), f"{what} decoded")
+        rows = torch.arange(len(latents)).split(AT_ONCE)
+        for part, video in self._decodings.of((some.tolist(), latents[some]) for some in rows):
+            yield video
+            stage.report(part[-1] + 1, len(latents), f"{what} decoded")
 
     def __call__(self, latents: Tensor, what: str, copies: int = 1) -> Clips:
         """Latents [N, C, T', H', W'] with their video as a file holds it, uint8.

@@ -17,6 +17,7 @@ from torch.nn import functional
 from pipelines import stage
 from pipelines.evaluation.params import ReaderTraining
 from pipelines.evaluation.video_metrics import values
+from pipelines.threads import threads_for
 from pipelines.training.precision import computing
 
 FRAMES_READ = 5
@@ -135,7 +136,8 @@ def train_frame_reader(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         reader = FrameReader(params.width, labels)
-        _fit(reader, draw, labels, params, "frame reader step", precision)
+        with threads_for(params.batch_size * video.shape[-2] * video.shape[-1]):
+            _fit(reader, draw, labels, params, "frame reader step", precision)
     return reader
 
 

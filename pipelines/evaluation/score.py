@@ -44,7 +44,7 @@ from pipelines.evaluation.systems import Requests, classes_of_prompts, generate,
 from pipelines.models.latent_mae import LatentMae
 from pipelines.training import checkpoint
 from pipelines.training.generator import Generator
-from pipelines.training.precision import computing, resolved
+from pipelines.training.precision import resolved
 
 REAL, FROZEN, NOISE = "held_out", "frozen", "noise"
 """References: real clips (the ceiling), their first frame standing still, and noise in place of latents."""
@@ -198,8 +198,8 @@ def sampled(
 ) -> dict[str, Made]:
     """Latents of every system for the prompts of one split; ``classes`` are by row of the index."""
     requests, device = requests_of(shards, classes, part), next(iter(systems.values())).device
-    with computing(resolved(params.precision, device), device):
-        made = {name: generate(name, system, requests, params.batch_size) for name, system in systems.items()}
+    size, precision = params.batch_size, resolved(params.precision, device)
+    made = {name: generate(name, system, requests, size, precision) for name, system in systems.items()}
     return {name: Made(latents, requests.missing(systems[name])) for name, latents in made.items()}
 
 

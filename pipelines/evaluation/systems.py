@@ -18,9 +18,11 @@ from pipelines.data.prompt_classes import classes_by_prompt
 from pipelines.data.shards import Shards
 from pipelines.evaluation.params import SamplingChange
 from pipelines.evaluation.pixels import InPixels
+from pipelines.threads import at_once, side_by_side
 from pipelines.training import checkpoint
 from pipelines.training.generator import Generator, found
 from pipelines.training.picture_refining import KeypatchGenerator
+from pipelines.training.precision import computing
 
 
 def load_systems(
@@ -149,14 +151,23 @@ class Requests:
         return told
 
 
-def generate(name: str, generator: Generator, requests: Requests, batch_size: int) -> Tensor:
-    """Latents [N, C, T, H, W] on the CPU; a sample is the same whatever else is in its batch."""
-    made, count = [], len(requests.seeds)
-    for start in range(0, count, batch_size):
-        part = slice(start, start + batch_size)
-        told = requests.part(generator, part)
-        made.append(generator.sample(told, requests.seeds[part]).float().cpu())
-        stage.report(min(start + batch_size, count), count, f"{name} sample")
+def generate(name: str, generator: Generator, requests: Requests, batch_size: int, precision: str) -> Tensor:
+    """Latents [N, C, T, H, W] on the CPU; a sample is the same whatever else is in its batch.
+
+    On processors batches go side by side, each on a thread of torch, computed in ``precision``: fp32 or bf16.
+    """
+    count, device = len(requests.seeds), generator.device
+    together = 1 if isinstance(generator, InPixels) else at_once(device)  # some autoencoders remember what they see
+    batches = [slice(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+
+    def sampled(batch: slice) -> Tensor:
+        with computing(precision, device):
+            return generator.sample(requests.part(generator, batch), requests.seeds[batch]).float().cpu()
+
+    made = []
+    for batch, latents in side_by_side(sampled, batches, together):
+        made.append(latents)
+        stage.report(batch.stop, count, f"{name} sample")
     return torch.cat(made)
 
 

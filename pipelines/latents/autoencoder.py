@@ -35,6 +35,7 @@ from pipelines.models.perceptual import Lpips
 from pipelines.models.stacked_autoencoder import StackedAutoencoder
 from pipelines.params import ParamsError
 from pipelines.record import baseline
+from pipelines.threads import threads_for
 from pipelines.training import checkpoint
 from pipelines.training.loop import train as run_training
 from pipelines.training.run import Run
@@ -155,7 +156,9 @@ def train(params: AutoencoderParams, clips: Path, out: Path, metrics: Path, plot
                 run.showed(step, pictures.write_validation(shown, source, some, run.shown, step))
             return {"psnr": reconstruction_quality(autoencoder, source, some, run.device).psnr}
 
-    run_training(objective, groups, run, lambda step: dict(validate(step)))
+    height, width = source.catalog[["height", "width"]].to_numpy().max(0).tolist()
+    with threads_for(training.micro_batch * strides[0] * height * width):
+        run_training(objective, groups, run, lambda step: dict(validate(step)))
     with run.ema_weights("autoencoder"):  # where there is an average, it is the autoencoder
         results = measured(params, autoencoder.eval(), source, linear, run.device, plots) if run.is_main else {}
         if run.is_main:

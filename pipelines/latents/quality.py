@@ -13,10 +13,11 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from pipelines import stage
 from pipelines.latents.clips import Clips
+from pipelines.latents.forwards import Forwards
 from pipelines.models.autoencoder import Autoencoder, Trainable
 from pipelines.models.stacked_autoencoder import stack, unstack
 
-MOST_STATISTICS_CLIPS, MOST_HELD_OUT_CLIPS = 2048, 512
+MOST_STATISTICS_CLIPS, MOST_HELD_OUT_CLIPS = 512, 512
 """Most clips that the statistics of latents are taken from, and that are measured; of more, as many are drawn."""
 MOST_PATCH_VALUES = 32_000_000
 """Most numbers in the matrix of patches that the principal components are fitted to."""
@@ -66,14 +67,16 @@ def reconstruction_quality(
     )
 
 
-@torch.no_grad()
 def latent_statistics(
     autoencoder: Autoencoder, clips: Clips, rows: Sequence[int], device: torch.device, batch_size: int = 8
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [C] of what ``encode`` gives, over clips, frames and places; float64 sums."""
+
+    def encoded(network: Autoencoder, video: Tensor) -> Tensor:
+        return network.encode(video.to(device)).double().cpu()
+
     total, squares, count = torch.zeros(1), torch.zeros(1), 0
-    for _, pixels in clips.videos(rows, batch_size):
-        latents = autoencoder.encode(pixels.to(device)).double().cpu()
+    for _, latents in Forwards(encoded, autoencoder, device).of(clips.videos(rows, batch_size)):
         total = total + latents.sum(dim=(0, 2, 3, 4))
         squares = squares + latents.square().sum(dim=(0, 2, 3, 4))
         count += latents[:, 0].numel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Self
@@ -40,6 +41,12 @@ def resolved(precision: str, device: torch.device) -> str:
     return precision
 
 
+class _Entered(threading.local):
+    """How often a function mode is entered in this thread, as PyTorch keeps its own for each."""
+
+    times = 0
+
+
 class FasterInFloat32(TorchFunctionMode):
     """Inside, scaled dot-product attention and RMS norms are computed in float32 and given back in their input's type.
 
@@ -49,14 +56,14 @@ class FasterInFloat32(TorchFunctionMode):
     """
 
     functions = (F.scaled_dot_product_attention, F.rms_norm, torch.rms_norm)
-    entered = 0
+    entered = _Entered()
 
     def __enter__(self) -> Self:
-        FasterInFloat32.entered += 1
+        self.entered.times += 1
         return super().__enter__()
 
     def __exit__(self, *raised: Any) -> None:
-        FasterInFloat32.entered -= 1
+        self.entered.times -= 1
         super().__exit__(*raised)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -75,7 +82,7 @@ def again() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
 
     PyTorch keeps autocast for it, but no function mode: without this it would compute what it kept in another type.
     """
-    return contextlib.nullcontext(), FasterInFloat32() if FasterInFloat32.entered else contextlib.nullcontext()
+    return contextlib.nullcontext(), FasterInFloat32() if FasterInFloat32.entered.times else contextlib.nullcontext()
 
 
 def _widened(value: Any) -> Any:

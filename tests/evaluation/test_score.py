@@ -20,7 +20,7 @@ from pipelines.evaluation.parts import parts_of, real_latents
 from pipelines.evaluation.probe import Labels, Probe, train_clip_reader, train_frame_reader
 from pipelines.evaluation.resampling import Estimate
 from pipelines.evaluation.score import compared_systems, score
-from pipelines.evaluation.systems import Requests, classes_of_prompts, generate
+from pipelines.evaluation.systems import Requests, classes_of_prompts, generate, load_systems
 from pipelines.models.latent_mae import LatentMae
 from pipelines.params import ParamsError, parse_section
 from pipelines.stage import StageError
@@ -307,7 +307,30 @@ def test_a_sample_does_not_depend_on_its_batch(scored: dict[str, Path]) -> None:
     rows = shards.rows("validation").tolist()
     requests = Requests.of(shards, rows, torch.zeros(len(rows), dtype=torch.int64), [3])
     generator = Generator.load(scored["checkpoints"] / "rectified_flow")
-    torch.testing.assert_close(generate("a", generator, requests, 1), generate("b", generator, requests, 3))
+    alone, together = (generate(name, generator, requests, size, "fp32") for name, size in (("a", 1), ("b", 3)))
+    torch.testing.assert_close(alone, together)
+
+
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_batches_side_by_side_are_sampled_and_decoded_to_the_bits_of_one_thread(
+    scored: dict[str, Path], precision: str
+) -> None:
+    shards, device = Shards(scored["latents"]), torch.device("cpu")
+    rows = shards.rows("test").tolist()
+    requests = Requests.of(shards, rows, torch.zeros(len(rows), dtype=torch.int64), [3])
+
+    def made() -> dict[str, torch.Tensor]:
+        decoder = ClipDecoder(scored["checkpoints"] / "autoencoder", device, precision)
+        systems = load_systems(scored["checkpoints"], shards, None, device)
+        found = {name: generate(name, system, requests, 2, precision) for name, system in systems.items()}
+        return found | {f"{name} decoded": decoder.video(latents, name) for name, latents in found.items()}
+
+    several = made()
+    assert torch.get_num_threads() == 4
+    torch.set_num_threads(1)
+    for name, alone in made().items():
+        assert torch.equal(several[name], alone), name
 
 
 def test_readers_learn_what_clips_show(scored: dict[str, Path]) -> None:

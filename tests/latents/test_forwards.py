@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,14 +13,6 @@ from pipelines.latents.forwards import Forwards, twin
 from pipelines.models.autoencoder import Autoencoder, PretrainedVideoAutoencoder
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def four_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(before)
 
 
 def wan() -> PretrainedVideoAutoencoder:
