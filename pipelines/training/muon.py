@@ -82,8 +82,9 @@ class Float32Muon(torch.optim.Muon):
                 updates = orthogonalised(updates, group["ns_coefficients"], group["ns_steps"], group["eps"])
                 rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
                 for parameter, update in zip(parameters, updates.to(momenta[0].dtype), strict=True):
-                    update = part_of(update, parameter)
-                    parameter.mul_(1.0 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
+                    if decay := group["lr"] * group["weight_decay"]:
+                        parameter.mul_(1.0 - decay)
+                    parameter.add_(part_of(update, parameter), alpha=-rate)
 
     def _momentum(self, group: dict[str, Any], parameter: Tensor) -> Tensor:
         """The Nesterov momentum of a parameter, after its buffer took in the gradient."""
