@@ -20,10 +20,10 @@ from pipelines.latents import folder, stock
 from pipelines.latents.clips import Clips
 from pipelines.latents.encode import prepare, write_parts
 from pipelines.latents.encoder import Encoder
-from pipelines.latents.forwards import Forwards
 from pipelines.latents.params import EmbeddedText, LatentShardsParams
 from pipelines.latents.text import text_encoder
 from pipelines.models.autoencoder import Autoencoder, PretrainedVideoAutoencoder, StackedAutoencoder
+from pipelines.models.forwards import Forwards
 
 FRAMES, SIDE, BATCH = 17, 64, 16
 MANY, NEW = 1600, 16

@@ -12,8 +12,8 @@ from torch import Tensor
 from pipelines import stage
 from pipelines.evaluation.judge import Clips
 from pipelines.evaluation.video_metrics import bytes_of, values
-from pipelines.latents.forwards import Forwards
 from pipelines.models.autoencoder import Autoencoder, load_autoencoder
+from pipelines.models.forwards import Forwards
 from pipelines.models.streaming import decoded_in_pieces
 from pipelines.training.precision import computing
 

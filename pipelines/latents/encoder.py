@@ -20,12 +20,12 @@ from torch import Tensor
 
 from pipelines import machine, stage
 from pipelines.latents.clips import Clips, to_unit_range
-from pipelines.latents.forwards import Forwards
 from pipelines.latents.params import LatentShardsParams
 from pipelines.latents.plan import Part, Plan, fields_of, prompt_hash
 from pipelines.latents.stock import StockReader
 from pipelines.latents.text import TextEncoder
 from pipelines.models.autoencoder import Autoencoder
+from pipelines.models.forwards import Forwards
 from pipelines.training.precision import computing, resolved
 
 Item = TypeVar("Item")

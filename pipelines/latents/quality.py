@@ -13,8 +13,8 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from pipelines import stage
 from pipelines.latents.clips import Clips
-from pipelines.latents.forwards import Forwards
 from pipelines.models.autoencoder import Autoencoder, Trainable
+from pipelines.models.forwards import Forwards
 from pipelines.models.stacked_autoencoder import stack, unstack
 
 MOST_STATISTICS_CLIPS, MOST_HELD_OUT_CLIPS = 512, 512

@@ -9,8 +9,8 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
-from pipelines.latents.forwards import Forwards, twin
 from pipelines.models.autoencoder import Autoencoder, PretrainedVideoAutoencoder
+from pipelines.models.forwards import Forwards, twin
 
 CPU = torch.device("cpu")
 
