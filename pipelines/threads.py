@@ -5,6 +5,7 @@ Threads that share a small product wait for each other longer than they work, an
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -50,6 +51,27 @@ def threads_apart(number: int) -> Iterator[ThreadPoolExecutor]:
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)
+
+
+def _alone() -> None:
+    """One thread of torch for this thread from now on: until it has asked, it gets what anybody has set last."""
+    torch.set_num_threads(1)
+    torch.get_num_threads()
+
+
+@contextmanager
+def readers(number: int) -> Iterator[ThreadPoolExecutor]:
+    """``number`` threads in which torch uses one, beside a caller whose threads stay as they are.
+
+    With as many as the caller's, each would have a team of its own, turning idle on cores that the caller needs.
+    """
+    before, met = torch.get_num_threads(), threading.Barrier(number + 1)
+    with ThreadPoolExecutor(number, "reader", _alone) as pool:
+        for _ in range(number):
+            pool.submit(met.wait)
+        met.wait()  # all have begun
+        torch.set_num_threads(before)  # MKL's number is one of the whole process
+        yield pool
 
 
 def side_by_side(

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.threads import PIXELS_A_THREAD, at_once, side_by_side, threads_for
+from pipelines.threads import PIXELS_A_THREAD, at_once, readers, side_by_side, threads_for
 from pipelines.training.precision import FasterInFloat32
 
 pytestmark = pytest.mark.usefixtures("four_threads")
@@ -65,6 +65,20 @@ def test_the_autoencoder_of_the_demo_has_one_thread_and_one_of_larger_clips_more
     for micro_batch, side, threads in ((16, 64, 1), (16, 128, 2), (64, 64, 2), (64, 256, 4)):
         with threads_for(micro_batch * 4 * side * side):
             assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_readers_use_one_thread_of_torch_each_and_leave_the_callers_as_they_are(number: int) -> None:
+    together = threading.Barrier(number, timeout=60)
+
+    def seen(_: int) -> int:
+        together.wait()
+        return torch.get_num_threads()
+
+    with readers(number) as pool:
+        assert torch.get_num_threads() == 4
+        assert list(pool.map(seen, range(number))) == [1] * number
+        assert torch.get_num_threads() == 4
 
 
 def test_on_an_accelerator_nothing_goes_side_by_side() -> None:

@@ -7,13 +7,14 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from itertools import islice
 
 import torch
 from torch import Tensor
 
 from pipelines.stage import StageError
+from pipelines.threads import readers
 from pipelines.training.objective import Batch, Batches
 from pipelines.training.run import Run
 
@@ -62,7 +63,7 @@ class Reader:
     def __iter__(self) -> Iterator[Batch]:
         places = self._places()
         ahead: deque[Future[Batch]] = deque()
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="reader") as pool:
+        with readers(self.workers) as pool:
             try:
                 ahead.extend(pool.submit(self._read, *place) for place in islice(places, self.workers))
                 while ahead:
