@@ -17,6 +17,7 @@ from pipelines.stage import StageError, bookkeeping, say
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
     from PIL.Image import Image
 
 Arguments = ParamSpec("Arguments")
@@ -106,13 +107,26 @@ def new_figure(**how: Any) -> Figure:
     return figure
 
 
-def logarithmic(axes: Axes) -> None:
-    """A logarithmic vertical axis with plain numbers: matplotlib's own are formulas."""
+@cache
+def _plain() -> type[LogFormatter]:
     from matplotlib.ticker import LogFormatter
 
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(LogFormatter())
-    axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
+    class Plain(LogFormatter):
+        """Matplotlib's choice of the ticks that have room for a number, which is written 0.1 and not 1e-01."""
+
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
+    return Plain
+
+
+def logarithmic(axes: Axes, which: str = "y") -> None:
+    """Logarithmic axes ("x", "y" or "xy") with plain numbers: matplotlib's own are formulas."""
+    for letter in which:
+        axes.set(**{f"{letter}scale": "log"})
+        axis = axes.xaxis if letter == "x" else axes.yaxis
+        axis.set_major_formatter(_plain()())
+        axis.set_minor_formatter(_plain()(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
 
 
 SEEN_COLOURS, PALETTE_PIXELS = 65_536, 20_000

@@ -97,9 +97,9 @@ def _list_card(stages: Outcomes, score: str, text: str) -> Html | None:
 
 
 COMMANDS = (
-    ("dvc repro", "brings everything up to date; says so where it already is"),
+    ("reel run --all", "brings everything up to date; says so where it already is"),
     ("make ui", "the same graph in Dagster, with history, gates and live progress"),
-    ("dvc exp run -S pseudo_classes.num_classes=48", "one value changed: runs k-means and what follows from it"),
+    ("dvc exp run -S pseudo_classes.num_classes=48 diagnostics", "one value changed: runs k-means and its diagnostics"),
     ("dvc metrics diff", "numbers against the last commit"),
 )
 

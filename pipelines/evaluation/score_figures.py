@@ -23,6 +23,9 @@ COLOURS = {
 OTHERS = "#009E73", "#CC79A7", "#56B4E9", "#999999"
 INK, QUIET = "#1d2026", "#646b77"
 FRAMES_SHOWN, ROWS_SHOWN = 4, 6
+OVER_LINES = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+UPRIGHT = 3
+"""Beside more systems a bar is narrower than a number, which then stands upright in it."""
 GROUPS = {"all_identity": "identity", "all_motion": "motion", "all_scene": "scene"}
 
 
@@ -108,7 +111,8 @@ def _bars(axes: Any, results: Mapping[str, Any], score: str, title: str, lines: 
     room = (most - least) or 1.0
     axes.set_xlim(least - (0.05 * room if least < 0 else 0), most + 0.18 * room)
     for place, value, (_, high) in zip(places, values, ends, strict=True):
-        axes.text(max(value, high) + 0.015 * room, place, f"{value:.2f}", va="center", fontsize=9.5)
+        beside = max(value, high) + 0.015 * room
+        axes.text(beside, place, f"{value:.2f}", va="center", fontsize=9.5, bbox=OVER_LINES)
     for (words, level), style in zip(levels.items(), ("--", ":", "-."), strict=False):
         axes.axvline(level, color=QUIET, linestyle=style, linewidth=1.4, label=f"{words}: {level:.2f}")
     axes.set_yticks(places, [title_of(name) for name in names])
@@ -122,18 +126,17 @@ def _agreement(axes: Any, results: Mapping[str, Any]) -> None:
     """A group of bars per kind of factor; short lines mark chance and the ceiling of real clips."""
     systems, others = results["systems"], results["references"]
     groups = [group for group in GROUPS if group in others["chance"]["agreement"]]
-    thick = 0.8 / len(systems)
+    thick, upright = 0.8 / len(systems), len(systems) > UPRIGHT
     for index, (name, colour) in enumerate(zip(systems, _colours(list(systems)), strict=True)):
         places = np.arange(len(groups)) - 0.4 + (index + 0.5) * thick
         values = [systems[name]["agreement"][group] for group in groups]
         axes.bar(places, values, thick * 0.92, color=colour, label=title_of(name))
         for place, value in zip(places, values, strict=True):
-            inside = value > 0.1  # above a low bar, else in it, clear of the lines
+            inside = value > (0.2 if upright else 0.1)  # above a low bar, else in it, clear of the lines
             at, colour_of_text = (value - 0.015, "white") if inside else (value + 0.012, INK)
             side = "top" if inside else "bottom"
-            axes.text(
-                place, at, f"{value:.2f}", ha="center", va=side, fontsize=8.5, color=colour_of_text, weight="bold"
-            )
+            how = {"fontsize": 8.5, "color": colour_of_text, "weight": "bold", "rotation": 90 if upright else 0}
+            axes.text(place, at, f"{value:.2f}", ha="center", va=side, **how)
     for place, group in enumerate(groups):
         ends = place - 0.44, place + 0.44
         ceiling, level = others["held_out"]["agreement"][group], others["chance"]["agreement"][group]

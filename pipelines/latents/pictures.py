@@ -70,7 +70,7 @@ def draw_reconstructions(
         )
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        caption = one_line(str(clips.catalog["caption"].iloc[row]), 62)
+        caption = one_line(str(clips.catalog["caption"].iloc[row]), 54)
         axes.set_title(f"{quality.per_clip[clips.key(row)]:.1f} dB · {caption}", fontsize=8.5, loc="left")
     title = f"Held-out clips over their reconstructions, best to worst: {quality.psnr:.1f} dB"
     compared = f"patch PCA {baselines['psnr_patch_pca']:.1f} dB, mean colour {baselines['psnr_mean_colour']:.1f} dB"
@@ -126,7 +126,7 @@ def draw_quality(quality: Quality, baselines: dict[str, float], std: Tensor, lea
     for label, value, colour, style in lines:
         left.axvline(value, color=colour, linestyle=style, linewidth=2, label=f"{label}: {value:.1f} dB")
     left.set(xlabel="PSNR (dB)", ylabel="clips", title="Reconstruction of held-out clips")
-    left.legend(fontsize=9, frameon=False)
+    left.legend(fontsize=9, framealpha=0.85, edgecolor="none")  # the lines may pass behind it
     right.bar(range(len(std)), std.tolist(), color=GREEN)
     right.axhline(least, color=GREY, linestyle=":", label=f"gate: at least {least:g}")
     right.set(

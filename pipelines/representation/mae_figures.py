@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipelines import stage
-from pipelines.drawing import drawn, new_figure, palette
+from pipelines.drawing import drawn, logarithmic, new_figure, palette
 
 BLUE, ORANGE, GREEN, PINK, AMBER, SKY, GREY = (
     "#0072B2",
@@ -141,8 +141,10 @@ def draw_spectrum(shares: np.ndarray, raw: np.ndarray, feature: str, numbers: Ma
         kept = values[values > 1e-9]
         left.plot(np.arange(1, len(kept) + 1), kept, color=colour, linewidth=1.8, label=label)
         right.plot(np.arange(1, len(values) + 1), values.cumsum(), color=colour, linewidth=1.8, label=label)
-    left.set(xscale="log", yscale="log", xlabel="principal direction", ylabel="share of variance")
-    right.set(xscale="log", ylim=(0, 1.03), xlabel="principal directions", ylabel="share of variance, summed")
+    left.set(xlabel="principal direction", ylabel="share of variance")
+    right.set(ylim=(0, 1.03), xlabel="principal directions", ylabel="share of variance, summed")
+    logarithmic(left, "xy")
+    logarithmic(right, "x")
     text = (
         f"RankMe {numbers['rankme']:.1f} of at most {numbers['rankme_most']:.0f} (noise: {numbers['rankme_noise']:.0f})"
     )

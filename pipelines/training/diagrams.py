@@ -72,7 +72,7 @@ def _draw(axes: Any, rows: Rows, title: str, unit: str, names: Sequence[str]) ->
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles[:LEGEND], labels[:LEGEND], fontsize=8, frameon=False)
+    axes.legend(handles[:LEGEND], labels[:LEGEND], fontsize=8, framealpha=0.85, edgecolor="none")
 
 
 @drawn
