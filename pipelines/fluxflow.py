@@ -1,4 +1,4 @@
-"""``reel import-fluxflow``: a configuration of seed D's guide as a profile of params.yaml, and stages of dvc.yaml.
+"""``reel import-fluxflow``: a configuration of FluxFlow as a profile of params.yaml, and stages of dvc.yaml.
 
     reel import-fluxflow config.yaml > profiles/mine.yaml        # then: reel profile mine
     reel import-fluxflow -- fluxflow-train --data_path images --captions_file captions.txt --train_vae --n_epochs 5
@@ -21,6 +21,7 @@ from pipelines.fluxflow_config import Config, read_words, read_yaml
 from pipelines.fluxflow_sections import Import
 from pipelines.params import PARAMS_FILE, ParamsError
 from pipelines.profile import complete
+from pipelines.told import plain
 
 
 def count_captions(config: Config, folder: Path) -> int | None:
@@ -81,7 +82,7 @@ def profile_text(made: Import, params: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 2 with a line on stderr when it cannot be done."""
-    parser = argparse.ArgumentParser(prog="reel import-fluxflow", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="reel import-fluxflow", description=plain(__doc__).splitlines()[0])
     parser.add_argument("--images", type=int, help="pictures in the data set; default: lines of captions_file")
     parser.add_argument("--params", type=Path, default=PARAMS_FILE, help=argparse.SUPPRESS)
     parser.add_argument("config", nargs="+", help="a YAML file of the guide; or, after --, the words of fluxflow-train")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pipelines.document import PARAMS_FILE, read_document
 from pipelines.stage import StageError
+from pipelines.told import plain
 
 ROOMS = ("representation", "generation", "evaluation")
 """Rooms whose stages may read the latents; footage and latents come before them."""
@@ -246,7 +247,7 @@ def make(room: str, name: str) -> list[Path]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="reel new", description=__doc__)
+    parser = argparse.ArgumentParser(prog="reel new", description=plain(__doc__))
     parser.add_argument("room", help=f"one of {', '.join(ROOMS)}")
     parser.add_argument("name", help="of the stage: its module, its section, its entry and its page")
     given = parser.parse_args(argv)

@@ -21,6 +21,7 @@ from ruamel.yaml.error import YAMLError
 from pipelines.document import Whole
 from pipelines.editing import edited
 from pipelines.params import PARAMS_FILE, ParamsError, check
+from pipelines.told import plain
 
 FOLDER = Path("profiles")
 
@@ -72,7 +73,7 @@ def complete(name: str, folder: Path = FOLDER, params: Path = PARAMS_FILE) -> st
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="reel profile", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(prog="reel profile", description=plain(__doc__).splitlines()[0])
     parser.add_argument("name", help=f"of a file in {FOLDER}/")
     parser.add_argument("--out", type=Path, default=PARAMS_FILE, help=f"default: {PARAMS_FILE}; git knows the old one")
     given = parser.parse_args(argv)

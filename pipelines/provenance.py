@@ -21,6 +21,7 @@ from pipelines.chain import NoChain, artifact_folder, carried
 from pipelines.progress import duration
 from pipelines.run_facts import Records
 from pipelines.stage import RUNS, StageError
+from pipelines.told import plain
 
 SHIPPED = Path(__file__).with_name("shipped.json")
 """The values of params.yaml as they are shipped; written by ``python -m pipelines.provenance --ship``."""
@@ -235,7 +236,7 @@ def as_json(found: Lineage) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 3 where the path tells nothing."""
-    parser = argparse.ArgumentParser(prog="reel lineage", description=__doc__)
+    parser = argparse.ArgumentParser(prog="reel lineage", description=plain(__doc__))
     parser.add_argument("path", type=Path, help="a checkpoint, data set, clip or exported pipeline, or a file in one")
     parser.add_argument("--all", action="store_true", help="all parameters, not only what differs from the shipped")
     parser.add_argument("--json", action="store_true", help="for programs")

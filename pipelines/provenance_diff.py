@@ -17,6 +17,7 @@ from pipelines.chain import NoChain
 from pipelines.code.stages import changed, parts_of
 from pipelines.described import read_json
 from pipelines.provenance import ABSENT, SHORT, Lineage, answered, differing, lineage, printable, text_of
+from pipelines.told import plain
 
 MOST_NAMED = 12
 """Clips and definitions that are named in the text; ``--json`` has all."""
@@ -166,9 +167,9 @@ def _listed(names: Sequence[str]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0 without a difference, 1 with one, 3 where a path tells nothing."""
-    parser = argparse.ArgumentParser(prog="reel diff", description=__doc__)
-    parser.add_argument("first", type=Path)
-    parser.add_argument("second", type=Path)
+    parser = argparse.ArgumentParser(prog="reel diff", description=plain(__doc__))
+    parser.add_argument("first", type=Path, metavar="X", help="a checkpoint, data set, clip or exported pipeline")
+    parser.add_argument("second", type=Path, metavar="Y", help="another one, compared with the first")
     parser.add_argument("--json", action="store_true", help="for programs")
     given = parser.parse_args(argv)
     try:

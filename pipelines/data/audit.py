@@ -27,6 +27,7 @@ from pipelines.provenance import SHORT, answered
 from pipelines.stage import CHAIN, RUNS, StageError, file_digest
 from pipelines.standards import checking
 from pipelines.standards.signing import SIGNATURE
+from pipelines.told import plain
 
 RECORD = "checkpoint.json"
 SIGNS = (CHAIN, RECORD, MANIFEST, CATALOG)
@@ -210,8 +211,8 @@ def _wanted(one: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 1 where something is missing or does not match, or a clip was found; 3 where
     that cannot be told."""
-    parser = argparse.ArgumentParser(prog="reel audit", description=__doc__)
-    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser = argparse.ArgumentParser(prog="reel audit", description=plain(__doc__))
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a release, a copy of artifacts, or a project")
     parser.add_argument("--quick", action="store_true", help="read no shards and no weights")
     parser.add_argument("--key", type=Path, metavar="PUB", help="public key (PEM) that a release must be signed with")
     parser.add_argument(

@@ -18,7 +18,7 @@ from typing import Any, cast
 import av
 
 from pipelines import stage
-from pipelines.commands import stage_entries
+from pipelines.commands import GRAPH, stage_entries
 from pipelines.data.limits import VideoError
 from pipelines.data.video import Seen, read_frames
 from pipelines.document import PARAMS_FILE, ParamsError, load
@@ -37,8 +37,8 @@ from pipelines.footage.sources import limits_of
 from pipelines.params import check, parse_section
 from pipelines.progress import duration
 from pipelines.stage import StageError
+from pipelines.told import plain
 
-GRAPH = Path("dvc.yaml")
 TRIED = 3
 """Files that are opened."""
 COUNTED = 2000
@@ -284,7 +284,7 @@ def _next(params: RawVideoParams, seen: Glance) -> Iterator[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="reel use", description=__doc__.split(": ", 1)[1] if __doc__ else None)
+    parser = argparse.ArgumentParser(prog="reel use", description=plain(__doc__))
     parser.add_argument("path", help="a folder, a tar or its address, a table, a LeRobot data set")
     parser.add_argument("--look", action="store_true", help="only look and say what is there; write nothing")
     given = parser.parse_args(argv)

@@ -24,6 +24,7 @@ from pipelines.models.denoiser import VideoDenoiser, averaged
 from pipelines.models.lora import merge_lora
 from pipelines.progress import Progress
 from pipelines.stage import StageError
+from pipelines.told import plain
 from pipelines.training import checkpoint
 from pipelines.training.generator import FILE, read_description, require_flow
 
@@ -261,7 +262,7 @@ def carry(out: Path, folder: Path, latents: Path, autoencoder: Path) -> None:
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="reel export", description=__doc__)
+    parser = argparse.ArgumentParser(prog="reel export", description=plain(__doc__))
     parser.add_argument("--checkpoint", type=Path, required=True, help="folder of a flow")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; an earlier export there is replaced")
     parser.add_argument("--latents", type=Path, default=Path("data/latents"), help="that it was trained on")

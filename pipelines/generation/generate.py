@@ -26,6 +26,7 @@ from pipelines.progress import Progress
 from pipelines.provenance import text_of
 from pipelines.stage import StageError
 from pipelines.textfile import TextError, lines_of, one_line, read_text
+from pipelines.told import plain
 from pipelines.training.generator import Generator
 
 SHEET = "contact_sheet.png"
@@ -62,7 +63,7 @@ def _guidance(text: str) -> float:
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="reel generate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="reel generate", description=plain(__doc__))
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="folder of a flow, e.g. checkpoints/rectified_flow"
     )
@@ -85,7 +86,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=seed_number, default=0, help="of the first clip; the next ones count on")
     parser.add_argument("--steps", type=whole_number, help="default: as the checkpoint states, like the next two")
     parser.add_argument("--guidance", type=_guidance, help="scale; 1: none")
-    parser.add_argument("--sampler", choices=SAMPLERS)
+    parser.add_argument("--sampler", choices=SAMPLERS, help="solver of the flow; default: as the checkpoint states")
     parser.add_argument("--latents", type=Path, help="that it was trained on; default: its own, or data/latents")
     parser.add_argument("--autoencoder", type=Path, help="of those; default: its own, or found in checkpoints/")
     parser.add_argument("--batch-size", type=whole_number, default=8, help="clips sampled together; changes no clip")

@@ -23,13 +23,14 @@ from pipelines.generation.generate import size as pixels
 from pipelines.generation.pipeline import surroundings
 from pipelines.progress import Progress
 from pipelines.stage import StageError
+from pipelines.told import plain
 from pipelines.training.generator import Generator
 from pipelines.training.refining import RefinerGenerator
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="reel refine", description=__doc__)
+    parser = argparse.ArgumentParser(prog="reel refine", description=plain(__doc__))
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--keyframes", nargs="+", metavar="PICTURE@FRAME", help="pictures and where they stand, from 0")
     what.add_argument("--video", type=Path, help="an mp4 of which --missing frames are to be filled in")
@@ -39,7 +40,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="an mp4")
     parser.add_argument("--num-frames", type=whole_number, help="of the clip; default: as in training, or as --video")
     parser.add_argument("--size", type=pixels, metavar="HEIGHTxWIDTH", help="pixels; default: as in training")
-    parser.add_argument("--seed", type=seed_number, default=0)
+    parser.add_argument("--seed", type=seed_number, default=0, help="of the noise")
     parser.add_argument("--interpolate", action="store_true", help="fill in only, to compare with")
     parser.add_argument("--latents", type=Path, help="that it was trained on; default: its own, or data/latents")
     parser.add_argument("--autoencoder", type=Path, help="of those; default: its own, or found in checkpoints/")

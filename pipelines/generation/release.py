@@ -27,6 +27,7 @@ from pipelines.progress import Progress
 from pipelines.provenance import lineage
 from pipelines.stage import StageError
 from pipelines.standards import bom, card, facts, signing, statements
+from pipelines.told import plain
 from pipelines.training import checkpoint
 from pipelines.training.generator import FILE, read_description
 from pipelines.written import read_json
@@ -220,8 +221,10 @@ def _print(key: Path) -> str:
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="reel release", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    parser = argparse.ArgumentParser(prog="reel release", description=plain(__doc__))
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="folder of a checkpoint, e.g. checkpoints/rectified_flow"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write; an earlier release is replaced")
     key = signing.own("release.pem")
     parser.add_argument("--key", type=Path, default=key, help=f"private key, made where there is none ({key})")

@@ -2,8 +2,8 @@
 
 A refactoring changes the identity of a stage's code and not its numbers. To tell one from the other, the stage itself
 is trained for ten steps by both codes, on its own data and parameters, in two folders below ``.work``; all logged
-numbers and all files of the two checkpoints are compared to the last bit. `reel accept` takes the result over where
-they are equal. The code that made the result is looked for in git, by its identity.
+numbers and all files of the two checkpoints are compared to the last bit. Where they are equal, the result is taken
+over. The code that made it is looked for in git, by its identity.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from pipelines.leftovers import WORK
 from pipelines.record import now as time_now
 from pipelines.stage import ANEW, CODE, StageError, path_flags, write_json
 from pipelines.starting import WRITTEN, command_line
+from pipelines.told import plain
 from pipelines.training.same import different_file, first_difference
 from pipelines.training.tracking import read_rows
 
@@ -273,7 +274,7 @@ def note(result: AcceptedResult, identity: str, because: str, what: str) -> None
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="reel accept", description=__doc__)
+    parser = argparse.ArgumentParser(prog="reel accept", description=plain(__doc__))
     parser.add_argument("stage")
     parser.add_argument("--because", required=True, help="what was changed, and why no number changes by it")
     given = parser.parse_args(argv)
@@ -283,8 +284,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         entry = stage_entries().get(given.stage)
         if entry is None:
             raise StageError(f"{GRAPH}: no stage {given.stage}.")
-        identity = stage_identity(given.stage, entry)
-        if identity is None:
+        if (identity := stage_identity(given.stage, entry)) is None:
             raise StageError(f"{GRAPH}: stage {given.stage} launches none of ours.")
         result = recorded(given.stage)
         what = compared(result)

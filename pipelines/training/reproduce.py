@@ -3,8 +3,7 @@
 PATH is the output of a stage (a checkpoint, latents, classes, an evaluation), wherever it was copied to; what it
 carries says how it was made. The code of that identity is put into a folder of its own, with the inputs of those
 content hashes by link, and the stage runs there with the recorded parameters, seeds, threads and processes. Neither the
-project nor PATH is written to. Where the code was never committed, or an input is nowhere, the command refuses and says
-which.
+project nor PATH is written to. Where the code was never committed, or an input is nowhere, it says which and refuses.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from pipelines.provenance import SHORT, Lineage, answered, differing, lineage, t
 from pipelines.recording import earlier_versions, link
 from pipelines.stage import CODE, StageError, digest, path_flags
 from pipelines.starting import WRITTEN, command_line
+from pipelines.told import plain
 from pipelines.training.accept import environment_of, put_code, put_code_of_today
 from pipelines.training.reproduced import compared, forget
 
@@ -282,7 +282,7 @@ def _share(word: str) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0 reproduced, 1 it came out otherwise, 3 it cannot be made again here."""
-    parser = argparse.ArgumentParser(prog="reel reproduce", description=__doc__)
+    parser = argparse.ArgumentParser(prog="reel reproduce", description=plain(__doc__))
     parser.add_argument("path", type=Path, help="the output folder of a stage, or a copy of it")
     parser.add_argument("--within", type=_share, default=0.0, metavar="SHARE",
                         help="noise that counts as the same: how far any result may lie from the recorded one, as a "

@@ -26,6 +26,7 @@ from pipelines.generation.generate import seed_number
 from pipelines.generation.world_model.overlay import Overlay
 from pipelines.generation.world_model.player import Player, load_world
 from pipelines.stage import StageError
+from pipelines.told import plain
 
 MOST_FRAMES = 1_000_000
 
@@ -44,7 +45,7 @@ def _port(text: str) -> int:
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="reel play", description=__doc__)
+    parser = argparse.ArgumentParser(prog="reel play", description=plain(__doc__))
     add = parser.add_argument
     add("--checkpoint", type=Path, required=True, help="folder of a world model, e.g. checkpoints/world_model")
     add("--image", type=Path, required=True, help="the picture that the video starts from")
@@ -58,7 +59,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--port", type=_port, default=8765, help="of --live, on this machine alone; 0: any free one")
     add("--seed", type=seed_number, default=0, help="of the noise, and of random actions")
     add("--steps", type=_count, help="levels per chunk; default: as the checkpoint states")
-    add("--sampler", choices=SAMPLERS)
+    add("--sampler", choices=SAMPLERS, help="solver of the flow; default: as the checkpoint states")
     add("--autoencoder", type=Path, help="of the latents it was trained on; default: found in checkpoints/")
     add("--device", help="default: cuda where there is one, else cpu")
     given = parser.parse_args(argv)

@@ -74,7 +74,7 @@ def test_evaluation_hands_it_first_frames_and_aligned_actions(toy: Toy) -> None:
     rows = shards.rows("test")[:3].tolist()
     requests = Requests.of(shards, rows, torch.zeros(3, dtype=torch.long), (0,))
     for name, system in systems.items():
-        assert sampled(name, system, requests, 2).shape == (3, CHANNELS, 5, 4, 4)
+        assert sampled(name, system, requests, 2, "fp32").shape == (3, CHANNELS, 5, 4, 4)
 
 
 def test_reel_generate_says_which_command_it_is_for(toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
