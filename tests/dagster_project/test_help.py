@@ -9,9 +9,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from dagster_project.tools import TOLD, TOOLS
+from dagster_project.tools import ON_A_GPU, TOLD, TOOLS
 from pipelines.told import plain
 
+WITH_NETWORKS = ON_A_GPU | {"export", "release", "gc"}
+NAMES = [pytest.param(name, marks=[pytest.mark.costly] * (name in WITH_NETWORKS)) for name in [*TOOLS, *TOLD]]
+"""Those that import networks take seconds where nothing has imported them before."""
 MARKS = ("``", ":mod:", ":func:", ":class:", ":meth:", ":data:")
 
 
@@ -39,7 +42,7 @@ def options(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
             yield action
 
 
-@pytest.mark.parametrize("name", [*TOOLS, *TOLD])
+@pytest.mark.parametrize("name", NAMES)
 def test_help_explains_every_option_in_words_for_somebody_who_reads_no_code(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
