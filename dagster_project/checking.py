@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from dagster_project import footage
 
 KEPT = "checked.json"
 """Where it is kept of which files a check found nothing wrong."""
+PLACE = re.compile(r"[^:\s]+:\d+:")
+"""File and line that a complaint begins with."""
 SETTLED_NS = 2_000_000_000
 """A file that was written so lately may be written again within the resolution of its time."""
 
@@ -23,11 +26,14 @@ SETTLED_NS = 2_000_000_000
 def check(project: DvcProject) -> int:
     """`reel check`: the graph, the lock file and the parameters; every complaint with file and line."""
     complaints = doctor.complaints(project)
-    is_wrong = _says_wrong(project, "entries")
-    complaints += [] if complaints or is_wrong else generated(project).problems.values()
+    said = _said_wrong(project, "entries")
+    complaints += [] if complaints or said else generated(project).problems.values()
+    places = {place[0] for line in said if (place := PLACE.match(line))}
     for complaint in complaints:
-        print(complaint, file=sys.stderr)
-    if is_wrong or complaints:
+        place = PLACE.match(complaint)
+        if place is None or place[0] not in places:  # what both have found is told once
+            print(complaint, file=sys.stderr)
+    if said or complaints:
         return 1
     for line in [*footage.unwatched(project), *footage.unread(project)]:
         print(f"warn  {line}")
@@ -37,27 +43,32 @@ def check(project: DvcProject) -> int:
 
 def params_are_wrong(project: DvcProject) -> bool:
     """Whether params.yaml has a mistake, said on stderr: DVC deletes outputs before a stage could say so."""
-    return _says_wrong(project, "params")
+    return bool(_said_wrong(project, "params"))
 
 
-def _says_wrong(project: DvcProject, module: str) -> bool:
-    """Whether a module of the project's own that checks it has found something, which it says on stderr.
+def _said_wrong(project: DvcProject, module: str) -> list[str]:
+    """The lines, said on stderr, in which a module of the project's own that checks it tells what it has found.
 
     A check that found nothing is not made again while no file that it looks at is another.
     """
     if not (project.root / "pipelines" / f"{module}.py").is_file():
-        return False
+        return []
     looked_at = sorted(_looked_at(project))
     state, kept = _state(project, looked_at), _kept(project)
     if state is not None and kept.get(module) == state:
-        return False
+        return []
     import subprocess
 
     command = [sys.executable, "-m", f"pipelines.{module}"]
-    is_wrong = bool(subprocess.run(command, cwd=project.root, check=False, stdout=subprocess.DEVNULL).returncode)
-    if state is not None and not is_wrong:
+    done = subprocess.run(
+        command, cwd=project.root, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    print(done.stderr, end="", file=sys.stderr, flush=True)
+    if done.returncode:
+        return done.stderr.splitlines() or [f"{module}: exit status {done.returncode}"]
+    if state is not None:
         keep(project.scratch / KEPT, {**kept, module: state})
-    return is_wrong
+    return []
 
 
 def _looked_at(project: DvcProject) -> Iterator[str]:

@@ -250,12 +250,16 @@ def mistakes(path: Path = PARAMS_FILE, graph: Path = GRAPH) -> list[str]:
         expected["tracking"] = TrackingParams
     found = list(dict.fromkeys(wrong.values()))
     found += [*_secrets(*read_document(graph), graph)] if graph.is_file() else []
+    meant = set[str]()
     for section in values:
         if section not in expected and section not in wrong:
             close = difflib.get_close_matches(str(section), expected, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]}?" if close else "no stage in dvc.yaml reads it."
             found.append(f"{path}:{lines[(section,)]}: {section}: unknown section; {hint}")
+            meant.update(close)
     for section, kind in expected.items():
+        if section in meant and section not in values:
+            continue  # told by its wrong name
         try:
             _parsed(kind, section, values, lines, path)  # the file is read once
         except ParamsError as error:

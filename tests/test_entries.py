@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from dagster_dvc.project import DvcProject
+from dagster_project.checking import check
 from pipelines import entries
 
 ROOT = Path(__file__).parents[1]
@@ -111,7 +113,7 @@ def test_a_page_that_is_missing_and_a_list_of_commands_are_told(project: Path) -
 
 
 FILES = [
-    ("params.yaml", "\nmine:\n", "\nmin:\n", r"params\.yaml: no section mine\. Did you mean min\?"),
+    ("params.yaml", "\nmine:\n", "\nmin:\n", r"params\.yaml:\d+: min: unknown section; did you mean mine\?"),
     ("params.yaml", "noise_std: 0.5 ", "noise: 0.5 ", r"params\.yaml:\d+: mine\.noise: unknown key; did you mean"),
     ("params.yaml", "noise_std: 0.5 ", "noise_std: none ", r"params\.yaml:\d+: mine\.noise_std: got 'none'"),
     ("dvc.yaml", "pipelines.generation.mine", "pipelines.generation.my",
@@ -148,3 +150,14 @@ def test_all_faults_are_told_at_once(project: Path) -> None:
     edit("dvc.yaml", "dagster: {group: generation, kinds", "dagster: {kinds")
     edit("params.yaml", "noise_std: 0.5 ", "noise: 0.5 ")
     assert len(said(project, "pipelines.entries").splitlines()) == 4, "deps, group, unknown key, missing key"
+
+
+@pytest.mark.costly
+def test_what_dvc_and_the_project_both_find_is_told_once(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(ROOT / ".dvc", project / ".dvc", ignore=lambda _, names: {*names} - {"config"})
+    assert check(DvcProject(project)) == 0  # this graph is shown while none can be read
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("latent_mae:", "latent_mae: [", 1))
+    assert check(DvcProject(project)) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1 and re.match(r"params\.yaml:\d+: not readable as YAML", told[0])

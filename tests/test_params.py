@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import params
 from pipelines.params import (
     Count,
     Muon,
@@ -201,3 +202,13 @@ def test_training_that_could_not_start_is_told_with_its_line(tmp_path: Path, old
     path.write_text(TRAINING.replace(old, new))
     with pytest.raises(ParamsError, match=rf"params.yaml:\d+: .*{re.escape(told)}"):
         parse_section(Training, "section", path)
+
+
+def test_a_misspelt_section_is_told_once_by_the_name_that_stands_there(tmp_path: Path) -> None:
+    text = Path("params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("latent_mae:", "latent_mea:", 1))
+    (told,) = params.mistakes(tmp_path / "params.yaml", Path("dvc.yaml"))
+    assert told.endswith("latent_mea: unknown section; did you mean latent_mae?")
+    (tmp_path / "params.yaml").write_text(text.replace("latent_mae:", "tokens:", 1))
+    unknown, missing = params.mistakes(tmp_path / "params.yaml", Path("dvc.yaml"))
+    assert "tokens: unknown section; no stage" in unknown and "no section latent_mae" in missing
